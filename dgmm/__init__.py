@@ -1,0 +1,48 @@
+"""Gaussian mixture models fitted, selected and applied straight from chunked arrays that do not fit in memory.
+
+`train`, `select` and `score` take a Zarr store, an xarray object, a Dask or a NumPy array; `load` reads a model.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dgmm.api import score, select, train
+    from dgmm.errors import CollapseError, DgmmError, InputError, InsufficientMemoryError, OutputExistsError
+    from dgmm.mixture import Mixture
+    from dgmm.results import Fit, Selection
+    from dgmm.store import load, save
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CollapseError",
+    "DgmmError",
+    "Fit",
+    "InputError",
+    "InsufficientMemoryError",
+    "Mixture",
+    "OutputExistsError",
+    "Selection",
+    "load",
+    "save",
+    "score",
+    "select",
+    "train",
+]
+
+_HOMES = {
+    "api": ("score", "select", "train"),
+    "errors": ("CollapseError", "DgmmError", "InputError", "InsufficientMemoryError", "OutputExistsError"),
+    "mixture": ("Mixture",),
+    "results": ("Fit", "Selection"),
+    "store": ("load", "save"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: scikit-learn, zarr and xarray together take seconds."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"dgmm.{module}"), name)
+    raise AttributeError(f"module 'dgmm' has no attribute {name!r}")
