@@ -1,0 +1,21 @@
+"""What can go wrong, as types: a user's mistake, and a fit that cannot go on."""
+
+
+class DgmmError(Exception):
+    """Base of every error that dgmm raises on purpose. Its text is one line: what, the value, what to do."""
+
+
+class InputError(DgmmError, ValueError):
+    """Something that was handed in cannot be used: data, settings, a path. The command line exits with 2."""
+
+
+class OutputExistsError(InputError):
+    """The place to write to is taken, and overwriting was not asked for."""
+
+
+class CollapseError(DgmmError):
+    """A component has lost its samples or its extent, and the likelihood no longer means anything."""
+
+
+class InsufficientMemoryError(DgmmError):
+    """A task would need more memory than its worker has; both numbers are in the text."""

@@ -1,0 +1,160 @@
+"""What a family of mixture components must offer; the rest of the library asks for nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dgmm.frame import FrameKind, Moments
+from dgmm.statistics import SufficientStatistics
+from dgmm.types import AnyArray, FloatArray
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """The features T(y) of a sample in which a family's log density is linear.
+
+    Maps of one ``chain`` are nested: the features of a shorter one are the first rows of a longer one, so that
+    candidates of different families share the building of the longest.
+
+    Attributes
+    ----------
+    chain : str
+    size : callable
+        Number of features P for d dimensions.
+    fill : callable
+        ``fill(y, out)`` writes the features of the columns of ``y`` (d, n) into ``out`` (P, n).
+    """
+
+    chain: str
+    size: Callable[[int], int]
+    fill: Callable[[FloatArray, FloatArray], None]
+
+
+@dataclass(frozen=True)
+class LocalFrames:
+    """Coordinates of their own for components that are too narrow for the common frame.
+
+    Attributes
+    ----------
+    origins : ndarray, shape (K, d)
+        In coordinates of the common frame.
+    forwards : ndarray, shape (K, d, d) or (K, d)
+        Linear maps under which each component becomes a standard normal; vectors stand for diagonal matrices.
+    """
+
+    origins: FloatArray
+    forwards: FloatArray
+
+
+class Family(ABC):
+    """A family of components: features, theta from parameters, parameters from statistics.
+
+    Components are a frozen dataclass of float64 arrays of the family's own making, in frame coordinates during a
+    fit and in the data's units in results.
+    """
+
+    #: The name under which settings, files and tables know the family.
+    name: ClassVar[str]
+    #: The coordinates in which its statistics are taken.
+    frame: ClassVar[FrameKind]
+    #: Features of its E-step, and those of a component in coordinates of its own.
+    features: ClassVar[FeatureMap]
+    local_features: ClassVar[FeatureMap]
+
+    @abstractmethod
+    def natural_parameters(self, weights: FloatArray, components: Any, log_volume: float) -> FloatArray:
+        """Theta, shape (K, P): ``log w_k p(x | k) = theta_k . T(y)``, up to `shared_log_likelihood`.
+
+        ``log_volume`` is the frame's, so that densities come out in the data's units.
+        """
+
+    @abstractmethod
+    def maximise(
+        self, statistics: SufficientStatistics, reference: Any, moments: Moments, floor: FloatArray
+    ) -> tuple[FloatArray, Any]:
+        """The M-step: weights (K,) and components that maximise the expected log-likelihood.
+
+        Parameters
+        ----------
+        statistics : SufficientStatistics
+        reference : components
+            Those that the statistics were taken at; sums marked local refer to them.
+        moments : Moments
+            Of all the data, in frame coordinates.
+        floor : ndarray, shape (d, d)
+            Regularisation, added to every covariance.
+
+        Raises
+        ------
+        CollapseError
+            If a component has no extent left and there is no floor.
+        """
+
+    @abstractmethod
+    def spread(self, n_components: int, moments: Moments, floor: FloatArray) -> Any:
+        """As many copies of the best single component for data with these moments, in frame coordinates."""
+
+    @abstractmethod
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """Number of free parameters of a mixture, weights included."""
+
+    @abstractmethod
+    def move(self, components: Any, linear: FloatArray, before: FloatArray, after: FloatArray) -> Any:
+        """Components of ``linear (x - before) + after`` when these are the components of x."""
+
+    @abstractmethod
+    def to_vector(self, components: Any) -> FloatArray:
+        """Unconstrained coordinates of the parameters, for extrapolation; any vector is a valid point."""
+
+    @abstractmethod
+    def from_vector(self, vector: FloatArray, like: Any) -> Any:
+        """Inverse of `to_vector`; ``like`` tells the shapes."""
+
+    @abstractmethod
+    def means(self, components: Any) -> FloatArray:
+        """Component means, shape (K, d)."""
+
+    @abstractmethod
+    def covariances(self, components: Any) -> FloatArray:
+        """Component covariances in the shape customary for the family."""
+
+    @abstractmethod
+    def sample(self, components: Any, labels: AnyArray, generator: np.random.Generator) -> FloatArray:
+        """Draw one sample from the component of each label, shape (n, d)."""
+
+    @abstractmethod
+    def arrays(self, components: Any) -> Mapping[str, tuple[tuple[str, ...], FloatArray]]:
+        """What is stored: name -> (dimensions, array), dimensions out of component, feature, feature_."""
+
+    @abstractmethod
+    def from_arrays(self, arrays: Mapping[str, FloatArray]) -> Any:
+        """Components from what `arrays` stored."""
+
+    def shared_log_likelihood(self, components: Any, moments: Moments) -> float:
+        """What every component has in common and theta leaves out, summed over the data (0 if nothing)."""
+        return 0.0
+
+    def expansion_error(self, components: Any) -> FloatArray:
+        """Bound on the rounding error of theta . T in nats, shape (K,), for samples in a component's reach."""
+        return np.zeros(len(self.means(components)))
+
+    def local_frames(self, components: Any) -> LocalFrames:
+        """Coordinates of their own for all components."""
+        raise NotImplementedError(f"{self.name} has no residual form")
+
+    def local_parameters(self, weights: FloatArray, components: Any, log_volume: float) -> FloatArray:
+        """Theta of the components in coordinates of their own, shape (K, P of `local_features`)."""
+        raise NotImplementedError(f"{self.name} has no residual form")
+
+    def narrowness(self, components: Any, moments: Moments) -> FloatArray:
+        """Smallest ratio, in any direction, of a component's variance to the data's, shape (K,)."""
+        return np.ones(len(self.means(components)))
+
+    def for_density(self, components: Any) -> tuple[Family, Any]:
+        """The family and components whose theta gives log densities sample by sample."""
+        return self, components

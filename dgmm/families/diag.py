@@ -1,0 +1,109 @@
+"""Diagonal covariances: every component has a variance for each feature."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dgmm.families.base import LocalFrames
+from dgmm.families.gaussian import (
+    ROUNDOFF,
+    SQUARES,
+    VANISHED,
+    GaussianFamily,
+    Gaussians,
+    collapsed,
+    first_moments,
+)
+from dgmm.frame import Moments
+from dgmm.statistics import SufficientStatistics
+from dgmm.types import AnyArray, FloatArray
+
+
+class Diag(GaussianFamily):
+    """``N(mu_k, diag(s_k)^2)``."""
+
+    name = "diag"
+    frame = "isotropic"
+    features = SQUARES
+    local_features = SQUARES
+
+    def deviations(self, components: Gaussians) -> FloatArray:
+        """Standard deviations, shape (K, d) or (K, 1)."""
+        return components.factors
+
+    def pool(self, variances: FloatArray) -> FloatArray:
+        """Variances (K, d) as the family restricts them."""
+        return variances
+
+    def log_determinants(self, components: Gaussians) -> FloatArray:
+        """``log |factor_k|``, shape (K,)."""
+        ones = np.ones(components.means.shape[1])
+        return (np.log(self.deviations(components)) * ones).sum(axis=1)
+
+    def expand(self, constants: FloatArray, components: Gaussians) -> FloatArray:
+        """Theta = (c - mu'L mu/2, L mu, -L_ii/2)."""
+        precisions = self.deviations(components) ** -2.0 * np.ones_like(components.means)
+        linear = precisions * components.means
+        peak = constants - 0.5 * (linear * components.means).sum(axis=1)
+        return np.hstack([peak[:, None], linear, -0.5 * precisions])
+
+    def maximise(
+        self, statistics: SufficientStatistics, reference: Gaussians, moments: Moments, floor: FloatArray
+    ) -> tuple[FloatArray, Gaussians]:
+        """Weighted means and variances."""
+        weights, counts, means = first_moments(statistics, reference)
+        d = means.shape[1]
+        variances = statistics.sums[:, d + 1 :] / counts[:, None] - means**2
+        before = self.deviations(reference)
+        local, gone = statistics.local[:, None], statistics.sums[:, :1] <= VANISHED
+        means = np.where(local, reference.means + before * means, means)
+        variances = np.where(local, before**2 * variances, variances)
+        variances = self.pool(np.where(gone, before**2, variances) + np.diagonal(floor))
+        if not (variances > 0).all():
+            raise collapsed(int(np.argmax(~(variances > 0).all(axis=1))), counts, statistics.count)
+        means = np.where(gone, reference.means, means)
+        return weights, Gaussians(means, np.sqrt(variances).reshape(reference.factors.shape))
+
+    def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
+        """Shape (K, d)."""
+        return np.tile(np.sqrt(np.diagonal(covariance)), (n_components, 1))
+
+    def free_covariances(self, n_components: int, n_features: int) -> int:
+        """K d."""
+        return n_components * n_features
+
+    def move(self, components: Gaussians, linear: FloatArray, before: FloatArray, after: FloatArray) -> Gaussians:
+        """Components after an affine map along the axes."""
+        factors = components.factors * (linear if components.factors.ndim == 2 else linear[0])
+        return Gaussians(linear * (components.means - before) + after, factors)
+
+    def to_vector(self, components: Gaussians) -> FloatArray:
+        """Means and the logarithms of the standard deviations."""
+        return np.concatenate([components.means.ravel(), np.log(components.factors).ravel()])
+
+    def from_vector(self, vector: FloatArray, like: Gaussians) -> Gaussians:
+        """Inverse of `to_vector`."""
+        cut = like.means.size
+        return Gaussians(vector[:cut].reshape(like.means.shape), np.exp(vector[cut:]).reshape(like.factors.shape))
+
+    def covariances(self, components: Gaussians) -> FloatArray:
+        """Variances, shape (K, d)."""
+        return components.factors**2
+
+    def sample(self, components: Gaussians, labels: AnyArray, generator: np.random.Generator) -> FloatArray:
+        """One draw per label."""
+        noise = generator.standard_normal((len(labels), components.means.shape[1]))
+        return components.means[labels] + noise * self.deviations(components)[labels]
+
+    def expansion_error(self, components: Gaussians) -> FloatArray:
+        """Roundoff times the size of the terms of theta . T three standard deviations from the mean."""
+        deviations = self.deviations(components)
+        return 2 * ROUNDOFF * ((np.abs(components.means) / deviations + 3) ** 2).sum(axis=1)
+
+    def local_frames(self, components: Gaussians) -> LocalFrames:
+        """Each component's own scaling."""
+        return LocalFrames(components.means, np.ones_like(components.means) / self.deviations(components))
+
+    def narrowness(self, components: Gaussians, moments: Moments) -> FloatArray:
+        """Smallest variance relative to the feature's."""
+        return (self.deviations(components) ** 2 / np.diagonal(moments.covariance)).min(axis=1)

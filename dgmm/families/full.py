@@ -1,0 +1,116 @@
+"""Full covariances: every component has its own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dgmm.families.base import LocalFrames
+from dgmm.families.gaussian import (
+    PRODUCTS,
+    ROUNDOFF,
+    VANISHED,
+    GaussianFamily,
+    Gaussians,
+    cholesky,
+    exp_cholesky,
+    first_moments,
+    log_cholesky,
+    log_diagonal,
+    pack_second,
+    unpack_second,
+)
+from dgmm.frame import Moments, apply_linear
+from dgmm.statistics import SufficientStatistics
+from dgmm.types import AnyArray, FloatArray
+
+
+class Full(GaussianFamily):
+    """``N(mu_k, Sigma_k)`` with any positive definite ``Sigma_k``."""
+
+    name = "full"
+    frame = "whitening"
+    features = PRODUCTS
+    local_features = PRODUCTS
+
+    def log_determinants(self, components: Gaussians) -> FloatArray:
+        """``log |factor_k|``, shape (K,)."""
+        return log_diagonal(components.factors)
+
+    def expand(self, constants: FloatArray, components: Gaussians) -> FloatArray:
+        """Theta = (c - mu'L mu/2, L mu, -L_ii/2, -L_ij) with precisions L."""
+        whitening = np.linalg.inv(components.factors)
+        whitened = np.einsum("kij,kj->ki", whitening, components.means)
+        precisions = np.swapaxes(whitening, 1, 2) @ whitening
+        linear = np.einsum("kij,ki->kj", whitening, whitened)
+        d = components.means.shape[1]
+        second = -pack_second(precisions)
+        second[:, :d] *= 0.5
+        return np.hstack([(constants - 0.5 * (whitened**2).sum(axis=1))[:, None], linear, second])
+
+    def maximise(
+        self, statistics: SufficientStatistics, reference: Gaussians, moments: Moments, floor: FloatArray
+    ) -> tuple[FloatArray, Gaussians]:
+        """Weighted means and covariances."""
+        weights, counts, means = first_moments(statistics, reference)
+        total, d = statistics.count, means.shape[1]
+        covariances = unpack_second(statistics.sums, d) / counts[:, None, None] - means[:, :, None] * means[:, None]
+        gone, local = statistics.sums[:, 0] <= VANISHED, statistics.local[:, None, None]
+        covariances[gone] = np.eye(d)
+        scale = np.where(local, reference.factors, np.eye(d))
+        means = np.where(statistics.local[:, None], reference.means, 0.0) + np.einsum("kij,kj->ki", scale, means)
+        if floor.any():
+            covariances = scale @ covariances @ np.swapaxes(scale, 1, 2)
+            new = cholesky(covariances + floor, counts, total)
+        else:
+            # chol(F C F') = F chol(C): nothing is squared that need not be
+            new = scale @ cholesky(covariances, counts, total)
+        means[gone], new[gone] = reference.means[gone], reference.factors[gone]
+        return weights, Gaussians(means, new)
+
+    def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
+        """Shape (K, d, d)."""
+        return np.tile(np.linalg.cholesky(covariance), (n_components, 1, 1))
+
+    def free_covariances(self, n_components: int, n_features: int) -> int:
+        """K d (d + 1) / 2."""
+        return n_components * n_features * (n_features + 1) // 2
+
+    def move(self, components: Gaussians, linear: FloatArray, before: FloatArray, after: FloatArray) -> Gaussians:
+        """Components after an affine map."""
+        means = apply_linear(linear, (components.means - before).T).T + after
+        factors = linear @ components.factors if linear.ndim == 2 else linear[:, None] * components.factors
+        return Gaussians(means, factors)
+
+    def to_vector(self, components: Gaussians) -> FloatArray:
+        """Means, and factors with the logarithm of their diagonal."""
+        return np.concatenate([components.means.ravel(), log_cholesky(components.factors)])
+
+    def from_vector(self, vector: FloatArray, like: Gaussians) -> Gaussians:
+        """Inverse of `to_vector`."""
+        k, d = like.means.shape
+        return Gaussians(vector[: k * d].reshape(k, d), exp_cholesky(vector[k * d :], k, d))
+
+    def covariances(self, components: Gaussians) -> FloatArray:
+        """Shape (K, d, d)."""
+        return components.factors @ np.swapaxes(components.factors, 1, 2)
+
+    def sample(self, components: Gaussians, labels: AnyArray, generator: np.random.Generator) -> FloatArray:
+        """One draw per label."""
+        noise = generator.standard_normal((len(labels), components.means.shape[1]))
+        return components.means[labels] + np.einsum("nij,nj->ni", components.factors[labels], noise)
+
+    def expansion_error(self, components: Gaussians) -> FloatArray:
+        """Roundoff times the size of the terms of theta . T three standard deviations from the mean."""
+        whitening = np.linalg.inv(components.factors)
+        precisions = np.abs(np.swapaxes(whitening, 1, 2) @ whitening)
+        reach = np.abs(components.means) + 3 * np.sqrt((components.factors**2).sum(axis=2))
+        return ROUNDOFF * 2 * np.einsum("kij,ki,kj->k", precisions, reach, reach)
+
+    def local_frames(self, components: Gaussians) -> LocalFrames:
+        """Each component's own whitening."""
+        return LocalFrames(components.means, np.linalg.inv(components.factors))
+
+    def narrowness(self, components: Gaussians, moments: Moments) -> FloatArray:
+        """Smallest eigenvalue relative to the data's covariance."""
+        whitening = np.linalg.inv(np.linalg.cholesky(moments.covariance))
+        return np.linalg.svd(whitening @ components.factors, compute_uv=False)[:, -1] ** 2

@@ -1,0 +1,207 @@
+"""What the four Gaussian families share: features, and arithmetic on means and Cholesky factors."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dgmm.errors import CollapseError, InputError
+from dgmm.families.base import Family, FeatureMap
+from dgmm.frame import Moments
+from dgmm.statistics import SufficientStatistics
+from dgmm.types import FloatArray
+
+LOG_2PI = float(np.log(2 * np.pi))
+#: Unit roundoff of float64.
+ROUNDOFF = float(np.finfo(float).eps) / 2
+#: Below this count a component keeps its parameters: its sums are nothing but rounding.
+VANISHED = 1e-100
+
+
+def _fill_linear(y: FloatArray, out: FloatArray) -> None:
+    out[0] = 1.0
+    out[1 : len(y) + 1] = y
+
+
+def _fill_squares(y: FloatArray, out: FloatArray) -> None:
+    d = len(y)
+    _fill_linear(y, out)
+    np.multiply(y, y, out=out[d + 1 : 2 * d + 1])
+
+
+def _fill_products(y: FloatArray, out: FloatArray) -> None:
+    d = len(y)
+    _fill_squares(y, out)
+    row = 2 * d + 1
+    for i in range(d - 1):
+        np.multiply(y[i], y[i + 1 :], out=out[row : row + d - 1 - i])
+        row += d - 1 - i
+
+
+#: 1, y
+LINEAR = FeatureMap("gaussian", lambda d: d + 1, _fill_linear)
+#: 1, y, y_i^2
+SQUARES = FeatureMap("gaussian", lambda d: 2 * d + 1, _fill_squares)
+#: 1, y, y_i^2, y_i y_j (i < j)
+PRODUCTS = FeatureMap("gaussian", lambda d: 2 * d + 1 + d * (d - 1) // 2, _fill_products)
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """Means and square roots of the covariances of K Gaussian components.
+
+    Attributes
+    ----------
+    means : ndarray, shape (K, d)
+    factors : ndarray
+        Lower Cholesky factors of the covariances: (K, d, d) for full, (d, d) for tied; standard deviations: (K, d)
+        for diag, (K,) for spherical. Kept rather than the covariances because their condition is the square root.
+    """
+
+    means: FloatArray
+    factors: FloatArray
+
+
+def unpack_second(sums: FloatArray, d: int) -> FloatArray:
+    """Symmetric (K, d, d) sums of ``y y'`` from the rows of `PRODUCTS` sums."""
+    second = np.empty((len(sums), d, d))
+    diagonal = np.arange(d)
+    second[:, diagonal, diagonal] = sums[:, d + 1 : 2 * d + 1]
+    upper = np.triu_indices(d, 1)
+    second[:, upper[0], upper[1]] = second[:, upper[1], upper[0]] = sums[:, 2 * d + 1 :]
+    return second
+
+
+def pack_second(second: FloatArray) -> FloatArray:
+    """Inverse of `unpack_second`, shape (K, d (d + 1) / 2)."""
+    d = second.shape[-1]
+    upper = np.triu_indices(d, 1)
+    return np.hstack([np.diagonal(second, axis1=1, axis2=2), second[:, upper[0], upper[1]]])
+
+
+def cholesky(covariances: FloatArray, counts: FloatArray, total: float) -> FloatArray:
+    """Cholesky factors of a stack (K, d, d); says which component collapsed when one has no extent."""
+    try:
+        return np.linalg.cholesky(covariances)
+    except np.linalg.LinAlgError:
+        for k, covariance in enumerate(covariances):
+            try:
+                np.linalg.cholesky(covariance)
+            except np.linalg.LinAlgError:
+                raise collapsed(k, counts, total) from None
+        raise
+
+
+def collapsed(component: int, counts: FloatArray, total: float) -> CollapseError:
+    """The error that names a collapsed component and what to do."""
+    return CollapseError(
+        f"component {component} collapsed: its covariance is singular with {counts[component]:.3g} of "
+        f"{total:.6g} samples; lower n_components ({len(counts)}) or raise reg_covar"
+    )
+
+
+def first_moments(statistics: SufficientStatistics, reference: Gaussians) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Weights (K,), counts safe to divide by (K,) and mean features (K, d) in the coordinates of the sums."""
+    d = reference.means.shape[1]
+    counts = statistics.sums[:, 0]
+    weights = np.maximum(counts / counts.sum(), VANISHED)
+    safe = np.where(counts > VANISHED, counts, 1.0)
+    return weights, safe, statistics.sums[:, 1 : d + 1] / safe[:, None]
+
+
+def log_diagonal(factors: FloatArray) -> FloatArray:
+    """Sum of the logarithms of the diagonals of a stack (..., d, d)."""
+    return np.log(np.diagonal(factors, axis1=-2, axis2=-1)).sum(axis=-1)
+
+
+def log_cholesky(factors: FloatArray) -> FloatArray:
+    """Lower triangles of a stack (K, d, d) as one vector, the diagonal as logarithms."""
+    rows, columns = np.tril_indices(factors.shape[-1])
+    packed = factors[:, rows, columns]
+    packed[:, rows == columns] = np.log(packed[:, rows == columns])
+    return packed.ravel()
+
+
+def exp_cholesky(vector: FloatArray, k: int, d: int) -> FloatArray:
+    """Inverse of `log_cholesky`, shape (K, d, d)."""
+    rows, columns = np.tril_indices(d)
+    packed = vector.reshape(k, -1).copy()
+    packed[:, rows == columns] = np.exp(packed[:, rows == columns])
+    factors = np.zeros((k, d, d))
+    factors[:, rows, columns] = packed
+    return factors
+
+
+class GaussianFamily(Family):
+    """A Gaussian mixture with some structure of the covariances."""
+
+    def natural_parameters(self, weights: FloatArray, components: Gaussians, log_volume: float) -> FloatArray:
+        """Theta, shape (K, P)."""
+        return self.expand(self.log_peaks(weights, components, log_volume), components)
+
+    def local_parameters(self, weights: FloatArray, components: Gaussians, log_volume: float) -> FloatArray:
+        """Theta of the components as standard normals in coordinates of their own."""
+        k, d = components.means.shape
+        theta = np.zeros((k, self.local_features.size(d)))
+        theta[:, 0] = self.log_peaks(weights, components, log_volume)
+        theta[:, d + 1 : 2 * d + 1] = -0.5
+        return theta
+
+    def log_peaks(self, weights: FloatArray, components: Gaussians, log_volume: float) -> FloatArray:
+        """``log w_k N(mu_k | k)``, shape (K,)."""
+        d = components.means.shape[1]
+        return np.log(weights) - self.log_determinants(components) - 0.5 * d * LOG_2PI + log_volume
+
+    @abstractmethod
+    def log_determinants(self, components: Gaussians) -> FloatArray:
+        """``log |factor_k|``, shape (K,) or a scalar array."""
+
+    @abstractmethod
+    def expand(self, constants: FloatArray, components: Gaussians) -> FloatArray:
+        """Theta from the densities' logarithms at the means."""
+
+    @abstractmethod
+    def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
+        """Factors of components that all have this covariance (d, d)."""
+
+    def spread(self, n_components: int, moments: Moments, floor: FloatArray) -> Gaussians:
+        """Copies of the data's own Gaussian."""
+        means = np.tile(moments.mean, (n_components, 1))
+        return Gaussians(means, self.factors(n_components, moments.covariance + floor))
+
+    @abstractmethod
+    def free_covariances(self, n_components: int, n_features: int) -> int:
+        """Number of free parameters of the covariances."""
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """Weights, means and covariances."""
+        return n_components - 1 + n_components * n_features + self.free_covariances(n_components, n_features)
+
+    def means(self, components: Gaussians) -> FloatArray:
+        """Component means, shape (K, d)."""
+        return components.means
+
+    def arrays(self, components: Gaussians) -> Mapping[str, tuple[tuple[str, ...], FloatArray]]:
+        """Means, covariances (for readers) and factors (from which the mixture is rebuilt to the last bit)."""
+        names = ("component", "feature", "feature_")
+        dims = {"full": names, "tied": names[1:], "diag": names[:2], "spherical": names[:1]}[self.name]
+        return {
+            "means": (names[:2], components.means),
+            "covariances": (dims, self.covariances(components)),
+            "factors": (dims, components.factors),
+        }
+
+    def from_arrays(self, arrays: Mapping[str, FloatArray]) -> Gaussians:
+        """Components from stored means and factors."""
+        means, factors = arrays["means"], arrays["factors"]
+        k, d = means.shape
+        expected = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}[self.name]
+        if factors.shape != expected:
+            raise InputError(f"factors of a {self.name} model have shape {factors.shape}, expected {expected}")
+        diagonal = np.diagonal(factors, axis1=-2, axis2=-1) if self.name in ("full", "tied") else factors
+        if not (np.isfinite(means).all() and np.isfinite(factors).all() and (diagonal > 0).all()):
+            raise InputError(f"means and factors of a {self.name} model must be finite, factors positive")
+        return Gaussians(means, factors)

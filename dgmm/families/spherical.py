@@ -1,0 +1,36 @@
+"""Spherical covariances: every component has one variance."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dgmm.families.diag import Diag
+from dgmm.families.gaussian import Gaussians
+from dgmm.frame import Moments
+from dgmm.types import FloatArray
+
+
+class Spherical(Diag):
+    """``N(mu_k, s_k^2 I)``."""
+
+    name = "spherical"
+
+    def deviations(self, components: Gaussians) -> FloatArray:
+        """Standard deviations, shape (K, 1)."""
+        return components.factors[:, None]
+
+    def pool(self, variances: FloatArray) -> FloatArray:
+        """Mean over the features, shape (K, 1)."""
+        return variances.mean(axis=1, keepdims=True)
+
+    def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
+        """Shape (K,)."""
+        return np.full(n_components, np.sqrt(np.diagonal(covariance).mean()))
+
+    def free_covariances(self, n_components: int, n_features: int) -> int:
+        """K."""
+        return n_components
+
+    def narrowness(self, components: Gaussians, moments: Moments) -> FloatArray:
+        """Variance relative to the data's mean variance."""
+        return components.factors**2 / np.diagonal(moments.covariance).mean()

@@ -1,0 +1,152 @@
+"""A mixture: weights and components of one family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dgmm.errors import InputError
+from dgmm.estep import Plan, Workspace, make_plan
+from dgmm.families import Family, get_family
+from dgmm.frame import Frame, make_frame
+from dgmm.types import AnyArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture density ``sum_k w_k p(x | k)``.
+
+    Attributes
+    ----------
+    family : Family
+    weights : ndarray, shape (K,)
+        Positive, summing to one.
+    components : dataclass
+        Parameters in the form the family keeps them in; see `means` and `covariances`.
+    """
+
+    family: Family
+    weights: FloatArray
+    components: Any
+
+    @classmethod
+    def gaussian(cls, covariance_type: str, weights: FloatArray, means: FloatArray, covariances: FloatArray) -> Mixture:
+        """A Gaussian mixture from weights (K,), means (K, d) and covariances.
+
+        Parameters
+        ----------
+        covariance_type : {"full", "tied", "diag", "spherical"}
+        weights : array_like, shape (K,)
+            Positive; scaled to sum to one.
+        means : array_like, shape (K, d)
+        covariances : array_like
+            Shape (K, d, d) for full, (d, d) for tied, (K, d) for diag, (K,) for spherical.
+
+        Raises
+        ------
+        InputError
+            If shapes disagree, a weight is not positive or a covariance is not positive definite.
+        """
+        family = get_family(covariance_type)
+        w, m, c = (np.array(a, dtype=float) for a in (weights, means, covariances))
+        if w.ndim != 1 or m.ndim != 2 or len(w) != len(m) or not (w > 0).all():
+            raise InputError(f"weights {w.shape} and means {m.shape} must be (K,), positive, and (K, d)")
+        try:
+            factors = np.linalg.cholesky(c) if covariance_type in ("full", "tied") else np.sqrt(c)
+        except np.linalg.LinAlgError:
+            raise InputError("a covariance is not symmetric positive definite") from None
+        return cls(family, w / w.sum(), family.from_arrays({"means": m, "factors": factors}))
+
+    @property
+    def covariance_type(self) -> str:
+        """Name of the family."""
+        return self.family.name
+
+    @property
+    def n_components(self) -> int:
+        """Number of components K."""
+        return len(self.weights)
+
+    @property
+    def n_features(self) -> int:
+        """Number of features d."""
+        return int(self.means.shape[1])
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of free parameters."""
+        return self.family.n_parameters(self.n_components, self.n_features)
+
+    @property
+    def means(self) -> FloatArray:
+        """Component means, shape (K, d)."""
+        return self.family.means(self.components)
+
+    @property
+    def covariances(self) -> FloatArray:
+        """Covariances: (K, d, d) for full, (d, d) for tied, (K, d) for diag, (K,) for spherical."""
+        return self.family.covariances(self.components)
+
+    def to_frame(self, frame: Frame) -> Mixture:
+        """The same mixture in frame coordinates."""
+        zero = np.zeros(self.n_features)
+        moved = self.family.move(self.components, frame.forward, frame.origin, zero)
+        return Mixture(self.family, self.weights, moved)
+
+    def to_data(self, frame: Frame) -> Mixture:
+        """The mixture in the data's units, from frame coordinates."""
+        zero = np.zeros(self.n_features)
+        moved = self.family.move(self.components, frame.backward, zero, frame.origin)
+        return Mixture(self.family, self.weights, moved)
+
+    def canonical(self) -> Mixture:
+        """Components by weight, largest first, ties by mean: labels are stable from run to run."""
+        order = np.lexsort((*self.means.T[::-1], -self.weights))
+        arrays = {}
+        for name, (dims, values) in self.family.arrays(self.components).items():
+            arrays[name] = values[order] if dims[:1] == ("component",) else values
+        return Mixture(self.family, self.weights[order], self.family.from_arrays(arrays))
+
+    def density_plan(self) -> Plan:
+        """Plan of an E-step that gives log densities sample by sample, in a frame of the mixture's own."""
+        family, components = self.family.for_density(self.components)
+        mean = self.weights @ self.means
+        spread = self.means - mean
+        scatter = (spread.T * self.weights) @ spread
+        frame = make_frame(family.frame, mean, scatter + _mean_covariance(self))
+        plain = Mixture(family, self.weights, components).to_frame(frame)
+        return make_plan([plain], {family.frame: frame})
+
+    def log_joint(self, x: AnyArray) -> Iterator[FloatArray]:
+        """Slices (n, K) of ``log w_k p(x | k)`` for the rows of ``x`` (n, d); each is overwritten by the next."""
+        work = Workspace(self.density_plan())
+        for start in range(0, len(x), work.n):
+            yield work.log_joint(x[start : start + work.n])[0].T
+
+    def log_density(self, x: AnyArray) -> FloatArray:
+        """``log p(x)``, shape (n,), in the data's units, for the rows of ``x`` (n, d)."""
+        return np.concatenate([np.logaddexp.reduce(j, axis=1) for j in self.log_joint(x)] or [np.empty(0)])
+
+    def responsibilities(self, x: AnyArray) -> FloatArray:
+        """``p(k | x)``, shape (n, K), for the rows of ``x`` (n, d)."""
+        parts = [np.exp(j - np.logaddexp.reduce(j, axis=1, keepdims=True)) for j in self.log_joint(x)]
+        return np.concatenate(parts or [np.empty((0, self.n_components))])
+
+    def sample(self, n: int, generator: np.random.Generator) -> tuple[FloatArray, IntArray]:
+        """Draw n samples (n, d) and the components (n,) they came from."""
+        labels = generator.choice(self.n_components, size=n, p=self.weights)
+        return self.family.sample(self.components, labels, generator), labels
+
+
+def _mean_covariance(mixture: Mixture) -> FloatArray:
+    """Weighted mean of the components' covariances, shape (d, d)."""
+    covariances = mixture.covariances
+    if covariances.ndim == 3:
+        return np.einsum("k,kij->ij", mixture.weights, covariances)
+    if mixture.covariance_type == "tied":
+        return covariances
+    full: FloatArray = np.broadcast_to(covariances.reshape(mixture.n_components, -1), mixture.means.shape)
+    return np.diag(mixture.weights @ full)
