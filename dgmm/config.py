@@ -1,0 +1,182 @@
+"""The one schema of settings: of the command line, the flows, the deployments and the README's table."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from dgmm.errors import InputError
+from dgmm.families import FAMILIES
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+M = TypeVar("M", bound=Settings)
+
+
+def validated(model: type[M], values: dict[str, Any]) -> M:
+    """Settings from plain values; `InputError` with one line for everything that is wrong."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for e in error.errors():
+            place = ".".join(str(part) for part in e["loc"]) or model.__name__
+            given = "" if e["type"] in ("missing", "extra_forbidden") else f" (not {e['input']!r})"
+            message = "unknown setting" if e["type"] == "extra_forbidden" else e["msg"].removeprefix("Value error, ")
+            problems.append(f"{place}: {message}{given}")
+        raise InputError("; ".join(problems)) from None
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a YAML settings file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except FileNotFoundError:
+        raise InputError(f"no such settings file: {path}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no settings: expected 'name: value' lines")
+    return content
+
+
+def _as_list(value: Any) -> Any:
+    """``a,b,c`` as a list of its parts."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _as_numbers(value: Any) -> Any:
+    """``1:12`` as 1, 2, ..., 12 and ``2,4,8`` as those; ranges and single numbers as lists."""
+    if isinstance(value, int):
+        return [value]
+    if not isinstance(value, str):
+        return list(value) if isinstance(value, range) else value
+    numbers: list[int] = []
+    for part in _as_list(value):
+        low, _, high = part.partition(":")
+        numbers.extend(range(int(low), int(high or low) + 1))
+    return numbers
+
+
+def _known_family(value: str) -> str:
+    if value not in FAMILIES:
+        raise ValueError(f"unknown covariance type {value!r}: choose from {', '.join(FAMILIES)}")
+    return value
+
+
+CovarianceType = Annotated[str, Field(description="Structure of the covariances."), BeforeValidator(_known_family)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Data(Settings):
+    """Where the samples are and which dimension holds the features."""
+
+    path: str = Field(description="Path or URL of a Zarr store (format 2 or 3): an array or an xarray dataset.")
+    variables: Annotated[list[str] | None, BeforeValidator(_as_list)] = Field(
+        None, description="Variables to use; several are the features. Default: all."
+    )
+    feature_dim: str | None = Field(
+        None, description="Dimension that holds the features. Default: the last of a two-dimensional array."
+    )
+
+
+class Training(Settings):
+    """How mixtures are fitted."""
+
+    tol: float | None = Field(
+        None,
+        gt=0,
+        description="Stop when the estimated gain still to come is below this, in nats per sample. Default, and the "
+        "least: 0.1 % of p/2 nats in total, where p is the number of parameters.",
+    )
+    max_iter: Count = Field(1000, description="Passes over all the data, at most.")
+    reg_covar: float = Field(
+        1e-6, ge=0, description="Added to every covariance, as a share of the data's own covariance."
+    )
+    n_init: Count = Field(10, description="Starts of each candidate on the sample; the best one goes on.")
+    seed: int = Field(0, ge=0, description="Of the sample of rows and of the starts.")
+    sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
+    start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
+    accelerate: Literal["squarem", "none"] = Field(
+        "squarem", description="Acceleration of EM: squared extrapolation, or none (plain EM)."
+    )
+
+
+class Cluster(Settings):
+    """Who does the work."""
+
+    scheduler: str | None = Field(
+        None,
+        description="threads, processes (a LocalCluster) or the address of a Dask scheduler. Default: threads.",
+    )
+    n_workers: Count | None = Field(None, description="Threads or processes. Default: one per core.")
+    threads_per_worker: Count = Field(1, description="Threads of each process.")
+    memory_limit: str | None = Field(None, description="Memory of each process, such as 2GB.")
+
+
+class Train(Settings):
+    """Fit one mixture."""
+
+    data: Data
+    out: str = Field(description="Model to write, a Zarr group.")
+    n_components: Count = Field(description="Number of components K.")
+    covariance_type: CovarianceType = "full"
+    training: Training = Training()
+    cluster: Cluster = Cluster()
+    overwrite: bool = Field(False, description="Replace what exists.")
+
+
+class Select(Settings):
+    """Choose the number of components and the covariance type by BIC."""
+
+    data: Data
+    out: str = Field(description="Folder to write to: model.zarr, the table of candidates.")
+    n_components: Annotated[list[Count], BeforeValidator(_as_numbers), Field(min_length=1)] = Field(
+        description="Numbers of components to try: a list, or a range such as 1:12."
+    )
+    covariance_type: Annotated[list[CovarianceType], BeforeValidator(_as_list), Field(min_length=1)] = Field(
+        ["full", "tied", "diag", "spherical"], description="Covariance types to try."
+    )
+    keep_all: bool = Field(False, description="Run every candidate to convergence; drop none that cannot win.")
+    training: Training = Training()
+    cluster: Cluster = Cluster()
+    overwrite: bool = Field(False, description="Replace what exists.")
+
+
+class Score(Settings):
+    """Label every sample with a fitted mixture."""
+
+    model: str = Field(description="Fitted model, a Zarr group or its JSON form.")
+    data: Data
+    out: str = Field(description="Scores to write, a Zarr group on the grid of the input.")
+    probabilities: bool = Field(False, description="Write the probability of every component too.")
+    cluster: Cluster = Cluster()
+    overwrite: bool = Field(False, description="Replace what exists.")
+
+
+class Pipeline(Settings):
+    """The whole job: select, score, report."""
+
+    out: str = Field(description="Folder for everything that is written.")
+    data: Data
+    example: str | None = Field(None, description="Bundled data set to write to data.path first.")
+    n_components: Annotated[list[Count], BeforeValidator(_as_numbers), Field(min_length=1)] = Field(
+        description="Numbers of components to try: a list, or a range such as 1:12."
+    )
+    covariance_type: Annotated[list[CovarianceType], BeforeValidator(_as_list), Field(min_length=1)] = Field(
+        ["full", "tied", "diag", "spherical"], description="Covariance types to try."
+    )
+    keep_all: bool = Field(False, description="Run every candidate to convergence; drop none that cannot win.")
+    probabilities: bool = Field(False, description="Write the probability of every component too.")
+    training: Training = Training()
+    cluster: Cluster = Cluster()
+    overwrite: bool = Field(False, description="Replace what exists instead of going on from it.")

@@ -1,0 +1,278 @@
+"""Sources: Zarr, xarray, Dask and NumPy, all seen as a grid of samples of d features, read segment by segment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array
+import numpy as np
+import xarray as xr
+import zarr
+import zarr.storage
+
+from dgmm.errors import InputError
+from dgmm.grid import Grid, Region
+from dgmm.types import AnyArray, FloatArray
+
+#: Where Zarr stores may be, beside local paths.
+SCHEMES = ("s3", "gs", "az", "file", "memory")
+
+#: What can be handed in as data.
+Source = str | os.PathLike[str] | zarr.Array[Any] | xr.Dataset | xr.DataArray | dask.array.Array | np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """An array with named dimensions, read lazily.
+
+    Attributes
+    ----------
+    array : zarr.Array, xarray.Variable, dask.array.Array or ndarray
+    dims : tuple of str
+    chunks : tuple of int or None
+        None where the array lies in memory and can be cut anywhere.
+    """
+
+    array: Any
+    dims: tuple[str, ...]
+    chunks: tuple[int, ...] | None
+
+    def read(self, key: Mapping[str, slice]) -> AnyArray:
+        """The region as a NumPy array, dimensions in the array's own order."""
+        part = self.array[tuple(key.get(dim, slice(None)) for dim in self.dims)]
+        if isinstance(part, xr.Variable):
+            part = part.data
+        if isinstance(part, dask.array.Array):
+            # inside a task of ours: whoever called has the other threads
+            part = part.compute(scheduler="synchronous")
+        return np.asarray(part)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of d features on a grid; the only view of data the rest of the library has.
+
+    Attributes
+    ----------
+    name : str
+        What to call it in messages.
+    dims : tuple of str
+        Dimensions of the grid of samples.
+    grid : Grid
+    features : tuple of str
+        Names of the features.
+    fields : tuple of Field
+        One whose ``feature_dim`` holds the features, or one for each feature.
+    feature_dim : str or None
+    coords : xarray.Dataset
+        Coordinates of the grid, for the output.
+    axis : xarray.DataArray or None
+        The coordinate along which the features lie, if it is numeric; ``value_name`` and ``value_units`` in its
+        attributes say what varies along it.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    grid: Grid
+    features: tuple[str, ...]
+    fields: tuple[Field, ...]
+    feature_dim: str | None
+    coords: xr.Dataset
+    axis: xr.DataArray | None = None
+
+    @property
+    def n_features(self) -> int:
+        """Number of features d."""
+        return len(self.features)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one value as it is read."""
+        return max(int(f.array.dtype.itemsize) for f in self.fields)
+
+    def some_rows(self, n: int) -> FloatArray:
+        """A few complete rows, evenly spaced over the first, the middle and the last segment, shape (m, d)."""
+        segments = sorted({0, len(self.grid) // 2, len(self.grid) - 1})
+        blocks = [np.asarray(self.read(self.grid.region(i)), dtype=float) for i in segments]
+        rows = np.concatenate([b[~np.isnan(b).any(axis=1)] for b in blocks])
+        return rows[:: max(1, len(rows) // n)]
+
+    def read(self, region: Region) -> AnyArray:
+        """The samples of a region, shape (n, d), missing values as NaN."""
+        key = dict(zip(self.dims, region, strict=True))
+        if self.feature_dim is None:
+            columns = [_transposed(f.read(key), f.dims, self.dims).ravel() for f in self.fields]
+            return np.stack(columns, axis=1)
+        field = self.fields[0]
+        block = _transposed(field.read(key), field.dims, (*self.dims, self.feature_dim))
+        return block.reshape(-1, self.n_features)
+
+
+def _transposed(block: AnyArray, dims: tuple[str, ...], wanted: tuple[str, ...]) -> AnyArray:
+    return block.transpose([dims.index(d) for d in wanted])
+
+
+def open_samples(
+    source: Source | Samples, variables: Sequence[str] | None = None, feature_dim: str | None = None
+) -> Samples:
+    """See a source as samples of d features.
+
+    Parameters
+    ----------
+    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+        A Zarr store (format 2 or 3) holding one array or a group that xarray reads, or the data themselves.
+    variables : sequence of str, optional
+        Variables of a dataset: several are the features; one holds them along ``feature_dim``. All by default.
+    feature_dim : str, optional
+        The dimension along which the features lie; the last one of a plain array.
+
+    Raises
+    ------
+    InputError
+        If there is no such store, variable or dimension, or the data are not numbers.
+    """
+    if isinstance(source, Samples):
+        return source
+    name = str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
+    opened: Any = open_store(source) if isinstance(source, (str, os.PathLike)) else source
+    if isinstance(opened, zarr.Group):
+        opened = xr.open_zarr(opened.store, group=opened.path or None, chunks=None, consolidated=False)
+    if isinstance(opened, np.ma.MaskedArray):
+        opened = opened.astype(float).filled(np.nan)
+    if isinstance(opened, xr.DataArray):
+        return _from_dataset(name, opened.to_dataset(name=opened.name or "data"), None, feature_dim or opened.dims[-1])
+    if isinstance(opened, xr.Dataset):
+        return _from_dataset(name, opened, variables, feature_dim)
+    if not isinstance(opened, (zarr.Array, dask.array.Array, np.ndarray)):
+        raise InputError(f"cannot read samples from a {type(source).__name__}: hand in a Zarr store, array or dataset")
+    if variables is not None:
+        raise InputError(f"{name} is a single array and has no variables: leave variables ({', '.join(variables)}) out")
+    return _from_array(name, opened, feature_dim)
+
+
+def open_store(source: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
+    """Open a Zarr store for reading."""
+    try:
+        return zarr.open(store_at(source, read_only=True), mode="r")
+    except (FileNotFoundError, ValueError, KeyError, NotADirectoryError) as error:
+        raise InputError(f"{source} is not a Zarr store: {_one_line(error)}") from None
+
+
+def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
+    """The zarr store of a path or URL; for reading it must exist."""
+    url = os.fspath(source)
+    if "://" not in url:
+        if read_only and not os.path.exists(url):
+            raise InputError(f"no such store: {url}")
+        return url
+    scheme = url.split("://")[0]
+    if scheme not in SCHEMES or "::" in url:
+        raise InputError(f"cannot open {url}: use a path or one of {', '.join(s + '://' for s in SCHEMES)}")
+    try:
+        import obstore.store
+    except ImportError:
+        raise InputError(f"reading {url} needs obstore: pip install dgmm[cloud]") from None
+    return zarr.storage.ObjectStore(obstore.store.from_url(url), read_only=read_only)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _from_array(name: str, array: Any, feature_dim: str | None) -> Samples:
+    if array.ndim < 2:
+        raise InputError(f"{name} has shape {array.shape}: samples and features need two dimensions, (n, d)")
+    names = getattr(getattr(array, "metadata", None), "dimension_names", None) or ()
+    dims = tuple(n or f"dim_{i}" for i, n in enumerate(names)) or _default_dims(array.ndim)
+    coords = xr.Dataset()
+    return _assemble(name, {name: Field(array, dims, _chunks(name, array))}, feature_dim or dims[-1], coords)
+
+
+def _default_dims(ndim: int) -> tuple[str, ...]:
+    return ("sample", "feature") if ndim == 2 else (*(f"dim_{i}" for i in range(ndim - 1)), "feature")
+
+
+def _from_dataset(name: str, dataset: xr.Dataset, variables: Sequence[str] | None, feature_dim: str | None) -> Samples:
+    known = [str(v) for v in dataset.data_vars]
+    if not known:
+        raise InputError(f"{name} holds no variables")
+    for variable in variables or ():
+        if variable not in known:
+            raise InputError(f"no variable {variable!r} in {name}: it has {', '.join(known)}")
+    chosen = list(variables or known)
+    fields = {}
+    for variable in chosen:
+        v = dataset[variable].variable
+        fields[variable] = Field(v, tuple(map(str, v.dims)), _chunks(name, v))
+    if feature_dim is None and len(chosen) == 1:
+        only = fields[chosen[0]]
+        if len(only.dims) != 2:
+            raise InputError(
+                f"{chosen[0]} in {name} has dimensions {', '.join(only.dims) or 'none'}: say which one holds the "
+                "features (feature_dim), or name several variables"
+            )
+        feature_dim = only.dims[-1]
+    coords = dataset.drop_vars(known)
+    return _assemble(name, fields, feature_dim, coords)
+
+
+def _assemble(name: str, fields: dict[str, Field], feature_dim: str | None, coords: xr.Dataset) -> Samples:
+    first_name, first = next(iter(fields.items()))
+    for variable, field in fields.items():
+        kind = np.dtype(field.array.dtype).kind
+        if kind not in "fiu":
+            raise InputError(f"{variable} in {name} is not numeric: its dtype is {field.array.dtype}")
+        if set(field.dims) != set(first.dims) or dict(zip(field.dims, field.array.shape, strict=True)) != dict(
+            zip(first.dims, first.array.shape, strict=True)
+        ):
+            raise InputError(
+                f"variables of {name} differ in their dimensions: {first_name} ({', '.join(first.dims)}), "
+                f"{variable} ({', '.join(field.dims)}); name those to use (variables)"
+            )
+    if feature_dim is None:
+        names = tuple(fields)
+        dims = first.dims
+    else:
+        if feature_dim not in first.dims:
+            raise InputError(f"no dimension {feature_dim!r} in {name}: it has {', '.join(first.dims)}")
+        if len(fields) > 1:
+            raise InputError(
+                f"feature_dim={feature_dim!r} needs one variable of {name}, not {', '.join(fields)} (variables)"
+            )
+        dims = tuple(d for d in first.dims if d != feature_dim)
+        length = first.array.shape[first.dims.index(feature_dim)]
+        labels = coords[feature_dim].values if feature_dim in coords else np.arange(length)
+        names = tuple(str(v) for v in labels)
+    sizes = dict(zip(first.dims, first.array.shape, strict=True))
+    shape = tuple(int(sizes[d]) for d in dims)
+    chunks = dict(zip(first.dims, first.chunks, strict=True)) if first.chunks else {}
+    grid = Grid.along_chunks(shape, [chunks.get(d, shape[i] if i else 1) for i, d in enumerate(dims)], len(names))
+    if not grid.size or not names:
+        raise InputError(f"{name} is empty: {grid.size} samples of {len(names)} features")
+    axis = coords[feature_dim].reset_coords(drop=True) if feature_dim in coords else None
+    if axis is not None:
+        described = getattr(first.array, "attrs", {})
+        value = {"value_name": first_name, "value_units": str(described.get("units", ""))}
+        axis = axis.assign_attrs(value) if axis.dtype.kind in "fiu" else None
+    kept = [c for c in coords.coords if set(coords[c].dims) <= set(dims)]
+    return Samples(name, dims, grid, names, tuple(fields.values()), feature_dim, coords[kept].load(), axis)
+
+
+def _chunks(name: str, array: Any) -> tuple[int, ...] | None:
+    """Chunk lengths of an array; the largest where they are irregular, the shards where there are any."""
+    if isinstance(array, xr.Variable):
+        if isinstance(array._data, dask.array.Array):
+            array = array._data
+        else:
+            found = array.encoding.get("shards") or array.encoding.get("chunks")
+            return tuple(found) if found else None
+    if isinstance(array, dask.array.Array):
+        if any(np.isnan(c) for axis in array.chunks for c in axis):
+            raise InputError(f"{name} has chunks of unknown size: call compute_chunk_sizes() first")
+        return tuple(int(max(axis)) if axis else 1 for axis in array.chunks)
+    if isinstance(array, zarr.Array):
+        return tuple(array.shards or array.chunks)
+    return None

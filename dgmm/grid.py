@@ -1,0 +1,92 @@
+"""Index arithmetic: a grid of samples, cut along its chunks into the segments that are read and reduced."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Segments are cut so that there are about this many, so that the work can be shared out ...
+SEGMENTS = 64
+#: ... but none has fewer samples than this, for the sake of overhead,
+MIN_ROWS = 4096
+#: or more bytes as float64 than this, for the sake of memory (a chunk that is larger is a segment of its own).
+MAX_BYTES = 32 * 2**20
+
+Region = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid of samples cut into rectangular segments of whole chunks.
+
+    The segments depend on the store alone, never on the cluster: partial sums are formed per segment and merged
+    along a fixed tree, so that a result has the same bits wherever it is computed.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Samples along each dimension.
+    segment : tuple of int
+        Samples of one segment along each dimension: a multiple of the chunks, or all there are.
+    """
+
+    shape: tuple[int, ...]
+    segment: tuple[int, ...]
+
+    @classmethod
+    def along_chunks(cls, shape: Sequence[int], chunks: Sequence[int], n_features: int) -> Grid:
+        """Group neighbouring chunks, along the last dimensions first, until a segment is large enough."""
+        size = math.prod(shape)
+        wanted = min(MAX_BYTES // (8 * n_features), max(MIN_ROWS, math.ceil(size / SEGMENTS)))
+        chunks = [min(c, s) for c, s in zip(chunks, shape, strict=True)]
+        segment, rows = list(chunks), math.prod(chunks)
+        for axis in reversed(range(len(segment))):
+            factor = min(max(wanted // max(rows, 1), 1), math.ceil(shape[axis] / max(chunks[axis], 1)))
+            segment[axis] = min(chunks[axis] * factor, shape[axis])
+            rows = math.prod(segment)
+            if segment[axis] < shape[axis]:
+                break
+        return cls(tuple(shape), tuple(segment))
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return math.prod(self.shape)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of segments along each dimension."""
+        return tuple(-(-n // s) for n, s in zip(self.shape, self.segment, strict=True))
+
+    def __len__(self) -> int:
+        """Number of segments."""
+        return math.prod(self.counts)
+
+    def region(self, index: int) -> Region:
+        """The slices of segment ``index``, in C order of the segments."""
+        place = np.unravel_index(index, self.counts)
+        starts = [int(i) * s for i, s in zip(place, self.segment, strict=True)]
+        return tuple(slice(a, min(a + s, n)) for a, s, n in zip(starts, self.segment, self.shape, strict=True))
+
+    def n_rows(self, index: int) -> int:
+        """Number of samples of segment ``index``."""
+        return math.prod(s.stop - s.start for s in self.region(index))
+
+    @property
+    def largest(self) -> int:
+        """Number of samples of the largest segment."""
+        return math.prod(self.segment)
+
+    def rows(self, region: Region) -> NDArray[np.uint64]:
+        """Global number of every sample of a region in C order of the whole grid: independent of the chunks."""
+        result = np.zeros((1,) * len(region), dtype=np.uint64)
+        stride = 1
+        for axis in reversed(range(len(region))):
+            line = np.arange(region[axis].start, region[axis].stop, dtype=np.uint64) * np.uint64(stride)
+            result = result + line.reshape([-1 if i == axis else 1 for i in range(len(region))])
+            stride *= self.shape[axis]
+        return result.ravel()

@@ -1,0 +1,187 @@
+"""Passes over the data on Dask: tasks of neighbouring segments, residency, the fixed reduction tree.
+
+The number of tasks depends on the workers, not on the number of chunks; the tree, and with it every bit of the
+result, depends on the data alone.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from dask.delayed import Delayed, delayed
+
+from dgmm.data import Samples
+from dgmm.errors import InputError, InsufficientMemoryError
+from dgmm.estep import PassTotals, Plan, accumulate_samples, make_plan, unpack
+from dgmm.frame import Frame, FrameKind
+from dgmm.mixture import Mixture
+from dgmm.profile import Profile, ProfileSegment, complete
+from dgmm.statistics import SufficientStatistics
+from dgmm.tree import Mergeable, Node, grow, merge_all
+from dgmm.types import AnyArray
+from dgmm.workers import Workers, one_blas_thread
+
+#: Tasks per thread and pass: enough to even out, few enough to cost nothing.
+TASKS_PER_THREAD = 4
+#: What a worker needs for itself: the interpreter and the libraries.
+BASE_BYTES = 250 * 2**20
+#: Share of a worker's memory that may be used before Dask starts to spill.
+USABLE = 0.6
+
+Leaf = Callable[[int, AnyArray], Any]
+T = TypeVar("T")
+
+
+def read_ahead(samples: Samples, run: range) -> Iterator[tuple[int, AnyArray]]:
+    """Segments of a run in order, the next one being read while the caller computes."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = None
+        for segment in run:
+            current = coming or reader.submit(samples.read, samples.grid.region(segment))
+            coming = reader.submit(samples.read, samples.grid.region(segment + 1)) if segment + 1 in run else None
+            yield segment, current.result()
+
+
+def load_run(samples: Samples, run: range) -> list[tuple[int, AnyArray]]:
+    """The complete rows of every segment of a run, to be kept."""
+    return [(segment, np.array(complete(x))) for segment, x in read_ahead(samples, run)]
+
+
+def fold_run(samples: Samples, run: range, kept: list[tuple[int, AnyArray]] | None, leaf: Leaf) -> list[Node[Any]]:
+    """Apply ``leaf`` to every segment of a run and merge what the tree lets merge."""
+    stack: list[Node[Any]] = []
+    with one_blas_thread:
+        for segment, x in read_ahead(samples, run) if kept is None else kept:
+            grow(stack, Node(0, segment, leaf(segment, x)))
+    return stack
+
+
+class EStepSegment:
+    """The leaf of an E-step pass."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def __call__(self, segment: int, x: AnyArray) -> PassTotals:
+        """Totals of one segment."""
+        return accumulate_samples(complete(x), self.plan)
+
+
+class Passes:
+    """Passes over one set of samples by one set of workers.
+
+    Parameters
+    ----------
+    samples : Samples
+    workers : Workers
+    seed : int
+        Of the sample of rows that the profile draws.
+    sample_rows : int
+        How many.
+    """
+
+    def __init__(self, samples: Samples, workers: Workers, *, seed: int = 0, sample_rows: int = 100_000) -> None:
+        self.samples = samples
+        self.workers = workers
+        #: Reads of the whole store so far.
+        self.n_reads = 0
+        self._check_memory(0)
+        self._source = send(samples, workers)
+        self._runs = cut(len(samples.grid), workers.n_threads * TASKS_PER_THREAD)
+        self._kept: dict[range, Delayed] = {}
+        leaf = ProfileSegment(samples.name, samples.features, samples.grid, seed, sample_rows)
+        self.profile: Profile = self._fold(leaf)
+        self.n_reads += 1
+        if not self.profile.n_samples:
+            raise InputError(f"no complete row in {samples.name}: all {self.profile.n_missing} have a missing value")
+        self._keep_what_fits()
+
+    def frames(self, mixtures: Sequence[Mixture]) -> dict[FrameKind, Frame]:
+        """The frames that these mixtures need."""
+        kinds = dict.fromkeys(m.family.frame for m in mixtures)
+        return {kind: self.profile.frame(kind, self.samples.features) for kind in kinds}
+
+    def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
+        """One pass: the E-step of all mixtures, given in frame coordinates, over all samples."""
+        plan = make_plan(mixtures, self.frames(mixtures))
+        self._check_memory(sum(p.theta.nbytes for s in plan.stacks for p in s.products))
+        totals: PassTotals = self._fold(EStepSegment(plan))
+        self.n_reads += 1
+        return unpack(totals, plan)
+
+    def _fold(self, leaf: Callable[[int, AnyArray], Mergeable]) -> Any:
+        # parameters travel as the result of a task of their own: once, and computed anew if a worker is lost
+        shared = _constant(leaf)
+        task = delayed(fold_run, pure=False)
+        tasks = [task(self._source, run, self._kept.get(run), shared) for run in self._runs]
+        return merge_all(node for nodes in self.workers.compute(tasks) for node in nodes)
+
+    def _keep_what_fits(self) -> None:
+        """Keep the first runs decoded in memory; the rest is read again in every pass."""
+        row_bytes = self.samples.n_features * self.samples.itemsize
+        free = USABLE * self.workers.memory - BASE_BYTES - self.workers.threads_per_worker * self.task_bytes(0)
+        n_workers = max(1, self.workers.n_threads // self.workers.threads_per_worker)
+        budget, kept = free * n_workers, []
+        for run in self._runs:
+            budget -= row_bytes * sum(self.samples.grid.n_rows(i) for i in run)
+            if budget < 0:
+                break
+            kept.append(run)
+        if not kept or all(isinstance(f.array, np.ndarray) for f in self.samples.fields):
+            return
+        load = delayed(load_run, pure=False)
+        persisted = self.workers.persist([load(self._source, run) for run in kept])
+        self._kept = dict(zip(kept, persisted, strict=True))
+
+    def task_bytes(self, statistics: int) -> int:
+        """Memory that one task needs at most, with so many bytes of statistics.
+
+        Two segments as they are read and one without its missing rows, the profile's copy as float64, and the
+        nodes of the tree that wait for a sibling.
+        """
+        segment = self.samples.grid.largest * self.samples.n_features
+        waiting = 2 + int(np.log2(len(self.samples.grid)))
+        return 3 * segment * self.samples.itemsize + 2 * 8 * segment + waiting * statistics + 16 * 2**20
+
+    def _check_memory(self, statistics: int) -> None:
+        needed = self.workers.threads_per_worker * self.task_bytes(statistics)
+        if needed > self.workers.memory:
+            raise InsufficientMemoryError(
+                f"a worker would need {needed / 2**20:.0f} MiB for {self.workers.threads_per_worker} task(s) and has "
+                f"{self.workers.memory / 2**20:.0f} MiB: use smaller chunks (a segment of {self.samples.name} has "
+                f"{self.samples.grid.largest} samples), fewer threads per worker or more memory"
+            )
+
+
+def map_segments(samples: Samples, workers: Workers, function: Callable[[Samples, range], T]) -> list[T]:
+    """Apply a function to every run of neighbouring segments; results in order."""
+    task, shared, source = delayed(call, pure=False), _constant(function), send(samples, workers)
+    runs = cut(len(samples.grid), workers.n_threads * TASKS_PER_THREAD)
+    return workers.compute([task(shared, source, run) for run in runs])
+
+
+def call(function: Callable[[Samples, range], T], samples: Samples, run: range) -> T:
+    """Apply a function that came as the result of a task."""
+    return function(samples, run)
+
+
+def send(samples: Samples, workers: Workers) -> Any:
+    """The samples as an argument of tasks; arrays in memory travel once."""
+    if workers.client is None or not any(isinstance(f.array, np.ndarray) for f in samples.fields):
+        return _constant(samples)
+    return workers.client.scatter(samples, broadcast=True, hash=False)
+
+
+def cut(n_segments: int, n_runs: int) -> list[range]:
+    """Neighbouring segments in at most ``n_runs`` runs of nearly equal length."""
+    edges = np.linspace(0, n_segments, min(n_runs, n_segments) + 1).round().astype(int).tolist()
+    return [range(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def _constant(value: Any) -> Delayed:
+    """A value as a task of its own: sent once, whatever number of tasks use it."""
+    return delayed(value, name=f"{type(value).__name__}-{uuid.uuid4().hex}", traverse=False)

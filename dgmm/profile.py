@@ -1,0 +1,160 @@
+"""The first pass over the data: counts, moments, range, missing rows, and a reproducible sample of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgmm.errors import InputError
+from dgmm.frame import Frame, FrameKind, Moments, make_frame
+from dgmm.grid import Grid
+from dgmm.types import AnyArray, FloatArray
+
+#: Squares of larger values, summed, could overflow.
+LARGEST = 1e150
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The rows whose hashes are smallest: a uniform sample that depends on the seed and nothing else.
+
+    Attributes
+    ----------
+    hashes : ndarray of uint64, shape (m,)
+        In increasing order, so that the first rows are a sample too.
+    rows : ndarray, shape (m, d)
+    limit : int
+        Rows kept at most.
+    """
+
+    hashes: NDArray[np.uint64]
+    rows: FloatArray
+    limit: int
+
+    @classmethod
+    def of(cls, hashes: NDArray[np.uint64], rows: FloatArray, limit: int) -> Sample:
+        """The rows with the smallest hashes."""
+        if len(hashes) > limit:
+            kept = np.argpartition(hashes, limit)[:limit]
+            hashes, rows = hashes[kept], rows[kept]
+        order = np.argsort(hashes)
+        return cls(hashes[order], rows[order], limit)
+
+    def merge(self, other: Sample) -> Sample:
+        """The smallest hashes of both."""
+        return Sample.of(
+            np.concatenate([self.hashes, other.hashes]), np.concatenate([self.rows, other.rows]), self.limit
+        )
+
+
+def row_hashes(rows: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """Pseudo-random numbers of row numbers: the finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
+    with np.errstate(over="ignore"):
+        z = (rows + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed) * np.uint64(0xD1B54A32D192ED03)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the first pass says about the data.
+
+    Attributes
+    ----------
+    moments : Moments
+        Of the complete rows.
+    minimum, maximum : ndarray, shape (d,)
+    n_missing : int
+        Rows with a missing value; they are left out of the fit.
+    sample : Sample
+    """
+
+    moments: Moments
+    minimum: FloatArray
+    maximum: FloatArray
+    n_missing: int
+    sample: Sample
+
+    def merge(self, other: Profile) -> Profile:
+        """Profile of both."""
+        return Profile(
+            self.moments.merge(other.moments),
+            np.minimum(self.minimum, other.minimum),
+            np.maximum(self.maximum, other.maximum),
+            self.n_missing + other.n_missing,
+            self.sample.merge(other.sample),
+        )
+
+    @property
+    def n_samples(self) -> int:
+        """Complete rows."""
+        return round(self.moments.count)
+
+    @cached_property
+    def _frames(self) -> dict[FrameKind, Frame]:
+        return {}
+
+    def frame(self, kind: FrameKind, features: tuple[str, ...] = ()) -> Frame:
+        """The frame of this kind; `InputError` if a feature is constant or the features are dependent."""
+        if kind not in self._frames:
+            self._frames[kind] = make_frame(kind, self.moments.mean, self.moments.covariance, features)
+        return self._frames[kind]
+
+
+def complete(x: AnyArray) -> AnyArray:
+    """The rows of ``x`` without a missing value (NaN)."""
+    if x.dtype.kind != "f":
+        return x
+    missing = np.isnan(x).any(axis=1)
+    return x[~missing] if missing.any() else x
+
+
+@dataclass(frozen=True)
+class ProfileSegment:
+    """The leaf of the profile pass; raises `InputError` on infinite values.
+
+    Attributes
+    ----------
+    name : str
+        Of the source, for messages.
+    features : tuple of str
+    grid : Grid
+    seed : int
+    limit : int
+        Rows of the sample.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    grid: Grid
+    seed: int
+    limit: int
+
+    def __call__(self, segment: int, x: AnyArray) -> Profile:
+        """Profile of one segment, all its rows given."""
+        rows = self.grid.rows(self.grid.region(segment))
+        if x.dtype.kind == "f":
+            present = ~np.isnan(x).any(axis=1)
+            rows, x = (rows, x) if present.all() else (rows[present], x[present])
+        values = np.ascontiguousarray(x, dtype=np.float64)
+        n_missing = self.grid.n_rows(segment) - len(values)
+        sample = Sample.of(row_hashes(rows, self.seed), values, self.limit)
+        low, high = values.min(axis=0, initial=np.inf), values.max(axis=0, initial=-np.inf)
+        if len(values):
+            self._refuse_infinite(rows, values, np.maximum(-low, high))
+        return Profile(Moments.of(values), low, high, n_missing, sample)
+
+    def _refuse_infinite(self, rows: NDArray[np.uint64], values: FloatArray, largest: FloatArray) -> None:
+        if (largest < LARGEST).all():
+            return
+        feature = int(np.argmax(largest))
+        i = int(np.argmax(np.abs(values[:, feature])))
+        place = ", ".join(str(int(j)) for j in np.unravel_index(int(rows[i]), self.grid.shape))
+        raise InputError(
+            f"feature {self.features[feature]!r} of {self.name} is {values[i, feature]} at sample ({place}): only "
+            f"finite values below {LARGEST:g} can be fitted; mark it missing (NaN)"
+        )

@@ -1,0 +1,54 @@
+"""A reduction tree that belongs to the data: the same bits however the leaves were shared out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
+
+
+class Mergeable(Protocol):
+    """A value with an associative merge."""
+
+    def merge(self, other: Self) -> Self:
+        """Both together; ``other`` comes after."""
+        ...
+
+
+T = TypeVar("T", bound=Mergeable)
+
+
+@dataclass(frozen=True)
+class Node(Generic[T]):
+    """The merged value of the leaves ``index * 2**level`` up to ``(index + 1) * 2**level``."""
+
+    level: int
+    index: int
+    value: T
+
+
+def grow(stack: list[Node[T]], node: Node[T]) -> None:
+    """Put the next node, from left to right, on the stack, and merge siblings for as long as there are any."""
+    while stack and stack[-1].level == node.level and stack[-1].index % 2 == 0 and stack[-1].index + 1 == node.index:
+        left = stack.pop()
+        node = Node(node.level + 1, left.index // 2, left.value.merge(node.value))
+    stack.append(node)
+
+
+def merge_all(nodes: Iterable[Node[T]]) -> T:
+    """The value of the whole tree from nodes in order that cover it; siblings first, what is left from the right.
+
+    Raises
+    ------
+    ValueError
+        If there are no nodes.
+    """
+    stack: list[Node[T]] = []
+    for node in nodes:
+        grow(stack, node)
+    if not stack:
+        raise ValueError("a tree needs at least one leaf")
+    value = stack.pop().value
+    while stack:
+        value = stack.pop().value.merge(value)
+    return value

@@ -1,0 +1,176 @@
+"""Who does the work: threads of this process, an open Dask client, or a cluster started for the occasion."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask
+import psutil
+from dask.delayed import Delayed
+from dask.system import CPU_COUNT
+from threadpoolctl import ThreadpoolController
+
+from dgmm.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+#: What a cluster of ours runs with. A lost worker must come back (the default closes it for good 15 s after any
+#: loss), a wait for workers must end, and the dashboard is for those who ask.
+DISTRIBUTED_SETTINGS = {
+    "distributed.deploy.lost-worker-timeout": "1h",
+    "distributed.scheduler.allowed-failures": 10,
+    "distributed.scheduler.no-workers-timeout": "60s",
+    "distributed.comm.retry.count": 3,
+}
+
+Scheduler = "str | Client | None"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where tasks run and what there is of memory.
+
+    Attributes
+    ----------
+    client : distributed.Client or None
+        None for threads of this process.
+    n_threads : int
+        Tasks that run at a time, over all workers.
+    threads_per_worker : int
+    memory : int
+        Bytes that one worker may use.
+    """
+
+    client: Client | None
+    n_threads: int
+    threads_per_worker: int
+    memory: int
+
+    def compute(self, tasks: Sequence[Delayed]) -> list[Any]:
+        """Results of tasks, in order."""
+        return list(dask.compute(*tasks, traverse=False, **self._where()))
+
+    def persist(self, tasks: Sequence[Delayed]) -> list[Delayed]:
+        """Tasks whose results stay where they were computed."""
+        return list(dask.persist(*tasks, traverse=False, **self._where()))
+
+    def _where(self) -> dict[str, Any]:
+        if self.client is not None:
+            return {"scheduler": self.client}
+        return {"scheduler": "threads", "num_workers": self.n_threads}
+
+
+@contextmanager
+def open_workers(
+    scheduler: str | Client | None = None,
+    *,
+    n_workers: int | None = None,
+    threads_per_worker: int = 1,
+    memory_limit: str | None = None,
+) -> Iterator[Workers]:
+    """Find or start workers; what was started is stopped at the end.
+
+    Parameters
+    ----------
+    scheduler : {None, "threads", "processes"}, address or distributed.Client
+        None takes the open client if there is one and threads otherwise; ``processes`` starts a LocalCluster; an
+        address such as ``tcp://host:8786`` connects to a running scheduler.
+    n_workers : int, optional
+        Threads, or processes of the cluster; as many as there are cores by default.
+    threads_per_worker : int
+        Of the cluster's processes.
+    memory_limit : str, optional
+        Of each process, such as ``2GB``.
+    """
+    if scheduler is None:
+        client = current_client()
+        yield threads(n_workers) if client is None else of_client(client)
+    elif scheduler == "threads":
+        yield threads(n_workers)
+    elif scheduler == "processes":
+        from distributed import Client, LocalCluster
+
+        with (
+            dask.config.set(DISTRIBUTED_SETTINGS),
+            LocalCluster(
+                n_workers=n_workers or CPU_COUNT,
+                threads_per_worker=threads_per_worker,
+                memory_limit=memory_limit or "auto",
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            yield of_client(client)
+    elif isinstance(scheduler, str):
+        from distributed import Client
+
+        if "://" not in scheduler:
+            raise InputError(f"unknown scheduler {scheduler!r}: use threads, processes or an address tcp://host:port")
+        with Client(scheduler, set_as_default=False) as client:
+            yield of_client(client)
+    else:
+        yield of_client(scheduler)
+
+
+def current_client() -> Client | None:
+    """The open default client, if any; looking for it must not be what imports distributed."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        client: Client = distributed.default_client()
+    except ValueError:
+        return None
+    return client
+
+
+def threads(n_workers: int | None = None) -> Workers:
+    """Threads of this process."""
+    n = n_workers or CPU_COUNT
+    return Workers(None, n, n, int(psutil.virtual_memory().available))
+
+
+def of_client(client: Client) -> Workers:
+    """The workers of a client, once there is one."""
+    client.wait_for_workers(1, timeout=60)
+    infos = client.scheduler_info(n_workers=-1)["workers"].values()
+    return Workers(
+        client,
+        sum(w["nthreads"] for w in infos),
+        max(w["nthreads"] for w in infos),
+        min(w["memory_limit"] or psutil.virtual_memory().total for w in infos),
+    )
+
+
+class _BlasLimit:
+    """One BLAS thread for as long as anybody in this process asks; tasks of several threads overlap."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._limit = ThreadpoolController().limit(limits=1, user_api="blas")
+            self._users += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._limit.restore_original_limits()
+
+
+#: Context of every task that multiplies matrices: their parallelism is Dask's, and more BLAS threads change bits.
+one_blas_thread = _BlasLimit()
