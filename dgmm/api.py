@@ -1,0 +1,185 @@
+"""Train, select, score: the library from Python."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from dgmm import store
+from dgmm.config import Training, validated
+from dgmm.data import Samples, Source, open_samples
+from dgmm.errors import CollapseError, InputError
+from dgmm.families import get_family
+from dgmm.passes import Passes
+from dgmm.results import Fit, Selection
+from dgmm.scoring import score_samples
+from dgmm.selection import Candidate, fit_candidates, select_candidates
+from dgmm.workers import Workers, open_workers
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+logger = logging.getLogger("dgmm")
+
+
+def train(
+    source: Source,
+    n_components: int,
+    covariance_type: str = "full",
+    *,
+    variables: Sequence[str] | None = None,
+    feature_dim: str | None = None,
+    scheduler: str | Client | None = None,
+    **training: Any,
+) -> Fit:
+    """Fit one Gaussian mixture to a source of any size.
+
+    Parameters
+    ----------
+    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+        Samples by features. Rows with missing values (NaN) are left out.
+    n_components : int
+        Number of components K.
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    variables, feature_dim : optional
+        Which variables of a dataset to use, and which dimension holds the features; see `dgmm.data.open_samples`.
+    scheduler : {"threads", "processes"}, address or distributed.Client, optional
+        Who does the work: the open client if there is one, else threads of this process.
+    **training
+        Fields of `dgmm.config.Training`: tol, max_iter, reg_covar, n_init, seed, sample_rows, start_rows, accelerate.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    InputError
+        If the source or a parameter cannot be used.
+    CollapseError
+        If a component collapses in every start.
+    """
+    options = validated(Training, training)
+    samples = open_samples(source, variables, feature_dim)
+    check_components([n_components])
+    get_family(covariance_type)
+    with open_workers(scheduler) as workers:
+        return train_samples(samples, workers, n_components, covariance_type, options)
+
+
+def select(
+    source: Source,
+    n_components: Sequence[int],
+    covariance_type: Sequence[str] = ("full", "tied", "diag", "spherical"),
+    *,
+    keep_all: bool = False,
+    variables: Sequence[str] | None = None,
+    feature_dim: str | None = None,
+    scheduler: str | Client | None = None,
+    **training: Any,
+) -> Selection:
+    """Choose the number of components and the covariance type by BIC; all candidates share every pass.
+
+    Parameters
+    ----------
+    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    n_components : sequence of int
+        Numbers of components to try.
+    covariance_type : sequence of str
+        Covariance types to try.
+    keep_all : bool
+        Run every candidate to convergence instead of dropping those that can no longer win.
+    variables, feature_dim, scheduler, **training
+        As for `train`.
+
+    Returns
+    -------
+    Selection
+        ``best`` is converged on all the data; ``table`` has a row for every candidate.
+    """
+    options = validated(Training, training)
+    kinds = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
+    samples = open_samples(source, variables, feature_dim)
+    check_components(n_components)
+    for kind in kinds:
+        get_family(kind)
+    with open_workers(scheduler) as workers:
+        passes = Passes(samples, workers, seed=options.seed, sample_rows=options.sample_rows)
+        return select_candidates(passes, list(n_components), kinds, options, keep_all=keep_all)
+
+
+def score(
+    model: Fit | str | os.PathLike[str],
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    probabilities: bool = False,
+    overwrite: bool = False,
+    variables: Sequence[str] | None = None,
+    feature_dim: str | None = None,
+    scheduler: str | Client | None = None,
+) -> xr.Dataset:
+    """Label every sample of a source with a fitted mixture, into a Zarr group on the grid of the source.
+
+    Parameters
+    ----------
+    model : Fit or path
+    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    out : path or URL
+        Gets ``label`` (-1 where a value is missing), ``probability`` (of the label), ``log_density`` and, if asked
+        for, ``probabilities`` (a last dimension ``component``), with the coordinates of the source.
+    probabilities, overwrite : bool
+    variables, feature_dim, scheduler
+        As for `train`.
+
+    Returns
+    -------
+    xarray.Dataset
+        What was written, lazily.
+    """
+    fit = model if isinstance(model, Fit) else store.load(model)
+    samples = open_samples(source, variables, feature_dim)
+    with open_workers(scheduler) as workers:
+        score_samples(fit, samples, out, workers, probabilities=probabilities, overwrite=overwrite)
+    return open_scores(out)
+
+
+def train_samples(
+    samples: Samples, workers: Workers, n_components: int, covariance_type: str, options: Training
+) -> Fit:
+    """Fit one mixture; raises `CollapseError` where there is nothing sound to return."""
+    candidate = Candidate(n_components, covariance_type)
+    passes = Passes(samples, workers, seed=options.seed, sample_rows=options.sample_rows)
+    fits, failures = fit_candidates(passes, [candidate], options)
+    if failures:
+        raise CollapseError(failures[candidate])
+    fit = fits[candidate]
+    if fit.collapsed:
+        logger.warning(
+            "components %s collapsed: too few rows or no extent; lower n_components (%d) or raise reg_covar (%g)",
+            ", ".join(map(str, fit.collapsed)), n_components, options.reg_covar,
+        )  # fmt: skip
+    if not fit.converged:
+        logger.warning(
+            "%s, an estimated %.2g nats per sample short: raise max_iter (%d)",
+            fit.state, fit.remaining_gain, options.max_iter,
+        )  # fmt: skip
+    return fit
+
+
+def check_components(n_components: Sequence[int]) -> None:
+    """Refuse numbers of components that are none."""
+    for k in n_components:
+        if isinstance(k, bool) or int(k) != k or k < 1:
+            raise InputError(f"n_components must be whole numbers from 1 up, not {k!r}")
+    if not len(n_components):
+        raise InputError("n_components is empty: name at least one number of components")
+
+
+def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Scores as a lazy dataset."""
+    return xr.open_zarr(store.store_at(path, read_only=True), consolidated=False)

@@ -1,0 +1,223 @@
+"""What settings ask for: train, select, score, report. The command line and the flows both call this."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pandas as pd
+
+from dgmm import store
+from dgmm.api import open_scores, train_samples
+from dgmm.config import Cluster, Data, Pipeline, Score, Select, Settings, Train
+from dgmm.data import Samples, open_samples
+from dgmm.datasets import DATASETS
+from dgmm.errors import InputError, OutputExistsError
+from dgmm.passes import Passes
+from dgmm.results import Fit, Selection
+from dgmm.scoring import Scored, score_samples
+from dgmm.selection import select_candidates
+from dgmm.workers import Workers, open_workers
+
+logger = logging.getLogger("dgmm")
+
+#: Names of what a selection writes into its folder, and of what the whole job adds.
+MODEL, TABLE, SCORES, REPORT, PICTURE = (
+    "model.zarr",
+    "candidates.csv",
+    "scores.zarr",
+    "report.html",
+    "report.png",
+)
+#: Rows of the sample that the report draws.
+REPORT_ROWS = 5000
+
+
+def samples_of(data: Data) -> Samples:
+    """The samples that settings name."""
+    return open_samples(data.path, data.variables, data.feature_dim)
+
+
+def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:
+    """Context of the workers that settings name."""
+    return open_workers(
+        cluster.scheduler,
+        n_workers=cluster.n_workers,
+        threads_per_worker=cluster.threads_per_worker,
+        memory_limit=cluster.memory_limit,
+    )
+
+
+def run_train(settings: Train) -> Fit:
+    """Train and write the model."""
+    store.refuse_existing(settings.out, settings.overwrite)
+    samples = samples_of(settings.data)
+    with workers_of(settings.cluster) as workers:
+        fit = train_samples(samples, workers, settings.n_components, settings.covariance_type, settings.training)
+    store.save(fit, settings.out, settings=made_with(settings), overwrite=settings.overwrite)
+    return fit
+
+
+def run_select(settings: Select) -> Selection:
+    """Select and write the best model and the table of candidates."""
+    model, table = os.path.join(settings.out, MODEL), os.path.join(settings.out, TABLE)
+    store.refuse_existing(model, settings.overwrite)
+    samples = samples_of(settings.data)
+    with workers_of(settings.cluster) as workers:
+        passes = Passes(samples, workers, seed=settings.training.seed, sample_rows=settings.training.sample_rows)
+        selection = select_candidates(
+            passes,
+            settings.n_components,
+            settings.covariance_type,
+            settings.training,
+            keep_all=settings.keep_all,
+        )
+    store.save(
+        selection.best,
+        model,
+        table=selection.table,
+        settings=made_with(settings),
+        overwrite=settings.overwrite,
+    )
+    store.write_text(table, selection.table.to_csv(index=False))
+    return selection
+
+
+def run_score(settings: Score) -> Scored:
+    """Score and write the scores."""
+    store.refuse_existing(settings.out, settings.overwrite)
+    fit = store.load(settings.model)
+    samples = samples_of(settings.data)
+    with workers_of(settings.cluster) as workers:
+        return score_samples(
+            fit,
+            samples,
+            settings.out,
+            workers,
+            probabilities=settings.probabilities,
+            settings=made_with(settings),
+            overwrite=settings.overwrite,
+        )
+
+
+def made_with(settings: Settings) -> dict[str, Any]:
+    """What a result depends on: the settings without those that only say where and by whom."""
+    return settings.model_dump(mode="json", exclude={"out", "cluster", "overwrite"})
+
+
+# ---- the whole job, in stages; one whose result is there, made with the same settings, is not done again ----------
+
+
+def write_example(job: Pipeline) -> str:
+    """Write the bundled data set that the settings name, unless it is there; the path of the data."""
+    path = job.data.path
+    if job.example is None:
+        return path
+    if job.example not in DATASETS:
+        raise InputError(f"no bundled data set {job.example!r}: choose from {', '.join(DATASETS)}")
+    if store.exists(path) and not job.overwrite:
+        logger.info("%s exists", path)
+        return path
+    dataset = DATASETS[job.example]()
+    # one chunk along the first dimension at a time, so that there is something to share out
+    chunks = {name: {"chunks": (1, *v.shape[1:]) if v.ndim > 2 else v.shape} for name, v in dataset.data_vars.items()}
+    with store.writing(path, overwrite=job.overwrite) as place:
+        dataset.to_zarr(place, mode="w", zarr_format=3, consolidated=False, encoding=chunks)
+    logger.info("wrote %s", path)
+    return path
+
+
+def select_stage(job: Pipeline) -> str:
+    """Select, unless the model is there; its path."""
+    shared = job.model_dump(include={"data", "n_components", "covariance_type", "keep_all", "training", "cluster"})
+    wanted = Select(**shared, out=job.out, overwrite=job.overwrite)
+    path = os.path.join(job.out, MODEL)
+    if not is_done(path, wanted):
+        run_select(wanted)
+    return path
+
+
+def score_stage(job: Pipeline) -> str:
+    """Score with the selected model, unless the scores are there; their path."""
+    model, path = os.path.join(job.out, MODEL), os.path.join(job.out, SCORES)
+    shared = job.model_dump(include={"data", "probabilities", "cluster"})
+    wanted = Score(**shared, model=model, out=path, overwrite=job.overwrite)
+    if not is_done(path, wanted):
+        run_score(wanted)
+    return path
+
+
+def is_done(path: str, wanted: Select | Score) -> bool:
+    """Whether a result is there, made with these settings; one made with others is not replaced unasked."""
+    if wanted.overwrite or not store.exists(path):
+        return False
+    before, now = store.attributes(path).get("settings"), made_with(wanted)
+    if before == now:
+        logger.info("%s exists, made with the same settings: kept (--overwrite makes it anew)", path)
+        return True
+    changed = sorted(k for k in now if not isinstance(before, dict) or before.get(k) != now[k])
+    raise OutputExistsError(
+        f"{path} exists, made with other settings ({', '.join(changed)}): overwrite it (--overwrite) or choose another out"
+    )
+
+
+def report_stage(job: Pipeline) -> str:
+    """Draw the report; its path."""
+    # the one part that needs the report extra
+    try:
+        from dgmm.report import write_report
+    except ImportError as error:
+        raise InputError(f"the report needs {error.name}: pip install 'dgmm[report]'") from None
+    model, path = os.path.join(job.out, MODEL), os.path.join(job.out, REPORT)
+    samples = samples_of(job.data)
+    write_report(
+        path,
+        title=f"{job.example or os.path.basename(job.data.path)}: classes of {samples.name}",
+        fit=store.load(model),
+        table=store.candidates(model),
+        scores=open_scores(os.path.join(job.out, SCORES)),
+        features=samples.axis,
+        sample=samples.some_rows(REPORT_ROWS),
+        picture=os.path.join(job.out, PICTURE),
+    )
+    logger.info("wrote %s", path)
+    return path
+
+
+def summary(job: Pipeline) -> str:
+    """What was found and where it lies, as text."""
+    model = os.path.join(job.out, MODEL)
+    fit, table = store.load(model), store.candidates(model)
+    lines = [describe(fit)]
+    if table is not None:
+        lines.append(show_table(table))
+    lines += [f"{what}: {os.path.join(job.out, name)}" for what, name in
+              (("model", MODEL), ("candidates", TABLE), ("scores", SCORES), ("report", REPORT))]  # fmt: skip
+    return "\n".join(lines)
+
+
+def describe(fit: Fit) -> str:
+    """A fit in one paragraph."""
+    return (
+        f"{fit.covariance_type}, K = {fit.n_components} ({fit.n_parameters} parameters), {fit.n_samples} samples "
+        f"({fit.n_missing} missing): log-likelihood {fit.log_likelihood:.4f}, BIC {fit.bic:.2f}, {fit.state} after "
+        f"{fit.n_passes} passes, an estimated {fit.remaining_gain:.2g} nats per sample short"
+    )
+
+
+def show_table(table: pd.DataFrame, rows: int = 12) -> str:
+    """The first rows of a table of candidates."""
+    columns = [
+        "covariance_type",
+        "n_components",
+        "n_parameters",
+        "log_likelihood",
+        "bic",
+        "n_passes",
+        "state",
+    ]
+    shown = table.head(rows).to_string(index=False, columns=columns, float_format=lambda v: f"{v:.2f}")
+    more = len(table) - rows
+    return shown + (f"\n... and {more} more" if more > 0 else "")

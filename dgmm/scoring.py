@@ -1,0 +1,205 @@
+"""Bulk scoring: labels, probabilities and log densities on the grid of the input, written region by region."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import ZstdCodec
+
+from dgmm.data import Samples, store_at
+from dgmm.errors import InputError
+from dgmm.estep import Workspace
+from dgmm.mixture import Mixture
+from dgmm.passes import map_segments, read_ahead
+from dgmm.results import Fit
+from dgmm.store import writing
+from dgmm.types import AnyArray, FloatArray, IntArray
+from dgmm.workers import Workers, one_blas_thread
+
+logger = logging.getLogger("dgmm")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What scoring says in a few numbers.
+
+    Attributes
+    ----------
+    counts : ndarray of int, shape (K,)
+        Samples with each label.
+    n_missing : int
+        Samples with a missing value.
+    log_density : float
+        Sum of the log densities: the total log-likelihood of the data.
+    """
+
+    counts: IntArray
+    n_missing: int
+    log_density: float
+
+    def merge(self, other: Scored) -> Scored:
+        """Of both."""
+        return Scored(
+            self.counts + other.counts, self.n_missing + other.n_missing, self.log_density + other.log_density
+        )
+
+
+class ScoreRun:
+    """The task of scoring a run of segments, each written to the output as soon as it is done."""
+
+    def __init__(self, mixture: Mixture, out: str, probabilities: bool) -> None:
+        self.plan = mixture.density_plan()
+        self.out = out
+        self.probabilities = probabilities
+
+    def __call__(self, samples: Samples, run: range) -> Scored:
+        """Score the segments of a run."""
+        group = zarr.open_group(store_at(self.out, read_only=False), mode="r+")
+        arrays = {name: group[name] for name in group.array_keys()}
+        total = Scored(np.zeros(self.plan.n_rows, dtype=np.int64), 0, 0.0)
+        with one_blas_thread:
+            for segment, x in read_ahead(samples, run):
+                region = samples.grid.region(segment)
+                shape = tuple(s.stop - s.start for s in region)
+                values, scored = self.score(x)
+                for name, value in values.items():
+                    arrays[name][region] = value.reshape(shape + value.shape[1:])
+                total = total.merge(scored)
+        return total
+
+    def score(self, x: AnyArray) -> tuple[dict[str, AnyArray], Scored]:
+        """Label, probability and log density of the rows of ``x`` (n, d)."""
+        n, k = len(x), self.plan.n_rows
+        present = np.ones(n, dtype=bool) if x.dtype.kind != "f" else ~np.isnan(x).any(axis=1)
+        full = bool(present.all())
+        work = Workspace(self.plan)
+        label = np.full(n, -1, dtype=label_dtype(k))
+        probability = np.full(n, np.nan, dtype=np.float32)
+        log_density = np.full(n, np.nan)
+        everything = np.full((n, k), np.nan, dtype=np.float32) if self.probabilities else None
+        rows = None if full else np.flatnonzero(present)
+        count = n if rows is None else len(rows)
+        for start in range(0, count, work.n):
+            chosen = slice(start, min(start + work.n, count)) if rows is None else rows[start : start + work.n]
+            joint, _ = work.log_joint(x[chosen])
+            label[chosen] = joint.argmax(axis=0)
+            top = joint.max(axis=0)
+            joint -= top
+            np.exp(joint, out=joint)
+            total: FloatArray = joint.sum(axis=0)
+            probability[chosen] = 1 / total
+            log_density[chosen] = top + np.log(total)
+            if everything is not None:
+                everything[chosen] = (joint / total).T
+        counts = np.bincount(label[present], minlength=k).astype(np.int64)
+        values: dict[str, AnyArray] = {"label": label, "probability": probability, "log_density": log_density}
+        if everything is not None:
+            values["probabilities"] = everything
+        return values, Scored(counts, n - count, float(np.nansum(log_density)))
+
+
+def label_dtype(n_components: int) -> type[np.signedinteger]:
+    """The smallest integer type that holds all labels and -1."""
+    for dtype in (np.int8, np.int16, np.int32):
+        if n_components - 1 <= np.iinfo(dtype).max:
+            return dtype
+    return np.int64
+
+
+def score_samples(
+    model: Fit,
+    samples: Samples,
+    out: str | os.PathLike[str],
+    workers: Workers,
+    *,
+    probabilities: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Scored:
+    """Score all samples into a Zarr group that appears when it is complete."""
+    mixture = model.mixture
+    if samples.n_features != mixture.n_features:
+        raise InputError(
+            f"{samples.name} has {samples.n_features} features, the model was fitted on {mixture.n_features} "
+            f"({', '.join(model.features[:8])}{', ...' if mixture.n_features > 8 else ''})"
+        )
+    if samples.features != model.features:
+        logger.warning("features are named %s, the model's %s", samples.features[:8], model.features[:8])
+    began = time.perf_counter()
+    with writing(out, overwrite=overwrite) as place:
+        create(place, samples, model, probabilities, dict(settings or {}))
+        parts = map_segments(samples, workers, ScoreRun(mixture, place, probabilities))
+        write_coordinates(place, samples)
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.merge(part)
+    seconds = time.perf_counter() - began
+    logger.info(
+        "scored %d samples (%d missing) in %.1f s, %.3g rows/s",
+        samples.grid.size, total.n_missing, seconds, samples.grid.size / seconds,
+    )  # fmt: skip
+    return total
+
+
+def create(place: str, samples: Samples, model: Fit, probabilities: bool, settings: dict[str, Any]) -> None:
+    """Create the empty arrays of the output; nothing that was left there stays."""
+    k = model.n_components
+    group = zarr.open_group(store_at(place, read_only=False), mode="w", zarr_format=3)
+    group.attrs.update(
+        {
+            "title": f"Scores of a {model.covariance_type} Gaussian mixture with {k} components",
+            "source": samples.name,
+            "n_components": k,
+            "covariance_type": model.covariance_type,
+            "settings": settings,
+        }
+    )
+    grid, dims = samples.grid, samples.dims
+    label = {
+        "long_name": "most probable component",
+        "flag_values": list(range(-1, k)),
+        "flag_meanings": " ".join(["missing", *(f"component_{i}" for i in range(k))]),
+    }
+    columns = [
+        ("label", label_dtype(k), -1, label),
+        (
+            "probability",
+            np.float32,
+            np.nan,
+            {"long_name": "probability of the most probable component", "units": "1"},
+        ),
+        ("log_density", np.float64, np.nan, {"long_name": "logarithm of the density", "units": "1"}),
+    ]
+    codec = ZstdCodec(level=1, checksum=True)
+    for name, dtype, fill, attributes in columns:
+        group.create_array(
+            name, shape=grid.shape, chunks=grid.segment, dtype=dtype, fill_value=fill, compressors=codec,
+            dimension_names=dims, attributes=attributes,
+        )  # fmt: skip
+    if probabilities:
+        group.create_array(
+            "probabilities", shape=(*grid.shape, k), chunks=(*grid.segment, k), dtype=np.float32, fill_value=np.nan,
+            compressors=codec, dimension_names=(*dims, "component"), attributes={"long_name": "probability", "units": "1"},
+        )  # fmt: skip
+
+
+def write_coordinates(place: str, samples: Samples) -> None:
+    """Add the coordinates of the input's grid."""
+    coords = samples.coords.drop_encoding()
+    if not coords.variables:
+        return
+    with warnings.catch_warnings():
+        # strings have no settled Zarr v3 data type yet; the format they are written in is what xarray reads
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        store = store_at(place, read_only=False)
+        attributes = xr.open_zarr(store, chunks=None, consolidated=False).attrs
+        coords.assign_attrs(attributes).to_zarr(store, mode="a", zarr_format=3, consolidated=False)

@@ -1,0 +1,225 @@
+"""Models and other results on disk: Zarr groups that xarray reads, JSON, no pickles."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+
+from dgmm.data import open_store, store_at
+from dgmm.errors import InputError, OutputExistsError
+from dgmm.families import get_family
+from dgmm.mixture import Mixture
+from dgmm.results import Fit
+
+#: Written into every model; a reader of another version refuses.
+FORMAT = "dgmm-model-1"
+#: What a folder must hold to be replaced.
+ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
+#: Suffix of a local output that is not finished.
+PARTIAL = ".partial"
+
+Path = str | os.PathLike[str]
+
+
+def exists(path: Path) -> bool:
+    """Whether something finished lies at a path or URL."""
+    if "://" not in os.fspath(path):
+        return os.path.lexists(path)
+    try:
+        open_store(path)
+    except InputError:
+        return False
+    return True
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise where an output would replace something without being asked to, or something that is no Zarr store."""
+    if not exists(path):
+        return
+    if not overwrite:
+        raise OutputExistsError(f"{path} exists already: choose another place, or overwrite it (--overwrite)")
+    local = "://" not in os.fspath(path)
+    if local and not any(os.path.exists(os.path.join(path, marker)) for marker in ZARR_MARKERS):
+        raise OutputExistsError(f"{path} exists and is not a Zarr store: remove it yourself, or choose another place")
+
+
+@contextmanager
+def writing(path: Path, *, overwrite: bool) -> Iterator[str]:
+    """Where to write a Zarr group that appears at ``path`` when it is complete, and not at all otherwise.
+
+    A local group is written beside its place and moved there at the end. A URL is written in place, its root
+    metadata by whoever uses this, last.
+    """
+    refuse_existing(path, overwrite)
+    place = os.fspath(path)
+    if "://" in place:
+        zarr.open_group(store_at(place, read_only=False), mode="w")
+        yield place
+        return
+    place = place.rstrip("/")
+    partial = place + PARTIAL
+    os.makedirs(os.path.dirname(os.path.abspath(place)), exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if os.path.lexists(place):
+            shutil.rmtree(place)
+        os.replace(partial, place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """A fit as a dataset.
+
+    Variables: ``weights`` (component), ``means`` (component, feature), ``covariances`` in the shape of the covariance
+    type, ``factors`` (their square roots, from which the mixture is rebuilt exactly) and ``trajectory`` (pass).
+    Everything else, the table of candidates included, is in the attributes.
+    """
+    arrays = fit.mixture.family.arrays(fit.mixture.components)
+    variables: dict[str, Any] = {name: (dims, values) for name, (dims, values) in arrays.items()}
+    variables["weights"] = ("component", fit.mixture.weights)
+    variables["trajectory"] = (
+        "pass",
+        np.array(fit.trajectory),
+        {"long_name": "total log-likelihood", "units": "nat"},
+    )
+    attributes: dict[str, Any] = {
+        "format": FORMAT,
+        "family": fit.covariance_type,
+        "features": list(fit.features),
+        "log_likelihood": fit.log_likelihood,
+        "bic": fit.bic,
+        "aic": fit.aic,
+        "n_parameters": fit.n_parameters,
+        "n_samples": fit.n_samples,
+        "n_missing": fit.n_missing,
+        "n_passes": fit.n_passes,
+        "converged": fit.converged,
+        "remaining_gain": fit.remaining_gain if math.isfinite(fit.remaining_gain) else None,
+        "collapsed": list(fit.collapsed),
+        "state": fit.state,
+    }
+    if settings is not None:
+        attributes["settings"] = dict(settings)
+    if table is not None:
+        attributes["candidates"] = json.loads(table.to_json(orient="records", double_precision=15))
+    return xr.Dataset(variables, attrs=attributes)
+
+
+def from_dataset(dataset: xr.Dataset, name: str) -> Fit:
+    """The fit that `to_dataset` wrote; `InputError` where it is none or has been damaged."""
+    a = dataset.attrs
+    if a.get("format") != FORMAT:
+        raise InputError(f"{name} is not a dgmm model: its format is {a.get('format')!r}, expected {FORMAT!r}")
+    family = get_family(a["family"])
+    try:
+        arrays = {str(v): np.asarray(dataset[v].values, dtype=np.float64) for v in dataset.data_vars}
+        weights = arrays["weights"]
+        components = family.from_arrays(arrays)
+        fit = Fit(
+            mixture=Mixture(family, weights, components),
+            log_likelihood=float(a["log_likelihood"]),
+            n_samples=int(a["n_samples"]),
+            n_missing=int(a["n_missing"]),
+            n_passes=int(a["n_passes"]),
+            converged=bool(a["converged"]),
+            remaining_gain=math.inf if a["remaining_gain"] is None else float(a["remaining_gain"]),
+            trajectory=tuple(arrays["trajectory"].tolist()),
+            features=tuple(a["features"]),
+            collapsed=tuple(a["collapsed"]),
+            state=a["state"],
+        )
+    except KeyError as error:
+        raise InputError(f"{name} is not a complete dgmm model: {error} is missing") from None
+    if weights.shape != (len(fit.mixture.means),) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-9:
+        raise InputError(f"{name} is damaged: its weights {weights.shape} are not positive with sum one")
+    if len(fit.features) != fit.mixture.n_features:
+        raise InputError(f"{name} is damaged: {len(fit.features)} names for {fit.mixture.n_features} features")
+    return fit
+
+
+def save(
+    fit: Fit,
+    path: Path,
+    *,
+    table: pd.DataFrame | None = None,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a fit to a Zarr group, or to JSON where the path ends in ``.json``.
+
+    Parameters
+    ----------
+    fit : Fit
+    path : path or URL
+    table : pandas.DataFrame, optional
+        Of all candidates, kept with the model.
+    settings : mapping, optional
+        What the fit was made with, kept with the model.
+    overwrite : bool
+
+    Raises
+    ------
+    OutputExistsError
+        If the place is taken and ``overwrite`` is False.
+    """
+    dataset = to_dataset(fit, table, settings)
+    if os.fspath(path).endswith(".json"):
+        if os.path.exists(path) and not overwrite:
+            raise OutputExistsError(f"{path} exists already: choose another place, or overwrite it (--overwrite)")
+        write_text(path, json.dumps(dataset.to_dict(), indent=1, allow_nan=False) + "\n")
+        return
+    with writing(path, overwrite=overwrite) as place:
+        dataset.to_zarr(store_at(place, read_only=False), mode="w", zarr_format=3, consolidated=False)
+
+
+def load(path: Path) -> Fit:
+    """Read a fit from a Zarr group or its JSON form; nothing in it is ever executed."""
+    return from_dataset(load_dataset(path), os.fspath(path))
+
+
+def load_dataset(path: Path) -> xr.Dataset:
+    """A stored model as a dataset, as it is."""
+    if os.fspath(path).endswith(".json"):
+        try:
+            with open(path, encoding="utf-8") as file:
+                return xr.Dataset.from_dict(json.load(file))
+        except FileNotFoundError:
+            raise InputError(f"no such model: {path}") from None
+        except ValueError as error:
+            raise InputError(f"{path} is not a dgmm model: {error}") from None
+    group = open_store(path)
+    if not isinstance(group, zarr.Group):
+        raise InputError(f"{path} is not a dgmm model: it is a single array")
+    return xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=False).load()
+
+
+def attributes(path: Path) -> dict[str, Any]:
+    """Attributes of a Zarr array or group."""
+    return dict(open_store(path).attrs)
+
+
+def candidates(path: Path) -> pd.DataFrame | None:
+    """The table of candidates stored with a selected model, None if it was trained alone."""
+    records = load_dataset(path).attrs.get("candidates")
+    return None if records is None else pd.DataFrame(records)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that it is there as a whole or not at all."""
+    place = os.fspath(path)
+    os.makedirs(os.path.dirname(os.path.abspath(place)), exist_ok=True)
+    with open(place + PARTIAL, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(place + PARTIAL, place)

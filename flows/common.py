@@ -1,0 +1,50 @@
+"""What the flows share: tasks without caches, artifacts, and running a flow from a settings file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import pandas as pd
+from cyclopts import App, Parameter
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from dgmm.cli import merged, run_app
+from dgmm.config import Settings, validated
+
+S = TypeVar("S", bound=Settings)
+
+#: Results travel as paths: nothing is cached, nothing is pickled.
+phase = task(cache_policy=NO_CACHE, persist_result=False)
+
+
+def publish_table(key: str, table: pd.DataFrame) -> None:
+    """Publish the BIC table as an artifact."""
+    shown = table.astype(object).where(table.notna(), None)
+    create_table_artifact(key=key, table=shown.to_dict(orient="records"), description="Candidates by BIC")
+
+
+def publish_summary(key: str, text: str) -> None:
+    """Publish what was found as an artifact."""
+    create_markdown_artifact(key=key, markdown=f"```\n{text}\n```", description="What was found")
+
+
+def main(flow: Callable[[S], Any], model: type[S]) -> None:
+    """Run a flow from the command line, with a settings file and changes to it, and exit with its code."""
+    app = App(name=f"python -m flows.{model.__name__.lower()}", help=flow.__doc__)
+
+    @app.default
+    def from_file(
+        settings: str,
+        /,
+        *,
+        set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False)] = None,
+        overwrite: Annotated[bool | None, Parameter(negative=())] = None,
+    ) -> None:
+        """Run with a settings file (.yaml); --set key=value changes any setting, --overwrite starts over."""
+        flow(validated(model, merged(settings, "settings", {"overwrite": overwrite}, set_)))
+
+    sys.exit(run_app(app, sys.argv[1:]))

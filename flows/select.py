@@ -1,0 +1,21 @@
+"""Choose a mixture by BIC: ``python -m flows.select settings.yaml``."""
+
+from prefect import flow
+
+from dgmm.config import Select
+from dgmm.pipeline import describe, run_select, show_table
+from flows.common import main, phase, publish_summary, publish_table
+
+
+@flow(name="dgmm-select", log_prints=True)
+def select(settings: Select) -> str:
+    """Select and write the best model and the table of candidates; their folder."""
+    selection = phase(run_select, name="select")(settings)
+    publish_table("dgmm-candidates", selection.table)
+    publish_summary("dgmm-select", describe(selection.best))
+    print(f"{show_table(selection.table)}\n{describe(selection.best)}")
+    return settings.out
+
+
+if __name__ == "__main__":
+    main(select, Select)
