@@ -1,0 +1,363 @@
+"""Pictures of a mixture, of the candidates it won over and of the samples it labels."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse, Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+from dgmm.mixture import Mixture
+from dgmm.results import Fit
+from dgmm.types import AnyArray, FloatArray, IntArray
+
+#: Cells of the scores that are read at most, and of a map where that means leaving cells out.
+CELLS, MAP_CELLS = 2_000_000, 300_000
+#: Points of a scatter plot.
+POINTS = 5000
+#: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
+STRONG = 10.0
+#: More bands than this hide each other.
+BANDS = 6
+
+MISSING, INK, GREY, GOLD = "#d4d7dc", "#1f2933", "#6b7280", "#ffc914"
+SOUND = ("converged", "stopped", "dropped")
+KINDS = ("#0b6e99", "#d1495b", "#3d8b37", "#8e5ea2", "#c77d0a", "#5c5c5c")
+MARKERS = {"converged": "o", "stopped": "v", "dropped": "o", "collapsed": "X", "failed": "x"}
+BEST: dict[str, Any] = {"ls": "", "marker": "*", "ms": 16, "mfc": GOLD, "mec": INK, "mew": 0.9, "zorder": 4}
+#: Names and units of the vertical and the horizontal axis of a map.
+LATITUDE, LONGITUDE = ("lat", "latitude", "degrees_north"), ("lon", "longitude", "degrees_east")
+
+
+def bic_figure(table: pd.DataFrame, fit: Fit, *, figure: FigureBase | None = None) -> FigureBase:
+    """BIC above that of the model against K: all of it, and close to the best."""
+    figure = figure or _new_figure(10.5, 4.1)
+    table = table.assign(gap=table["bic"] - fit.bic, state=states(table)).sort_values("n_components")
+    sound = table[table["state"].isin(SOUND)]
+    high, kinds = max(sound["gap"].max(), STRONG), sorted(set(table["covariance_type"]))
+    panels = figure.subplots(1, 2)
+    _prepare(panels[0], "All candidates", "number of components K", "BIC above the best")
+    _prepare(panels[1], "Close to the best", "number of components K", "")
+    panels[1].set_yscale("symlog", linthresh=STRONG, linscale=0.7)
+    panels[1].axhspan(0, STRONG, color="#f6edcd", lw=0, zorder=0)
+    for axes, low, top in zip(panels, (-0.05 * high, -0.3 * STRONG), (1.06 * high, 3 * high), strict=True):
+        for colour, kind in zip(itertools.cycle(KINDS), kinds):
+            line = sound[sound["covariance_type"] == kind]
+            axes.plot(line["n_components"], line["gap"], color=colour, lw=1.4)
+            for state, part in table[table["covariance_type"] == kind].groupby("state"):
+                # a collapsed candidate may lie far below the best; one that failed has no BIC
+                heights = part["gap"].fillna(top).clip(low, top)
+                axes.plot(part["n_components"], heights, clip_on=False, **_marker(str(state), colour))
+        axes.plot(fit.n_components, 0, clip_on=False, **BEST)
+        axes.set_ylim(low, top)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    styles = [{"color": c, "lw": 2, "label": k} for c, k in zip(itertools.cycle(KINDS), kinds)]
+    styles += [BEST | {"label": "the model"}]
+    styles += [_marker(s, GREY) | {"label": s} for s in MARKERS if (table["state"] == s).any()]
+    _legend(panels[1], [Line2D([], [], **style) for style in styles])
+    return figure
+
+
+def map_figure(
+    scores: xr.Dataset, mixture: Mixture, *, small: bool = True, figure: FigureBase | None = None
+) -> FigureBase:
+    """Maps of the most frequent class; with ``small`` also of single positions and of the mean probability."""
+    label, dims = scores["label"], map_dims(scores)
+    if dims is None:
+        raise ValueError(f"no latitude and longitude among the dimensions {', '.join(map(str, label.dims))}")
+    others = [d for d in label.dims if d not in dims]
+    panels = {"Most frequent class" if others else "Class": most_frequent(label, dims)}
+    for i in sorted({0, label.sizes[others[0]] // 2}) if others and small else ():
+        part = label.isel({others[0]: i})
+        panels[f"Class, {_position(part, others[0], i)}"] = most_frequent(part, dims)
+    figure, n = figure or _new_figure(10.5, 7.0 if small else 5.0), len(panels)
+    bands: Any = figure.subfigures(2, 1, height_ratios=(0.8 * n + 0.2, 1)) if small else [figure]
+    places = [axes for band, m in zip(bands, (1, n), strict=False) for axes in band.subplots(1, m, squeeze=False)[0]]
+    palette = ListedColormap(class_colours(mixture))
+    for i, (name, classes) in enumerate(panels.items()):
+        mesh = _draw_map(places[i], name, classes.where(classes >= 0), scores, dims, small=i > 0)
+        mesh.set(cmap=palette, clim=(-0.5, palette.N - 0.5))
+    _legend(places[0], [*_class_handles(mixture), Patch(color=MISSING, label="missing")], "class (share)")
+    if small:
+        mean = scores["probability"].mean(others, skipna=True)
+        mesh = _draw_map(places[n], "Mean highest probability", mean, scores, dims, small=True)
+        mesh.set(cmap="cividis", clim=(0.5, 1))
+        bands[1].colorbar(mesh, ax=places[n], extend="min", shrink=0.7, aspect=14).ax.tick_params(labelsize=8)
+    return figure
+
+
+def profile_figure(
+    mixture: Mixture, features: xr.DataArray, *, spread: bool = True, figure: FigureBase | None = None
+) -> FigureBase:
+    """Means, and with ``spread`` standard deviations, of the components along the features' coordinate."""
+    figure = figure or _new_figure(10.5, 5.2)
+    at, attrs, colours, sd = features.to_numpy(), features.attrs, class_colours(mixture), deviations(mixture)
+    name, unit = attrs.get("value_name", "value"), attrs.get("value_units")
+    panels = figure.subplots(1, 2 if spread else 1, sharey=True, squeeze=False)[0]
+    along = _with_unit(str(attrs.get("long_name", features.name)), attrs.get("units"))
+    _prepare(panels[0], "Mean of each class", _with_unit(name, unit), along)
+    for k, mean in enumerate(mixture.means):
+        panels[0].plot(mean, at, color=colours[k], lw=1.8)
+        if mixture.n_components <= BANDS:
+            panels[0].fill_betweenx(at, mean - sd[k], mean + sd[k], color=colours[k], alpha=0.15, lw=0)
+        if spread:
+            panels[1].plot(sd[k], at, color=colours[k], lw=1.8)
+    panels[0].set_ylim(*(at.max(), at.min()) if attrs.get("positive") == "down" else (at.min(), at.max()))
+    if spread:
+        _prepare(panels[1], "Standard deviation within each class", _with_unit(f"sd of {name}", unit), "")
+        panels[1].set_xlim(left=0)
+        _legend(panels[1], _class_handles(mixture), "class (share)")
+    return figure
+
+
+def sample_figure(
+    mixture: Mixture, sample: FloatArray, names: Sequence[str], *, figure: FigureBase | None = None
+) -> FigureBase:
+    """Rows by class: a histogram of one feature, a scatter plot of two or of the principal components of many."""
+    figure = figure or _new_figure(9, 5.4)
+    axes, colours, d = figure.subplots(), class_colours(mixture), mixture.n_features
+    _legend(axes, _class_handles(mixture), "class (share)")
+    if d == 1:
+        _prepare(axes, "", names[0], "density")
+        axes.hist(sample[:, 0], bins=min(100, 10 + math.isqrt(len(sample))), density=True, color=MISSING)
+        x = np.linspace(sample.min(), sample.max(), 500)
+        parts = np.exp(np.concatenate([part.copy() for part in mixture.log_joint(x[:, None])]))
+        axes.plot(x, parts.sum(axis=1), color=INK, lw=1.6)
+        for part, colour in zip(parts.T, colours, strict=True):
+            axes.fill_between(x, part, color=colour, alpha=0.45, lw=0)
+        return figure
+    x = sample[:: math.ceil(len(sample) / POINTS)]
+    onto, origin, titles = np.eye(d)[:2], np.zeros(d), list(names[:2])
+    if d > 3:
+        origin, scale = sample.mean(axis=0), sample.std(axis=0)
+        scale[scale == 0] = 1
+        values, vectors = np.linalg.eigh(np.cov(((sample - origin) / scale).T))
+        onto = vectors[:, :-3:-1].T / scale
+        titles = [f"principal component {i + 1} ({values[-1 - i] / values.sum():.0%} of variance)" for i in (0, 1)]
+    _prepare(axes, "", *titles)
+    labels = mixture.responsibilities(x).argmax(axis=1)
+    u, v = onto @ (x - origin).T
+    axes.scatter(u, v, s=8 if len(x) > 1000 else 20, color=colours[labels], alpha=0.6, lw=0)
+    for k, centre in enumerate((mixture.means - origin) @ onto.T):
+        values, vectors = np.linalg.eigh(onto @ _covariance(mixture, k) @ onto.T)
+        angle = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
+        for sigma in (1, 2):
+            width, height = 2 * sigma * np.sqrt(values[::-1])
+            axes.add_patch(Ellipse(centre, width, height, angle=angle, fill=False, ec=INK, lw=1.8 / sigma))
+        badge = {"boxstyle": "circle,pad=0.25", "fc": "white", "ec": colours[k]}
+        axes.annotate(str(k), centre, ha="center", va="center", fontsize=9, weight="bold", bbox=badge)
+    return figure
+
+
+def means_figure(mixture: Mixture, names: Sequence[str]) -> FigureBase:
+    """Means of the components as a heat map, in standard deviations from the mean of the mixture."""
+    centre = mixture.weights @ mixture.means
+    total = mixture.weights @ (deviations(mixture) ** 2 + (mixture.means - centre) ** 2)
+    z = (mixture.means - centre) / np.sqrt(total)
+    n, d = z.shape
+    figure = _new_figure(10.5, min(2.4 + 0.26 * n, 12))
+    axes, limit = figure.subplots(), max(1.0, float(np.quantile(np.abs(z), 0.98)))
+    mesh = axes.imshow(z, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(n), [f"class {k}" for k in range(n)], fontsize=9)
+    ticks = np.unique(np.linspace(0, d - 1, 24).astype(int))
+    axes.set_xticks(ticks, [names[i] for i in ticks], rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
+    figure.colorbar(mesh, ax=axes, label="sd from the mean", pad=0.01)
+    return figure
+
+
+def convergence_figure(fit: Fit) -> FigureBase:
+    """Log-likelihood still to be gained in each pass, the estimated remaining gain included."""
+    figure = _new_figure(10.5, 3.4)
+    axes, values = figure.subplots(), np.array(fit.trajectory)
+    still = fit.remaining_gain * fit.n_samples if np.isfinite(fit.remaining_gain) else 0.0
+    gap = max(fit.log_likelihood, values.max()) + still - values
+    gap[gap <= 0] = np.nan
+    passes, best = np.arange(1, len(gap) + 1), np.fmin.accumulate(gap)
+    kept = gap <= best
+    _prepare(axes, "", "pass over all the data", "log-likelihood to go (nats)")
+    axes.plot(passes, best, "-", color=KINDS[0], lw=1.6, label="best so far")
+    axes.plot(passes[kept], gap[kept], "o", color=KINDS[0], ms=4.5)
+    if (rejected := ~kept & ~np.isnan(gap)).any():
+        axes.plot(passes[rejected], gap[rejected], "o", color=GREY, mfc="white", ms=4.5, label="tried and rejected")
+    axes.axhline(fit.n_parameters / 2, color=GREY, lw=1, ls="--", label="p/2, what the data leave undecided")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(LogLocator(numticks=8))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.12g}"))
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def most_frequent(label: xr.DataArray, keep: Sequence[Hashable]) -> xr.DataArray:
+    """Most frequent class over all other dimensions, the lower number in a tie; -1 where all are missing."""
+    shape = [label.sizes[d] for d in keep]
+    cells = label.transpose(*keep, ...).to_numpy().reshape(*shape, -1)
+    mode, most = np.full(shape, -1), np.zeros(shape, int)
+    for k in range(cells.max(initial=-1) + 1):
+        count = (cells == k).sum(axis=-1)
+        mode[count > most] = k
+        most = np.maximum(most, count)
+    return xr.DataArray(mode, dims=keep)
+
+
+def map_dims(scores: xr.Dataset) -> tuple[Hashable, Hashable] | None:
+    """Dimensions of the vertical and the horizontal axis of a map, by name or CF units; None if it is no map."""
+    found = []
+    for wanted, plain in ((LATITUDE, "y"), (LONGITUDE, "x")):
+        dims = [d for d in scores["label"].dims if _is_degrees(scores, d, wanted) or str(d).lower() == plain]
+        found += dims[:1]
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
+def strides(label: xr.DataArray, keep: Sequence[Hashable]) -> dict[Hashable, int]:
+    """Step along each dimension that leaves at most `CELLS` cells; a map (``keep``) is thinned to `MAP_CELLS` first."""
+    steps = dict.fromkeys(label.dims, 1)
+    left = dict(label.sizes)
+    while math.prod(left.values()) > CELLS:
+        of_map = bool(keep) and math.prod(left[d] for d in keep) > MAP_CELLS
+        longest = max((d for d in left if (d in keep) == of_map), key=lambda d: left[d])
+        steps[longest] *= 2
+        left[longest] = math.ceil(label.sizes[longest] / steps[longest])
+    return steps
+
+
+def class_colours(mixture: Mixture) -> FloatArray:
+    """Colours (K, 4) from blue to red by the mean of the first feature."""
+    colours = np.empty((mixture.n_components, 4))
+    shades = np.linspace(0.06, 0.94, mixture.n_components)
+    colours[_colour_order(mixture)] = matplotlib.colormaps["turbo"](shades)
+    return colours
+
+
+def _colour_order(mixture: Mixture) -> IntArray:
+    return np.argsort(mixture.means[:, 0], kind="stable")
+
+
+def _class_handles(mixture: Mixture) -> list[Patch]:
+    colours, shares = class_colours(mixture), mixture.weights
+    return [Patch(color=colours[k], label=f"{k}  ({shares[k]:.1%})") for k in _colour_order(mixture)]
+
+
+def _marker(state: str, colour: str) -> dict[str, Any]:
+    face = "white" if state == "dropped" else colour
+    return {"ls": "", "marker": MARKERS.get(state, "o"), "color": colour, "mfc": face, "ms": 6, "zorder": 3}
+
+
+def _legend(axes: Axes, handles: Sequence[Artist], title: str | None = None) -> None:
+    axes.legend(
+        handles=handles, title=title, frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.02),
+        ncols=math.ceil(len(handles) / 18), handlelength=1.3, borderaxespad=0.2,
+    )  # fmt: skip
+
+
+def _covariance(mixture: Mixture, k: int) -> FloatArray:
+    """Covariance (d, d) of one component."""
+    covariances = mixture.covariances
+    if covariances.ndim == 3 or mixture.covariance_type == "tied":
+        return covariances if covariances.ndim == 2 else covariances[k]
+    return np.diag(np.broadcast_to(covariances[k], mixture.n_features))
+
+
+def deviations(mixture: Mixture) -> FloatArray:
+    """Standard deviations (K, d)."""
+    return np.sqrt([np.diagonal(_covariance(mixture, k)) for k in range(mixture.n_components)])
+
+
+def states(table: pd.DataFrame) -> pd.Series[str]:
+    """First word of each state: a key of `MARKERS`."""
+    return table["state"].str.extract(r"^(\w+)", expand=False)
+
+
+def _is_degrees(scores: xr.Dataset, dim: Hashable, wanted: tuple[str, ...]) -> bool:
+    units = scores[dim].attrs.get("units") if dim in scores.coords else None
+    return str(dim).lower() in wanted or units in wanted
+
+
+def _position(part: xr.DataArray, dim: Hashable, index: int) -> str:
+    if dim not in part.coords:
+        return f"{dim} index {index}"
+    value = part[dim].values
+    return f"{dim} {str(value)[:10] if value.dtype.kind == 'M' else value}"
+
+
+def _draw_map(
+    axes: Axes, title: str, values: xr.DataArray, scores: xr.Dataset, dims: Sequence[Hashable], *, small: bool
+) -> QuadMesh:
+    """One map, north up and longitudes from -180 to 180; the caller sets the colours."""
+    cells: AnyArray = np.ma.masked_invalid(values.transpose(*dims).to_numpy())
+    at = [scores[d].to_numpy() if d in scores.coords else np.arange(values.sizes[d]) for d in dims]
+    y, x = (a if a.dtype.kind in "fiu" else np.arange(len(a)) for a in at)
+    if degrees := _is_degrees(scores, dims[1], LONGITUDE):
+        x = (x + 180.0) % 360 - 180
+        x, cells = np.sort(x), cells[:, np.argsort(x)]
+    mesh = axes.pcolormesh(x, y, cells, shading="nearest", rasterized=True)
+    axes.set_facecolor(MISSING)
+    axes.set_title(title, loc="left", fontsize=9 if small else 11, color=INK)
+    axes.tick_params(labelsize=8, length=2, labelbottom=not small, labelleft=not small)
+    axes.spines[:].set_color(GREY)
+    if 0.1 < np.ptp(axes.get_ylim()) / np.ptp(axes.get_xlim()) < 10:
+        axes.set_aspect("equal")
+    for axis, letters in ((axes.xaxis, "WE"), (axes.yaxis, "SN")) if degrees else ():
+        axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 3, 6, 10]))
+        axis.set_major_formatter(FuncFormatter(partial(_degree_text, letters)))
+    return mesh
+
+
+def _degree_text(letters: str, value: float, _: int) -> str:
+    return f"{abs(value):g}°{letters[int(value > 0)] if value else ''}"
+
+
+def main_figure(
+    fit: Fit, table: pd.DataFrame | None, view: xr.Dataset | None, along: xr.DataArray | None, rows: FloatArray | None
+) -> Figure:
+    """The main pictures: where and what the classes are, and below them the contest."""
+    top: list[Callable[..., FigureBase]] = []
+    if view is not None:
+        top.append(partial(map_figure, view, fit.mixture, small=False))
+    if along is not None:
+        top.append(partial(profile_figure, fit.mixture, along, spread=not top))
+    elif rows is not None:
+        top.append(partial(sample_figure, fit.mixture, rows, fit.features))
+    below: list[Callable[..., FigureBase]] = [] if table is None else [partial(bic_figure, table, fit)]
+    bands = [band for band in (top, below) if band]
+    figure = _new_figure(13, 4.6 * max(len(bands), 1))
+    for i, band in enumerate(bands):
+        part = figure.add_subfigure(figure.add_gridspec(len(bands), 1)[i])
+        grid = part.add_gridspec(1, len(band), width_ratios=(2.3, 1)[: len(band)])
+        for j, draw in enumerate(band):
+            draw(figure=part.add_subfigure(grid[j]))
+    return figure
+
+
+def _prepare(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_xlabel(xlabel, fontsize=10, color=INK)
+    axes.set_ylabel(ylabel, fontsize=10, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(labelsize=9, color=GREY)
+    axes.grid(color="#e5e7eb", lw=0.8)
+    axes.set_axisbelow(True)
+
+
+def _with_unit(name: str, unit: str | None) -> str:
+    return f"{name} ({unit})" if unit and unit != "1" else name
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")

@@ -1,0 +1,158 @@
+"""Pictures and one self-contained page by which a person can judge a mixture."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from pathlib import Path
+from typing import cast
+
+import jinja2
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure, FigureBase
+
+from dgmm.figures import (
+    BANDS,
+    SOUND,
+    STRONG,
+    bic_figure,
+    class_colours,
+    convergence_figure,
+    deviations,
+    main_figure,
+    map_dims,
+    map_figure,
+    means_figure,
+    profile_figure,
+    sample_figure,
+    states,
+    strides,
+)
+from dgmm.results import Fit
+from dgmm.store import PARTIAL
+from dgmm.types import FloatArray
+
+#: Rows of the table of candidates, features in the table of components.
+ROWS, COLUMNS = 20, 8
+#: Dots per inch of the pictures.
+DPI = 150
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    fit: Fit,
+    table: pd.DataFrame | None,
+    scores: xr.Dataset,
+    features: xr.DataArray | None = None,
+    sample: FloatArray | None = None,
+    picture: str | os.PathLike[str] | None = None,
+) -> None:
+    """Write the report: one HTML file that needs nothing else.
+
+    Parameters
+    ----------
+    path : path
+        The page; replaced at once if it exists.
+    title : str
+        Heading of the page.
+    fit : Fit
+        The model to report.
+    table : DataFrame or None
+        The candidates, as in `Selection.table`; None if there was only one.
+    scores : Dataset
+        ``label`` (-1 where missing) and ``probability`` on the grid of the input; may be lazy and large.
+    features : DataArray, optional
+        Coordinate along which the features lie; if numeric, its attributes ``units``, ``positive``,
+        ``value_name`` and ``value_units`` label the profiles.
+    sample : ndarray, shape (m, d), optional
+        Rows of the data, for the scatter plot.
+    picture : path, optional
+        Also write the main pictures as one PNG.
+    """
+    mixture, on = fit.mixture, map_dims(scores)
+    steps = strides(scores["label"], on or ())
+    view = scores[["label", "probability"]].isel({d: slice(None, None, s) for d, s in steps.items()}).load()
+    along = features if features is not None and features.dtype.kind in "fiu" and features.size > 1 else None
+    rows = None if sample is None or along is not None else sample[np.isfinite(sample).all(axis=1)]
+    rows = rows if rows is not None and len(rows) else None
+    figures = {
+        "bic": None if table is None else bic_figure(table, fit),
+        "map": map_figure(view, mixture) if on else None,
+        "profiles": None if along is None else profile_figure(mixture, along),
+        "sample": None if rows is None else sample_figure(mixture, rows, fit.features),
+        "means": means_figure(mixture, fit.features) if along is None and mixture.n_features > 2 else None,
+        "convergence": convergence_figure(fit) if len(fit.trajectory) > 1 else None,
+    }
+    probability = view["probability"].values[view["label"].values >= 0]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dgmm"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        fit=fit,
+        candidates=[] if table is None else table.head(ROWS).to_dict("records"),
+        n_candidates=0 if table is None else len(table),
+        cautions=cautions(fit, table),
+        images={name: _data_url(figure) for name, figure in figures.items() if figure is not None},
+        steps={d: s for d, s in steps.items() if s > 1},
+        across=[d for d in view["label"].dims if d not in on] if on else [],
+        colours=[to_hex(c) for c in class_colours(mixture)],
+        shown=np.unique(np.linspace(0, mixture.n_features - 1, COLUMNS).astype(int)).tolist(),
+        digits=np.clip(2 - np.floor(np.log10(deviations(mixture).min(axis=0))), 0, 9).astype(int).tolist(),
+        unit="" if along is None else along.attrs.get("units", ""),
+        probability=probability if len(probability) else None,
+        bands=mixture.n_components <= BANDS,
+        strong=STRONG,
+    )
+    _replace(path, page.encode())
+    if picture is not None:
+        _replace(picture, _png(main_figure(fit, table, view if on else None, along, rows)))
+
+
+def cautions(fit: Fit, table: pd.DataFrame | None) -> list[str]:
+    """What speaks against taking the model as it is, in words."""
+    found = []
+    if not fit.converged:
+        gain = f"an estimated {fit.remaining_gain:.2g} nats per sample" if np.isfinite(fit.remaining_gain) else "more"
+        found.append(f"Not converged: training ended after {fit.n_passes} passes with {gain} still to be gained.")
+    if fit.collapsed:
+        which = ", ".join(map(str, fit.collapsed))
+        found.append(f"Collapsed components: {which}. They are too narrow or too small to mean anything.")
+    if table is None:
+        return found
+    conditions, names = states(table), table["covariance_type"] + " K = " + table["n_components"].astype(str)
+    tried = sorted(set(table["n_components"][table["bic"].notna()]))
+    if len(tried) > 1 and fit.n_components == tried[-1]:
+        found.append(f"The best K = {tried[-1]} is the largest that was tried: a larger one may be better.")
+    winner = (table["n_components"] == fit.n_components) & (table["covariance_type"] == fit.covariance_type)
+    gaps = (table["bic"] - fit.bic)[~winner & conditions.isin(SOUND)]
+    if len(gaps) and gaps.min() < STRONG:
+        found.append(f"A close contest: {names[gaps.idxmin()]} is only {gaps.min():.1f} worse in BIC.")
+    for state, what in (("collapsed", "collapsed and cannot win"), ("failed", "could not be fitted")):
+        some = names[conditions == state].tolist()
+        more = f" and {len(some) - 5} more" if len(some) > 5 else ""
+        found += [f"Candidates that {what}: {', '.join(some[:5])}{more}."] if some else []
+    return found
+
+
+def _png(figure: FigureBase) -> bytes:
+    buffer = io.BytesIO()
+    cast(Figure, figure).savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _data_url(figure: FigureBase) -> str:
+    return f"data:image/png;base64,{base64.b64encode(_png(figure)).decode()}"
+
+
+def _replace(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    part = Path(os.fspath(path) + PARTIAL)
+    part.write_bytes(content)
+    os.replace(part, path)
