@@ -11,13 +11,14 @@ import xarray as xr
 
 from dgmm import store
 from dgmm.config import Training, validated
-from dgmm.data import Samples, Source, open_samples
+from dgmm.data import Samples, Source, open_samples, store_at
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
 from dgmm.passes import Passes
 from dgmm.results import Fit, Selection
 from dgmm.scoring import score_samples
-from dgmm.selection import Candidate, fit_candidates, select_candidates
+from dgmm.selection import fit_candidates, select_candidates
+from dgmm.starts import Candidate
 from dgmm.workers import Workers, open_workers
 
 if TYPE_CHECKING:
@@ -182,4 +183,4 @@ def check_components(n_components: Sequence[int]) -> None:
 
 def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:
     """Scores as a lazy dataset."""
-    return xr.open_zarr(store.store_at(path, read_only=True), consolidated=False)
+    return xr.open_zarr(store_at(path, read_only=True), consolidated=False)

@@ -18,6 +18,7 @@ app = App(
     name="dgmm",
     version=__version__,
     help="Gaussian mixture models fitted, selected and applied straight from chunked Zarr arrays.",
+    result_action="return_value",
 )
 
 SETTINGS_SUFFIXES = (".yaml", ".yml")

@@ -141,9 +141,11 @@ def open_samples(
     if isinstance(opened, zarr.Group):
         opened = xr.open_zarr(opened.store, group=opened.path or None, chunks=None, consolidated=False)
     if isinstance(opened, np.ma.MaskedArray):
-        opened = opened.astype(float).filled(np.nan)
+        masked: Any = opened
+        opened = masked.astype(float).filled(np.nan)
     if isinstance(opened, xr.DataArray):
-        return _from_dataset(name, opened.to_dataset(name=opened.name or "data"), None, feature_dim or opened.dims[-1])
+        named = "data" if opened.name is None else str(opened.name)
+        return _from_dataset(name, opened.to_dataset(name=named), None, feature_dim or str(opened.dims[-1]))
     if isinstance(opened, xr.Dataset):
         return _from_dataset(name, opened, variables, feature_dim)
     if not isinstance(opened, (zarr.Array, dask.array.Array, np.ndarray)):

@@ -111,8 +111,8 @@ def squarem(start: Mixture, setting: Setting) -> Proposals:
         ratio = lengths[0] / lengths[1] if lengths[1] else 1.0
         ratios.append(ratio)
         gain = at_first.log_likelihood - at_base.log_likelihood
-        if len(ratios) >= LEAST_CYCLES:
-            remaining = gain_to_come(gain, max(ratios), at_first.log_likelihood)
+        to_come = gain_to_come(gain, max(ratios), at_first.log_likelihood)
+        remaining = to_come if len(ratios) >= LEAST_CYCLES or not to_come else np.inf
         alpha = float(np.clip(ratio, 1.0, step_bound))
         # alpha = 1 is the second EM step itself
         jump = points[0] + 2 * alpha * step + alpha**2 * change if alpha > 1 else points[2]

@@ -216,8 +216,8 @@ class Workspace:
         n, plan = len(x), self.plan
         centred = self._centred[:, :n]
         np.subtract(x.T, plan.origin[:, None], out=centred)
-        joint = self._joint[:, :n]
-        features = []
+        joint: FloatArray = self._joint[:, :n]
+        features: list[FloatArray] = []
         for stack, buffer in zip(plan.stacks, self._features, strict=True):
             source = centred
             if stack.shift is not None:

@@ -54,11 +54,7 @@ class Mixture:
         w, m, c = (np.array(a, dtype=float) for a in (weights, means, covariances))
         if w.ndim != 1 or m.ndim != 2 or len(w) != len(m) or not (w > 0).all():
             raise InputError(f"weights {w.shape} and means {m.shape} must be (K,), positive, and (K, d)")
-        try:
-            factors = np.linalg.cholesky(c) if covariance_type in ("full", "tied") else np.sqrt(c)
-        except np.linalg.LinAlgError:
-            raise InputError("a covariance is not symmetric positive definite") from None
-        return cls(family, w / w.sum(), family.from_arrays({"means": m, "factors": factors}))
+        return cls(family, w / w.sum(), family.from_arrays({"means": m, "covariances": c}))
 
     @property
     def covariance_type(self) -> str:
@@ -113,12 +109,20 @@ class Mixture:
     def density_plan(self) -> Plan:
         """Plan of an E-step that gives log densities sample by sample, in a frame of the mixture's own."""
         family, components = self.family.for_density(self.components)
+        plain = Mixture(family, self.weights, components)
         mean = self.weights @ self.means
         spread = self.means - mean
-        scatter = (spread.T * self.weights) @ spread
-        frame = make_frame(family.frame, mean, scatter + _mean_covariance(self))
-        plain = Mixture(family, self.weights, components).to_frame(frame)
-        return make_plan([plain], {family.frame: frame})
+        covariance = (spread.T * self.weights) @ spread + plain.mean_covariance()
+        frame = make_frame(family.frame, mean, covariance)
+        return make_plan([plain.to_frame(frame)], {family.frame: frame})
+
+    def mean_covariance(self) -> FloatArray:
+        """Weighted mean of the components' covariances, shape (d, d), of a family with one for each component."""
+        c, k = self.covariances, self.n_components
+        if c.ndim == 3:
+            return np.einsum("k,kij->ij", self.weights, c)
+        variances: FloatArray = np.broadcast_to(c.reshape(k, -1), self.means.shape)
+        return np.diag(self.weights @ variances)
 
     def log_joint(self, x: AnyArray) -> Iterator[FloatArray]:
         """Slices (n, K) of ``log w_k p(x | k)`` for the rows of ``x`` (n, d); each is overwritten by the next."""
@@ -139,14 +143,3 @@ class Mixture:
         """Draw n samples (n, d) and the components (n,) they came from."""
         labels = generator.choice(self.n_components, size=n, p=self.weights)
         return self.family.sample(self.components, labels, generator), labels
-
-
-def _mean_covariance(mixture: Mixture) -> FloatArray:
-    """Weighted mean of the components' covariances, shape (d, d)."""
-    covariances = mixture.covariances
-    if covariances.ndim == 3:
-        return np.einsum("k,kij->ij", mixture.weights, covariances)
-    if mixture.covariance_type == "tied":
-        return covariances
-    full: FloatArray = np.broadcast_to(covariances.reshape(mixture.n_components, -1), mixture.means.shape)
-    return np.diag(mixture.weights @ full)

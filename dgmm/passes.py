@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -179,7 +180,7 @@ def send(samples: Samples, workers: Workers) -> Any:
 def cut(n_segments: int, n_runs: int) -> list[range]:
     """Neighbouring segments in at most ``n_runs`` runs of nearly equal length."""
     edges = np.linspace(0, n_segments, min(n_runs, n_segments) + 1).round().astype(int).tolist()
-    return [range(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [range(a, b) for a, b in pairwise(edges)]
 
 
 def _constant(value: Any) -> Delayed:

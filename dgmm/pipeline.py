@@ -159,7 +159,8 @@ def is_done(path: str, wanted: Select | Score) -> bool:
         return True
     changed = sorted(k for k in now if not isinstance(before, dict) or before.get(k) != now[k])
     raise OutputExistsError(
-        f"{path} exists, made with other settings ({', '.join(changed)}): overwrite it (--overwrite) or choose another out"
+        f"{path} exists, made with other settings ({', '.join(changed)}): overwrite it (--overwrite), or choose "
+        "another out"
     )
 
 

@@ -64,7 +64,7 @@ class ScoreRun:
     def __call__(self, samples: Samples, run: range) -> Scored:
         """Score the segments of a run."""
         group = zarr.open_group(store_at(self.out, read_only=False), mode="r+")
-        arrays = {name: group[name] for name in group.array_keys()}
+        arrays = dict(group.arrays())
         total = Scored(np.zeros(self.plan.n_rows, dtype=np.int64), 0, 0.0)
         with one_blas_thread:
             for segment, x in read_ahead(samples, run):
@@ -169,27 +169,25 @@ def create(place: str, samples: Samples, model: Fit, probabilities: bool, settin
         "flag_values": list(range(-1, k)),
         "flag_meanings": " ".join(["missing", *(f"component_{i}" for i in range(k))]),
     }
-    columns = [
+    columns: list[tuple[str, type[np.number[Any]], float, dict[str, Any]]] = [
         ("label", label_dtype(k), -1, label),
-        (
-            "probability",
-            np.float32,
-            np.nan,
-            {"long_name": "probability of the most probable component", "units": "1"},
-        ),
-        ("log_density", np.float64, np.nan, {"long_name": "logarithm of the density", "units": "1"}),
+        ("probability", np.float32, np.nan, {"long_name": "probability of the most probable component"}),
+        ("log_density", np.float64, np.nan, {"long_name": "logarithm of the density, in the data's units"}),
     ]
-    codec = ZstdCodec(level=1, checksum=True)
-    for name, dtype, fill, attributes in columns:
-        group.create_array(
-            name, shape=grid.shape, chunks=grid.segment, dtype=dtype, fill_value=fill, compressors=codec,
-            dimension_names=dims, attributes=attributes,
-        )  # fmt: skip
     if probabilities:
+        columns.append(("probabilities", np.float32, np.nan, {"long_name": "probability of each component"}))
+    for name, dtype, fill, attributes in columns:
+        every = name == "probabilities"
         group.create_array(
-            "probabilities", shape=(*grid.shape, k), chunks=(*grid.segment, k), dtype=np.float32, fill_value=np.nan,
-            compressors=codec, dimension_names=(*dims, "component"), attributes={"long_name": "probability", "units": "1"},
-        )  # fmt: skip
+            name,
+            shape=(*grid.shape, k) if every else grid.shape,
+            chunks=(*grid.segment, k) if every else grid.segment,
+            dtype=dtype,
+            fill_value=fill,
+            compressors=ZstdCodec(level=1, checksum=True),
+            dimension_names=(*dims, "component") if every else dims,
+            attributes=attributes,
+        )
 
 
 def write_coordinates(place: str, samples: Samples) -> None:

@@ -1,103 +1,30 @@
-"""Candidates from starts on the sample to convergence on all the data, sharing every pass.
-
-All starts of all candidates first climb on a few rows of the in-memory sample, stacked; the best start of each
-goes on with larger and larger samples, then with all the data. One candidate is the special case `train` uses.
-"""
+"""Candidates to convergence on all the data, sharing every pass; one candidate is the case `train` uses."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-from dask.system import CPU_COUNT
 
 from dgmm.config import Training
-from dgmm.em import Ascent, Setting, climb, relative_floor
+from dgmm.em import Ascent, climb
 from dgmm.errors import CollapseError, InputError
-from dgmm.estep import accumulate_samples, make_plan, unpack
 from dgmm.families import get_family
-from dgmm.frame import Frame, FrameKind, Moments
-from dgmm.initialise import from_labels, one_component, start_labels
-from dgmm.mixture import Mixture
+from dgmm.frame import Frame, FrameKind
+from dgmm.initialise import one_component
 from dgmm.passes import Passes
 from dgmm.results import Fit, Selection
-from dgmm.statistics import SufficientStatistics
-from dgmm.tree import Node, merge_all
-from dgmm.types import FloatArray
-from dgmm.workers import one_blas_thread
+from dgmm.starts import Candidate, settings_for, start_on_sample, unsound_components
 
 logger = logging.getLogger("dgmm")
 
-#: All starts make this many passes over the start rows; this many of them go on (Biernacki et al. 2003).
-START_PASSES, STARTS_KEPT = 20, 3
-#: Passes over each larger sample, and the share of p/2 nats that may be missing there: what a sample of m rows
-#: leaves undecided is p/2 nats in any case.
-SAMPLE_PASSES, SAMPLE_TOLERANCE = 200, 0.02
-#: Each sample is this much larger than the one before, and the data at least this much larger than the last.
-SAMPLE_GROWTH = 8
-#: Rows of the in-memory sample per task.
-SAMPLE_BLOCK = 8192
 #: A candidate is dropped once its BIC, with twice the gain it can still hope for, is this much worse than the best:
 #: very strong evidence in the terms of Kass and Raftery (1995).
 MARGIN = 10.0
 #: No candidate is dropped before this pass, or unless it lags by more than it has gained in all passes so far.
 SETTLED = 6
-#: A component at the regularisation floor: its smallest variance is within this factor of it.
-FLOOR_FACTOR = 10.0
-#: A component that is this much narrower than the data in some direction is no more than a few rows that happen to
-#: lie on a line, unless it has this many rows per dimension.
-NARROW, ROWS_PER_DIMENSION = 1e-2, 10.0
-
-
-@dataclass(frozen=True, order=True)
-class Candidate:
-    """A number of components and a covariance type."""
-
-    n_components: int
-    covariance_type: str
-
-    def __str__(self) -> str:
-        return f"{self.covariance_type} K={self.n_components}"
-
-
-class SampleRows:
-    """Rows in memory, seen through the frames of all the data; the other way to supply `accumulate`.
-
-    Parameters
-    ----------
-    x : ndarray, shape (n, d)
-    frame : callable
-        The frame of each kind.
-    """
-
-    def __init__(self, x: FloatArray, frame: Callable[[FrameKind], Frame]) -> None:
-        self.x = x
-        self.frame = frame
-        self.moments = Moments.of(x)
-
-    def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
-        """E-step of all mixtures over the rows."""
-        plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures})
-        starts = range(0, len(self.x), SAMPLE_BLOCK)
-        with one_blas_thread, ThreadPoolExecutor(CPU_COUNT) as pool:
-            parts = pool.map(lambda a: accumulate_samples(self.x[a : a + SAMPLE_BLOCK], plan), starts)
-            return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
-
-
-def settings_for(
-    candidates: Iterable[Candidate], moments: Moments, frame: Callable[[FrameKind], Frame], reg_covar: float
-) -> dict[str, Setting]:
-    """What the M-steps of each covariance type need to know about the data."""
-    settings = {}
-    for name in {c.covariance_type for c in candidates}:
-        its_frame = frame(get_family(name).frame)
-        in_frame = moments.in_frame(its_frame)
-        settings[name] = Setting(its_frame, in_frame, relative_floor(in_frame, reg_covar))
-    return settings
 
 
 def fit_candidates(
@@ -123,7 +50,7 @@ def fit_candidates(
         return profile.frame(kind, samples.features)
 
     settings = settings_for(candidates, profile.moments, frame, options.reg_covar)
-    starts, failures = start_on_sample(passes, candidates, options, frame)
+    starts, failures = start_on_sample(profile, candidates, options, frame)
     for c in candidates:
         if c.n_components == 1:
             starts[c] = one_component(get_family(c.covariance_type), settings[c.covariance_type])
@@ -140,100 +67,6 @@ def fit_candidates(
     return fits, failures
 
 
-def start_on_sample(
-    passes: Passes, candidates: Sequence[Candidate], options: Training, frame: Callable[[FrameKind], Frame]
-) -> tuple[dict[Candidate, Mixture], dict[Candidate, str]]:
-    """The best of ``n_init`` starts of every candidate, converged on the sample, in frame coordinates."""
-    profile = passes.profile
-    rows = profile.sample.rows
-    sizes = sample_sizes(options, len(rows), profile.n_samples)
-    several = [c for c in candidates if c.n_components > 1]
-    failures: dict[Candidate, str] = {}
-    ascents: list[tuple[Candidate, Ascent]] = []
-    if several:
-        small = SampleRows(rows[: sizes[0]], frame)
-        settings = settings_for(several, small.moments, frame, options.reg_covar)
-        deviations = np.sqrt(np.diagonal(profile.moments.covariance))
-        standardised = (small.x - profile.moments.mean) / deviations
-        whitened = _whitened(small.x, frame, standardised)
-        for k in sorted({c.n_components for c in several}):
-            if k > len(small.x):
-                raise InputError(f"n_components={k} is more than start_rows={options.start_rows}: raise start_rows")
-            for labels in start_labels(standardised, whitened, k, options.n_init, options.seed):
-                for c in several:
-                    if c.n_components == k:
-                        setting = settings[c.covariance_type]
-                        family = get_family(c.covariance_type)
-                        ascents.append((c, _ascent(from_labels(family, small.x, labels, k, setting), setting, options)))
-        _climb_on_sample("starts", [a for _, a in ascents], small, START_PASSES)
-        ascents = [(c, a) for c in several for a in _most_likely(c, ascents, STARTS_KEPT, failures)]
-        _climb_on_sample("best starts", [a for _, a in ascents], small, SAMPLE_PASSES)
-    best: dict[Candidate, Mixture] = {}
-    for c in several:
-        for a in _most_likely(c, ascents, 1, failures, options.reg_covar):
-            best[c] = a.best
-    for size in sizes[1:]:
-        larger = SampleRows(rows[:size], frame)
-        settings = settings_for(best, larger.moments, frame, options.reg_covar)
-        climbing = {c: _ascent(m, settings[c.covariance_type], options) for c, m in best.items()}
-        _climb_on_sample("sample", list(climbing.values()), larger, SAMPLE_PASSES)
-        best = {c: a.best for c, a in climbing.items()}
-    return best, failures
-
-
-def _most_likely(
-    c: Candidate,
-    ascents: Sequence[tuple[Candidate, Ascent]],
-    n: int,
-    failures: dict[Candidate, str],
-    reg_covar: float | None = None,
-) -> list[Ascent]:
-    """The n most likely of a candidate's ascents; sound ones first, if asked for."""
-    its = [a for candidate, a in ascents if candidate == c]
-    sound = [a for a in its if a.failure is None]
-    if its and not sound:
-        failures[c] = str(its[0].failure)
-
-    def merit(a: Ascent) -> tuple[bool, float]:
-        n_rows = round(a.setting.moments.count)
-        unsound = reg_covar is not None and unsound_components(a.best, a.setting, n_rows, reg_covar)
-        return not unsound, a.log_likelihood
-
-    return sorted(sound, key=merit, reverse=True)[:n]
-
-
-def sample_sizes(options: Training, n_sample: int, n_samples: int) -> list[int]:
-    """Rows of each level of the ladder; data that are not much larger than a level are not sampled for it."""
-    sizes = [min(options.start_rows, n_sample)]
-    while sizes[-1] * SAMPLE_GROWTH <= min(n_sample, n_samples // 2):
-        sizes.append(sizes[-1] * SAMPLE_GROWTH)
-    return sizes
-
-
-def _ascent(start: Mixture, setting: Setting, options: Training) -> Ascent:
-    tol = SAMPLE_TOLERANCE * 0.5 * start.n_parameters / setting.moments.count
-    return Ascent(start, setting, tol, options.accelerate)
-
-
-def _whitened(x: FloatArray, frame: Callable[[FrameKind], Frame], standardised: FloatArray) -> FloatArray:
-    try:
-        whitening = frame("whitening")
-    except InputError:
-        return standardised  # dependent features: diag and spherical do not mind
-    return whitening.to_frame((x - whitening.origin).T).T
-
-
-def _climb_on_sample(what: str, ascents: list[Ascent], rows: SampleRows, max_passes: int) -> None:
-    began, done = time.perf_counter(), 0
-    for step in climb(ascents, rows.accumulate, max_passes):
-        done = step.number
-    components = sum(a.best.n_components for a in ascents)
-    logger.info(
-        "%s: %d mixtures (%d components) on %d rows of the sample, %d passes, %.1f s",
-        what, len(ascents), components, len(rows.x), done, time.perf_counter() - began,
-    )  # fmt: skip
-
-
 def _climb_on_data(
     passes: Passes, ascents: dict[Candidate, Ascent], options: Training, keep_all: bool
 ) -> dict[Candidate, int]:
@@ -245,20 +78,19 @@ def _climb_on_data(
     for step in climb(list(ascents.values()), passes.accumulate, options.max_iter):
         seconds, began = time.perf_counter() - began, time.perf_counter()
         leader = _leader(ascents, n, options.reg_covar)
-        if leader is not None:
-            ascent = ascents[leader]
-            logger.info(
-                "pass %d: %d alive, best %s, %.9g nats/sample, to come %.2g, %.3g rows/s",
-                step.number, len(step.ascents), leader, ascent.log_likelihood / n, ascent.remaining_gain / n, n / seconds,
-            )  # fmt: skip
-            if not keep_all and step.number >= SETTLED:
-                limit = _bic(ascent, n) + MARGIN
-                for c in (order[i] for i in step.ascents):
-                    a = ascents[c]
-                    hope = max(4 * a.remaining_gain, 2 * (a.log_likelihood - a.trajectory[0]))
-                    if not a.done and _bic(a, n) - hope > limit:
-                        a.failure = f"dropped at pass {step.number}"
-                        dropped[c] = step.number
+        ascent = ascents[leader]
+        logger.info(
+            "pass %d: %d alive, best %s, %.9g nats/sample, to come %.2g, %.3g rows/s",
+            step.number, len(step.ascents), leader, ascent.log_likelihood / n, ascent.remaining_gain / n, n / seconds,
+        )  # fmt: skip
+        if not keep_all and step.number >= SETTLED:
+            limit = _bic(ascent, n) + MARGIN
+            for c in (order[i] for i in step.ascents):
+                a = ascents[c]
+                hope = max(4 * a.remaining_gain, 2 * (a.log_likelihood - a.trajectory[0]))
+                if not a.done and _bic(a, n) - hope > limit:
+                    a.failure = f"dropped at pass {step.number}"
+                    dropped[c] = step.number
         began = time.perf_counter()
     return dropped
 
@@ -267,29 +99,11 @@ def _bic(ascent: Ascent, n: int) -> float:
     return -2 * ascent.log_likelihood + ascent.best.n_parameters * float(np.log(n))
 
 
-def _leader(ascents: dict[Candidate, Ascent], n: int, reg_covar: float) -> Candidate | None:
-    """The candidate with the lowest BIC so far that has not collapsed."""
-    for c in sorted(ascents, key=lambda c: _bic(ascents[c], n)):
-        a = ascents[c]
-        if a.trajectory and not unsound_components(a.best, a.setting, n, reg_covar):
-            return c
-    return None
-
-
-def unsound_components(mixture: Mixture, setting: Setting, n: int, reg_covar: float) -> tuple[int, ...]:
-    """Components that mean nothing, because the likelihood of a mixture is unbounded.
-
-    These are components with fewer effective rows than d + 1; at the regularisation floor; or spurious: on a
-    handful of rows (`ROWS_PER_DIMENSION` d) that happen to be nearly collinear (the smallest eigenvalue in the frame
-    is below `NARROW`).
-    """
-    family, d = mixture.family, mixture.n_features
-    counts = mixture.weights * n
-    narrowness = family.narrowness(mixture.components, setting.moments)
-    few = counts < d + 1
-    floored = narrowness < FLOOR_FACTOR * reg_covar
-    spurious = (narrowness < NARROW) & (counts < ROWS_PER_DIMENSION * d)
-    return tuple(np.flatnonzero(few | floored | spurious).tolist())
+def _leader(ascents: dict[Candidate, Ascent], n: int, reg_covar: float) -> Candidate:
+    """The candidate with the lowest BIC so far, among those that have not collapsed if there are any."""
+    ranked = sorted(ascents, key=lambda c: _bic(ascents[c], n))
+    sound = (c for c in ranked if not unsound_components(ascents[c].best, ascents[c].setting, n, reg_covar))
+    return next(sound, ranked[0])
 
 
 def _to_fit(passes: Passes, c: Candidate, ascent: Ascent, options: Training, dropped: int | None) -> Fit:
@@ -333,7 +147,8 @@ def select_candidates(
     sound = [f for f in fits.values() if not f.collapsed and f.state != "collapsed"]
     if not sound:
         raise CollapseError(
-            f"every candidate collapsed: lower n_components ({max(n_components)}) or raise reg_covar ({options.reg_covar:g})"
+            f"every candidate collapsed: lower n_components ({max(n_components)}) or raise reg_covar "
+            f"({options.reg_covar:g})"
         )
     best = min(sound, key=lambda f: f.bic)
     reasons = {(c.n_components, c.covariance_type): why for c, why in failures.items()}

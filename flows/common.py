@@ -17,8 +17,12 @@ from dgmm.config import Settings, validated
 
 S = TypeVar("S", bound=Settings)
 
-#: Results travel as paths: nothing is cached, nothing is pickled.
-phase = task(cache_policy=NO_CACHE, persist_result=False)
+R = TypeVar("R")
+
+
+def phase(name: str, work: Callable[[S], R], settings: S) -> R:
+    """Do one phase of a flow as a task; nothing is cached or pickled, results lie where the settings say."""
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)(settings)
 
 
 def publish_table(key: str, table: pd.DataFrame) -> None:
@@ -34,7 +38,7 @@ def publish_summary(key: str, text: str) -> None:
 
 def main(flow: Callable[[S], Any], model: type[S]) -> None:
     """Run a flow from the command line, with a settings file and changes to it, and exit with its code."""
-    app = App(name=f"python -m flows.{model.__name__.lower()}", help=flow.__doc__)
+    app = App(name=f"python -m flows.{model.__name__.lower()}", help=flow.__doc__, result_action="return_value")
 
     @app.default
     def from_file(

@@ -11,10 +11,10 @@ from flows.common import main, phase, publish_summary, publish_table
 @flow(name="dgmm-pipeline", log_prints=True)
 def pipeline(settings: Pipeline) -> str:
     """Select, score and report; stages that are done already, with the same settings, are kept."""
-    phase(stages.write_example, name="data")(settings)
-    model = phase(stages.select_stage, name="select")(settings)
-    phase(stages.score_stage, name="score")(settings)
-    phase(stages.report_stage, name="report")(settings)
+    phase("data", stages.write_example, settings)
+    model = phase("select", stages.select_stage, settings)
+    phase("score", stages.score_stage, settings)
+    phase("report", stages.report_stage, settings)
     table = store.candidates(model)
     if table is not None:
         publish_table("dgmm-candidates", table)

@@ -10,7 +10,7 @@ from flows.common import main, phase, publish_summary
 @flow(name="dgmm-score", log_prints=True)
 def score(settings: Score) -> str:
     """Label every sample and write the scores; their path."""
-    scored = phase(run_score, name="score")(settings)
+    scored = phase("score", run_score, settings)
     n = int(scored.counts.sum())
     text = f"{n} samples scored, {scored.n_missing} missing, mean log density {scored.log_density / max(n, 1):.6g}"
     publish_summary("dgmm-score", text)

@@ -10,7 +10,7 @@ from flows.common import main, phase, publish_summary, publish_table
 @flow(name="dgmm-select", log_prints=True)
 def select(settings: Select) -> str:
     """Select and write the best model and the table of candidates; their folder."""
-    selection = phase(run_select, name="select")(settings)
+    selection = phase("select", run_select, settings)
     publish_table("dgmm-candidates", selection.table)
     publish_summary("dgmm-select", describe(selection.best))
     print(f"{show_table(selection.table)}\n{describe(selection.best)}")

@@ -10,7 +10,7 @@ from flows.common import main, phase, publish_summary
 @flow(name="dgmm-train", log_prints=True)
 def train(settings: Train) -> str:
     """Fit one mixture and write the model; its path."""
-    fit = phase(run_train, name="train")(settings)
+    fit = phase("train", run_train, settings)
     publish_summary("dgmm-train", describe(fit))
     print(describe(fit))
     return settings.out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from dgmm.families.base import LocalFrames
@@ -23,6 +25,7 @@ class Diag(GaussianFamily):
     """``N(mu_k, diag(s_k)^2)``."""
 
     name = "diag"
+    dims: ClassVar[tuple[str, ...]] = ("component", "feature")
     frame = "isotropic"
     features = SQUARES
     local_features = SQUARES
@@ -53,7 +56,7 @@ class Diag(GaussianFamily):
         """Weighted means and variances."""
         weights, counts, means = first_moments(statistics, reference)
         d = means.shape[1]
-        variances = statistics.sums[:, d + 1 :] / counts[:, None] - means**2
+        variances: FloatArray = statistics.sums[:, d + 1 :] / counts[:, None] - means**2
         before = self.deviations(reference)
         local, gone = statistics.local[:, None], statistics.sums[:, :1] <= VANISHED
         means = np.where(local, reference.means + before * means, means)

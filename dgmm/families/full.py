@@ -28,6 +28,7 @@ class Full(GaussianFamily):
     """``N(mu_k, Sigma_k)`` with any positive definite ``Sigma_k``."""
 
     name = "full"
+    dims = ("component", "feature", "feature_")
     frame = "whitening"
     features = PRODUCTS
     local_features = PRODUCTS

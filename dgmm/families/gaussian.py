@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -138,6 +139,9 @@ def exp_cholesky(vector: FloatArray, k: int, d: int) -> FloatArray:
 class GaussianFamily(Family):
     """A Gaussian mixture with some structure of the covariances."""
 
+    #: Dimensions of covariances and factors, out of component, feature and feature_.
+    dims: ClassVar[tuple[str, ...]]
+
     def natural_parameters(self, weights: FloatArray, components: Gaussians, log_volume: float) -> FloatArray:
         """Theta, shape (K, P)."""
         return self.expand(self.log_peaks(weights, components, log_volume), components)
@@ -186,22 +190,28 @@ class GaussianFamily(Family):
 
     def arrays(self, components: Gaussians) -> Mapping[str, tuple[tuple[str, ...], FloatArray]]:
         """Means, covariances (for readers) and factors (from which the mixture is rebuilt to the last bit)."""
-        names = ("component", "feature", "feature_")
-        dims = {"full": names, "tied": names[1:], "diag": names[:2], "spherical": names[:1]}[self.name]
         return {
-            "means": (names[:2], components.means),
-            "covariances": (dims, self.covariances(components)),
-            "factors": (dims, components.factors),
+            "means": (("component", "feature"), components.means),
+            "covariances": (self.dims, self.covariances(components)),
+            "factors": (self.dims, components.factors),
         }
 
     def from_arrays(self, arrays: Mapping[str, FloatArray]) -> Gaussians:
-        """Components from stored means and factors."""
-        means, factors = arrays["means"], arrays["factors"]
-        k, d = means.shape
-        expected = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}[self.name]
-        if factors.shape != expected:
-            raise InputError(f"factors of a {self.name} model have shape {factors.shape}, expected {expected}")
-        diagonal = np.diagonal(factors, axis1=-2, axis2=-1) if self.name in ("full", "tied") else factors
-        if not (np.isfinite(means).all() and np.isfinite(factors).all() and (diagonal > 0).all()):
-            raise InputError(f"means and factors of a {self.name} model must be finite, factors positive")
-        return Gaussians(means, factors)
+        """Components from means and factors, or covariances where there are no factors."""
+        means, square = arrays["means"], self.dims[-1] == "feature_"
+        values = arrays["factors"] if "factors" in arrays else arrays["covariances"]
+        sizes = {"component": len(means), "feature": means.shape[-1], "feature_": means.shape[-1]}
+        expected = tuple(sizes[dim] for dim in self.dims)
+        if means.ndim != 2 or values.shape != expected:
+            raise InputError(f"covariances of a {self.name} model have shape {values.shape}, expected {expected}")
+        if "factors" not in arrays:
+            if square and not np.allclose(values, np.swapaxes(values, -1, -2), rtol=1e-8, atol=0):
+                raise InputError("a covariance is not symmetric positive definite")
+            try:
+                values = np.linalg.cholesky(values) if square else np.sqrt(np.where(values > 0, values, 0.0))
+            except np.linalg.LinAlgError:
+                raise InputError("a covariance is not symmetric positive definite") from None
+        diagonal = np.diagonal(values, axis1=-2, axis2=-1) if square else values
+        if not (np.isfinite(means).all() and np.isfinite(values).all() and (diagonal > 0).all()):
+            raise InputError(f"means and covariances of a {self.name} model must be finite, variances positive")
+        return Gaussians(means, values)

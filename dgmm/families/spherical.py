@@ -14,6 +14,7 @@ class Spherical(Diag):
     """``N(mu_k, s_k^2 I)``."""
 
     name = "spherical"
+    dims = ("component",)
 
     def deviations(self, components: Gaussians) -> FloatArray:
         """Standard deviations, shape (K, 1)."""

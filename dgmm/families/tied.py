@@ -33,6 +33,7 @@ class Tied(GaussianFamily):
     """
 
     name = "tied"
+    dims = ("feature", "feature_")
     frame = "whitening"
     features = LINEAR
     local_features = PRODUCTS

@@ -1,0 +1,48 @@
+"""What the tests share: how Hypothesis runs, one small cluster, one small data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from hypothesis import HealthCheck, settings
+
+# The same examples in every run; no deadlines, machines differ.
+settings.register_profile(
+    "dgmm", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("dgmm")
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Client]:
+    """A cluster of two processes on loopback, shared by all tests and not the default client of any."""
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit="2GiB",
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def blobs() -> np.ndarray:
+    """600 samples of two features in three well separated groups of 300, 200 and 100; not to be written to."""
+    generator = np.random.default_rng(20240607)
+    groups = [
+        generator.normal((0.0, 0.0), (1.0, 0.5), (300, 2)),
+        generator.normal((9.0, 1.0), (0.5, 1.0), (200, 2)),
+        generator.normal((4.0, 12.0), (1.0, 1.0), (100, 2)),
+    ]
+    x = generator.permutation(np.concatenate(groups))
+    x.flags.writeable = False
+    return x

@@ -1,0 +1,218 @@
+"""EM against scikit-learn from the same start, acceleration against plain EM, and convergence that means something."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+
+import dgmm
+from dgmm.data import open_samples
+from dgmm.em import Ascent, aitken, climb, gain_to_come
+from dgmm.grid import Grid
+from dgmm.mixture import Mixture
+from dgmm.passes import Passes
+from dgmm.starts import Candidate, settings_for
+from dgmm.workers import threads
+
+TYPES = ["full", "tied", "diag", "spherical"]
+
+
+def data(n: int = 3000, seed: int = 0) -> np.ndarray:
+    r = np.random.default_rng(seed)
+    parts = [r.standard_normal((n // 3, 4)) @ r.standard_normal((4, 4)) + 2.5 * r.standard_normal(4) for _ in range(3)]
+    return r.permutation(np.concatenate(parts))
+
+
+def start_of(x: np.ndarray, kind: str, k: int) -> Mixture:
+    """What scikit-learn makes of k-means in one M-step."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        g = GaussianMixture(k, covariance_type=kind, max_iter=1, random_state=1, reg_covar=0)
+        g.fit(x)
+    return Mixture.gaussian(kind, g.weights_, g.means_, g.covariances_)
+
+
+def passes_in_blocks(x: np.ndarray, blocks: int) -> Passes:
+    samples = open_samples(x)
+    grid = Grid((len(x),), (-(-len(x) // blocks),))
+    assert len(grid) == blocks
+    return Passes(type(samples)(**{**vars(samples), "grid": grid}), threads(2))
+
+
+def climbed(x: np.ndarray, start: Mixture, acceleration: str, blocks: int = 1, n: int = 40, tol: float = 0) -> Ascent:
+    passes = passes_in_blocks(x, blocks)
+    kind = start.covariance_type
+    setting = settings_for([Candidate(start.n_components, kind)], passes.profile.moments, passes.profile.frame, 0)[kind]
+    ascent = Ascent(start.to_frame(setting.frame), setting, tol, acceleration)  # type: ignore[arg-type]
+    for _ in climb([ascent], passes.accumulate, n):
+        pass
+    return ascent
+
+
+@pytest.mark.parametrize("blocks", [1, 7, 50])
+@pytest.mark.parametrize("kind", TYPES)
+def test_trajectory_is_scikit_learns(kind: str, blocks: int) -> None:
+    x = data()
+    start = start_of(x, kind, 4)
+    inverse = (
+        np.linalg.inv(start.covariances) if start.covariances.ndim > 1 and kind != "diag" else 1 / start.covariances
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        reference = GaussianMixture(
+            4, covariance_type=kind, reg_covar=0, tol=0, max_iter=40,
+            weights_init=start.weights, means_init=start.means, precisions_init=inverse,
+        ).fit(x)  # fmt: skip
+    ascent = climbed(x, start, "none", blocks)
+    n = min(len(reference.lower_bounds_), len(ascent.trajectory))
+    assert n > 15
+    np.testing.assert_allclose(np.array(ascent.trajectory[:n]) / len(x), reference.lower_bounds_[:n], rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_acceleration_reaches_the_optimum_of_plain_em_in_fewer_passes(kind: str) -> None:
+    x = data()
+    start = start_of(x, kind, 3)
+    plain = climbed(x, start, "none", n=3000)
+    fast = climbed(x, start, "squarem", n=3000)
+    assert plain.converged
+    assert fast.converged
+    assert fast.log_likelihood == pytest.approx(plain.log_likelihood, abs=0.05)
+    assert len(fast.trajectory) <= len(plain.trajectory) + 4
+
+
+def test_accepted_points_of_the_acceleration_never_fall() -> None:
+    ascent = climbed(data(), start_of(data(), "full", 5), "squarem", n=300)
+    best = np.maximum.accumulate(ascent.trajectory)
+    assert ascent.log_likelihood == best[-1]
+    # plain steps may follow a rejected point, but no two passes in a row are wasted
+    wasted = np.array(ascent.trajectory) < best
+    assert not (wasted[1:] & wasted[:-1]).any()
+
+
+def test_the_log_likelihood_is_the_returned_models() -> None:
+    """Elsewhere the returned model is one M-step past the scored one."""
+    x = data()
+    for acceleration in ("squarem", "none"):
+        fit = dgmm.train(x, 3, "full", accelerate=acceleration, max_iter=5)
+        assert fit.log_likelihood == pytest.approx(fit.mixture.log_density(x).sum(), rel=1e-12)
+        assert fit.bic == pytest.approx(-2 * fit.log_likelihood + fit.n_parameters * np.log(len(x)), rel=1e-14)
+
+
+def test_the_remaining_gain_is_what_remains() -> None:
+    """What is estimated at the stop is what a much longer run still gains, within a factor of three."""
+    x = data()
+    start = start_of(x, "full", 3)
+    stopped = climbed(x, start, "none", n=3000, tol=1e-6)
+    assert stopped.converged
+    to_the_end = climbed(x, stopped.best.to_data(stopped.setting.frame), "squarem", n=3000, tol=1e-12)
+    gained = to_the_end.log_likelihood - stopped.log_likelihood
+    assert gained / 3 < stopped.remaining_gain < gained * 3
+    assert stopped.remaining_gain <= max(1e-6 * len(x), 5e-4 * start.n_parameters)
+
+
+def test_aitken_knows_the_limit_of_a_geometric_sequence() -> None:
+    values = [-10 * 0.8**t for t in range(9)]
+    assert aitken(values) == pytest.approx(-values[-1], rel=1e-9)
+    assert aitken(values[:3]) == np.inf
+    assert aitken([5.0, 5.0, 5.0]) == 0.0
+    assert aitken([0.0, 1.0, 2.0, 3.0]) == np.inf
+
+
+def test_gain_to_come_knows_the_limit_of_a_linearly_convergent_iteration() -> None:
+    """Parameters at rate 0.9: step over change is 1 / 0.1, gains shrink by 0.81."""
+    gains = [0.81**t for t in range(400)]
+    assert gain_to_come(gains[0], 10.0, -1.0) == pytest.approx(sum(gains[1:]), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_one_component_is_exact_in_one_pass(kind: str) -> None:
+    x = data()
+    fit = dgmm.train(x, 1, kind, reg_covar=0)
+    covariance = np.cov(x.T, bias=True)
+    expected = {
+        "full": covariance[None],
+        "tied": covariance,
+        "diag": np.diagonal(covariance)[None],
+        "spherical": np.array([np.diagonal(covariance).mean()]),
+    }[kind]
+    assert fit.n_passes == 1
+    assert fit.converged
+    assert fit.remaining_gain == 0
+    np.testing.assert_allclose(fit.mixture.means[0], x.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(fit.mixture.covariances, expected, rtol=1e-11, atol=1e-12)
+    assert fit.log_likelihood == pytest.approx(fit.mixture.log_density(x).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_an_offset_shifts_the_model_and_nothing_else(kind: str) -> None:
+    """Elsewhere raw second moments make tied 30 % wrong and diag and spherical fail."""
+    x = np.round(data(), 4)
+    fit, shifted = dgmm.train(x, 3, kind), dgmm.train(x + 1e8, 3, kind)
+    assert shifted.log_likelihood == pytest.approx(fit.log_likelihood, rel=1e-7)
+    np.testing.assert_allclose(shifted.mixture.means - 1e8, fit.mixture.means, atol=1e-4)
+    np.testing.assert_allclose(shifted.mixture.covariances, fit.mixture.covariances, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("scale", [1e-150, 1e-4, 1e6])
+def test_fit_of_scaled_data_is_the_scaled_fit(kind: str, scale: float) -> None:
+    """Elsewhere an absolute floor on the covariances takes over for small data."""
+    x = data()
+    fit, scaled = dgmm.train(x, 3, kind), dgmm.train(scale * x, 3, kind)
+    np.testing.assert_allclose(scaled.mixture.means / scale, fit.mixture.means, rtol=1e-4, atol=1e-4)
+    expected = fit.log_likelihood - x.size * np.log(scale)
+    assert scaled.log_likelihood == pytest.approx(expected, rel=1e-7)
+
+
+def test_features_of_wildly_different_units_cost_nothing() -> None:
+    x, units = data(), np.array([1e-6, 1.0, 1e6, 1e3])
+    fit, mixed = dgmm.train(x, 3), dgmm.train(x * units, 3)
+    np.testing.assert_allclose(mixed.mixture.means / units, fit.mixture.means, rtol=1e-5, atol=1e-5)
+
+
+def test_float32_with_an_offset_keeps_its_variances() -> None:
+    """Elsewhere diag variances of 0.992 come out as 1.109, without a warning."""
+    x = (np.random.default_rng(0).standard_normal((4000, 2)) + 300).astype(np.float32)
+    fit = dgmm.train(x, 1, "diag")
+    np.testing.assert_allclose(fit.mixture.covariances[0], x.astype(float).var(axis=0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("d", [30, 50])
+def test_many_dimensions_do_not_underflow(d: int) -> None:
+    """Two clusters 8 sigma apart: elsewhere densities underflow and all responsibilities are one half."""
+    r = np.random.default_rng(0)
+    shift = np.full(d, 8 / np.sqrt(d))
+    x = np.concatenate([r.standard_normal((500, d)), r.standard_normal((500, d)) + shift])
+    fit = dgmm.train(x, 2, "spherical", reg_covar=0, tol=1e-12)
+    reference = GaussianMixture(2, covariance_type="spherical", reg_covar=0, tol=1e-12, max_iter=1000, random_state=0)
+    assert fit.log_likelihood == pytest.approx(reference.fit(x).score(x) * len(x), rel=1e-9)
+    np.testing.assert_allclose(np.sort(fit.mixture.responsibilities(x).max(axis=1))[5:], 1, atol=1e-3)
+
+
+def test_every_training_setting_changes_something() -> None:
+    """A parameter that does nothing would be a lie."""
+    x = data(1200)
+
+    def outcome(**settings: object) -> tuple:
+        fit = dgmm.train(x, 4, "full", **settings)
+        return fit.log_likelihood, fit.n_passes, fit.mixture.means.tobytes()
+
+    base = {"n_init": 3, "start_rows": 400, "sample_rows": 800, "max_iter": 60, "tol": 1e-6}
+    reference = outcome(**base)
+    changes = {
+        "tol": 1e-2, "max_iter": 4, "reg_covar": 0.05, "n_init": 1, "seed": 7, "start_rows": 150, "accelerate": "none",
+    }  # fmt: skip
+    for name, value in changes.items():
+        assert outcome(**{**base, name: value}) != reference, name
+    # with fewer rows in the sample than start_rows asks for, the starts see fewer
+    assert outcome(**{**base, "sample_rows": 120}) != reference
+
+
+def test_stopping_short_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    fit = dgmm.train(data(), 4, "full", max_iter=2, n_init=1)
+    assert not fit.converged
+    assert fit.state == "stopped at pass 2"
+    assert "raise max_iter (2)" in caplog.text

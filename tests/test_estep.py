@@ -1,0 +1,170 @@
+"""The kernel: stacking, exactness, and the guard against components that are too narrow for the expanded form."""
+
+import numpy as np
+import pytest
+
+from dgmm import estep
+from dgmm.estep import accumulate_samples, make_plan, normalise, normalise_each, unpack
+from dgmm.frame import FrameKind, Moments, make_frame
+from dgmm.mixture import Mixture
+
+KINDS: tuple[FrameKind, ...] = ("whitening", "isotropic")
+
+
+def frames_of(x: np.ndarray) -> dict:
+    moments = Moments.of(x)
+    return {kind: make_frame(kind, moments.mean, moments.covariance) for kind in KINDS}
+
+
+def clouds(n: int = 600, d: int = 3, seed: int = 0) -> np.ndarray:
+    r = np.random.default_rng(seed)
+    return np.concatenate([r.standard_normal((n, d)), 0.5 * r.standard_normal((n, d)) + 4])
+
+
+def candidates(x: np.ndarray, frames: dict) -> list[Mixture]:
+    d = x.shape[1]
+    shapes = {"full": (1, d, d), "tied": (d, d), "diag": (1, d), "spherical": (1,)}
+    result = []
+    for k in (1, 2, 5):
+        for name, shape in shapes.items():
+            base = np.eye(d) if "full" in name or name == "tied" else np.ones(())
+            covariance = np.broadcast_to(base, (k, *shape[1:]) if name != "tied" else shape)
+            mixture = Mixture.gaussian(name, np.ones(k), x[:: len(x) // k][:k], covariance)
+            result.append(mixture.to_frame(frames[mixture.family.frame]))
+    return result
+
+
+def test_a_stack_is_what_each_mixture_is_alone() -> None:
+    x = clouds()
+    frames = frames_of(x)
+    mixtures = candidates(x, frames)
+    plan = make_plan(mixtures, frames)
+    together = unpack(accumulate_samples(x, plan), plan)
+    for mixture, stacked in zip(mixtures, together, strict=True):
+        alone_plan = make_plan([mixture], frames)
+        (alone,) = unpack(accumulate_samples(x, alone_plan), alone_plan)
+        assert stacked.log_likelihood == pytest.approx(alone.log_likelihood, rel=1e-13)
+        np.testing.assert_allclose(stacked.sums, alone.sums, rtol=1e-11, atol=1e-9)
+        assert stacked.sums[:, 0].sum() == pytest.approx(len(x), rel=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+def test_any_dtype_is_added_up_in_float64(dtype: str) -> None:
+    x = (10 * clouds()).astype(dtype)
+    frames = frames_of(x.astype(float))
+    mixtures = candidates(x.astype(float), frames)
+    plan = make_plan(mixtures, frames)
+    a, b = accumulate_samples(x, plan), accumulate_samples(x.astype(float), plan)
+    np.testing.assert_array_equal(a.log_likelihoods, b.log_likelihoods)
+    for left, right in zip(a.sums, b.sums, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_memory_order_changes_no_bit() -> None:
+    x = clouds()
+    frames = frames_of(x)
+    plan = make_plan(candidates(x, frames), frames)
+    a, b = accumulate_samples(x, plan), accumulate_samples(np.asfortranarray(x), plan)
+    np.testing.assert_array_equal(a.log_likelihoods, b.log_likelihoods)
+
+
+def test_no_samples_add_nothing() -> None:
+    x = clouds()
+    frames = frames_of(x)
+    plan = make_plan(candidates(x, frames), frames)
+    totals = accumulate_samples(x[:0], plan)
+    assert totals.count == 0
+    assert not totals.log_likelihoods.any()
+
+
+def test_candidates_far_apart_are_normalised_on_their_own() -> None:
+    """Densities of one candidate e^2000 above another's leave the exponential's range under a common shift."""
+    r = np.random.default_rng(0)
+    joint = np.concatenate([r.standard_normal((3, 50)), r.standard_normal((2, 50)) - 2000.0])
+    slices = (slice(0, 3), slice(3, 5))
+    assert normalise(joint.copy(), slices) is None
+    own = joint.copy()
+    values = normalise_each(own, slices)
+    for rows, value in zip(slices, values, strict=True):
+        assert value == pytest.approx(np.logaddexp.reduce(joint[rows], axis=0).sum(), rel=1e-13)
+        expected = np.exp(joint[rows] - np.logaddexp.reduce(joint[rows], axis=0))
+        np.testing.assert_allclose(own[rows], expected, rtol=1e-12)
+
+
+def test_mixtures_of_very_different_merit_share_a_pass() -> None:
+    x = clouds()
+    frames = frames_of(x)
+    good, bad = (
+        Mixture.gaussian("spherical", [1, 1], [[0.0] * 3, [4.0] * 3], variances).to_frame(frames["isotropic"])
+        for variances in ([1.0, 0.25], [1e-4, 1e-4])
+    )
+    plan = make_plan([good, bad], frames)
+    together = unpack(accumulate_samples(x, plan), plan)
+    for mixture, statistics in zip((good, bad), together, strict=True):
+        expected = mixture.to_data(frames["isotropic"]).log_density(x).sum()
+        assert statistics.log_likelihood == pytest.approx(expected, rel=1e-11)
+
+
+def test_far_samples_go_to_the_nearest_in_mahalanobis_terms() -> None:
+    """Elsewhere such a sample underflows to responsibilities of one half."""
+    mixture = Mixture.gaussian("full", [0.5, 0.5], [[0.0, 0.0], [10.0, 0.0]], [np.eye(2), 4 * np.eye(2)])
+    far = np.array([[1e4, 0.0], [-1e4, 0.0], [0.0, 1e5]])
+    assert np.isfinite(mixture.log_density(far)).all()
+    np.testing.assert_array_equal(mixture.responsibilities(far), [[0, 1], [0, 1], [0, 1]])
+
+
+def long_log_density(x: np.ndarray, mixture: Mixture) -> np.ndarray:
+    """Log density of a diagonal mixture in extended precision."""
+    x, means = x.astype(np.longdouble), mixture.means.astype(np.longdouble)
+    variances = mixture.covariances.astype(np.longdouble)
+    joint = [
+        np.log(np.longdouble(w)) - 0.5 * (((x - m) ** 2 / v) + np.log(2 * np.pi * v)).sum(axis=1)
+        for w, m, v in zip(mixture.weights, means, variances, strict=True)
+    ]
+    return np.logaddexp.reduce(joint, axis=0).astype(float)
+
+
+def narrow_case() -> tuple[np.ndarray, Mixture]:
+    """A component 1e-7 as wide as the data, away from their mean."""
+    r = np.random.default_rng(3)
+    x = np.concatenate([r.standard_normal((2000, 3)), 3 + 1e-7 * r.standard_normal((200, 3))])
+    return x, Mixture.gaussian("diag", [10, 1], [[0.0] * 3, [3.0] * 3], [[1.0] * 3, [1e-14] * 3])
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="no extended precision here")
+def test_a_component_too_narrow_for_the_expanded_form_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, diagonal = narrow_case()
+    reference = long_log_density(x, diagonal)
+    full = Mixture.gaussian("full", diagonal.weights, diagonal.means, [np.diag(v) for v in diagonal.covariances])
+    for mixture in (diagonal, full):
+        # samples are rounded at 1e-16 of their size: at 3 that is 4e-9 of the component's width
+        np.testing.assert_allclose(mixture.log_density(x), reference, atol=2e-7)
+        assert sum(mixture.density_plan().local) == 1
+    monkeypatch.setattr(estep, "TOLERATED_ERROR", np.inf)
+    for mixture in (diagonal, full):
+        wrong = np.abs(mixture.log_density(x) - reference).max()
+        assert wrong > 1e-3, "the case must be one in which the expanded form alone fails"
+
+
+def test_m_step_of_a_narrow_component_is_exact() -> None:
+    """Its scatter comes from centred residuals, so its covariance is that of its rows."""
+    x, diagonal = narrow_case()
+    full = Mixture.gaussian("full", diagonal.weights, diagonal.means, [np.diag(v) for v in diagonal.covariances])
+    frames = frames_of(x)
+    inside = full.to_frame(frames["whitening"])
+    plan = make_plan([inside], frames)
+    (statistics,) = unpack(accumulate_samples(x, plan), plan)
+    weights, components = full.family.maximise(
+        statistics, inside.components, Moments.of(x).in_frame(frames["whitening"]), np.zeros((3, 3))
+    )
+    after = Mixture(full.family, weights, components).to_data(frames["whitening"])
+    rows = x[2000:]
+    centred = rows - rows.mean(axis=0)
+    np.testing.assert_allclose(after.covariances[1], centred.T @ centred / len(rows), rtol=1e-6, atol=1e-21)
+    np.testing.assert_allclose(after.means[1], rows.mean(axis=0), atol=1e-14)
+
+
+def test_the_guard_leaves_ordinary_data_to_the_fast_form() -> None:
+    x = clouds()
+    frames = frames_of(x)
+    assert not any(make_plan(candidates(x, frames), frames).local)

@@ -1,0 +1,111 @@
+"""The flows: thin, over the same pipeline as the command line, with artifacts, progress lines and resumption."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dgmm
+from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train, Training
+
+pytestmark = pytest.mark.prefect
+
+
+@pytest.fixture(scope="module", autouse=True)
+def harness() -> object:
+    """Prefect's embedded server on a database of its own."""
+    import flows  # noqa: F401  (its environment comes before Prefect's)
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    folder = tmp_path_factory.mktemp("flows")
+    return Pipeline(
+        out=str(folder / "run"),
+        example="old_faithful",
+        data=Data(path=str(folder / "input.zarr"), variables=["eruptions", "waiting"]),
+        n_components=[1, 2, 3, 4],
+        covariance_type=["full", "tied"],
+        cluster=Cluster(scheduler="threads"),
+    )
+
+
+def artifacts(key: str) -> list:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    with get_client(sync_client=True) as client:
+        return client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+
+
+def test_the_pipeline_selects_scores_reports_and_goes_on_where_it_was(
+    job: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    from flows.pipeline import pipeline
+
+    with caplog.at_level(logging.INFO, logger="dgmm"):
+        assert pipeline(job) == job.out
+    assert "pass 1:" in caplog.text, "a line for every pass"
+    fit = dgmm.load(f"{job.out}/model.zarr")
+    assert (fit.covariance_type, fit.n_components) == ("tied", 3)
+    report = Path(job.out, "report.html")
+    assert "2,314.3" in report.read_text()
+    (table,) = artifacts("dgmm-candidates")
+    assert "2314.29" in str(table.data)
+    (summary,) = artifacts("dgmm-pipeline")
+    assert "tied, K = 3" in str(summary.data)
+
+    model = Path(job.out, "model.zarr", "zarr.json")
+    before = model.stat().st_mtime_ns
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="dgmm"):
+        pipeline(job)
+    assert model.stat().st_mtime_ns == before, "the second run keeps what is there"
+    assert "kept" in caplog.text
+    assert "pass 1:" not in caplog.text
+
+    other = job.model_copy(update={"n_components": [1, 2]})
+    with pytest.raises(dgmm.OutputExistsError, match="made with other settings \\(n_components\\)"):
+        pipeline(other)
+    pipeline(other.model_copy(update={"overwrite": True}))
+    assert dgmm.load(f"{job.out}/model.zarr").n_components == 2
+
+
+def test_train_select_and_score(job: Pipeline, tmp_path: Path) -> None:
+    from flows.score import score
+    from flows.select import select
+    from flows.train import train
+
+    from dgmm.pipeline import write_example
+
+    write_example(job)
+    common = {"data": job.data, "cluster": job.cluster}
+    model = str(tmp_path / "model.zarr")
+    train(Train(**common, out=model, n_components=2, training=Training(n_init=2)))
+    assert dgmm.load(model).bic == pytest.approx(2322.19, abs=0.02)
+    select(Select(**common, out=str(tmp_path / "run"), n_components=[1, 2], covariance_type=["tied"]))
+    assert dgmm.load(tmp_path / "run" / "model.zarr").bic == pytest.approx(2325.22, abs=0.02)
+    score(Score(**common, model=model, out=str(tmp_path / "scores.zarr")))
+    assert artifacts("dgmm-train")
+    assert artifacts("dgmm-select")
+    (summary,) = artifacts("dgmm-score")
+    assert "272 samples scored, 0 missing" in str(summary.data)
+
+
+def test_wrong_settings_are_one_line_and_exit_code_two(tmp_path: Path) -> None:
+    settings = tmp_path / "wrong.yaml"
+    settings.write_text("out: here\ndata: {path: x.zarr}\nn_components: 0\nnonsense: 1\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.pipeline", str(settings)],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("dgmm: ")
+    assert "nonsense: unknown setting" in done.stderr
+    assert "n_components.0" in done.stderr

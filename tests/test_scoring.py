@@ -1,0 +1,560 @@
+"""Scores are those of scikit-learn on the same parameters, on the grid of the input, and complete or not there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+from distributed import Client
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.mixture import GaussianMixture
+from zarr.storage import MemoryStore
+
+import dgmm
+from dgmm import grid as grid_module
+from dgmm.data import open_samples
+from dgmm.errors import InputError, OutputExistsError
+from dgmm.mixture import Mixture
+from dgmm.results import Fit
+from dgmm.scoring import ScoreRun, label_dtype
+from dgmm.store import save
+
+TYPES = ("full", "tied", "diag", "spherical")
+
+
+@pytest.fixture(autouse=True)
+def several_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut small arrays too."""
+    monkeypatch.setattr(grid_module, "MIN_ROWS", 16)
+
+
+def fit_of(mixture: Mixture, features: tuple[str, ...] = ()) -> Fit:
+    names = features or tuple(str(i) for i in range(mixture.n_features))
+    return Fit(mixture, -1.0, 10, 0, 1, True, 0.0, (-1.0,), names)
+
+
+def make_mixture(kind: str = "full", k: int = 3, d: int = 3, offset: float = 0.0) -> Mixture:
+    generator = np.random.default_rng(k * 10 + d)
+    root = generator.normal(size=(k, d, d))
+    full = root @ root.transpose(0, 2, 1) + 0.5 * np.eye(d)
+    diagonal = np.diagonal(full, axis1=1, axis2=2)
+    covariances = {"full": full, "tied": full[0], "diag": diagonal, "spherical": diagonal[:, 0]}[kind]
+    means = generator.normal(0, 3, (k, d)) + offset
+    return Mixture.gaussian(kind, generator.dirichlet(np.full(k, 3.0)), means, covariances)
+
+
+def oracle(mixture: Mixture) -> GaussianMixture:
+    """Scikit-learn's mixture with the same parameters."""
+    model = GaussianMixture(mixture.n_components, covariance_type=mixture.covariance_type)
+    model.weights_, model.means_, model.covariances_ = mixture.weights, mixture.means, mixture.covariances
+    if mixture.covariance_type in ("full", "tied"):
+        model.precisions_cholesky_ = np.swapaxes(np.linalg.inv(np.linalg.cholesky(mixture.covariances)), -1, -2)
+    else:
+        model.precisions_cholesky_ = 1 / np.sqrt(mixture.covariances)
+    return model
+
+
+def table(n: int = 300, d: int = 3) -> np.ndarray:
+    """Samples (n, d), 10 % of them incomplete."""
+    generator = np.random.default_rng(8)
+    x = generator.normal(0, 4, (n, d))
+    x[generator.random(n) < 0.1, generator.integers(d)] = np.nan
+    return x
+
+
+def assert_scores(found: xr.Dataset, x: np.ndarray, mixture: Mixture) -> None:
+    """All variables, flattened in C order of the grid, against scikit-learn and -1 or NaN where a value is missing."""
+    model, present = oracle(mixture), ~np.isnan(x).any(axis=1)
+    label, probability = found["label"].to_numpy().ravel(), found["probability"].to_numpy().ravel()
+    log_density = found["log_density"].to_numpy().ravel()
+    np.testing.assert_array_equal(label == -1, ~present)
+    np.testing.assert_array_equal(np.isnan(probability), ~present)
+    np.testing.assert_array_equal(np.isnan(log_density), ~present)
+    expected = model.predict_proba(x[present])
+    np.testing.assert_array_equal(label[present], expected.argmax(axis=1))
+    np.testing.assert_allclose(probability[present], expected.max(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(log_density[present], model.score_samples(x[present]), rtol=1e-10, atol=1e-10)
+    if "probabilities" in found:
+        every = found["probabilities"].to_numpy().reshape(len(x), -1)
+        np.testing.assert_array_equal(np.isnan(every).any(axis=1), ~present)
+        np.testing.assert_array_equal(np.isnan(every).all(axis=1), ~present)
+        np.testing.assert_allclose(every[present], expected, rtol=1e-5, atol=1e-30)
+        np.testing.assert_allclose(every[present].sum(axis=1), 1, rtol=1e-5)
+
+
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(("k", "d"), [(3, 3), (1, 2), (4, 1), (2, 12)])
+def test_scores_are_those_of_scikit_learn(kind: str, k: int, d: int, tmp_path: Path) -> None:
+    mixture, x = make_mixture(kind, k, d), table(d=d)
+    found = dgmm.score(fit_of(mixture), x, tmp_path / "s.zarr", probabilities=True)
+    assert found["label"].dims == ("sample",)
+    assert found["probabilities"].dims == ("sample", "component")
+    assert_scores(found, x, mixture)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_an_offset_changes_nothing_but_the_place(kind: str, tmp_path: Path) -> None:
+    """Everything moved by 2^27: values on a grid of 1/64 stay exact, and so must the scores but for rounding."""
+    x = np.round(table() * 64) / 64
+    mixture, moved = make_mixture(kind), make_mixture(kind, offset=0.0)
+    moved = Mixture.gaussian(kind, moved.weights, np.round(moved.means * 64) / 64 + 2.0**27, moved.covariances)
+    mixture = Mixture.gaussian(kind, mixture.weights, np.round(mixture.means * 64) / 64, mixture.covariances)
+    found = dgmm.score(fit_of(moved), x + 2.0**27, tmp_path / "s.zarr", probabilities=True)
+    present = ~np.isnan(x).any(axis=1)
+    np.testing.assert_allclose(found["log_density"][present], oracle(mixture).score_samples(x[present]), rtol=1e-6)
+    np.testing.assert_array_equal(found["label"][present], oracle(mixture).predict(x[present]))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_far_points_have_a_nearest_component(kind: str, tmp_path: Path) -> None:
+    """Densities that underflow: the label is the largest log joint, the log density finite."""
+    mixture = make_mixture(kind)
+    x = np.random.default_rng(0).normal(0, 1, (50, 3)) * 1e6
+    found = dgmm.score(fit_of(mixture), x, tmp_path / "s.zarr", probabilities=True)
+    assert_scores(found, x, mixture)
+    assert np.isfinite(found["log_density"]).all()
+
+
+def test_many_well_separated_dimensions(tmp_path: Path) -> None:
+    """Two clusters eight deviations apart in 50 dimensions: densities far below the smallest float."""
+    means = np.zeros((2, 50))
+    means[1] = 8.0
+    mixture = Mixture.gaussian("spherical", np.array([0.3, 0.7]), means, np.ones(2))
+    generator = np.random.default_rng(1)
+    labels = generator.integers(0, 2, 200)
+    x = means[labels] + generator.normal(size=(200, 50))
+    found = dgmm.score(fit_of(mixture), x, tmp_path / "s.zarr")
+    np.testing.assert_array_equal(found["label"], labels)
+    assert_scores(found, x, mixture)
+
+
+def test_units_of_very_different_size(tmp_path: Path) -> None:
+    """Features in units of 1e-8 and 1e8; the scaling adds a constant to the log density."""
+    scale = np.array([1e-8, 1.0, 1e8])
+    plain, x = make_mixture("full"), table()
+    scaled = Mixture.gaussian("full", plain.weights, plain.means * scale, plain.covariances * np.outer(scale, scale))
+    found = dgmm.score(fit_of(scaled), x * scale, tmp_path / "s.zarr")
+    present = ~np.isnan(x).any(axis=1)
+    np.testing.assert_allclose(
+        found["log_density"][present], oracle(plain).score_samples(x[present]) - np.log(scale).sum(), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16", "uint8"])
+def test_other_number_types(dtype: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(2).integers(0, 12, (100, 3)).astype(dtype)
+    mixture = make_mixture()
+    found = dgmm.score(fit_of(mixture), x, tmp_path / "s.zarr", probabilities=True)
+    assert_scores(found, x.astype(float), mixture)
+
+
+def test_nothing_but_missing_values(tmp_path: Path) -> None:
+    x = np.full((40, 3), np.nan)
+    found = dgmm.score(fit_of(make_mixture()), x, tmp_path / "s.zarr", probabilities=True)
+    assert (found["label"] == -1).all()
+    assert np.isnan(found["probabilities"]).all()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e200])
+def test_values_without_a_density_are_refused(value: float, tmp_path: Path) -> None:
+    """As in training: an infinite value is no sample, and a label for it would be invented."""
+    x = table()
+    x[17] = (0.0, value, 0.0)
+    with pytest.raises(InputError) as caught:
+        dgmm.score(fit_of(make_mixture()), x, tmp_path / "s.zarr")
+    assert "(17)" in str(caught.value)
+    assert str(value) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("k", "dtype"),
+    [
+        (1, "int8"),
+        # labels 0 to 127 and -1
+        (128, "int8"),
+        (129, "int16"),
+        (130, "int16"),
+        (2**15, "int16"),
+        (2**15 + 1, "int32"),
+        (2**31 + 1, "int64"),
+    ],
+)
+def test_smallest_type_of_labels(k: int, dtype: str) -> None:
+    assert np.dtype(label_dtype(k)) == dtype
+
+
+@pytest.mark.parametrize(("k", "dtype"), [(3, "int8"), (130, "int16")])
+def test_labels_are_written_in_the_smallest_type(k: int, dtype: str, tmp_path: Path) -> None:
+    """Component i is at i: the last of them must come out as k - 1, not wrapped around."""
+    means = np.arange(float(k))[:, None] * 10 + np.zeros((1, 2))
+    mixture = Mixture.gaussian("spherical", np.full(k, 1 / k), means, np.ones(k))
+    x = np.concatenate([means, [[np.nan, 0]]])
+    found = dgmm.score(fit_of(mixture), x, tmp_path / "s.zarr")
+    assert found["label"].dtype == dtype
+    assert found["label"].values.tolist() == [*range(k), -1]
+
+
+# ---- sources and grids ----------------------------------------------------------------------------------------------
+
+
+def ocean() -> tuple[xr.Dataset, np.ndarray]:
+    """A variable (month, depth, lat, lon) with coordinates of many kinds, and its samples (month lat lon, depth)."""
+    generator = np.random.default_rng(4)
+    values = generator.normal(0, 3, (4, 3, 5, 6))
+    values[:, 1:, 2, 3] = np.nan
+    dataset = xr.Dataset(
+        {"temperature": (("month", "depth", "lat", "lon"), values, {"units": "degC"})},
+        coords={
+            "month": ("month", pd.date_range("2020-01-01", periods=4, freq="MS"), {"long_name": "month"}),
+            "depth": ("depth", [0.0, 10.0, 50.0], {"units": "m", "positive": "down"}),
+            "lat": ("lat", np.linspace(-80, 80, 5), {"units": "degrees_north", "standard_name": "latitude"}),
+            "lon": ("lon", np.arange(6, dtype="int16") * 60, {"units": "degrees_east"}),
+            "season": ("month", ["winter", "winter", "spring", "été"], {"note": "text"}),
+            "area": (("lat", "lon"), generator.random((5, 6)), {"units": "km2"}),
+            "run": ((), 7, {"comment": "no dimension"}),
+        },
+        attrs={"institution": "somewhere", "history": "made up"},
+    )
+    return dataset, np.moveaxis(values, 1, -1).reshape(-1, 3)
+
+
+def written(dataset: xr.Dataset, folder: Path, version: int, **encoding: Any) -> str:
+    path = str(folder / f"in{version}.zarr")
+    how = {"temperature": {"chunks": (3, 2, 2, 4)} | encoding}
+    strings = {"season": dataset["season"].astype(object)} if version == 2 else {}
+    dataset.assign_coords(strings).to_zarr(path, zarr_format=version, consolidated=False, encoding=how)
+    return path
+
+
+GRIDS: dict[str, Callable[[xr.Dataset, Path], Any]] = {
+    "Dataset": lambda ds, _: ds,
+    "Dataset on Dask": lambda ds, _: ds.chunk(month=3, depth=2, lat=4, lon=5),
+    "DataArray": lambda ds, _: ds["temperature"],
+    "path, v2": lambda ds, p: written(ds, p, 2),
+    "path, v3": lambda ds, p: written(ds, p, 3),
+    "path, sharded": lambda ds, p: written(ds, p, 3, chunks=(1, 3, 2, 2), shards=(2, 3, 4, 4)),
+    "features last": lambda ds, _: ds.transpose("month", "lat", "lon", "depth"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification:zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.parametrize("build", GRIDS.values(), ids=list(GRIDS))
+def test_scores_lie_on_the_grid_of_the_input(build: Callable[[xr.Dataset, Path], Any], tmp_path: Path) -> None:
+    dataset, x = ocean()
+    mixture = make_mixture()
+    source = build(dataset, tmp_path)
+    found = dgmm.score(
+        fit_of(mixture, ("0.0", "10.0", "50.0")), source, tmp_path / "s.zarr", feature_dim="depth", probabilities=True
+    )
+    for name in ("label", "probability", "log_density"):
+        assert found[name].dims == ("month", "lat", "lon")
+    assert found["probabilities"].dims == ("month", "lat", "lon", "component")
+    assert_scores(found, x, mixture)
+    assert set(found.coords) == {"month", "lat", "lon", "season", "area", "run"}
+    for name in found.coords:
+        np.testing.assert_array_equal(found[name].values, dataset[name].values)
+        assert found[name].dims == dataset[name].dims
+        assert found[name].attrs == dataset[name].attrs, name
+        if name != "season":
+            assert found[name].dtype == dataset[name].dtype
+
+
+@pytest.mark.parametrize("with_coordinate", [True, False])
+def test_attributes_of_the_data_set_are_kept(with_coordinate: bool, tmp_path: Path) -> None:
+    """With what scoring adds; whether or not the grid has coordinates."""
+    coords = {"s": np.arange(300)} if with_coordinate else {}
+    source = xr.Dataset({"x": (("s", "f"), table())}, coords=coords, attrs={"institution": "somewhere"})
+    found = dgmm.score(fit_of(make_mixture()), source, tmp_path / "s.zarr")
+    assert found.attrs["institution"] == "somewhere"
+    assert found.attrs["n_components"] == 3
+
+
+def test_several_variables(tmp_path: Path) -> None:
+    x = table()
+    dataset = xr.Dataset({name: ("time", c) for name, c in zip("abc", x.T, strict=True)}).chunk(time=41)
+    dataset = dataset.assign_coords(time=pd.date_range("2001-03-01", periods=len(x), freq="h"))
+    mixture = make_mixture()
+    for version in (2, 3):
+        path = tmp_path / f"in{version}.zarr"
+        dataset.to_zarr(path, zarr_format=version, consolidated=False)
+        out = tmp_path / f"s{version}.zarr"
+        found = dgmm.score(fit_of(mixture, ("a", "b", "c")), path, out, variables=["a", "b", "c"])
+        assert_scores(found, x, mixture)
+        np.testing.assert_array_equal(found["time"], dataset["time"])
+
+
+@pytest.mark.parametrize("how", ["in another order", "by default"])
+def test_features_are_told_by_their_names(how: str, tmp_path: Path) -> None:
+    """The order of variables in a store is nobody's: a model of a, b, c must not take b for a without a word."""
+    x = table()
+    dataset = xr.Dataset({name: ("s", c) for name, c in zip("abc", x.T, strict=True)})
+    mixture = make_mixture()
+    chosen = ["b", "c", "a"] if how == "in another order" else None
+    source = dataset if chosen else dataset[["c", "b", "a"]]
+    try:
+        found = dgmm.score(fit_of(mixture, ("a", "b", "c")), source, tmp_path / "s.zarr", variables=chosen)
+    except InputError as error:
+        assert "a, b, c" in str(error)
+    else:
+        assert_scores(found, x, mixture)
+
+
+def test_variables_of_the_scores_describe_themselves(tmp_path: Path) -> None:
+    """Readable without this package: CF flags for the labels."""
+    found = dgmm.score(fit_of(make_mixture()), table(), tmp_path / "s.zarr")
+    assert list(found["label"].attrs["flag_values"]) == [-1, 0, 1, 2]
+    assert found["label"].attrs["flag_meanings"] == "missing component_0 component_1 component_2"
+    assert all("long_name" in found[name].attrs for name in found)
+
+
+def test_what_is_written_is_plain_zarr(tmp_path: Path) -> None:
+    """Missing is the fill value, so that nothing that was never written looks like a label."""
+    dgmm.score(fit_of(make_mixture()), table(), tmp_path / "s.zarr", probabilities=True)
+    group = zarr.open_group(str(tmp_path / "s.zarr"), mode="r")
+    assert {name: str(group[name].dtype) for name in group.array_keys()} == {
+        "label": "int8",
+        "probability": "float32",
+        "log_density": "float64",
+        "probabilities": "float32",
+    }
+    assert group["label"].fill_value == -1
+    assert all(np.isnan(group[name].fill_value) for name in ("probability", "log_density", "probabilities"))
+
+
+@pytest.mark.parametrize("name", ["label", "probability", "log_density", "probabilities"])
+def test_a_coordinate_does_not_replace_a_score(name: str, tmp_path: Path) -> None:
+    """A data set with a coordinate of the same name, say known labels: refused, or kept apart."""
+    x, mixture = table(), make_mixture()
+    source = xr.DataArray(x, dims=("s", "f"), coords={name: ("s", np.arange(300, dtype="int64"))})
+    try:
+        found = dgmm.score(fit_of(mixture), source, tmp_path / "s.zarr", probabilities=True)
+    except InputError as error:
+        assert name in str(error)
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert_scores(found, x, mixture)
+
+
+def test_a_dimension_called_component_is_refused_where_it_would_come_twice(tmp_path: Path) -> None:
+    source = xr.DataArray(table(), dims=("component", "f"))
+    with pytest.raises(InputError, match="component"):
+        dgmm.score(fit_of(make_mixture()), source, tmp_path / "s.zarr", probabilities=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stacked_index_is_kept_or_refused_before_any_work(tmp_path: Path) -> None:
+    """Zarr has no multi-index: the levels as coordinates, or one line that says so."""
+    x, mixture = table(), make_mixture()
+    grid = xr.DataArray(x.reshape(15, 20, 3), dims=("y", "x", "f"), coords={"y": range(15), "x": range(20)})
+    stacked = grid.stack(s=("y", "x")).transpose("s", "f")
+    try:
+        found = dgmm.score(fit_of(mixture), stacked, tmp_path / "s.zarr")
+    except InputError as error:
+        assert "reset_index" in str(error)
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert_scores(found, x, mixture)
+        np.testing.assert_array_equal(found["x"], stacked["x"])
+
+
+# ---- chunks and workers ---------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 12), st.integers(1, 9), st.integers(1, 3), st.integers(1, 13), st.integers(1, 10), st.booleans())
+def test_scores_do_not_depend_on_chunks(ny: int, nx: int, cf: int, cy: int, cx: int, probabilities: bool) -> None:
+    """Any shape and any chunks, those that do not divide it and those of the features included."""
+    x = table(ny * nx)
+    array = zarr.create_array(
+        MemoryStore(), shape=(ny, nx, 3), chunks=(min(cy, ny), min(cx, nx), cf), dtype="f8", fill_value=np.nan
+    )
+    array[...] = x.reshape(ny, nx, 3)
+    samples = open_samples(array)
+    mixture = make_mixture()
+    run = ScoreRun(mixture, "", probabilities)
+    grids = {"label": np.full((ny, nx), -2), "log_density": np.full((ny, nx), np.inf)}
+    for i in range(len(samples.grid)):
+        region = samples.grid.region(i)
+        values, _ = run.score(samples.read(region))
+        for name, grid in grids.items():
+            grid[region] = values[name].reshape(grid[region].shape)
+    present = ~np.isnan(x).any(axis=1)
+    np.testing.assert_array_equal(grids["label"].ravel() == -1, ~present)
+    if present.any():
+        expected = oracle(mixture)
+        np.testing.assert_array_equal(grids["label"].ravel()[present], expected.predict(x[present]))
+        np.testing.assert_allclose(
+            grids["log_density"].ravel()[present], expected.score_samples(x[present]), rtol=1e-10, atol=1e-10
+        )
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        (300, 3),
+        (7, 3),
+        (100, 1),
+        (299, 2),
+        (1, 3),
+    ],
+)
+@pytest.mark.parametrize("kind", ["zarr", "dask"])
+def test_odd_chunks(chunks: tuple[int, int], kind: str, tmp_path: Path) -> None:
+    """The output is cut along segments, and every one of its chunks is written by one task."""
+    x, mixture = table(), make_mixture()
+    if kind == "zarr":
+        array = zarr.create_array(str(tmp_path / "in.zarr"), shape=x.shape, chunks=chunks, dtype="f8")
+        array[...] = x
+        source: Any = tmp_path / "in.zarr"
+    else:
+        source = da.from_array(x, chunks=chunks)
+    found = dgmm.score(fit_of(mixture), source, tmp_path / "s.zarr", probabilities=True)
+    assert_scores(found, x, mixture)
+    written = zarr.open_group(str(tmp_path / "s.zarr"), mode="r")["label"]
+    assert written.chunks == open_samples(source).grid.segment
+
+
+def test_irregular_dask_chunks(tmp_path: Path) -> None:
+    x, mixture = table(), make_mixture()
+    source = da.from_array(x, chunks=((1, 150, 2, 147), (1, 2)))
+    assert_scores(dgmm.score(fit_of(mixture), source, tmp_path / "s.zarr"), x, mixture)
+
+
+def test_a_cluster_writes_the_same(client: Client, tmp_path: Path) -> None:
+    """Same bits as threads, from an array in memory and from a lazy one."""
+    x, mixture = table(), make_mixture()
+    fit, lazy = fit_of(mixture), da.from_array(x, chunks=(23, 3))
+    threads = dgmm.score(fit, lazy, tmp_path / "threads.zarr", scheduler="threads", probabilities=True)
+    for i, source in enumerate((lazy, da.from_array(x, chunks=(23, 3)))):
+        found = dgmm.score(fit, source, tmp_path / f"c{i}.zarr", scheduler=client, probabilities=True)
+        xr.testing.assert_equal(found.load(), threads.load())
+    assert_scores(dgmm.score(fit, x, tmp_path / "memory.zarr", scheduler=client), x, mixture)
+
+
+# ---- refusals and crashes -------------------------------------------------------------------------------------------
+
+
+def test_wrong_number_of_features(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        dgmm.score(fit_of(make_mixture(d=3), ("a", "b", "c")), table(d=4), tmp_path / "s.zarr")
+    message = str(caught.value)
+    assert "4 features" in message
+    assert "fitted on 3 (a, b, c)" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_not_replaced_unasked(tmp_path: Path) -> None:
+    x, first, second = table(), make_mixture("full"), make_mixture("diag")
+    out = tmp_path / "s.zarr"
+    dgmm.score(fit_of(first), x, out, probabilities=True)
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        dgmm.score(fit_of(second), x, out)
+    assert_scores(dgmm.open_scores(out) if hasattr(dgmm, "open_scores") else opened(out), x, first)
+    found = dgmm.score(fit_of(second), x, out, overwrite=True)
+    assert "probabilities" not in found
+    assert_scores(found, x, second)
+
+
+def opened(path: Path) -> xr.Dataset:
+    return xr.open_zarr(path, consolidated=False)
+
+
+class Poison(RuntimeError):
+    """What a source raises that cannot be read to its end."""
+
+
+def poisoned(x: np.ndarray) -> da.Array:
+    """A source whose sixth block of twenty rows cannot be read."""
+
+    def block(part: np.ndarray, block_info: Any = None) -> np.ndarray:
+        if block_info and block_info[0]["chunk-location"][0] == 5:
+            raise Poison("unreadable")
+        return part
+
+    return da.from_array(x, chunks=(20, 3)).map_blocks(block, dtype=x.dtype, meta=np.empty((0, 0)))
+
+
+def test_a_crash_midway_leaves_no_output(tmp_path: Path) -> None:
+    with pytest.raises(Poison):
+        dgmm.score(fit_of(make_mixture()), poisoned(table()), tmp_path / "s.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crash_in_a_worker_process_leaves_no_output(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="unreadable"):
+        dgmm.score(fit_of(make_mixture()), poisoned(table()), tmp_path / "s.zarr", scheduler=client)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crash_midway_leaves_what_was_there(tmp_path: Path) -> None:
+    x, mixture = table(), make_mixture()
+    dgmm.score(fit_of(mixture), x, tmp_path / "s.zarr")
+    with pytest.raises(Poison):
+        dgmm.score(fit_of(make_mixture("diag")), poisoned(x), tmp_path / "s.zarr", overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
+    assert_scores(opened(tmp_path / "s.zarr"), x, mixture)
+
+
+def test_a_crash_at_the_very_end_leaves_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all scores are written and only the coordinates are not."""
+
+    def fail(*_: Any) -> None:
+        raise Poison
+
+    monkeypatch.setattr("dgmm.scoring.write_coordinates", fail)
+    with pytest.raises(Poison):
+        dgmm.score(fit_of(make_mixture()), table(), tmp_path / "s.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_input_is_not_replaced_by_the_scores(tmp_path: Path) -> None:
+    """An output that is the input: with overwriting asked for, the data would be gone."""
+    path = tmp_path / "in.zarr"
+    zarr.create_array(str(path), shape=(300, 3), chunks=(50, 3), dtype="f8")[...] = table()
+    with pytest.raises(InputError, match="in.zarr"):
+        dgmm.score(fit_of(make_mixture()), path, path, overwrite=True)
+    np.testing.assert_array_equal(zarr.open_array(str(path), mode="r")[:], table())
+
+
+# ---- models ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["m.zarr", "m.json"])
+def test_a_model_by_its_path(name: str, tmp_path: Path) -> None:
+    mixture, x = make_mixture("tied"), table()
+    save(fit_of(mixture), tmp_path / name)
+    assert_scores(dgmm.score(tmp_path / name, x, tmp_path / "s.zarr"), x, mixture)
+
+
+def test_other_names_of_features_are_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not an error: profiles on slightly different levels are scored all the time."""
+    with caplog.at_level(logging.WARNING, logger="dgmm"):
+        dgmm.score(fit_of(make_mixture(), ("a", "b", "c")), table(), tmp_path / "s.zarr")
+    assert any("('a', 'b', 'c')" in message for message in caplog.messages)
+
+
+def test_what_the_cli_prints_adds_up(tmp_path: Path) -> None:
+    """Counts by label, missing rows and the total log-likelihood."""
+    from dgmm.scoring import score_samples
+    from dgmm.workers import threads
+
+    x, mixture = table(), make_mixture()
+    total = score_samples(fit_of(mixture), open_samples(x), tmp_path / "s.zarr", threads(2))
+    present = ~np.isnan(x).any(axis=1)
+    expected = oracle(mixture)
+    np.testing.assert_array_equal(total.counts, np.bincount(expected.predict(x[present]), minlength=3))
+    assert total.n_missing == (~present).sum()
+    assert total.log_density == pytest.approx(expected.score_samples(x[present]).sum(), rel=1e-12)

@@ -1,0 +1,395 @@
+"""Models on disk: what is saved comes back to the last bit, what is damaged is refused, what exists is safe."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+
+from dgmm import store
+from dgmm.errors import InputError, OutputExistsError
+from dgmm.mixture import Mixture
+from dgmm.results import Fit
+
+TYPES = ("full", "tied", "diag", "spherical")
+
+
+def covariances(kind: str, k: int, d: int, generator: np.random.Generator) -> np.ndarray:
+    """Random covariances in the shape of the type."""
+    root = generator.normal(size=(k, d, d))
+    full = root @ root.transpose(0, 2, 1) + np.eye(d)
+    diagonal = np.diagonal(full, axis1=1, axis2=2)
+    return {"full": full, "tied": full[0], "diag": diagonal, "spherical": diagonal[:, 0]}[kind]
+
+
+def make_fit(kind: str = "full", k: int = 3, d: int = 4, seed: int = 0) -> Fit:
+    generator = np.random.default_rng(seed)
+    weights = generator.dirichlet(np.full(k, 5.0))
+    mixture = Mixture.gaussian(kind, weights, generator.normal(100, 50, (k, d)), covariances(kind, k, d, generator))
+    return Fit(
+        mixture=mixture,
+        log_likelihood=-12345.678901234567,
+        n_samples=1000,
+        n_missing=7,
+        n_passes=3,
+        converged=True,
+        remaining_gain=1.0000000000000002e-9,
+        trajectory=(-12500.1, -12400.000000000002, -12345.678901234567),
+        features=tuple(f"température {i} °C" for i in range(d)),
+        collapsed=(2,),
+        state="converged",
+    )
+
+
+def assert_same(a: Fit, b: Fit) -> None:
+    """Equal to the last bit."""
+    assert a.covariance_type == b.covariance_type
+    assert a.mixture.weights.tobytes() == b.mixture.weights.tobytes()
+    for name in ("means", "factors"):
+        left, right = getattr(a.mixture.components, name), getattr(b.mixture.components, name)
+        assert left.shape == right.shape
+        assert left.tobytes() == right.tobytes()
+    assert a.mixture.covariances.tobytes() == b.mixture.covariances.tobytes()
+    for field in fields(Fit):
+        if field.name != "mixture":
+            assert getattr(a, field.name) == getattr(b, field.name), field.name
+
+
+@pytest.fixture(params=["model.zarr", "model.json"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Where to save, once for each form."""
+    return tmp_path / request.param
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(("k", "d"), [(3, 4), (1, 1), (1, 3), (5, 1)])
+def test_round_trip(kind: str, k: int, d: int, path: Path) -> None:
+    fit = replace(make_fit(kind, k, d), collapsed=())
+    store.save(fit, path)
+    assert_same(store.load(path), fit)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        # too few passes to estimate anything
+        {"remaining_gain": math.inf},
+        {"converged": False, "state": "stopped at pass 3"},
+        {"trajectory": (-1e300, 1e-300, 0.1 + 0.2)},
+        {"log_likelihood": 5e-324},
+        {"n_samples": 2**53 - 1, "n_missing": 2**40},
+        {"collapsed": (0, 1)},
+        # names that mean something in JSON, paths or Zarr
+        {"features": ('a"b', "c/d", "", "e\nf")},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_round_trip_of_the_rest(change: dict[str, Any], path: Path) -> None:
+    fit = replace(make_fit(), **change)
+    store.save(fit, path)
+    assert_same(store.load(str(path)), fit)
+
+
+def test_extreme_parameters(path: Path) -> None:
+    """Values whose decimal forms need all 17 digits, and the ends of the range."""
+    fit = make_fit("diag", 2, 3)
+    components = replace(
+        fit.mixture.components,
+        means=np.array([[1 / 3, 1e308, -5e-324], [math.pi, -0.0, 1e-17]]),
+        factors=np.array([[1e-150, 0.1, 1e150], [1.0, 2 / 3, 1e-300]]),
+    )
+    fit = replace(fit, mixture=replace(fit.mixture, components=components))
+    store.save(fit, path)
+    assert_same(store.load(path), fit)
+
+
+def test_the_table_and_the_settings_are_kept(path: Path) -> None:
+    table = pd.DataFrame(
+        {"n_components": [2, 3], "covariance_type": ["full", "tied"], "bic": [0.1 + 0.2, np.nan], "collapsed": [0, 1]}
+    )
+    store.save(make_fit(), path, table=table, settings={"data": {"path": "x.zarr"}, "n_components": [1, 2]})
+    pd.testing.assert_frame_equal(store.candidates(path), table, rtol=1e-14, atol=0)
+    assert store.load_dataset(path).attrs["settings"] == {"data": {"path": "x.zarr"}, "n_components": [1, 2]}
+
+
+def test_a_model_that_was_trained_alone_has_no_table(path: Path) -> None:
+    store.save(make_fit(), path)
+    assert store.candidates(path) is None
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_xarray_reads_it_with_named_dimensions(kind: str, tmp_path: Path) -> None:
+    fit = make_fit(kind)
+    store.save(fit, tmp_path / "m.zarr")
+    dataset = xr.open_zarr(tmp_path / "m.zarr", consolidated=False)
+    dims = {
+        "full": ("component", "feature", "feature_"),
+        "tied": ("feature", "feature_"),
+        "diag": ("component", "feature"),
+        "spherical": ("component",),
+    }[kind]
+    assert dataset["weights"].dims == ("component",)
+    assert dataset["means"].dims == ("component", "feature")
+    assert dataset["covariances"].dims == dims
+    np.testing.assert_array_equal(dataset["covariances"], fit.mixture.covariances)
+    np.testing.assert_array_equal(dataset["means"], fit.mixture.means)
+    assert dataset.attrs["bic"] == fit.bic
+    assert list(dataset.attrs["features"]) == list(fit.features)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_model_of_another_program_needs_no_factors(kind: str, path: Path) -> None:
+    """Weights, means and covariances say it all, but for the last bits."""
+    fit = make_fit(kind)
+    dataset = store.to_dataset(fit).drop_vars("factors")
+    if path.suffix == ".json":
+        path.write_text(json.dumps(dataset.to_dict()))
+    else:
+        dataset.to_zarr(path, zarr_format=3, consolidated=False)
+    np.testing.assert_allclose(store.load(path).mixture.covariances, fit.mixture.covariances, rtol=1e-13, atol=1e-13)
+
+
+def test_the_two_forms_say_the_same(tmp_path: Path) -> None:
+    fit = make_fit()
+    store.save(fit, tmp_path / "m.zarr")
+    store.save(fit, tmp_path / "m.json")
+    xr.testing.assert_identical(store.load_dataset(tmp_path / "m.zarr"), store.load_dataset(tmp_path / "m.json"))
+
+
+def test_json_is_plain(tmp_path: Path) -> None:
+    """Any language reads it: no NaN, no Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    store.save(replace(make_fit(), remaining_gain=math.inf), tmp_path / "m.json")
+    content = json.loads((tmp_path / "m.json").read_text(), parse_constant=refuse)
+    np.testing.assert_array_equal(content["data_vars"]["weights"]["data"], make_fit().mixture.weights)
+
+
+def test_nothing_in_a_store_is_pickled(tmp_path: Path) -> None:
+    """Every array has a numeric type and every codec is of the format itself; objects would need a pickle codec."""
+    table = pd.DataFrame({"n_components": [2], "covariance_type": ["full"], "state": ["converged"]})
+    store.save(make_fit(), tmp_path / "m.zarr", table=table, settings={"a": "b"})
+    group = zarr.open_group(str(tmp_path / "m.zarr"), mode="r")
+    names = list(group.array_keys())
+    assert "means" in names
+    for name in names:
+        assert group[name].dtype.kind == "f"
+    for file in (tmp_path / "m.zarr").rglob("zarr.json"):
+        assert "pickle" not in file.read_text()
+
+
+# ---- damage ---------------------------------------------------------------------------------------------------------
+
+
+def halve_weights(dataset: xr.Dataset) -> xr.Dataset:
+    return dataset.assign(weights=dataset["weights"] / 2)
+
+
+def drop_component(dataset: xr.Dataset) -> xr.Dataset:
+    weights = dataset["weights"].values[:2] / dataset["weights"].values[:2].sum()
+    return dataset.drop_vars("weights").assign(weights=("other", weights))
+
+
+def with_value(name: str, place: tuple[int, ...], value: float) -> Callable[[xr.Dataset], xr.Dataset]:
+    def damage(dataset: xr.Dataset) -> xr.Dataset:
+        values = dataset[name].values.copy()
+        values[place] = value
+        return dataset.assign({name: (dataset[name].dims, values)})
+
+    return damage
+
+
+def without(name: str) -> Callable[[xr.Dataset], xr.Dataset]:
+    return lambda dataset: dataset.drop_vars(name)
+
+
+def without_attribute(name: str) -> Callable[[xr.Dataset], xr.Dataset]:
+    def damage(dataset: xr.Dataset) -> xr.Dataset:
+        return dataset.drop_attrs(deep=False).assign_attrs({k: v for k, v in dataset.attrs.items() if k != name})
+
+    return damage
+
+
+def with_attribute(name: str, value: Any) -> Callable[[xr.Dataset], xr.Dataset]:
+    return lambda dataset: dataset.assign_attrs({name: value})
+
+
+DAMAGES: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
+    "weights that do not sum to one": (halve_weights, "weights"),
+    "a negative weight": (with_value("weights", (0,), -0.5), "weights"),
+    "a weight that is NaN": (with_value("weights", (1,), np.nan), "weights"),
+    "a weight too few": (drop_component, "weights"),
+    "no weights": (without("weights"), "'weights' is missing"),
+    "no means": (without("means"), "'means' is missing"),
+    "neither factors nor covariances": (lambda dataset: dataset.drop_vars(["factors", "covariances"]), "is missing"),
+    "no trajectory": (without("trajectory"), "'trajectory' is missing"),
+    "a mean that is NaN": (with_value("means", (0, 0), np.nan), "finite"),
+    "a mean that is infinite": (with_value("means", (2, 1), np.inf), "finite"),
+    "a factor that is NaN": (with_value("factors", (0, 1, 0), np.nan), "finite"),
+    "a factor whose diagonal is zero": (with_value("factors", (0, 1, 1), 0.0), "positive"),
+    "factors of another type": (with_attribute("family", "tied"), "shape"),
+    "an unknown type": (with_attribute("family", "vmf"), "'vmf'"),
+    "no type": (without_attribute("family"), "'family' is missing"),
+    "no log-likelihood": (without_attribute("log_likelihood"), "'log_likelihood' is missing"),
+    "another format": (with_attribute("format", "dgmm-model-99"), "'dgmm-model-99', expected 'dgmm-model-1'"),
+    "no format": (without_attribute("format"), "not a dgmm model"),
+    "a feature too few": (with_attribute("features", ["a", "b"]), "2 names for 4 features"),
+    "a count that is text": (with_attribute("n_samples", "many"), "n_samples"),
+}
+
+
+@pytest.mark.parametrize(("damage", "part"), DAMAGES.values(), ids=list(DAMAGES))
+@pytest.mark.parametrize("form", ["zarr", "json"])
+def test_damaged_models_are_refused(
+    damage: Callable[[xr.Dataset], xr.Dataset], part: str, form: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"model.{form}"
+    dataset = damage(store.to_dataset(make_fit()))
+    if form == "zarr":
+        dataset.to_zarr(path, zarr_format=3, consolidated=False)
+    else:
+        path.write_text(json.dumps(dataset.to_dict()))
+    with pytest.raises(InputError) as caught:
+        store.load(path)
+    message = str(caught.value)
+    assert part in message
+    assert str(path) in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[1, 2]", "3", "null", "{}", '{"data_vars": {"weights": 1}}', '{"attrs": {"format": "dgmm-model-1"}}'],
+)
+def test_json_that_is_no_model(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        store.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    """An array, a dataset, scores, a folder, nothing at all."""
+    zarr.create_array(str(tmp_path / "array.zarr"), shape=(3, 2), dtype="f8")
+    xr.Dataset({"x": (("a", "b"), np.zeros((3, 2)))}).to_zarr(tmp_path / "data.zarr", consolidated=False)
+    (tmp_path / "folder").mkdir()
+    for name in ("array.zarr", "data.zarr"):
+        with pytest.raises(InputError, match="is not a dgmm model"):
+            store.load(tmp_path / name)
+    with pytest.raises(InputError, match="is not a Zarr store"):
+        store.load(tmp_path / "folder")
+    for name in ("nothing.zarr", "nothing.json"):
+        with pytest.raises(InputError, match=rf"^no such (store|model): .*{name}$"):
+            store.load(tmp_path / name)
+
+
+# ---- what exists ----------------------------------------------------------------------------------------------------
+
+
+def test_an_existing_model_is_not_replaced_unasked(path: Path) -> None:
+    first, second = make_fit(seed=0), make_fit(seed=1)
+    store.save(first, path)
+    with pytest.raises(OutputExistsError) as caught:
+        store.save(second, path)
+    assert str(path) in str(caught.value)
+    assert "--overwrite" in str(caught.value)
+    assert_same(store.load(path), first)
+    store.save(second, path, overwrite=True)
+    assert_same(store.load(path), second)
+
+
+def test_nothing_of_the_old_model_stays(tmp_path: Path) -> None:
+    """Another type, fewer components, no table: a reader must not find what was there before."""
+    path = tmp_path / "m.zarr"
+    store.save(make_fit("full", 5, 4), path, table=pd.DataFrame({"bic": [1.0]}))
+    store.save(replace(make_fit("spherical", 2, 2), collapsed=()), path, overwrite=True)
+    assert store.candidates(path) is None
+    assert dict(store.load_dataset(path).sizes) == {"component": 2, "feature": 2, "pass": 3}
+
+
+@pytest.mark.parametrize("name", ["folder", "file.txt"])
+def test_what_is_no_zarr_store_is_never_replaced(name: str, tmp_path: Path) -> None:
+    """Not even when asked to: a mistyped --out must not cost a folder of something else."""
+    place = tmp_path / name
+    if name == "folder":
+        place.mkdir()
+        precious = place / "precious.txt"
+    else:
+        precious = place
+    precious.write_text("do not lose me")
+    with pytest.raises(OutputExistsError, match="is not a Zarr store"):
+        store.save(make_fit(), place, overwrite=True)
+    assert precious.read_text() == "do not lose me"
+
+
+def test_missing_folders_are_made(path: Path) -> None:
+    deeper = path.parent / "a" / "b" / path.name
+    store.save(make_fit(), deeper)
+    assert_same(store.load(deeper), make_fit())
+
+
+def test_a_trailing_slash_changes_nothing(tmp_path: Path) -> None:
+    store.save(make_fit(), f"{tmp_path}/m.zarr/")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.zarr"]
+    with pytest.raises(OutputExistsError):
+        store.save(make_fit(), tmp_path / "m.zarr")
+
+
+class Interruption(BaseException):
+    """As Ctrl-C is: not an Exception."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, Interruption])
+def test_an_interrupted_write_leaves_nothing(error: type[BaseException], tmp_path: Path) -> None:
+    place = tmp_path / "out.zarr"
+    with pytest.raises(error), store.writing(place, overwrite=False) as partial:
+        zarr.open_group(partial, mode="w").create_array("x", shape=(3,), dtype="f8")
+        assert not place.exists()
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_what_existed_survives_a_failed_overwrite(error: type[BaseException], tmp_path: Path) -> None:
+    place, fit = tmp_path / "m.zarr", make_fit()
+    store.save(fit, place)
+    with pytest.raises(error), store.writing(place, overwrite=True) as partial:
+        zarr.open_group(partial, mode="w").create_array("x", shape=(3,), dtype="f8")
+        raise error
+    assert [p.name for p in tmp_path.iterdir()] == ["m.zarr"]
+    assert_same(store.load(place), fit)
+
+
+def test_a_fit_that_cannot_be_written_leaves_nothing(path: Path) -> None:
+    """NaN among the numbers that describe the fit is refused by JSON; settings may hold what it cannot express."""
+    with pytest.raises((TypeError, ValueError)):
+        store.save(make_fit(), path, settings={"when": object()})
+    assert list(path.parent.iterdir()) == []
+
+
+def test_leftovers_of_a_killed_run_do_not_get_into_the_next(tmp_path: Path) -> None:
+    place = tmp_path / "m.zarr"
+    left = tmp_path / ("m.zarr" + store.PARTIAL)
+    zarr.open_group(str(left), mode="w").create_array("stray", shape=(3,), dtype="f8")
+    store.save(make_fit(), place)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.zarr"]
+    assert "stray" not in list(zarr.open_group(str(place), mode="r").array_keys())
+
+
+def test_exists(tmp_path: Path) -> None:
+    assert not store.exists(tmp_path / "m.zarr")
+    store.save(make_fit(), tmp_path / "m.zarr")
+    assert store.exists(tmp_path / "m.zarr")
