@@ -25,8 +25,9 @@ from dgmm.data import open_samples
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.mixture import Mixture
 from dgmm.results import Fit
-from dgmm.scoring import ScoreRun, label_dtype
+from dgmm.scoring import ScoreRun, label_dtype, score_samples
 from dgmm.store import save
+from dgmm.workers import threads
 
 TYPES = ("full", "tied", "diag", "spherical")
 
@@ -269,8 +270,8 @@ def test_scores_lie_on_the_grid_of_the_input(build: Callable[[xr.Dataset, Path],
         np.testing.assert_array_equal(found[name].values, dataset[name].values)
         assert found[name].dims == dataset[name].dims
         assert found[name].attrs == dataset[name].attrs, name
-        if name != "season":
-            assert found[name].dtype == dataset[name].dtype
+        # xarray has its own unit of time, and more than one type of text
+        assert found[name].dtype == dataset[name].dtype or name in ("month", "season")
 
 
 @pytest.mark.parametrize("with_coordinate", [True, False])
@@ -437,10 +438,10 @@ def test_a_cluster_writes_the_same(client: Client, tmp_path: Path) -> None:
     """Same bits as threads, from an array in memory and from a lazy one."""
     x, mixture = table(), make_mixture()
     fit, lazy = fit_of(mixture), da.from_array(x, chunks=(23, 3))
-    threads = dgmm.score(fit, lazy, tmp_path / "threads.zarr", scheduler="threads", probabilities=True)
+    expected = dgmm.score(fit, lazy, tmp_path / "threads.zarr", scheduler="threads", probabilities=True).load()
     for i, source in enumerate((lazy, da.from_array(x, chunks=(23, 3)))):
         found = dgmm.score(fit, source, tmp_path / f"c{i}.zarr", scheduler=client, probabilities=True)
-        xr.testing.assert_equal(found.load(), threads.load())
+        xr.testing.assert_equal(found.load(), expected)
     assert_scores(dgmm.score(fit, x, tmp_path / "memory.zarr", scheduler=client), x, mixture)
 
 
@@ -462,7 +463,7 @@ def test_an_existing_output_is_not_replaced_unasked(tmp_path: Path) -> None:
     dgmm.score(fit_of(first), x, out, probabilities=True)
     with pytest.raises(OutputExistsError, match="--overwrite"):
         dgmm.score(fit_of(second), x, out)
-    assert_scores(dgmm.open_scores(out) if hasattr(dgmm, "open_scores") else opened(out), x, first)
+    assert_scores(opened(out), x, first)
     found = dgmm.score(fit_of(second), x, out, overwrite=True)
     assert "probabilities" not in found
     assert_scores(found, x, second)
@@ -546,11 +547,8 @@ def test_other_names_of_features_are_mentioned(tmp_path: Path, caplog: pytest.Lo
     assert any("('a', 'b', 'c')" in message for message in caplog.messages)
 
 
-def test_what_the_cli_prints_adds_up(tmp_path: Path) -> None:
+def test_the_summary_adds_up(tmp_path: Path) -> None:
     """Counts by label, missing rows and the total log-likelihood."""
-    from dgmm.scoring import score_samples
-    from dgmm.workers import threads
-
     x, mixture = table(), make_mixture()
     total = score_samples(fit_of(mixture), open_samples(x), tmp_path / "s.zarr", threads(2))
     present = ~np.isnan(x).any(axis=1)
