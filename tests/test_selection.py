@@ -1,0 +1,150 @@
+"""Selection: shared passes, what is dropped and why, collapse, and the sample on which starts are tried."""
+
+import logging
+
+import numpy as np
+import pytest
+
+import dgmm
+from dgmm.config import Training
+from dgmm.datasets import ocean_temperature
+from dgmm.starts import sample_sizes
+
+
+def blobs(n: int = 4000, k: int = 4, d: int = 3, seed: int = 0) -> np.ndarray:
+    r = np.random.default_rng(seed)
+    centres = 6 * r.standard_normal((k, d))
+    return centres[r.integers(k, size=n)] + r.standard_normal((n, d))
+
+
+@pytest.fixture(scope="module")
+def selection() -> dgmm.Selection:
+    return dgmm.select(blobs(), range(1, 8), ["full", "spherical"])
+
+
+def test_the_true_number_of_components_is_found(selection: dgmm.Selection) -> None:
+    assert selection.best.n_components == 4
+    assert selection.best.covariance_type == "spherical"
+    assert selection.best.converged
+    assert not selection.at_edge
+
+
+def test_the_table_has_a_row_for_every_candidate_best_first(selection: dgmm.Selection) -> None:
+    table = selection.table
+    assert len(table) == 14
+    assert table["bic"].iloc[0] == selection.best.bic == table["bic"].min()
+    assert table["bic"].is_monotonic_increasing
+    expected = -2 * table["log_likelihood"] + table["n_parameters"] * np.log(4000)
+    np.testing.assert_allclose(table["bic"], expected, rtol=1e-13)
+    np.testing.assert_allclose(table["aic"], -2 * table["log_likelihood"] + 2 * table["n_parameters"], rtol=1e-13)
+    for fit in selection.fits:
+        assert fit.log_likelihood == pytest.approx(fit.mixture.log_density(blobs()).sum(), rel=1e-11)
+
+
+def test_what_is_dropped_would_not_have_won() -> None:
+    x = blobs()
+    dropped = dgmm.select(x, range(1, 8), ["full", "spherical"])
+    everything = dgmm.select(x, range(1, 8), ["full", "spherical"], keep_all=True)
+    assert everything.best.n_components == dropped.best.n_components
+    assert everything.best.bic == pytest.approx(dropped.best.bic, abs=0.05)
+    assert dropped.table["state"].str.startswith("dropped at pass").any()
+    assert not everything.table["state"].str.startswith("dropped").any()
+    for fit in everything.fits:
+        assert fit.bic > dropped.best.bic - 0.05
+
+
+def test_the_edge_of_the_grid_is_said() -> None:
+    assert dgmm.select(blobs(), [1, 2, 3], ["spherical"]).at_edge
+    assert not dgmm.select(blobs(), [3], ["spherical"]).at_edge
+
+
+def test_a_component_on_equal_rows_collapses_and_cannot_win() -> None:
+    """Thirty equal rows among a thousand: a likelihood without bound, and the best BIC, were it allowed."""
+    r = np.random.default_rng(1)
+    x = np.concatenate([r.standard_normal((1000, 2)), np.full((30, 2), 2.5)])
+    chosen = dgmm.select(x, [1, 2, 3], ["full"], n_init=30, keep_all=True)
+    table = chosen.table
+    collapsed = table[table["collapsed"] > 0]
+    assert len(collapsed)
+    assert (collapsed["state"] == "collapsed").all()
+    assert collapsed["bic"].min() < chosen.best.bic
+    assert not chosen.best.collapsed
+
+
+def test_without_a_floor_a_collapsing_candidate_fails_alone() -> None:
+    """reg_covar = 0 on repeated values: what has no finite likelihood is named, the others go on."""
+    r = np.random.default_rng(2)
+    x = np.concatenate([r.standard_normal((300, 1)), np.full((100, 1), 9.0)])
+    chosen = dgmm.select(x, [1, 2], ["full"], reg_covar=0)
+    assert chosen.best.n_components == 1
+    state = chosen.table.set_index("n_components")["state"][2]
+    assert "collapsed" in state
+    with pytest.raises(dgmm.CollapseError, match=r"lower n_components \(2\) or raise reg_covar"):
+        dgmm.train(x, 2, reg_covar=0)
+
+
+def test_rows_with_missing_values_are_left_out() -> None:
+    x = blobs()
+    holes = np.vstack([x, np.full((50, 3), np.nan)])
+    holes[-1, 0] = 1.0
+    a, b = dgmm.train(x, 4, "diag"), dgmm.train(holes, 4, "diag")
+    assert (b.n_samples, b.n_missing) == (4000, 50)
+    assert b.log_likelihood == pytest.approx(a.log_likelihood, abs=0.05)
+
+
+def test_a_store_sorted_by_time_is_sampled_over_all_its_blocks() -> None:
+    """A start taken from the first block would know one cluster of four."""
+    x = blobs(40_000)
+    x = x[np.argsort(x[:, 0])]
+    fit = dgmm.train(x, 4, "spherical", sample_rows=500, start_rows=500)
+    assert fit.bic == pytest.approx(dgmm.train(x, 4, "spherical").bic, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("start_rows", "n_sample", "n", "expected"),
+    [
+        (10_000, 272, 272, [272]),  # data that fit are simply fitted
+        (10_000, 100_000, 108_972, [10_000]),  # the next level would be most of the data
+        (10_000, 100_000, 1_000_000, [10_000, 80_000]),
+        (1_000, 100_000, 10**9, [1_000, 8_000, 64_000]),
+    ],
+)
+def test_levels_of_the_sample(start_rows: int, n_sample: int, n: int, expected: list[int]) -> None:
+    assert sample_sizes(Training(start_rows=start_rows), n_sample, n) == expected
+
+
+def test_one_line_for_every_pass(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="dgmm"):
+        fit = dgmm.train(blobs(), 5, "full")
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("pass ")]
+    assert len(lines) == fit.n_passes
+    assert "rows/s" in lines[0]
+    assert "to come" in lines[0]
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, True])
+def test_numbers_of_components_that_are_none(k: float) -> None:
+    with pytest.raises(dgmm.InputError, match="whole numbers from 1 up"):
+        dgmm.select(blobs(), [k])  # type: ignore[list-item]
+
+
+def test_more_components_than_rows() -> None:
+    with pytest.raises(dgmm.InputError, match=r"n_components=6 is more than the 5 complete rows"):
+        dgmm.train(np.random.default_rng(0).standard_normal((5, 2)), 6)
+
+
+def test_the_ocean_in_the_frame_is_exact_without_the_guard() -> None:
+    """19 levels, correlation condition 1.4e5: whitened, the expanded form holds to better than 1e-8 nats."""
+    ds = ocean_temperature()
+    fit = dgmm.train(ds, 4, "full", feature_dim="depth", variables=["temperature"], max_iter=5, n_init=1)
+    assert (fit.n_samples, fit.n_missing) == (108_972, 85_428)
+    x = ds.temperature.transpose("month", "lat", "lon", "depth").values.reshape(-1, 19)
+    x = x[~np.isnan(x).any(axis=1)][::37]
+    precise = []
+    for w, m, c in zip(fit.mixture.weights, fit.mixture.means, fit.mixture.covariances, strict=True):
+        factor = np.linalg.cholesky(c)
+        z = np.linalg.solve(factor, (x - m).T)
+        precise.append(
+            np.log(w) - 0.5 * (z**2).sum(axis=0) - np.log(np.diagonal(factor)).sum() - 9.5 * np.log(2 * np.pi)
+        )
+    np.testing.assert_allclose(fit.mixture.log_density(x), np.logaddexp.reduce(precise, axis=0), atol=1e-8)
