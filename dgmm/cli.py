@@ -19,6 +19,7 @@ app = App(
     version=__version__,
     help="Gaussian mixture models fitted, selected and applied straight from chunked Zarr arrays.",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 SETTINGS_SUFFIXES = (".yaml", ".yml")
@@ -257,8 +258,10 @@ def put(settings: dict[str, Any], name: str, value: Any) -> None:
 
 def show_progress(quiet: bool) -> None:
     """One line per pass on standard error."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("dgmm").setLevel(logging.WARNING if quiet else logging.INFO)
+    logger = logging.getLogger("dgmm")
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    # a handler of our own: one on the root would show how clusters start and stop too
+    logger.handlers = [logging.StreamHandler()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

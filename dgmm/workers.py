@@ -29,7 +29,8 @@ DISTRIBUTED_SETTINGS = {
     "distributed.comm.retry.count": 3,
 }
 
-Scheduler = "str | Client | None"
+#: Ctrl-C in a terminal reaches the workers too; it is the driver that stops them.
+DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def open_workers(
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 scheduler_kwargs={"dashboard": False},
+                preload=[DEAF_TO_INTERRUPTS],
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):

@@ -38,7 +38,12 @@ def publish_summary(key: str, text: str) -> None:
 
 def main(flow: Callable[[S], Any], model: type[S]) -> None:
     """Run a flow from the command line, with a settings file and changes to it, and exit with its code."""
-    app = App(name=f"python -m flows.{model.__name__.lower()}", help=flow.__doc__, result_action="return_value")
+    app = App(
+        name=f"python -m flows.{model.__name__.lower()}",
+        help=flow.__doc__,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
 
     @app.default
     def from_file(

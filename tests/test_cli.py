@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from sklearn.mixture import GaussianMixture
 
 from dgmm import store
 from dgmm.cli import main
+from dgmm.mixture import Mixture
+from dgmm.results import Fit
 
 TYPES = ("full", "tied", "diag", "spherical")
 #: Free covariances of K components in two dimensions.
@@ -86,10 +89,8 @@ def selected(blobs: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Pat
     write(str(folder / "store.zarr"), blobs)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        try:
-            main("select store.zarr --k 1:12 --covariance full,tied,diag,spherical --out run/ --quiet".split())
-        except SystemExit as stop:
-            assert not stop.code
+        line = "select store.zarr --k 1:12 --covariance full,tied,diag,spherical --out run/ --quiet"
+        assert main(line.split()) == 0
     return folder
 
 
@@ -148,7 +149,7 @@ def test_candidates_are_as_good_as_scikit_learn(kind: str, selected: Path, blobs
 
 def test_train_score_and_info(selected: Path, blobs: np.ndarray, run: Run) -> None:
     shutil.copytree(selected / "store.zarr", "store.zarr")
-    trained = run(*"train store.zarr --k 8 --covariance full --out model.zarr".split())
+    trained = run("train", "store.zarr", "--k", "8", "--covariance", "full", "--out", "model.zarr")
     assert trained.code == 0
     fit = store.load("model.zarr")
     assert (fit.n_components, fit.covariance_type, fit.n_samples) == (8, "full", 600)
@@ -156,7 +157,7 @@ def test_train_score_and_info(selected: Path, blobs: np.ndarray, run: Run) -> No
     assert "model: model.zarr" in trained.out
     assert sum(line.startswith("pass ") for line in trained.err) >= fit.n_passes
 
-    scored = run(*"score model.zarr store.zarr --out scores.zarr".split())
+    scored = run("score", "model.zarr", "store.zarr", "--out", "scores.zarr")
     assert scored.code == 0
     labels = fit.mixture.responsibilities(blobs).argmax(axis=1)
     with xr.open_zarr("scores.zarr", chunks=None, consolidated=False) as scores:
@@ -310,12 +311,12 @@ def test_variables_and_feature_dim(blobs: np.ndarray, run: Run) -> None:
 
 
 def test_the_seed_does_something(selected: Path, run: Run) -> None:
-    """With one start on a few rows, K = 6 on three groups: seeds end in different optima."""
+    """With one start on a few rows, K = 5 on three groups: seeds end in different optima."""
     data, few = str(selected / "store.zarr"), ["--set", "training.n_init=1", "--set", "training.start_rows=60"]
     found = []
-    for i, seed in enumerate((0, 0, 1, 2, 3)):
+    for i, seed in enumerate((0, 0, 1, 2)):
         change = ["--set", f"training.seed={seed}"]
-        assert run("train", data, "--k", "6", "--out", f"{i}.zarr", *few, *change, "--quiet").code == 0
+        assert run("train", data, "--k", "5", "--out", f"{i}.zarr", *few, *change, "--quiet").code == 0
         found.append(store.load(f"{i}.zarr").log_likelihood)
     assert found[0] == found[1]
     assert len(set(found)) > 2
@@ -324,16 +325,17 @@ def test_the_seed_does_something(selected: Path, run: Run) -> None:
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 
-def with_model(*arguments: str) -> Callable[[np.ndarray], list[str]]:
-    """Arguments after a model `m.zarr` of two features has been made of the blobs."""
+def same(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def with_model(*arguments: str, data: Callable[[np.ndarray], np.ndarray] = same) -> Callable[[np.ndarray], list[str]]:
+    """Arguments after a model `m.zarr` of two features and `store.zarr` have been written."""
 
     def build(x: np.ndarray) -> list[str]:
-        from dgmm import Mixture
-        from dgmm.results import Fit
-
         mixture = Mixture.gaussian("spherical", np.array([0.5, 0.5]), np.array([[0.0, 0], [9, 1]]), np.ones(2))
         store.save(Fit(mixture, -1.0, 10, 0, 1, True, 0.0, (-1.0,), ("0", "1")), "m.zarr")
-        write("store.zarr", x)
+        write("store.zarr", data(x.copy()))
         return list(arguments)
 
     return build
@@ -370,10 +372,6 @@ def with_dataset(dataset: Callable[[np.ndarray], xr.Dataset], *arguments: str) -
     return build
 
 
-def same(x: np.ndarray) -> np.ndarray:
-    return x
-
-
 def put(place: Any, value: float) -> Callable[[np.ndarray], np.ndarray]:
     def change(x: np.ndarray) -> np.ndarray:
         x[place] = value
@@ -394,6 +392,13 @@ def made(*names: str) -> Callable[[np.ndarray], list[str]]:
         return ["train", names[0], "--k", "2", "--out", "out.zarr"]
 
     return build
+
+
+def occupied(x: np.ndarray) -> list[str]:
+    """Training into a folder that is no Zarr store."""
+    Path("out.zarr").mkdir()
+    Path("out.zarr", "precious.txt").write_text("do not lose me")
+    return with_data(same, *TRAIN, "--overwrite")(x)
 
 
 TRAIN = ("train", "store.zarr", "--k", "2", "--out", "out.zarr")
@@ -441,7 +446,7 @@ BAD: dict[str, tuple[Callable[[np.ndarray], list[str]], list[str]]] = {
     "an infinite value": (with_data(put((123, 1), np.inf), *TRAIN), ["'1'", "inf", "(123)"]),
     "an infinite value, select": (with_data(put((123, 1), -np.inf), *SELECT), ["'1'", "-inf", "(123)"]),
     "an infinite value, score": (
-        lambda x: [with_model(*SCORE)(x), shutil.rmtree("store.zarr"), write("store.zarr", put((9, 0), np.inf)(x.copy()))][0],
+        lambda x: BROKEN,
         ["'0'", "inf", "(9)"],
     ),
     "a constant feature": (with_data(put((slice(None), 1), 0.1), *TRAIN), ["'1' is constant", "0.1"]),
@@ -458,7 +463,7 @@ BAD: dict[str, tuple[Callable[[np.ndarray], list[str]], list[str]]] = {
         ["0, 2", "linearly dependent"],
     ),
     "wrong number of features": (
-        lambda x: [with_model(*SCORE)(x), shutil.rmtree("store.zarr"), write("store.zarr", np.ones((50, 3)))][0],
+        with_model(*SCORE, data=lambda _: np.ones((50, 3))),
         ["3 features", "fitted on 2 (0, 1)"],
     ),
     # numbers of components
@@ -482,7 +487,10 @@ BAD: dict[str, tuple[Callable[[np.ndarray], list[str]], list[str]]] = {
     ),
     # other settings
     "unknown covariance type": (with_data(same, *TRAIN, "--covariance", "fool"), ["'fool'", "full, tied, diag"]),
-    "unknown covariance type, select": (with_data(same, *SELECT, "--covariance", "full,fool"), ["'fool'", "full, tied"]),
+    "unknown covariance type, select": (
+        with_data(same, *SELECT, "--covariance", "full,fool"),
+        ["'fool'", "full, tied"],
+    ),
     "unknown scheduler": (with_data(same, *TRAIN, "--scheduler", "gpu"), ["'gpu'", "threads, processes"]),
     "no workers": (with_data(same, *TRAIN, "--workers", "0"), ["cluster.n_workers", "0"]),
     "a memory limit that is none": (
@@ -490,7 +498,10 @@ BAD: dict[str, tuple[Callable[[np.ndarray], list[str]], list[str]]] = {
         ["memory_limit", "lots"],
     ),
     "unknown setting": (with_file(GOOD + "colour: red\n", "train", "s.yaml"), ["colour: unknown setting"]),
-    "unknown nested setting": (with_file(GOOD + "training: {n: 1}\n", "train", "s.yaml"), ["training.n: unknown setting"]),
+    "unknown nested setting": (
+        with_file(GOOD + "training: {n: 1}\n", "train", "s.yaml"),
+        ["training.n: unknown setting"],
+    ),
     "unknown --set": (with_data(same, *TRAIN, "--set", "training.sed=1"), ["training.sed: unknown setting"]),
     "--set of a value out of bounds": (with_data(same, *TRAIN, "--set", "training.seed=-1"), ["training.seed", "-1"]),
     "--set without a value": (with_data(same, *TRAIN, "--set", "training.seed"), ["training.seed", "key=value"]),
@@ -511,7 +522,7 @@ BAD: dict[str, tuple[Callable[[np.ndarray], list[str]], list[str]]] = {
     "unknown command": (lambda _: ["trian", "store.zarr"], ["trian"]),
     # outputs
     "output is a folder of something else": (
-        lambda x: [with_data(same, *TRAIN, "--overwrite")(x), Path("out.zarr").mkdir()][0],
+        occupied,
         ["out.zarr", "not a Zarr store"],
     ),
 }
@@ -552,7 +563,7 @@ def test_main_returns_the_exit_code(selected: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_collapse_is_one_line_and_exit_code_1(run: Run) -> None:
-    """Three distinct rows, three components, no regularisation: nothing sound to return, and no fault of the input's form."""
+    """Three distinct rows, three components, no regularisation: nothing sound to return."""
     write("store.zarr", np.repeat([[0.0, 0.0], [5.0, 1.0], [1.0, 7.0]], 40, axis=0))
     arguments = ["train", "store.zarr", "--k", "3", "--out", "m.zarr", "--set", "training.reg_covar=0", "--quiet"]
     result = run(*arguments)
@@ -583,7 +594,9 @@ def test_the_data_are_not_replaced_by_the_model(selected: Path, blobs: np.ndarra
     np.testing.assert_array_equal(zarr.open_array("store.zarr", mode="r")[:], blobs)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["select", "--help"], ["score", "--help"], ["info", "-h"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["select", "--help"], ["score", "--help"], ["info", "-h"]]
+)
 def test_help(arguments: list[str], run: Run) -> None:
     result = run(*arguments)
     assert (result.code, result.err) == (0, [])
@@ -591,8 +604,6 @@ def test_help(arguments: list[str], run: Run) -> None:
 
 
 def test_version(run: Run) -> None:
-    from importlib.metadata import version
-
     result = run("--version")
     assert (result.code, result.out.strip()) == (0, version("dgmm"))
 
@@ -603,7 +614,9 @@ def test_the_installed_command(blobs: np.ndarray, tmp_path: Path) -> None:
     write(str(tmp_path / "store.zarr"), blobs)
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(
+            [script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+        )
 
     trained = call("train", "store.zarr", "--k", "3", "--out", "model.zarr")
     assert trained.returncode == 0, trained.stderr
@@ -629,17 +642,14 @@ def test_importing_pulls_in_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_training_does_not_import_prefect_or_a_cluster(blobs: np.ndarray, tmp_path: Path) -> None:
-    """The core works without the extras: threads need no distributed either."""
+def test_training_imports_none_of_the_extras(blobs: np.ndarray, tmp_path: Path) -> None:
+    """The core works without the extras."""
     write(str(tmp_path / "store.zarr"), blobs)
     program = (
         "import sys\n"
         "from dgmm.cli import main\n"
-        "try:\n"
-        "    main(['train', 'store.zarr', '--k', '2', '--out', 'm.zarr', '--quiet'])\n"
-        "except SystemExit as stop:\n"
-        "    assert not stop.code, stop.code\n"
-        "print([m for m in ('prefect', 'distributed', 'matplotlib', 'jinja2') if m in sys.modules])"
+        "assert main(['train', 'store.zarr', '--k', '2', '--out', 'm.zarr', '--quiet']) == 0\n"
+        "print([m for m in ('prefect', 'matplotlib', 'fastapi', 'sqlalchemy') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120, cwd=tmp_path

@@ -101,7 +101,7 @@ def test_numbers_of_components_that_are_none(given: Any, part: str) -> None:
 
 @pytest.mark.parametrize("given", [0, -1, 1.5, "two", None, True, [2]])
 def test_one_number_of_components_that_is_none(given: Any) -> None:
-    with pytest.raises(InputError, match="^n_components: "):
+    with pytest.raises(InputError, match=r"^n_components: "):
         train(n_components=given)
 
 

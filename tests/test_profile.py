@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
@@ -208,7 +209,7 @@ def test_samples_merge_to_the_sample_of_everything(n: int, limit: int, cuts: lis
     x = np.random.default_rng(n).normal(size=(n, 2))
     hashes = row_hashes(np.arange(n, dtype=np.uint64), 3)
     edges = [0, *sorted(min(c, n) for c in cuts), n]
-    parts = [Sample.of(hashes[a:b], x[a:b], limit) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [Sample.of(hashes[a:b], x[a:b], limit) for a, b in pairwise(edges)]
     merged = parts[0]
     for part in parts[1:]:
         merged = merged.merge(part)

@@ -92,6 +92,14 @@ def assert_scores(found: xr.Dataset, x: np.ndarray, mixture: Mixture) -> None:
         np.testing.assert_allclose(every[present].sum(axis=1), 1, rtol=1e-5)
 
 
+def attempt(*arguments: Any, **how: Any) -> xr.Dataset | InputError:
+    """Scores, or why there are none."""
+    try:
+        return dgmm.score(*arguments, **how)
+    except InputError as error:
+        return error
+
+
 # ---- values ---------------------------------------------------------------------------------------------------------
 
 
@@ -306,10 +314,9 @@ def test_features_are_told_by_their_names(how: str, tmp_path: Path) -> None:
     mixture = make_mixture()
     chosen = ["b", "c", "a"] if how == "in another order" else None
     source = dataset if chosen else dataset[["c", "b", "a"]]
-    try:
-        found = dgmm.score(fit_of(mixture, ("a", "b", "c")), source, tmp_path / "s.zarr", variables=chosen)
-    except InputError as error:
-        assert "a, b, c" in str(error)
+    found = attempt(fit_of(mixture, ("a", "b", "c")), source, tmp_path / "s.zarr", variables=chosen)
+    if isinstance(found, InputError):
+        assert "a, b, c" in str(found)
     else:
         assert_scores(found, x, mixture)
 
@@ -341,10 +348,9 @@ def test_a_coordinate_does_not_replace_a_score(name: str, tmp_path: Path) -> Non
     """A data set with a coordinate of the same name, say known labels: refused, or kept apart."""
     x, mixture = table(), make_mixture()
     source = xr.DataArray(x, dims=("s", "f"), coords={name: ("s", np.arange(300, dtype="int64"))})
-    try:
-        found = dgmm.score(fit_of(mixture), source, tmp_path / "s.zarr", probabilities=True)
-    except InputError as error:
-        assert name in str(error)
+    found = attempt(fit_of(mixture), source, tmp_path / "s.zarr", probabilities=True)
+    if isinstance(found, InputError):
+        assert name in str(found)
         assert list(tmp_path.iterdir()) == []
     else:
         assert_scores(found, x, mixture)
@@ -362,10 +368,9 @@ def test_a_stacked_index_is_kept_or_refused_before_any_work(tmp_path: Path) -> N
     x, mixture = table(), make_mixture()
     grid = xr.DataArray(x.reshape(15, 20, 3), dims=("y", "x", "f"), coords={"y": range(15), "x": range(20)})
     stacked = grid.stack(s=("y", "x")).transpose("s", "f")
-    try:
-        found = dgmm.score(fit_of(mixture), stacked, tmp_path / "s.zarr")
-    except InputError as error:
-        assert "reset_index" in str(error)
+    found = attempt(fit_of(mixture), stacked, tmp_path / "s.zarr")
+    if isinstance(found, InputError):
+        assert "reset_index" in str(found)
         assert list(tmp_path.iterdir()) == []
     else:
         assert_scores(found, x, mixture)
@@ -525,7 +530,7 @@ def test_the_input_is_not_replaced_by_the_scores(tmp_path: Path) -> None:
     """An output that is the input: with overwriting asked for, the data would be gone."""
     path = tmp_path / "in.zarr"
     zarr.create_array(str(path), shape=(300, 3), chunks=(50, 3), dtype="f8")[...] = table()
-    with pytest.raises(InputError, match="in.zarr"):
+    with pytest.raises(InputError, match=r"in\.zarr"):
         dgmm.score(fit_of(make_mixture()), path, path, overwrite=True)
     np.testing.assert_array_equal(zarr.open_array(str(path), mode="r")[:], table())
 

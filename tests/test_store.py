@@ -352,23 +352,28 @@ class Interruption(BaseException):
     """As Ctrl-C is: not an Exception."""
 
 
+def interrupted(place: Path, error: type[BaseException], *, overwrite: bool) -> None:
+    """A write that gets as far as its first array."""
+    with store.writing(place, overwrite=overwrite) as partial:
+        zarr.open_group(partial, mode="w").create_array("x", shape=(3,), dtype="f8")
+        # a reader sees what was there before, if anything was, until all is done
+        assert place.exists() == overwrite
+        raise error
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, Interruption])
 def test_an_interrupted_write_leaves_nothing(error: type[BaseException], tmp_path: Path) -> None:
-    place = tmp_path / "out.zarr"
-    with pytest.raises(error), store.writing(place, overwrite=False) as partial:
-        zarr.open_group(partial, mode="w").create_array("x", shape=(3,), dtype="f8")
-        assert not place.exists()
-        raise error
+    with pytest.raises(error):
+        interrupted(tmp_path / "out.zarr", error, overwrite=False)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, Interruption])
 def test_what_existed_survives_a_failed_overwrite(error: type[BaseException], tmp_path: Path) -> None:
     place, fit = tmp_path / "m.zarr", make_fit()
     store.save(fit, place)
-    with pytest.raises(error), store.writing(place, overwrite=True) as partial:
-        zarr.open_group(partial, mode="w").create_array("x", shape=(3,), dtype="f8")
-        raise error
+    with pytest.raises(error):
+        interrupted(place, error, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["m.zarr"]
     assert_same(store.load(place), fit)
 

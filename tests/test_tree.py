@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def leaves(values: list[float]) -> list[Node[Total]]:
 def in_runs(nodes: list[Node[Total]], edges: list[int]) -> Total:
     """The value of the tree when the leaves between two edges are merged by a worker of their own first."""
     partial: list[Node[Total]] = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         stack: list[Node[Total]] = []
         for node in nodes[start:stop]:
             grow(stack, node)
