@@ -446,7 +446,7 @@ BAD: dict[str, tuple[Callable[[np.ndarray], list[str]], list[str]]] = {
     "an infinite value": (with_data(put((123, 1), np.inf), *TRAIN), ["'1'", "inf", "(123)"]),
     "an infinite value, select": (with_data(put((123, 1), -np.inf), *SELECT), ["'1'", "-inf", "(123)"]),
     "an infinite value, score": (
-        lambda x: BROKEN,
+        with_model(*SCORE, data=put((9, 0), np.inf)),
         ["'0'", "inf", "(9)"],
     ),
     "a constant feature": (with_data(put((slice(None), 1), 0.1), *TRAIN), ["'1' is constant", "0.1"]),

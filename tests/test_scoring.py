@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from dgmm.mixture import Mixture
 from dgmm.results import Fit
 from dgmm.scoring import ScoreRun, label_dtype, score_samples
 from dgmm.store import save
-from dgmm.workers import threads
+from dgmm.workers import open_workers, threads
 
 TYPES = ("full", "tied", "diag", "spherical")
 
@@ -282,6 +284,40 @@ def test_scores_lie_on_the_grid_of_the_input(build: Callable[[xr.Dataset, Path],
         assert found[name].dtype == dataset[name].dtype or name in ("month", "season")
 
 
+COORDINATES: dict[str, Any] = {
+    "truth values": np.arange(300) % 2 == 0,
+    "texts of any length": np.array([f"n{i}" for i in range(300)], dtype=object),
+    "bytes": np.array([f"n{i}" for i in range(300)], dtype="S4"),
+    "durations": np.arange(300).astype("timedelta64[h]").astype("timedelta64[ns]"),
+    "a gap in time": np.where(np.arange(300) == 7, np.datetime64("NaT", "ns"), np.datetime64("2020-01-01", "ns")),
+    "numbers with a gap": np.where(np.arange(300) == 7, np.nan, np.arange(300.0)),
+    "large integers": np.arange(300, dtype="int64") + 2**60,
+    "unsigned": np.arange(300, dtype="uint8"),
+    "on Dask": da.arange(300, chunks=70),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification:zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.parametrize("values", COORDINATES.values(), ids=list(COORDINATES))
+def test_coordinates_of_any_type(values: Any, tmp_path: Path) -> None:
+    source = xr.DataArray(table(), dims=("s", "f"), coords={"c": ("s", values, {"note": "kept"})})
+    found = dgmm.score(fit_of(make_mixture()), source, tmp_path / "s.zarr")
+    np.testing.assert_array_equal(found["c"].values, np.asarray(values).astype(found["c"].dtype))
+    assert found["c"].dtype.kind == source["c"].dtype.kind or source["c"].dtype.kind in "OUST"
+    assert found["c"].attrs["note"] == "kept"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_packed_coordinates_come_out_as_they_were_read(version: int, tmp_path: Path) -> None:
+    """Packed in the input; what matters is their values."""
+    how = {"lat": {"dtype": "int16", "scale_factor": 0.1, "_FillValue": -9999}}
+    source = xr.Dataset({"x": (("lat", "f"), table())}, coords={"lat": np.arange(300) * 0.1})
+    source.to_zarr(tmp_path / "in.zarr", zarr_format=version, consolidated=False, encoding=how)
+    found = dgmm.score(fit_of(make_mixture()), tmp_path / "in.zarr", tmp_path / "s.zarr")
+    np.testing.assert_allclose(found["lat"], source["lat"], rtol=1e-14)
+
+
 @pytest.mark.parametrize("with_coordinate", [True, False])
 def test_attributes_of_the_data_set_are_kept(with_coordinate: bool, tmp_path: Path) -> None:
     """With what scoring adds; whether or not the grid has coordinates."""
@@ -496,6 +532,29 @@ def poisoned(x: np.ndarray) -> da.Array:
 def test_a_crash_midway_leaves_no_output(tmp_path: Path) -> None:
     with pytest.raises(Poison):
         dgmm.score(fit_of(make_mixture()), poisoned(table()), tmp_path / "s.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crash_leaves_nothing_to_those_who_are_still_at_work(tmp_path: Path) -> None:
+    """One thread fails while another is in the middle of a block: what that one writes late must not stay."""
+    failed, late = threading.Event(), threading.Event()
+
+    def block(part: np.ndarray, block_info: Any = None) -> np.ndarray:
+        place = block_info[0]["chunk-location"][0] if block_info else None
+        if place == 0:
+            failed.wait(30)
+            time.sleep(0.2)
+            late.set()
+        if place == 5:
+            failed.set()
+            raise Poison("unreadable")
+        return part
+
+    source = da.from_array(table(), chunks=(20, 3)).map_blocks(block, dtype=float, meta=np.empty((0, 0)))
+    with open_workers("threads", n_workers=2) as workers, pytest.raises(Poison):
+        score_samples(fit_of(make_mixture()), open_samples(source), tmp_path / "s.zarr", workers)
+    assert late.wait(30)
+    time.sleep(0.5)
     assert list(tmp_path.iterdir()) == []
 
 
