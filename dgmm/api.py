@@ -143,6 +143,8 @@ def score(
         What was written, lazily.
     """
     fit = model if isinstance(model, Fit) else store.load(model)
+    inputs = [place for place in (model, source) if isinstance(place, (str, os.PathLike))]
+    store.refuse_existing(out, overwrite, *inputs)
     samples = open_samples(source, variables, feature_dim)
     with open_workers(scheduler) as workers:
         score_samples(fit, samples, out, workers, probabilities=probabilities, overwrite=overwrite)

@@ -89,7 +89,7 @@ def train(
     data: str,
     /,
     *,
-    k: Annotated[int | None, Parameter(help="Number of components.")] = None,
+    k: Annotated[str | None, Parameter(help="Number of components.")] = None,
     covariance: Annotated[str | None, Parameter(help="Covariance type; full by default.")] = None,
     out: Annotated[str | None, Parameter(help="Model to write, a Zarr group.")] = None,
     variables: Variables = None,
@@ -187,11 +187,13 @@ def info(
         A model, scores or a Zarr store.
     """
     from dgmm import store
+    from dgmm.api import open_scores
     from dgmm.data import open_samples
     from dgmm.pipeline import describe, show_table
+    from dgmm.scoring import SCORES_FORMAT
 
-    is_model = path.endswith(".json") or store.attributes(path).get("format") == store.FORMAT
-    if is_model:
+    attributes = {} if path.endswith(".json") else store.attributes(path)
+    if path.endswith(".json") or attributes.get("format") == store.FORMAT:
         dataset = store.load_dataset(path)
         fit = store.from_dataset(dataset, path)
         if as_json:
@@ -207,6 +209,12 @@ def info(
         return
     if as_json:
         raise InputError(f"{path} is not a model: only models have a JSON form")
+    if attributes.get("format") == SCORES_FORMAT:
+        scores = open_scores(path)
+        sizes = ", ".join(f"{d} {n}" for d, n in scores["label"].sizes.items())
+        print(f"{attributes['title']}, on {attributes['source']}: {sizes}")
+        print(f"variables: {', '.join(map(str, scores.data_vars))}; coordinates: {', '.join(map(str, scores.coords))}")
+        return
     samples = open_samples(path, variables.split(",") if variables else None, feature_dim)
     sizes = ", ".join(f"{d} {n}" for d, n in zip(samples.dims, samples.grid.shape, strict=True))
     print(f"{samples.grid.size} samples ({sizes}) of {samples.n_features} features ({', '.join(samples.features)})")
@@ -242,7 +250,10 @@ def merged(first: str, place: str, given: dict[str, Any], changes: Sequence[str]
         name, equals, value = change.partition("=")
         if not equals:
             raise InputError(f"--set {change}: expected key=value, such as training.seed=1")
-        put(settings, name, yaml.safe_load(value))
+        try:
+            put(settings, name, yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {change}: {' '.join(str(error).split())}") from None
     return settings
 
 

@@ -6,7 +6,7 @@ import os
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
 
 from dgmm.errors import InputError
 from dgmm.families import FAMILIES
@@ -42,7 +42,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             content = yaml.safe_load(file)
     except FileNotFoundError:
         raise InputError(f"no such settings file: {path}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no settings: expected 'name: value' lines")
@@ -120,7 +120,7 @@ class Cluster(Settings):
     )
     n_workers: Count | None = Field(None, description="Threads or processes. Default: one per core.")
     threads_per_worker: Count = Field(1, description="Threads of each process.")
-    memory_limit: str | None = Field(None, description="Memory of each process, such as 2GB.")
+    memory_limit: ByteSize | None = Field(None, description="Memory of each process, such as 2GB.")
 
 
 class Train(Settings):

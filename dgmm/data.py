@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array
 import numpy as np
+import pandas as pd
 import xarray as xr
 import zarr
 import zarr.storage
@@ -93,6 +94,13 @@ class Samples:
         """Bytes of one value as it is read."""
         return max(int(f.array.dtype.itemsize) for f in self.fields)
 
+    def with_features(self, names: Sequence[str]) -> Samples:
+        """The same samples with their variables in the order of ``names``, if those are their names."""
+        if tuple(names) == self.features or self.feature_dim or sorted(names) != sorted(self.features):
+            return self
+        fields = tuple(self.fields[self.features.index(name)] for name in names)
+        return replace(self, features=tuple(names), fields=fields)
+
     def some_rows(self, n: int) -> FloatArray:
         """A few complete rows, evenly spaced over the first, the middle and the last segment, shape (m, d)."""
         segments = sorted({0, len(self.grid) // 2, len(self.grid) - 1})
@@ -109,6 +117,11 @@ class Samples:
         field = self.fields[0]
         block = _transposed(field.read(key), field.dims, (*self.dims, self.feature_dim))
         return block.reshape(-1, self.n_features)
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first of many names."""
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def _transposed(block: AnyArray, dims: tuple[str, ...], wanted: tuple[str, ...]) -> AnyArray:
@@ -198,7 +211,8 @@ def _default_dims(ndim: int) -> tuple[str, ...]:
 
 
 def _from_dataset(name: str, dataset: xr.Dataset, variables: Sequence[str] | None, feature_dim: str | None) -> Samples:
-    known = [str(v) for v in dataset.data_vars]
+    # a store lists its variables in whatever order the file system does
+    known = sorted(str(v) for v in dataset.data_vars)
     if not known:
         raise InputError(f"{name} holds no variables")
     for variable in variables or ():
@@ -260,6 +274,9 @@ def _assemble(name: str, fields: dict[str, Field], feature_dim: str | None, coor
         value = {"value_name": first_name, "value_units": str(described.get("units", ""))}
         axis = axis.assign_attrs(value) if axis.dtype.kind in "fiu" else None
     kept = [c for c in coords.coords if set(coords[c].dims) <= set(dims)]
+    stacked = [str(c) for c in kept if isinstance(coords.indexes.get(c), pd.MultiIndex)]
+    if stacked:
+        raise InputError(f"{', '.join(stacked)} of {name} form a multi-index, which Zarr has none of: reset_index it")
     return Samples(name, dims, grid, names, tuple(fields.values()), feature_dim, coords[kept].load(), axis)
 
 

@@ -136,7 +136,7 @@ def sample_figure(
         _prepare(axes, "", names[0], "density")
         axes.hist(sample[:, 0], bins=min(100, 10 + math.isqrt(len(sample))), density=True, color=MISSING)
         x = np.linspace(sample.min(), sample.max(), 500)
-        parts = np.exp(np.concatenate([part.copy() for part in mixture.log_joint(x[:, None])]))
+        parts = mixture.responsibilities(x[:, None]) * np.exp(mixture.log_density(x[:, None]))[:, None]
         axes.plot(x, parts.sum(axis=1), color=INK, lw=1.6)
         for part, colour in zip(parts.T, colours, strict=True):
             axes.fill_between(x, part, color=colour, alpha=0.45, lw=0)

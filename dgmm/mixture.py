@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.estep import Plan, Workspace, make_plan
+from dgmm.estep import score_samples
 from dgmm.families import Family, get_family
 from dgmm.frame import Frame, make_frame
+from dgmm.plan import Plan, make_plan
 from dgmm.types import AnyArray, FloatArray, IntArray
 
 
@@ -124,20 +124,13 @@ class Mixture:
         variances: FloatArray = np.broadcast_to(c.reshape(k, -1), self.means.shape)
         return np.diag(self.weights @ variances)
 
-    def log_joint(self, x: AnyArray) -> Iterator[FloatArray]:
-        """Slices (n, K) of ``log w_k p(x | k)`` for the rows of ``x`` (n, d); each is overwritten by the next."""
-        work = Workspace(self.density_plan())
-        for start in range(0, len(x), work.n):
-            yield work.log_joint(x[start : start + work.n])[0].T
-
     def log_density(self, x: AnyArray) -> FloatArray:
         """``log p(x)``, shape (n,), in the data's units, for the rows of ``x`` (n, d)."""
-        return np.concatenate([np.logaddexp.reduce(j, axis=1) for j in self.log_joint(x)] or [np.empty(0)])
+        return score_samples(x, self.density_plan()).log_density
 
     def responsibilities(self, x: AnyArray) -> FloatArray:
         """``p(k | x)``, shape (n, K), for the rows of ``x`` (n, d)."""
-        parts = [np.exp(j - np.logaddexp.reduce(j, axis=1, keepdims=True)) for j in self.log_joint(x)]
-        return np.concatenate(parts or [np.empty((0, self.n_components))])
+        return score_samples(x, self.density_plan(), probabilities=True).probabilities
 
     def sample(self, n: int, generator: np.random.Generator) -> tuple[FloatArray, IntArray]:
         """Draw n samples (n, d) and the components (n,) they came from."""

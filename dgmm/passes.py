@@ -17,14 +17,15 @@ from dask.delayed import Delayed, delayed
 
 from dgmm.data import Samples
 from dgmm.errors import InputError, InsufficientMemoryError
-from dgmm.estep import PassTotals, Plan, accumulate_samples, make_plan, unpack
+from dgmm.estep import PassTotals, accumulate_samples, unpack
 from dgmm.frame import Frame, FrameKind
 from dgmm.mixture import Mixture
+from dgmm.plan import Plan, make_plan
 from dgmm.profile import Profile, ProfileSegment, complete
 from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Mergeable, Node, grow, merge_all
 from dgmm.types import AnyArray
-from dgmm.workers import Workers, one_blas_thread
+from dgmm.workers import Workers, interrupted, one_blas_thread
 
 #: Tasks per thread and pass: enough to even out, few enough to cost nothing.
 TASKS_PER_THREAD = 4
@@ -45,6 +46,8 @@ def read_ahead(samples: Samples, run: range) -> Iterator[tuple[int, AnyArray]]:
             current = coming or reader.submit(samples.read, samples.grid.region(segment))
             coming = reader.submit(samples.read, samples.grid.region(segment + 1)) if segment + 1 in run else None
             yield segment, current.result()
+            if interrupted.is_set():
+                raise InterruptedError("the driver gave up")
 
 
 def load_run(samples: Samples, run: range) -> list[tuple[int, AnyArray]]:

@@ -52,7 +52,7 @@ def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:
 
 def run_train(settings: Train) -> Fit:
     """Train and write the model."""
-    store.refuse_existing(settings.out, settings.overwrite)
+    store.refuse_existing(settings.out, settings.overwrite, settings.data.path)
     samples = samples_of(settings.data)
     with workers_of(settings.cluster) as workers:
         fit = train_samples(samples, workers, settings.n_components, settings.covariance_type, settings.training)
@@ -63,7 +63,7 @@ def run_train(settings: Train) -> Fit:
 def run_select(settings: Select) -> Selection:
     """Select and write the best model and the table of candidates."""
     model, table = os.path.join(settings.out, MODEL), os.path.join(settings.out, TABLE)
-    store.refuse_existing(model, settings.overwrite)
+    store.refuse_existing(model, settings.overwrite, settings.data.path)
     samples = samples_of(settings.data)
     with workers_of(settings.cluster) as workers:
         passes = Passes(samples, workers, seed=settings.training.seed, sample_rows=settings.training.sample_rows)
@@ -87,7 +87,7 @@ def run_select(settings: Select) -> Selection:
 
 def run_score(settings: Score) -> Scored:
     """Score and write the scores."""
-    store.refuse_existing(settings.out, settings.overwrite)
+    store.refuse_existing(settings.out, settings.overwrite, settings.data.path, settings.model)
     fit = store.load(settings.model)
     samples = samples_of(settings.data)
     with workers_of(settings.cluster) as workers:

@@ -139,22 +139,26 @@ class ProfileSegment:
         rows = self.grid.rows(self.grid.region(segment))
         if x.dtype.kind == "f":
             present = ~np.isnan(x).any(axis=1)
-            rows, x = (rows, x) if present.all() else (rows[present], x[present])
-        values = np.ascontiguousarray(x, dtype=np.float64)
+            rows, kept = (rows, x) if present.all() else (rows[present], x[present])
+        else:
+            kept = x
+        values = np.ascontiguousarray(kept, dtype=np.float64)
         n_missing = self.grid.n_rows(segment) - len(values)
         sample = Sample.of(row_hashes(rows, self.seed), values, self.limit)
         low, high = values.min(axis=0, initial=np.inf), values.max(axis=0, initial=-np.inf)
-        if len(values):
-            self._refuse_infinite(rows, values, np.maximum(-low, high))
+        if not (np.maximum(-low, high) < LARGEST).all():
+            refuse_infinite(self.name, self.features, self.grid, segment, x)
         return Profile(Moments.of(values), low, high, n_missing, sample)
 
-    def _refuse_infinite(self, rows: NDArray[np.uint64], values: FloatArray, largest: FloatArray) -> None:
-        if (largest < LARGEST).all():
-            return
-        feature = int(np.argmax(largest))
-        i = int(np.argmax(np.abs(values[:, feature])))
-        place = ", ".join(str(int(j)) for j in np.unravel_index(int(rows[i]), self.grid.shape))
+
+def refuse_infinite(name: str, features: tuple[str, ...], grid: Grid, segment: int, x: AnyArray) -> None:
+    """Raise `InputError` that names the first value of a segment, all its rows given, that cannot be used."""
+    bad = np.argwhere(np.abs(x) >= LARGEST)
+    if len(bad):
+        i, feature = bad[0].tolist()
+        row = int(grid.rows(grid.region(segment))[i])
+        place = ", ".join(str(int(j)) for j in np.unravel_index(row, grid.shape))
         raise InputError(
-            f"feature {self.features[feature]!r} of {self.name} is {values[i, feature]} at sample ({place}): only "
-            f"finite values below {LARGEST:g} can be fitted; mark it missing (NaN)"
+            f"feature {features[feature]!r} of {name} is {x[i, feature]} at sample ({place}): only finite values below "
+            f"{LARGEST:g} can be used; mark it missing (NaN)"
         )

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,23 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
-from dgmm.data import Samples, store_at
+from dgmm.data import Samples, shortened, store_at
 from dgmm.errors import InputError
-from dgmm.estep import Workspace
+from dgmm.estep import score_samples as score_rows
 from dgmm.mixture import Mixture
 from dgmm.passes import map_segments, read_ahead
+from dgmm.profile import refuse_infinite
 from dgmm.results import Fit
 from dgmm.store import writing
-from dgmm.types import AnyArray, FloatArray, IntArray
+from dgmm.types import AnyArray, IntArray
 from dgmm.workers import Workers, one_blas_thread
 
 logger = logging.getLogger("dgmm")
+
+#: Written into all scores.
+SCORES_FORMAT = "dgmm-scores-1"
+#: Attribute of an output that will not be finished.
+STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -61,50 +67,58 @@ class ScoreRun:
         self.out = out
         self.probabilities = probabilities
 
-    def __call__(self, samples: Samples, run: range) -> Scored:
-        """Score the segments of a run."""
-        group = zarr.open_group(store_at(self.out, read_only=False), mode="r+")
-        arrays = dict(group.arrays())
+    def __call__(self, samples: Samples, run: range) -> Scored | Exception:
+        """Score the segments of a run; returns what went wrong rather than raising it.
+
+        Nothing may be written any more when the driver hears of a failure, or it could not clear up.
+        """
         total = Scored(np.zeros(self.plan.n_rows, dtype=np.int64), 0, 0.0)
-        with one_blas_thread:
-            for segment, x in read_ahead(samples, run):
-                region = samples.grid.region(segment)
-                shape = tuple(s.stop - s.start for s in region)
-                values, scored = self.score(x)
-                for name, value in values.items():
-                    arrays[name][region] = value.reshape(shape + value.shape[1:])
-                total = total.merge(scored)
+        try:
+            arrays = dict(self._open().arrays())
+            with one_blas_thread:
+                for segment, x in read_ahead(samples, run):
+                    if STOPPED in self._open().attrs:
+                        break
+                    region = samples.grid.region(segment)
+                    shape = tuple(s.stop - s.start for s in region)
+                    values, scored = self.score(x)
+                    if not np.isfinite(scored.log_density):
+                        refuse_infinite(samples.name, samples.features, samples.grid, segment, x)
+                    for name, value in values.items():
+                        arrays[name][region] = value.reshape(shape + value.shape[1:])
+                    total = total.merge(scored)
+        except Exception as error:
+            self.stop()
+            return error
         return total
 
+    def _open(self) -> zarr.Group:
+        return zarr.open_group(store_at(self.out, read_only=False), mode="r+")
+
+    def stop(self) -> None:
+        """Tell all tasks to go no further."""
+        self._open().attrs[STOPPED] = True
+
     def score(self, x: AnyArray) -> tuple[dict[str, AnyArray], Scored]:
-        """Label, probability and log density of the rows of ``x`` (n, d)."""
+        """Variables of the output for the rows of ``x`` (n, d), and what they come to."""
         n, k = len(x), self.plan.n_rows
         present = np.ones(n, dtype=bool) if x.dtype.kind != "f" else ~np.isnan(x).any(axis=1)
         full = bool(present.all())
-        work = Workspace(self.plan)
-        label = np.full(n, -1, dtype=label_dtype(k))
-        probability = np.full(n, np.nan, dtype=np.float32)
-        log_density = np.full(n, np.nan)
-        everything = np.full((n, k), np.nan, dtype=np.float32) if self.probabilities else None
-        rows = None if full else np.flatnonzero(present)
-        count = n if rows is None else len(rows)
-        for start in range(0, count, work.n):
-            chosen = slice(start, min(start + work.n, count)) if rows is None else rows[start : start + work.n]
-            joint, _ = work.log_joint(x[chosen])
-            label[chosen] = joint.argmax(axis=0)
-            top = joint.max(axis=0)
-            joint -= top
-            np.exp(joint, out=joint)
-            total: FloatArray = joint.sum(axis=0)
-            probability[chosen] = 1 / total
-            log_density[chosen] = top + np.log(total)
-            if everything is not None:
-                everything[chosen] = (joint / total).T
-        counts = np.bincount(label[present], minlength=k).astype(np.int64)
-        values: dict[str, AnyArray] = {"label": label, "probability": probability, "log_density": log_density}
-        if everything is not None:
-            values["probabilities"] = everything
-        return values, Scored(counts, n - count, float(np.nansum(log_density)))
+        scores = score_rows(x if full else x[present], self.plan, probabilities=self.probabilities)
+        counts = np.bincount(scores.label, minlength=k).astype(np.int64)
+        scored = Scored(counts, n - len(scores.label), float(scores.log_density.sum()))
+        columns: list[tuple[str, AnyArray, AnyArray]] = [
+            ("label", scores.label, np.array(-1, dtype=label_dtype(k))),
+            ("probability", scores.probability, np.array(np.nan, dtype=np.float32)),
+            ("log_density", scores.log_density, np.array(np.nan)),
+        ]
+        if self.probabilities:
+            columns.append(("probabilities", scores.probabilities, np.array(np.nan, dtype=np.float32)))
+        values = {}
+        for name, column, missing in columns:
+            values[name] = np.full((n, *column.shape[1:]), missing, dtype=missing.dtype)
+            values[name][slice(None) if full else present] = column
+        return values, scored
 
 
 def label_dtype(n_components: int) -> type[np.signedinteger]:
@@ -130,23 +144,42 @@ def score_samples(
     if samples.n_features != mixture.n_features:
         raise InputError(
             f"{samples.name} has {samples.n_features} features, the model was fitted on {mixture.n_features} "
-            f"({', '.join(model.features[:8])}{', ...' if mixture.n_features > 8 else ''})"
+            f"({shortened(model.features)})"
         )
+    samples = samples.with_features(model.features)
     if samples.features != model.features:
-        logger.warning("features are named %s, the model's %s", samples.features[:8], model.features[:8])
+        logger.warning("features are named %s, those of the model %s", samples.features[:8], model.features[:8])
+    taken = {"label", "probability", "log_density", "probabilities"} & {*map(str, samples.coords.coords), *samples.dims}
+    taken |= {"component"} & set(samples.dims)
+    if taken:
+        raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
     began = time.perf_counter()
     with writing(out, overwrite=overwrite) as place:
         create(place, samples, model, probabilities, dict(settings or {}))
-        parts = map_segments(samples, workers, ScoreRun(mixture, place, probabilities))
+        task = ScoreRun(mixture, place, probabilities)
+        try:
+            parts = map_segments(samples, workers, task)
+        except BaseException:
+            task.stop()
+            raise
+        total = merged(parts)
         write_coordinates(place, samples)
-    total = parts[0]
-    for part in parts[1:]:
-        total = total.merge(part)
     seconds = time.perf_counter() - began
     logger.info(
         "scored %d samples (%d missing) in %.1f s, %.3g rows/s",
         samples.grid.size, total.n_missing, seconds, samples.grid.size / seconds,
     )  # fmt: skip
+    return total
+
+
+def merged(parts: Sequence[Scored | Exception]) -> Scored:
+    """All parts together; raises the first failure there was."""
+    total: Scored | None = None
+    for part in parts:
+        if isinstance(part, Exception):
+            raise part
+        total = part if total is None else total.merge(part)
+    assert total is not None
     return total
 
 
@@ -156,6 +189,8 @@ def create(place: str, samples: Samples, model: Fit, probabilities: bool, settin
     group = zarr.open_group(store_at(place, read_only=False), mode="w", zarr_format=3)
     group.attrs.update(
         {
+            **{str(name): plain(value) for name, value in samples.coords.attrs.items()},
+            "format": SCORES_FORMAT,
             "title": f"Scores of a {model.covariance_type} Gaussian mixture with {k} components",
             "source": samples.name,
             "n_components": k,
@@ -188,6 +223,11 @@ def create(place: str, samples: Samples, model: Fit, probabilities: bool, settin
             dimension_names=(*dims, "component") if every else dims,
             attributes=attributes,
         )
+
+
+def plain(value: Any) -> Any:
+    """An attribute as JSON takes it."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def write_coordinates(place: str, samples: Samples) -> None:

@@ -18,11 +18,12 @@ from dask.system import CPU_COUNT
 from dgmm.config import Training
 from dgmm.em import Ascent, Setting, climb, relative_floor
 from dgmm.errors import InputError
-from dgmm.estep import accumulate_samples, make_plan, unpack
+from dgmm.estep import accumulate_samples, unpack
 from dgmm.families import get_family
 from dgmm.frame import Frame, FrameKind, Moments
 from dgmm.initialise import from_labels, start_labels
 from dgmm.mixture import Mixture
+from dgmm.plan import make_plan
 from dgmm.profile import Profile
 from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Node, merge_all

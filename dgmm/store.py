@@ -42,14 +42,21 @@ def exists(path: Path) -> bool:
     return True
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise where an output would replace something without being asked to, or something that is no Zarr store."""
+def refuse_existing(path: Path, overwrite: bool, *inputs: Path) -> None:
+    """Raise where an output would replace something without being asked to, what it is made from, or a stranger."""
+    place = os.path.realpath(path)
+    for source in inputs:
+        if "://" not in os.fspath(source) and os.path.commonpath([place, os.path.realpath(source)]) in (
+            place, os.path.realpath(source),
+        ):  # fmt: skip
+            raise OutputExistsError(f"{path} is where the input {source} lies: choose another place")
     if not exists(path):
         return
     if not overwrite:
         raise OutputExistsError(f"{path} exists already: choose another place, or overwrite it (--overwrite)")
     local = "://" not in os.fspath(path)
-    if local and not any(os.path.exists(os.path.join(path, marker)) for marker in ZARR_MARKERS):
+    ours = os.path.isfile(path) and os.fspath(path).endswith(".json")
+    if local and not ours and not any(os.path.exists(os.path.join(path, marker)) for marker in ZARR_MARKERS):
         raise OutputExistsError(f"{path} exists and is not a Zarr store: remove it yourself, or choose another place")
 
 
@@ -176,8 +183,7 @@ def save(
     """
     dataset = to_dataset(fit, table, settings)
     if os.fspath(path).endswith(".json"):
-        if os.path.exists(path) and not overwrite:
-            raise OutputExistsError(f"{path} exists already: choose another place, or overwrite it (--overwrite)")
+        refuse_existing(path, overwrite)
         write_text(path, json.dumps(dataset.to_dict(), indent=1, allow_nan=False) + "\n")
         return
     with writing(path, overwrite=overwrite) as place:

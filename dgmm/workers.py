@@ -55,7 +55,12 @@ class Workers:
 
     def compute(self, tasks: Sequence[Delayed]) -> list[Any]:
         """Results of tasks, in order."""
-        return list(dask.compute(*tasks, traverse=False, **self._where()))
+        interrupted.clear()
+        try:
+            return list(dask.compute(*tasks, traverse=False, **self._where()))
+        except BaseException:
+            interrupted.set()
+            raise
 
     def persist(self, tasks: Sequence[Delayed]) -> list[Delayed]:
         """Tasks whose results stay where they were computed."""
@@ -73,7 +78,7 @@ def open_workers(
     *,
     n_workers: int | None = None,
     threads_per_worker: int = 1,
-    memory_limit: str | None = None,
+    memory_limit: str | int | None = None,
 ) -> Iterator[Workers]:
     """Find or start workers; what was started is stopped at the end.
 
@@ -86,8 +91,8 @@ def open_workers(
         Threads, or processes of the cluster; as many as there are cores by default.
     threads_per_worker : int
         Of the cluster's processes.
-    memory_limit : str, optional
-        Of each process, such as ``2GB``.
+    memory_limit : str or int, optional
+        Of each process, such as ``2GB``, or bytes.
     """
     if scheduler is None:
         client = current_client()
@@ -151,6 +156,10 @@ def of_client(client: Client) -> Workers:
         max(w["nthreads"] for w in infos),
         min(w["memory_limit"] or psutil.virtual_memory().total for w in infos),
     )
+
+
+#: Set when the driver gives up: tasks in threads of this process look at it between segments.
+interrupted = threading.Event()
 
 
 class _BlasLimit:

@@ -323,6 +323,21 @@ def test_missing_chunks_read_as_the_fill_value(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_all(open_samples(tmp_path / "a.zarr")), expected)
 
 
+@pytest.mark.parametrize("how", ["zarr.Array", "path", "path of a variable"])
+def test_segments_are_whole_shards(how: str, tmp_path: Path) -> None:
+    """A shard is what is read and decoded as one: no two segments share one."""
+    path = tmp_path / "sharded.zarr"
+    if how == "path of a variable":
+        dataset = xr.Dataset({"x": (("s", "f"), table(200))})
+        dataset.to_zarr(path, consolidated=False, encoding={"x": {"chunks": (5, 3), "shards": (30, 3)}})
+    else:
+        zarr_array(str(path), table(200), chunks=(5, 3), shards=(30, 3))
+    samples = open_samples(zarr.open_array(str(path), mode="r") if how == "zarr.Array" else path)
+    assert samples.grid.segment[0] % 30 == 0
+    assert len(samples.grid) > 1
+    np.testing.assert_array_equal(read_all(samples), table(200))
+
+
 def test_the_last_dimension_of_a_plain_array_holds_the_features() -> None:
     x = np.arange(60.0).reshape(3, 4, 5)
     samples = open_samples(x)

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from dgmm import estep
-from dgmm.estep import accumulate_samples, make_plan, normalise, normalise_each, unpack
+from dgmm import plan as planning
+from dgmm.estep import accumulate_plainly, accumulate_samples, unpack
 from dgmm.frame import FrameKind, Moments, make_frame
 from dgmm.mixture import Mixture
+from dgmm.plan import make_plan
 
 KINDS: tuple[FrameKind, ...] = ("whitening", "isotropic")
 
@@ -77,18 +78,30 @@ def test_no_samples_add_nothing() -> None:
     assert not totals.log_likelihoods.any()
 
 
-def test_candidates_far_apart_are_normalised_on_their_own() -> None:
-    """Densities of one candidate e^2000 above another's leave the exponential's range under a common shift."""
-    r = np.random.default_rng(0)
-    joint = np.concatenate([r.standard_normal((3, 50)), r.standard_normal((2, 50)) - 2000.0])
-    slices = (slice(0, 3), slice(3, 5))
-    assert normalise(joint.copy(), slices) is None
-    own = joint.copy()
-    values = normalise_each(own, slices)
-    for rows, value in zip(slices, values, strict=True):
-        assert value == pytest.approx(np.logaddexp.reduce(joint[rows], axis=0).sum(), rel=1e-13)
-        expected = np.exp(joint[rows] - np.logaddexp.reduce(joint[rows], axis=0))
-        np.testing.assert_allclose(own[rows], expected, rtol=1e-12)
+@pytest.mark.parametrize("panel", [4, 7, 1024])
+@pytest.mark.parametrize("width", [64, 128, 2048])
+def test_the_compiled_form_is_the_plain_one(panel: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the slices and panels, with ordinary components and with some in coordinates of their own."""
+    monkeypatch.setattr(planning, "PANEL", panel)
+    monkeypatch.setattr(planning, "NARROWEST", width)
+    monkeypatch.setattr(planning, "WIDEST", width)
+    x = clouds()
+    frames = frames_of(x)
+    narrow = Mixture.gaussian("full", [1, 1], x[:2], [np.eye(3), 1e-14 * np.eye(3)]).to_frame(frames["whitening"])
+    plan = make_plan([*candidates(x, frames), narrow], frames)
+    assert sum(plan.local) == 1
+    compiled, plain = accumulate_samples(x, plan), accumulate_plainly(x, plan)
+    np.testing.assert_allclose(compiled.log_likelihoods, plain.log_likelihoods, rtol=1e-13)
+    for left, right in zip(compiled.sums, plain.sums, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-11, atol=1e-9)
+
+
+def test_the_compiled_exponential_is_exact_to_the_last_places() -> None:
+    """Two components of equal weight at distance z: responsibilities are 1 / (1 + exp(-z))."""
+    z = np.concatenate([np.linspace(-60, 60, 5001), [-650.0, 650.0, -2000.0, 2000.0]])
+    mixture = Mixture.gaussian("spherical", [0.5, 0.5], [[0.5], [-0.5]], [1.0, 1.0])
+    expected = np.stack([1 / (1 + np.exp(-np.clip(z, -700, 700))), 1 / (1 + np.exp(np.clip(z, -700, 700)))], axis=1)
+    np.testing.assert_allclose(mixture.responsibilities(z[:, None]), expected, rtol=1e-12, atol=1e-270)
 
 
 def test_mixtures_of_very_different_merit_share_a_pass() -> None:
@@ -140,7 +153,7 @@ def test_a_component_too_narrow_for_the_expanded_form_is_exact(monkeypatch: pyte
         # samples are rounded at 1e-16 of their size: at 3 that is 4e-9 of the component's width
         np.testing.assert_allclose(mixture.log_density(x), reference, atol=2e-7)
         assert sum(mixture.density_plan().local) == 1
-    monkeypatch.setattr(estep, "TOLERATED_ERROR", np.inf)
+    monkeypatch.setattr(planning, "TOLERATED_ERROR", np.inf)
     for mixture in (diagonal, full):
         wrong = np.abs(mixture.log_density(x) - reference).max()
         assert wrong > 1e-3, "the case must be one in which the expanded form alone fails"

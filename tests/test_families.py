@@ -6,14 +6,15 @@ import scipy.stats
 from sklearn.mixture import GaussianMixture
 
 import dgmm
-from dgmm import estep
+from dgmm import plan as planning
 from dgmm.cli import main
 from dgmm.em import Setting, from_vector, maximise, to_vector
-from dgmm.estep import accumulate_samples, make_plan, unpack
+from dgmm.estep import accumulate_samples, unpack
 from dgmm.families import FAMILIES, Gaussians, register
 from dgmm.families.spherical import Spherical
 from dgmm.frame import Moments, make_frame
 from dgmm.mixture import Mixture
+from dgmm.plan import make_plan
 
 K, D = 3, 4
 FAMILY_NAMES = ["full", "tied", "diag", "spherical"]
@@ -122,7 +123,7 @@ def test_m_step_in_coordinates_of_their_own_is_the_same(
     mixture: Mixture, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     value, after = one_step(mixture, x)
-    monkeypatch.setattr(estep, "TOLERATED_ERROR", -1.0)
+    monkeypatch.setattr(planning, "TOLERATED_ERROR", -1.0)
     own_value, own = one_step(mixture, x)
     assert own_value == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(own.means, after.means, rtol=1e-10, atol=1e-10)

@@ -16,8 +16,9 @@ pytestmark = pytest.mark.prefect
 @pytest.fixture(scope="module", autouse=True)
 def harness() -> object:
     """Prefect's embedded server on a database of its own."""
-    import flows  # noqa: F401  (its environment comes before Prefect's)
     from prefect.testing.utilities import prefect_test_harness
+
+    import flows  # noqa: F401  (its environment comes before Prefect's)
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
@@ -64,8 +65,9 @@ def artifacts(key: str) -> list:
 
 
 def test_the_pipeline_selects_scores_reports_and_goes_on_where_it_was(job: Pipeline, lines: Lines) -> None:
-    from flows.pipeline import pipeline
     from prefect.logging.handlers import APILogHandler
+
+    from flows.pipeline import pipeline
 
     assert pipeline(job) == job.out
     assert "pass 1:" in lines.text, "a line for every pass"
@@ -95,11 +97,10 @@ def test_the_pipeline_selects_scores_reports_and_goes_on_where_it_was(job: Pipel
 
 
 def test_train_select_and_score(job: Pipeline, tmp_path: Path) -> None:
+    from dgmm.pipeline import write_example
     from flows.score import score
     from flows.select import select
     from flows.train import train
-
-    from dgmm.pipeline import write_example
 
     write_example(job)
     common = {"data": job.data, "cluster": job.cluster}

@@ -8,9 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
-    "types", "errors", "statistics", "frame", "families", "estep", "mixture", "config", "em", "initialise", "grid",
-    "tree", "profile", "data", "datasets", "workers", "starts", "passes", "results", "selection", "store", "scoring",
-    "api", "figures", "report", "pipeline", "cli",
+    "types", "errors", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config", "em",
+    "initialise", "grid", "tree", "profile", "data", "datasets", "workers", "starts", "passes", "results",
+    "selection", "store", "scoring", "api", "figures", "report", "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
@@ -18,9 +18,10 @@ ONLY_IN = {
     "distributed": {"workers"},
     "zarr": {"data", "store", "scoring", "datasets"},
     "xarray": {"data", "store", "scoring", "datasets", "api", "figures", "report"},
-    "pandas": {"results", "store", "datasets", "pipeline", "figures", "report"},
+    "pandas": {"data", "results", "store", "datasets", "pipeline", "figures", "report"},
     "pydantic": {"config"},
     "sklearn": {"initialise"},
+    "numba": {"kernel"},
     "cyclopts": {"cli"},
     "matplotlib": {"figures", "report"},
     "jinja2": {"report"},

@@ -20,6 +20,8 @@ LOG_2PI = float(np.log(2 * np.pi))
 ROUNDOFF = float(np.finfo(float).eps) / 2
 #: Below this count a component keeps its parameters: its sums are nothing but rounding.
 VANISHED = 1e-100
+#: The features of all Gaussian families are nested: 1, y, y_i^2, y_i y_j (i < j); the kernel compiles them.
+CHAIN = "gaussian"
 
 
 def _fill_linear(y: FloatArray, out: FloatArray) -> None:
@@ -43,11 +45,11 @@ def _fill_products(y: FloatArray, out: FloatArray) -> None:
 
 
 #: 1, y
-LINEAR = FeatureMap("gaussian", lambda d: d + 1, _fill_linear)
+LINEAR = FeatureMap(CHAIN, lambda d: d + 1, _fill_linear)
 #: 1, y, y_i^2
-SQUARES = FeatureMap("gaussian", lambda d: 2 * d + 1, _fill_squares)
+SQUARES = FeatureMap(CHAIN, lambda d: 2 * d + 1, _fill_squares)
 #: 1, y, y_i^2, y_i y_j (i < j)
-PRODUCTS = FeatureMap("gaussian", lambda d: 2 * d + 1 + d * (d - 1) // 2, _fill_products)
+PRODUCTS = FeatureMap(CHAIN, lambda d: 2 * d + 1 + d * (d - 1) // 2, _fill_products)
 
 
 @dataclass(frozen=True)

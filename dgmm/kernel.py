@@ -1,0 +1,259 @@
+"""The compiled E-step: one call, without the interpreter's lock, for all slices of a block of samples.
+
+The two matrix products are BLAS's; centring, features and normalisation are loops that the compiler vectorises. All
+of a slice stays in cache: features wider than that are built, used and built again in panels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+from dgmm.types import AnyArray, FloatArray, IntArray
+
+#: Reassociation and NaN tricks stay off: the same bits every time, and NaN stays NaN.
+CONTRACT = {"contract", "nsz"}
+LOG2_E = 1.4426950408889634
+#: log 2 in two parts, the first with trailing zeros, so that k log 2 is exact (Cody and Waite 1980).
+LN2_HIGH, LN2_LOW = 6.93145751953125e-1, 1.42860682030941723212e-6
+#: Below this a responsibility is zero: exp would leave the normal range.
+LOWEST = -700.0
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=CONTRACT)
+def transform(
+    x: AnyArray, start: int, n: int, origin: FloatArray, shift: FloatArray, forward: FloatArray, diagonal: bool,
+    centred: FloatArray, y: FloatArray,
+) -> None:  # fmt: skip
+    """Coordinates ``y`` (d, n) of the rows from ``start`` on: ``forward (x - origin - shift)``, lower triangular."""
+    d = x.shape[1]
+    for j in range(d):
+        line, zero, by = centred[j], origin[j], shift[j]
+        for i in range(n):
+            line[i] = (x[start + i, j] - zero) - by
+    for a in range(d):
+        line, scale, source = y[a], forward[a, a], centred[a]
+        for i in range(n):
+            line[i] = scale * source[i]
+        if not diagonal:
+            for b in range(a):
+                scale, source = forward[a, b], centred[b]
+                for i in range(n):
+                    line[i] += scale * source[i]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=CONTRACT)
+def fill(y: FloatArray, n: int, first: int, last: int, phi: FloatArray) -> None:
+    """Features ``first`` to ``last`` of 1, y, y_i^2, y_i y_j (i < j) into the first rows of ``phi``."""
+    d = len(y)
+    for row in range(first, min(last, 1)):
+        phi[row - first, :n] = 1.0
+    for row in range(max(first, 1), min(last, d + 1)):
+        out, left = phi[row - first], y[row - 1]
+        for i in range(n):
+            out[i] = left[i]
+    for row in range(max(first, d + 1), min(last, 2 * d + 1)):
+        out, left = phi[row - first], y[row - d - 1]
+        for i in range(n):
+            out[i] = left[i] * left[i]
+    row = 2 * d + 1
+    for a in range(d - 1):
+        if row + d - 1 - a > first and row < last:
+            left = y[a]
+            for b in range(a + 1, d):
+                place = row + b - a - 1
+                if first <= place < last:
+                    out, right = phi[place - first], y[b]
+                    for i in range(n):
+                        out[i] = left[i] * right[i]
+        row += d - 1 - a
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=CONTRACT)
+def shifted_exponentials(joint: FloatArray, n: int, top: FloatArray, total: FloatArray, power: IntArray) -> None:
+    """Turn the rows of ``joint`` into ``exp(joint - top)``; ``top`` gets their maximum, ``total`` their sum.
+
+    The exponential is a Taylor polynomial of degree 12 on [-log(2)/2, log(2)/2], below one unit in the last place
+    there, times a power of two put together from bits.
+    """
+    bits = power.view(np.float64)
+    for i in range(n):
+        top[i] = joint[0, i]
+        total[i] = 0.0
+    for k in range(1, len(joint)):
+        line = joint[k]
+        for i in range(n):
+            top[i] = max(top[i], line[i])
+    for k in range(len(joint)):
+        line = joint[k]
+        for i in range(n):
+            z = line[i] - top[i]
+            z = max(z, LOWEST - 8.0)
+            times = math.floor(z * LOG2_E + 0.5)
+            r = (z - times * LN2_HIGH) - times * LN2_LOW
+            p = 1 / 479001600.0
+            p = p * r + 1 / 39916800.0
+            p = p * r + 1 / 3628800.0
+            p = p * r + 1 / 362880.0
+            p = p * r + 1 / 40320.0
+            p = p * r + 1 / 5040.0
+            p = p * r + 1 / 720.0
+            p = p * r + 1 / 120.0
+            p = p * r + 1 / 24.0
+            p = p * r + 1 / 6.0
+            p = p * r + 0.5
+            p = p * r + 1.0
+            line[i] = p * r + 1.0 if z > LOWEST else 0.0
+            power[i] = (np.int64(times) + 1023) << 52
+        for i in range(n):
+            line[i] *= bits[i]
+            total[i] += line[i]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=CONTRACT)
+def normalise(joint: FloatArray, n: int, top: FloatArray, total: FloatArray, power: IntArray) -> float:
+    """Turn log joint densities (K, n) into responsibilities; returns the sum of the log densities."""
+    result = 0.0
+    if len(joint) == 1:
+        for i in range(n):
+            result += joint[0, i]
+            joint[0, i] = 1.0
+        return result
+    shifted_exponentials(joint, n, top, total, power)
+    product = 1.0  # sums are at least 1: many of them share one logarithm
+    for i in range(n):
+        result += top[i]
+        product *= total[i]
+        if product > 1e200:
+            result += math.log(product)
+            product = 1.0
+        total[i] = 1.0 / total[i]
+    for k in range(len(joint)):
+        line = joint[k]
+        for i in range(n):
+            line[i] *= total[i]
+    return result + math.log(product)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def accumulate(
+    x: AnyArray, origin: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
+    panels: IntArray, theta: FloatArray, candidates: IntArray, width: int, log_likelihoods: FloatArray,
+    sums: FloatArray,
+) -> None:  # fmt: skip
+    """E-step over the rows of ``x`` (n, d): adds to ``log_likelihoods`` and to ``sums``, laid out like ``theta``.
+
+    Parameters
+    ----------
+    panels : ndarray of int, shape (panels, 6)
+        Stack, first and last row of the joint, first and last feature, offset in theta; by stack, then by feature.
+    candidates : ndarray of int, shape (candidates, 2)
+        First and last row of each.
+    width : int
+        Samples per slice.
+    """
+    n_rows = candidates[:, 1].max()
+    width = min(width, max(len(x), 1))
+    centred, y, joint, phi, top, total, power = buffers(len(shifts), len(origin), n_rows, widest(panels), width)
+    for start in range(0, len(x), width):
+        n = min(width, len(x) - start)
+        if n < width:  # the products want contiguous operands
+            centred, y, joint, phi, top, total, power = buffers(len(shifts), len(origin), n_rows, widest(panels), n)
+        log_joint(x, start, n, origin, shifts, forwards, diagonals, panels, theta, centred, y, phi, joint)
+        for c in range(len(candidates)):
+            rows = joint[candidates[c, 0] : candidates[c, 1]]
+            log_likelihoods[c] += normalise(rows, n, top, total, power)
+        for p in range(len(panels)):
+            stack, a, b, first, last, offset = panels[p]
+            if len(panels) > 1 and fresh(panels, p):
+                fill(y[stack], n, first, last, phi)
+            product = np.dot(joint[a:b], phi[: last - first].T)
+            place = sums[offset : offset + product.size]
+            place += product.ravel()
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def log_joint(
+    x: AnyArray, start: int, n: int, origin: FloatArray, shifts: FloatArray, forwards: FloatArray,
+    diagonals: AnyArray, panels: IntArray, theta: FloatArray, centred: FloatArray, y: FloatArray, phi: FloatArray,
+    joint: FloatArray,
+) -> None:  # fmt: skip
+    """Log joint densities of one slice of samples into ``joint`` (rows, n)."""
+    for stack in range(len(shifts)):
+        transform(x, start, n, origin, shifts[stack], forwards[stack], diagonals[stack], centred, y[stack])
+    for p in range(len(panels)):
+        stack, a, b, first, last, offset = panels[p]
+        if fresh(panels, p):
+            fill(y[stack], n, first, last, phi)
+        part = theta[offset : offset + (b - a) * (last - first)].reshape((b - a, last - first))
+        if first == 0:
+            np.dot(part, phi[: last - first], joint[a:b])
+        else:
+            rows = joint[a:b]
+            rows += np.dot(part, phi[: last - first])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def fresh(panels: IntArray, p: int) -> bool:
+    """Whether a panel's features are not those that the panel before it left."""
+    if p == 0:
+        return True
+    same_start = panels[p, 0] == panels[p - 1, 0] and panels[p, 3] == panels[p - 1, 3]
+    return not (same_start and panels[p, 4] <= panels[p - 1, 4])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def widest(panels: IntArray) -> int:
+    """Number of features of the widest panel."""
+    return (panels[:, 4] - panels[:, 3]).max()
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def buffers(
+    n_stacks: int, d: int, n_rows: int, n_features: int, n: int
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, IntArray]:
+    """Everything that one slice of n samples needs."""
+    return (
+        np.empty((d, n)),
+        np.empty((n_stacks, d, n)),
+        np.empty((n_rows, n)),
+        np.empty((n_features, n)),
+        np.empty(n),
+        np.empty(n),
+        np.empty(n, np.int64),
+    )
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def score(
+    x: AnyArray, origin: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
+    panels: IntArray, theta: FloatArray, n_rows: int, width: int, label: IntArray, probability: FloatArray,
+    log_density: FloatArray, probabilities: FloatArray,
+) -> None:  # fmt: skip
+    """Label, its probability and the log density of the rows of ``x``, and, unless it is empty, ``probabilities``."""
+    width = min(width, max(len(x), 1))
+    centred, y, joint, phi, top, total, power = buffers(len(shifts), len(origin), n_rows, widest(panels), width)
+    for start in range(0, len(x), width):
+        n = min(width, len(x) - start)
+        if n < width:
+            centred, y, joint, phi, top, total, power = buffers(len(shifts), len(origin), n_rows, widest(panels), n)
+        log_joint(x, start, n, origin, shifts, forwards, diagonals, panels, theta, centred, y, phi, joint)
+        best = label[start : start + n]
+        for i in range(n):
+            best[i] = 0
+            top[i] = joint[0, i]
+        for k in range(1, n_rows):
+            for i in range(n):
+                if joint[k, i] > top[i]:
+                    best[i] = k
+                    top[i] = joint[k, i]
+        shifted_exponentials(joint, n, top, total, power)
+        for i in range(n):
+            probability[start + i] = 1.0 / total[i]
+            log_density[start + i] = top[i] + math.log(total[i])
+        if len(probabilities):
+            for i in range(n):
+                for k in range(n_rows):
+                    probabilities[start + i, k] = joint[k, i] / total[i]

@@ -1,0 +1,234 @@
+"""The plan of an E-step: the components of any number of mixtures of any families, stacked.
+
+With the features Phi (P, n) of a slice of samples, and one row of Theta (SumK, P) for every component of every
+mixture, ``Theta @ Phi`` holds all log joint densities and ``R @ Phi'`` everybody's sufficient statistics. A
+component too narrow for the common frame is a stack of its own, in coordinates where it is a standard normal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dgmm.families.base import FeatureMap
+from dgmm.frame import Frame, FrameKind
+from dgmm.types import AnyArray, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from dgmm.mixture import Mixture
+
+#: Largest rounding error of a log density, in nats, that the expanded form may make.
+TOLERATED_ERROR = 1e-8
+#: Phi and R of a slice should stay in the L2 cache of one core; no slice is narrower or wider than this.
+CACHE_BYTES, NARROWEST, WIDEST = 1_200_000, 128, 2048
+#: Features are built this many at a time where there are more.
+PANEL = 1024
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A plan in flat arrays, as the compiled kernel takes it; see `dgmm.kernel.accumulate`.
+
+    Attributes
+    ----------
+    shifts : ndarray, shape (stacks, d)
+    forwards : ndarray, shape (stacks, d, d)
+    diagonals : ndarray of bool, shape (stacks,)
+    panels : ndarray of int, shape (panels, 6)
+    theta : ndarray, shape (sum of the panels' sizes,)
+    candidates : ndarray of int, shape (candidates, 2)
+    """
+
+    shifts: FloatArray
+    forwards: FloatArray
+    diagonals: AnyArray
+    panels: IntArray
+    theta: FloatArray
+    candidates: IntArray
+
+
+@dataclass(frozen=True)
+class Product:
+    """One matrix product: rows of Theta that share coordinates and features.
+
+    Attributes
+    ----------
+    rows : slice
+        Its rows in the stack of all components.
+    theta : ndarray, shape (rows, P)
+    """
+
+    rows: slice
+    theta: FloatArray
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Products that share one feature block.
+
+    Attributes
+    ----------
+    shift : ndarray, shape (d,), or None
+        Subtracted from the samples after the plan's origin.
+    forward : ndarray, shape (d, d) or (d,)
+    features : FeatureMap
+        The longest of the products' maps.
+    size : int
+        Its number of features P.
+    products : tuple of Product
+    """
+
+    shift: FloatArray | None
+    forward: FloatArray
+    features: FeatureMap
+    size: int
+    products: tuple[Product, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a task needs to do the E-step of all mixtures on any samples.
+
+    Attributes
+    ----------
+    origin : ndarray, shape (d,)
+    stacks : tuple of Stack
+    candidates : tuple of slice
+        The rows of each mixture, in the order in which the mixtures were given.
+    local : tuple of bool
+        Whether each row is in coordinates of its own.
+    """
+
+    origin: FloatArray
+    stacks: tuple[Stack, ...]
+    candidates: tuple[slice, ...]
+    local: tuple[bool, ...]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of components of all mixtures together."""
+        return len(self.local)
+
+    @property
+    def width(self) -> int:
+        """Samples per slice such that features and responsibilities stay in cache."""
+        widest = min(max(s.size for s in self.stacks), PANEL)
+        per_sample = 8 * (widest + self.n_rows + (1 + len(self.stacks)) * len(self.origin))
+        return int(np.clip(CACHE_BYTES // per_sample // 64 * 64, NARROWEST, WIDEST))
+
+    @property
+    def products(self) -> list[Product]:
+        """The products of all stacks, in order."""
+        return [p for s in self.stacks for p in s.products]
+
+    @cached_property
+    def packed(self) -> Packed:
+        """The plan in flat arrays."""
+        d, offset = len(self.origin), 0
+        panels, theta = [], []
+        for s, stack in enumerate(self.stacks):
+            # by features first: products that share a panel of features share its making
+            by_size = sorted(stack.products, key=lambda p: -p.theta.shape[1])
+            for first in range(0, stack.size, PANEL):
+                for p in by_size:
+                    last = min(first + PANEL, p.theta.shape[1])
+                    if last > first:
+                        panels.append((s, p.rows.start, p.rows.stop, first, last, offset))
+                        theta.append(p.theta[:, first:last].ravel())
+                        offset += theta[-1].size
+        zero, identity = np.zeros(d), np.eye(d)
+        return Packed(
+            frozen(np.array([zero if s.shift is None else s.shift for s in self.stacks])),
+            frozen(np.array([s.forward if s.forward.ndim == 2 else identity * s.forward for s in self.stacks])),
+            frozen(np.array([s.forward.ndim == 1 for s in self.stacks])),
+            frozen(np.array(panels, dtype=np.int64)),
+            frozen(np.concatenate(theta)),
+            frozen(np.array([(c.start, c.stop) for c in self.candidates], dtype=np.int64)),
+        )
+
+
+def frozen(array: AnyArray) -> AnyArray:
+    """A read-only view: the kernel is compiled for those alone, wherever an array comes from."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def make_plan(mixtures: Sequence[Mixture], frames: Mapping[FrameKind, Frame]) -> Plan:
+    """Stack the components of mixtures, given in frame coordinates, for one E-step.
+
+    Parameters
+    ----------
+    mixtures : sequence of Mixture
+        Parameters in coordinates of the frame of their family.
+    frames : mapping
+        The frames of the data; all have the same origin.
+    """
+    origin = next(iter(frames.values())).origin
+    keys = [_stack_key(m) for m in mixtures]
+    order = sorted(range(len(mixtures)), key=lambda i: (*keys[i], mixtures[i].n_components))
+    candidates: list[slice] = [slice(0, 0)] * len(mixtures)
+    common: dict[tuple[str, str], list[tuple[FeatureMap, slice, FloatArray]]] = {}
+    locals_: list[Stack] = []
+    local: list[bool] = []
+    for i in order:
+        m, frame = mixtures[i], frames[mixtures[i].family.frame]
+        rows = slice(len(local), len(local) + m.n_components)
+        candidates[i] = rows
+        narrow = m.family.expansion_error(m.components) > TOLERATED_ERROR
+        if narrow.any() and m.family.features is not m.family.local_features:
+            narrow[:] = True
+        local.extend(map(bool, narrow))
+        if narrow.any():
+            locals_.extend(_local_stacks(m, frame, narrow, rows.start))
+        if not narrow.all():
+            theta = m.family.natural_parameters(m.weights, m.components, frame.log_volume)
+            parts = common.setdefault((m.family.frame, m.family.features.chain), [])
+            for a, b in _runs(~narrow):
+                parts.append((m.family.features, slice(rows.start + a, rows.start + b), theta[a:b]))
+    stacks = [
+        _join(frames[kind], parts, len(origin))
+        for kind in frames
+        for (its_kind, _), parts in common.items()
+        if kind == its_kind
+    ]
+    return Plan(origin, (*stacks, *locals_), tuple(candidates), tuple(local))
+
+
+def _stack_key(mixture: Mixture) -> tuple[str, str, int]:
+    family = mixture.family
+    return family.frame, family.features.chain, family.features.size(mixture.n_features)
+
+
+def _runs(chosen: AnyArray) -> Iterator[tuple[int, int]]:
+    """Start and stop of every run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], chosen.astype(np.int8), [0]])))
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+
+
+def _local_stacks(m: Mixture, frame: Frame, narrow: AnyArray, start: int) -> Iterator[Stack]:
+    family, d = m.family, m.n_features
+    own = family.local_frames(m.components)
+    theta = family.local_parameters(m.weights, m.components, frame.log_volume)
+    for k in np.flatnonzero(narrow).tolist():
+        forward = own.forwards[k] @ frame.forward if frame.forward.ndim == 2 else own.forwards[k] * frame.forward
+        product = Product(slice(start + k, start + k + 1), theta[k : k + 1])
+        features = family.local_features
+        yield Stack(frame.to_data(own.origins[k]), forward, features, features.size(d), (product,))
+
+
+def _join(frame: Frame, parts: list[tuple[FeatureMap, slice, FloatArray]], d: int) -> Stack:
+    """One stack; neighbouring rows with the same features become one product."""
+    products: list[Product] = []
+    for _, rows, theta in parts:
+        last = products[-1] if products else None
+        if last is not None and last.rows.stop == rows.start and last.theta.shape[1] == theta.shape[1]:
+            products[-1] = Product(slice(last.rows.start, rows.stop), np.vstack([last.theta, theta]))
+        else:
+            products.append(Product(rows, theta))
+    longest = max((features for features, _, _ in parts), key=lambda f: f.size(d))
+    return Stack(None, frame.forward, longest, longest.size(d), tuple(products))
