@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
@@ -42,6 +43,8 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             content = yaml.safe_load(file)
     except FileNotFoundError:
         raise InputError(f"no such settings file: {path}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -56,15 +59,15 @@ def _as_list(value: Any) -> Any:
 
 def _as_numbers(value: Any) -> Any:
     """``1:12`` as 1, 2, ..., 12 and ``2,4,8`` as those; ranges and single numbers as lists."""
-    if isinstance(value, int):
-        return [value]
-    if not isinstance(value, str):
-        return list(value) if isinstance(value, range) else value
-    numbers: list[int] = []
-    for part in _as_list(value):
-        low, _, high = part.partition(":")
-        numbers.extend(range(int(low), int(high or low) + 1))
-    return numbers
+    if isinstance(value, str):
+        return [number for part in _as_list(value) for number in _span(part)]
+    return list(value) if isinstance(value, range) else [value] if isinstance(value, int) else value
+
+
+def _span(text: str) -> list[Any]:
+    """``1:12`` as its numbers; what is none is left to validation."""
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    return list(range(int(found[1]), int(found[2]) + 1)) if found else [text]
 
 
 def _known_family(value: str) -> str:
@@ -74,7 +77,16 @@ def _known_family(value: str) -> str:
 
 
 CovarianceType = Annotated[str, Field(description="Structure of the covariances."), BeforeValidator(_known_family)]
-Count = Annotated[int, Field(ge=1)]
+
+
+def _no_flag(value: Any) -> Any:
+    """True and False are no numbers."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_no_flag), Field(ge=1)]
 
 
 class Data(Settings):
@@ -95,12 +107,16 @@ class Training(Settings):
     tol: float | None = Field(
         None,
         gt=0,
+        allow_inf_nan=False,
         description="Stop when the estimated gain still to come is below this, in nats per sample. Default, and the "
         "least: 0.1 % of p/2 nats in total, where p is the number of parameters.",
     )
     max_iter: Count = Field(1000, description="Passes over all the data, at most.")
     reg_covar: float = Field(
-        1e-6, ge=0, description="Added to every covariance, as a share of the data's own covariance."
+        1e-6,
+        ge=0,
+        allow_inf_nan=False,
+        description="Added to every covariance, as a share of the data's own covariance.",
     )
     n_init: Count = Field(10, description="Starts of each candidate on the sample; the best one goes on.")
     seed: int = Field(0, ge=0, description="Of the sample of rows and of the starts.")

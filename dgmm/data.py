@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,9 @@ from dgmm.types import AnyArray, FloatArray
 
 #: Where Zarr stores may be, beside local paths.
 SCHEMES = ("s3", "gs", "az", "file", "memory")
+
+#: Attributes by which stored numbers are not yet the values.
+PACKING = {"scale_factor", "add_offset", "missing_value"}
 
 #: What can be handed in as data.
 Source = str | os.PathLike[str] | zarr.Array[Any] | xr.Dataset | xr.DataArray | dask.array.Array | np.ndarray[Any, Any]
@@ -49,7 +53,7 @@ class Field:
         if isinstance(part, dask.array.Array):
             # inside a task of ours: whoever called has the other threads
             part = part.compute(scheduler="synchronous")
-        return np.asarray(part)
+        return unmasked(part)
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,14 @@ class Samples:
         return block.reshape(-1, self.n_features)
 
 
+def unmasked(array: Any) -> AnyArray:
+    """A plain array: what a mask hides is missing."""
+    if not isinstance(array, np.ma.MaskedArray):
+        return np.asarray(array)
+    masked: Any = array
+    return masked.astype(float).filled(np.nan)
+
+
 def shortened(names: Sequence[str]) -> str:
     """The first of many names."""
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
@@ -152,13 +164,17 @@ def open_samples(
     name = str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
     opened: Any = open_store(source) if isinstance(source, (str, os.PathLike)) else source
     if isinstance(opened, zarr.Group):
-        opened = xr.open_zarr(opened.store, group=opened.path or None, chunks=None, consolidated=False)
+        try:
+            opened = xr.open_zarr(opened.store, group=opened.path or None, chunks=None, consolidated=False)
+        except (KeyError, ValueError) as error:
+            raise InputError(f"xarray cannot read {name}: {_one_line(error)}") from None
     if isinstance(opened, np.ma.MaskedArray):
-        masked: Any = opened
-        opened = masked.astype(float).filled(np.nan)
+        opened = unmasked(opened)
     if isinstance(opened, xr.DataArray):
+        if opened.ndim < 2:
+            raise InputError(f"{name} has shape {opened.shape}: samples and features need two dimensions, (n, d)")
         named = "data" if opened.name is None else str(opened.name)
-        return _from_dataset(name, opened.to_dataset(name=named), None, feature_dim or str(opened.dims[-1]))
+        return _from_dataset(name, opened.to_dataset(name=named), variables, feature_dim or str(opened.dims[-1]))
     if isinstance(opened, xr.Dataset):
         return _from_dataset(name, opened, variables, feature_dim)
     if not isinstance(opened, (zarr.Array, dask.array.Array, np.ndarray)):
@@ -170,8 +186,9 @@ def open_samples(
 
 def open_store(source: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
     """Open a Zarr store for reading."""
+    place = store_at(source, read_only=True)
     try:
-        return zarr.open(store_at(source, read_only=True), mode="r")
+        return zarr.open(place, mode="r")
     except (FileNotFoundError, ValueError, KeyError, NotADirectoryError) as error:
         raise InputError(f"{source} is not a Zarr store: {_one_line(error)}") from None
 
@@ -200,6 +217,9 @@ def _one_line(error: Exception) -> str:
 def _from_array(name: str, array: Any, feature_dim: str | None) -> Samples:
     if array.ndim < 2:
         raise InputError(f"{name} has shape {array.shape}: samples and features need two dimensions, (n, d)")
+    packed = PACKING & set(getattr(array, "attrs", ()))
+    if packed:
+        raise InputError(f"{name} is packed ({', '.join(sorted(packed))}): open the dataset that it belongs to")
     names = getattr(getattr(array, "metadata", None), "dimension_names", None) or ()
     dims = tuple(n or f"dim_{i}" for i, n in enumerate(names)) or _default_dims(array.ndim)
     coords = xr.Dataset()
@@ -265,9 +285,9 @@ def _assemble(name: str, fields: dict[str, Field], feature_dim: str | None, coor
     sizes = dict(zip(first.dims, first.array.shape, strict=True))
     shape = tuple(int(sizes[d]) for d in dims)
     chunks = dict(zip(first.dims, first.chunks, strict=True)) if first.chunks else {}
+    if 0 in shape or not names:
+        raise InputError(f"{name} is empty: {math.prod(shape)} samples of {len(names)} features")
     grid = Grid.along_chunks(shape, [chunks.get(d, shape[i] if i else 1) for i, d in enumerate(dims)], len(names))
-    if not grid.size or not names:
-        raise InputError(f"{name} is empty: {grid.size} samples of {len(names)} features")
     axis = coords[feature_dim].reset_coords(drop=True) if feature_dim in coords else None
     if axis is not None:
         described = getattr(first.array, "attrs", {})

@@ -129,17 +129,16 @@ def from_dataset(dataset: xr.Dataset, name: str) -> Fit:
     a = dataset.attrs
     if a.get("format") != FORMAT:
         raise InputError(f"{name} is not a dgmm model: its format is {a.get('format')!r}, expected {FORMAT!r}")
-    family = get_family(a["family"])
     try:
+        family = get_family(a["family"])
         arrays = {str(v): np.asarray(dataset[v].values, dtype=np.float64) for v in dataset.data_vars}
         weights = arrays["weights"]
-        components = family.from_arrays(arrays)
         fit = Fit(
-            mixture=Mixture(family, weights, components),
+            mixture=Mixture(family, weights, family.from_arrays(arrays)),
             log_likelihood=float(a["log_likelihood"]),
-            n_samples=int(a["n_samples"]),
-            n_missing=int(a["n_missing"]),
-            n_passes=int(a["n_passes"]),
+            n_samples=_whole(a, "n_samples"),
+            n_missing=_whole(a, "n_missing"),
+            n_passes=_whole(a, "n_passes"),
             converged=bool(a["converged"]),
             remaining_gain=math.inf if a["remaining_gain"] is None else float(a["remaining_gain"]),
             trajectory=tuple(arrays["trajectory"].tolist()),
@@ -149,11 +148,21 @@ def from_dataset(dataset: xr.Dataset, name: str) -> Fit:
         )
     except KeyError as error:
         raise InputError(f"{name} is not a complete dgmm model: {error} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is damaged: {error}") from None
     if weights.shape != (len(fit.mixture.means),) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-9:
         raise InputError(f"{name} is damaged: its weights {weights.shape} are not positive with sum one")
     if len(fit.features) != fit.mixture.n_features:
         raise InputError(f"{name} is damaged: {len(fit.features)} names for {fit.mixture.n_features} features")
     return fit
+
+
+def _whole(attributes: Mapping[str, Any], name: str) -> int:
+    """A number of something."""
+    value = attributes[name]
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} is {value!r}")
+    return value
 
 
 def save(
@@ -200,10 +209,10 @@ def load_dataset(path: Path) -> xr.Dataset:
     if os.fspath(path).endswith(".json"):
         try:
             with open(path, encoding="utf-8") as file:
-                return xr.Dataset.from_dict(json.load(file))
+                return xr.Dataset.from_dict(dict(json.load(file)))
         except FileNotFoundError:
             raise InputError(f"no such model: {path}") from None
-        except ValueError as error:
+        except (TypeError, ValueError, KeyError) as error:
             raise InputError(f"{path} is not a dgmm model: {error}") from None
     group = open_store(path)
     if not isinstance(group, zarr.Group):
