@@ -288,8 +288,8 @@ def run_app(which: App, arguments: Sequence[str]) -> int:
         return complain(" ".join(str(error).split()), 2)
     except InputError as error:
         return complain(str(error), 2)
-    except (DgmmError, OSError) as error:
-        return complain(" ".join(str(error).split()), 1)
+    except (DgmmError, OSError, RuntimeError) as error:  # a codec's complaint is a RuntimeError
+        return complain(" ".join(str(error).split()) or type(error).__name__, 1)
     except KeyboardInterrupt:
         return complain("interrupted: nothing half-written is left; run the same command again", 130)
     return 0

@@ -92,7 +92,9 @@ Count = Annotated[int, BeforeValidator(_no_flag), Field(ge=1)]
 class Data(Settings):
     """Where the samples are and which dimension holds the features."""
 
-    path: str = Field(description="Path or URL of a Zarr store (format 2 or 3): an array or an xarray dataset.")
+    path: str = Field(
+        min_length=1, description="Path or URL of a Zarr store (format 2 or 3): an array or an xarray dataset."
+    )
     variables: Annotated[list[str] | None, BeforeValidator(_as_list)] = Field(
         None, description="Variables to use; several are the features. Default: all."
     )
@@ -143,7 +145,7 @@ class Train(Settings):
     """Fit one mixture."""
 
     data: Data
-    out: str = Field(description="Model to write, a Zarr group.")
+    out: str = Field(min_length=1, description="Model to write, a Zarr group.")
     n_components: Count = Field(description="Number of components K.")
     covariance_type: CovarianceType = "full"
     training: Training = Training()
@@ -155,7 +157,7 @@ class Select(Settings):
     """Choose the number of components and the covariance type by BIC."""
 
     data: Data
-    out: str = Field(description="Folder to write to: model.zarr, the table of candidates.")
+    out: str = Field(min_length=1, description="Folder to write to: model.zarr, the table of candidates.")
     n_components: Annotated[list[Count], BeforeValidator(_as_numbers), Field(min_length=1)] = Field(
         description="Numbers of components to try: a list, or a range such as 1:12."
     )
@@ -173,7 +175,7 @@ class Score(Settings):
 
     model: str = Field(description="Fitted model, a Zarr group or its JSON form.")
     data: Data
-    out: str = Field(description="Scores to write, a Zarr group on the grid of the input.")
+    out: str = Field(min_length=1, description="Scores to write, a Zarr group on the grid of the input.")
     probabilities: bool = Field(False, description="Write the probability of every component too.")
     cluster: Cluster = Cluster()
     overwrite: bool = Field(False, description="Replace what exists.")
@@ -182,7 +184,7 @@ class Score(Settings):
 class Pipeline(Settings):
     """The whole job: select, score, report."""
 
-    out: str = Field(description="Folder for everything that is written.")
+    out: str = Field(min_length=1, description="Folder for everything that is written.")
     data: Data
     example: str | None = Field(None, description="Bundled data set to write to data.path first.")
     n_components: Annotated[list[Count], BeforeValidator(_as_numbers), Field(min_length=1)] = Field(

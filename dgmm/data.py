@@ -94,6 +94,11 @@ class Samples:
         return len(self.features)
 
     @property
+    def in_memory(self) -> bool:
+        """Whether reading is nothing but looking."""
+        return all(isinstance(f.array, np.ndarray) for f in self.fields)
+
+    @property
     def itemsize(self) -> int:
         """Bytes of one value as it is read."""
         return max(int(f.array.dtype.itemsize) for f in self.fields)
@@ -243,7 +248,7 @@ def _from_dataset(name: str, dataset: xr.Dataset, variables: Sequence[str] | Non
     for variable in chosen:
         v = dataset[variable].variable
         fields[variable] = Field(v, tuple(map(str, v.dims)), _chunks(name, v))
-    if feature_dim is None and len(chosen) == 1:
+    if feature_dim is None and len(chosen) == 1 and len(fields[chosen[0]].dims) != 1:
         only = fields[chosen[0]]
         if len(only.dims) != 2:
             raise InputError(

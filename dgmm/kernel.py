@@ -138,6 +138,19 @@ def normalise(joint: FloatArray, n: int, top: FloatArray, total: FloatArray, pow
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
+def find_complete(x: AnyArray, complete: AnyArray) -> int:
+    """Mark the rows of ``x`` without NaN; returns how many there are."""
+    count = 0
+    for i in range(len(x)):
+        found = True
+        for j in range(x.shape[1]):
+            found &= x[i, j] == x[i, j]
+        complete[i] = found
+        count += found
+    return count
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def accumulate(
     x: AnyArray, origin: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
     panels: IntArray, theta: FloatArray, candidates: IntArray, width: int, log_likelihoods: FloatArray,

@@ -6,14 +6,12 @@ result, depends on the data alone.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
-from dask.delayed import Delayed, delayed
 
 from dgmm.data import Samples
 from dgmm.errors import InputError, InsufficientMemoryError
@@ -25,7 +23,7 @@ from dgmm.profile import Profile, ProfileSegment, complete
 from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Mergeable, Node, grow, merge_all
 from dgmm.types import AnyArray
-from dgmm.workers import Workers, interrupted, one_blas_thread
+from dgmm.workers import Workers, one_blas_thread, stop_if_interrupted
 
 #: Tasks per thread and pass: enough to even out, few enough to cost nothing.
 TASKS_PER_THREAD = 4
@@ -40,14 +38,18 @@ T = TypeVar("T")
 
 def read_ahead(samples: Samples, run: range) -> Iterator[tuple[int, AnyArray]]:
     """Segments of a run in order, the next one being read while the caller computes."""
+    if samples.in_memory:
+        for segment in run:
+            yield segment, samples.read(samples.grid.region(segment))
+            stop_if_interrupted()
+        return
     with ThreadPoolExecutor(1) as reader:
         coming = None
         for segment in run:
             current = coming or reader.submit(samples.read, samples.grid.region(segment))
             coming = reader.submit(samples.read, samples.grid.region(segment + 1)) if segment + 1 in run else None
             yield segment, current.result()
-            if interrupted.is_set():
-                raise InterruptedError("the driver gave up")
+            stop_if_interrupted()
 
 
 def load_run(samples: Samples, run: range) -> list[tuple[int, AnyArray]]:
@@ -94,9 +96,9 @@ class Passes:
         #: Reads of the whole store so far.
         self.n_reads = 0
         self._check_memory(0)
-        self._source = send(samples, workers)
+        self._source = workers.share(samples, heavy=samples.in_memory)
         self._runs = cut(len(samples.grid), workers.n_threads * TASKS_PER_THREAD)
-        self._kept: dict[range, Delayed] = {}
+        self._kept: dict[range, Any] = {}
         leaf = ProfileSegment(samples.name, samples.features, samples.grid, seed, sample_rows)
         self.profile: Profile = self._fold(leaf)
         self.n_reads += 1
@@ -118,11 +120,9 @@ class Passes:
         return unpack(totals, plan)
 
     def _fold(self, leaf: Callable[[int, AnyArray], Mergeable]) -> Any:
-        # parameters travel as the result of a task of their own: once, and computed anew if a worker is lost
-        shared = _constant(leaf)
-        task = delayed(fold_run, pure=False)
-        tasks = [task(self._source, run, self._kept.get(run), shared) for run in self._runs]
-        return merge_all(node for nodes in self.workers.compute(tasks) for node in nodes)
+        shared = self.workers.share(leaf)
+        arguments = [(self._source, run, self._kept.get(run), shared) for run in self._runs]
+        return merge_all(node for nodes in self.workers.map(fold_run, arguments) for node in nodes)
 
     def _keep_what_fits(self) -> None:
         """Keep the first runs decoded in memory; the rest is read again in every pass."""
@@ -135,11 +135,9 @@ class Passes:
             if budget < 0:
                 break
             kept.append(run)
-        if not kept or all(isinstance(f.array, np.ndarray) for f in self.samples.fields):
-            return
-        load = delayed(load_run, pure=False)
-        persisted = self.workers.persist([load(self._source, run) for run in kept])
-        self._kept = dict(zip(kept, persisted, strict=True))
+        if kept and not self.samples.in_memory:
+            loaded = self.workers.keep(load_run, [(self._source, run) for run in kept])
+            self._kept = dict(zip(kept, loaded, strict=True))
 
     def task_bytes(self, statistics: int) -> int:
         """Memory that one task needs at most, with so many bytes of statistics.
@@ -163,29 +161,17 @@ class Passes:
 
 def map_segments(samples: Samples, workers: Workers, function: Callable[[Samples, range], T]) -> list[T]:
     """Apply a function to every run of neighbouring segments; results in order."""
-    task, shared, source = delayed(call, pure=False), _constant(function), send(samples, workers)
+    source, shared = workers.share(samples, heavy=samples.in_memory), workers.share(function)
     runs = cut(len(samples.grid), workers.n_threads * TASKS_PER_THREAD)
-    return workers.compute([task(shared, source, run) for run in runs])
+    return workers.map(call, [(shared, source, run) for run in runs])
 
 
 def call(function: Callable[[Samples, range], T], samples: Samples, run: range) -> T:
-    """Apply a function that came as the result of a task."""
+    """Apply a function that came as an argument."""
     return function(samples, run)
-
-
-def send(samples: Samples, workers: Workers) -> Any:
-    """The samples as an argument of tasks; arrays in memory travel once."""
-    if workers.client is None or not any(isinstance(f.array, np.ndarray) for f in samples.fields):
-        return _constant(samples)
-    return workers.client.scatter(samples, broadcast=True, hash=False)
 
 
 def cut(n_segments: int, n_runs: int) -> list[range]:
     """Neighbouring segments in at most ``n_runs`` runs of nearly equal length."""
     edges = np.linspace(0, n_segments, min(n_runs, n_segments) + 1).round().astype(int).tolist()
     return [range(a, b) for a, b in pairwise(edges)]
-
-
-def _constant(value: Any) -> Delayed:
-    """A value as a task of its own: sent once, whatever number of tasks use it."""
-    return delayed(value, name=f"{type(value).__name__}-{uuid.uuid4().hex}", traverse=False)

@@ -8,9 +8,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from dgmm import kernel
 from dgmm.errors import InputError
 from dgmm.frame import Frame, FrameKind, Moments, make_frame
 from dgmm.grid import Grid
+from dgmm.plan import frozen
 from dgmm.types import AnyArray, FloatArray
 
 #: Squares of larger values, summed, could overflow.
@@ -105,12 +107,21 @@ class Profile:
         return self._frames[kind]
 
 
+def complete_rows(x: AnyArray) -> AnyArray | None:
+    """Which rows of ``x`` have no missing value (NaN), shape (n,); None if all."""
+    if x.dtype.kind != "f":
+        return None
+    if x.dtype not in (np.float32, np.float64) or not x.flags.c_contiguous:
+        found = np.asarray(~np.isnan(x).any(axis=1))
+        return None if found.all() else found
+    marks = np.empty(len(x), dtype=np.bool_)
+    return None if kernel.find_complete(frozen(x), marks) == len(x) else marks
+
+
 def complete(x: AnyArray) -> AnyArray:
     """The rows of ``x`` without a missing value (NaN)."""
-    if x.dtype.kind != "f":
-        return x
-    missing = np.isnan(x).any(axis=1)
-    return x[~missing] if missing.any() else x
+    found = complete_rows(x)
+    return x if found is None else x[found]
 
 
 @dataclass(frozen=True)
@@ -137,11 +148,9 @@ class ProfileSegment:
     def __call__(self, segment: int, x: AnyArray) -> Profile:
         """Profile of one segment, all its rows given."""
         rows = self.grid.rows(self.grid.region(segment))
-        if x.dtype.kind == "f":
-            present = ~np.isnan(x).any(axis=1)
-            rows, kept = (rows, x) if present.all() else (rows[present], x[present])
-        else:
-            kept = x
+        present = complete_rows(x)
+        kept = x if present is None else x[present]
+        rows = rows if present is None else rows[present]
         values = np.ascontiguousarray(kept, dtype=np.float64)
         n_missing = self.grid.n_rows(segment) - len(values)
         sample = Sample.of(row_hashes(rows, self.seed), values, self.limit)

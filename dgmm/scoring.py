@@ -20,7 +20,7 @@ from dgmm.errors import InputError
 from dgmm.estep import score_samples as score_rows
 from dgmm.mixture import Mixture
 from dgmm.passes import map_segments, read_ahead
-from dgmm.profile import refuse_infinite
+from dgmm.profile import complete_rows, refuse_infinite
 from dgmm.results import Fit
 from dgmm.store import writing
 from dgmm.types import AnyArray, IntArray
@@ -102,9 +102,8 @@ class ScoreRun:
     def score(self, x: AnyArray) -> tuple[dict[str, AnyArray], Scored]:
         """Variables of the output for the rows of ``x`` (n, d), and what they come to."""
         n, k = len(x), self.plan.n_rows
-        present = np.ones(n, dtype=bool) if x.dtype.kind != "f" else ~np.isnan(x).any(axis=1)
-        full = bool(present.all())
-        scores = score_rows(x if full else x[present], self.plan, probabilities=self.probabilities)
+        present = complete_rows(x)
+        scores = score_rows(x if present is None else x[present], self.plan, probabilities=self.probabilities)
         counts = np.bincount(scores.label, minlength=k).astype(np.int64)
         scored = Scored(counts, n - len(scores.label), float(scores.log_density.sum()))
         columns: list[tuple[str, AnyArray, AnyArray]] = [
@@ -116,8 +115,11 @@ class ScoreRun:
             columns.append(("probabilities", scores.probabilities, np.array(np.nan, dtype=np.float32)))
         values = {}
         for name, column, missing in columns:
+            if present is None:
+                values[name] = column.astype(missing.dtype, copy=False)
+                continue
             values[name] = np.full((n, *column.shape[1:]), missing, dtype=missing.dtype)
-            values[name][slice(None) if full else present] = column
+            values[name][present] = column
         return values, scored
 
 

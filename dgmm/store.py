@@ -50,6 +50,8 @@ def refuse_existing(path: Path, overwrite: bool, *inputs: Path) -> None:
             place, os.path.realpath(source),
         ):  # fmt: skip
             raise OutputExistsError(f"{path} is where the input {source} lies: choose another place")
+    if os.path.islink(path):
+        raise OutputExistsError(f"{path} is a symbolic link: name the place that it points to")
     if not exists(path):
         return
     if not overwrite:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask
+import dask.threaded
 import psutil
-from dask.delayed import Delayed
+from dask.delayed import delayed
 from dask.system import CPU_COUNT
 from threadpoolctl import ThreadpoolController
 
@@ -19,6 +22,8 @@ from dgmm.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client
+
+T = TypeVar("T")
 
 #: What a cluster of ours runs with. A lost worker must come back (the default closes it for good 15 s after any
 #: loss), a wait for workers must end, and the dashboard is for those who ask.
@@ -53,23 +58,39 @@ class Workers:
     threads_per_worker: int
     memory: int
 
-    def compute(self, tasks: Sequence[Delayed]) -> list[Any]:
-        """Results of tasks, in order."""
+    def share(self, value: Any, *, heavy: bool = False) -> Any:
+        """A value that many tasks take: it travels to the workers once.
+
+        It goes as the result of a task of its own, which is computed anew if a worker is lost; heavy values
+        (arrays in memory) are sent to every worker instead, and are lost with the last of them.
+        """
+        if self.client is None:
+            return value
+        if heavy:
+            # hash=False: equal data scattered a second time would be lost with the first
+            return self.client.scatter(value, broadcast=True, hash=False)
+        return delayed(value, name=f"{type(value).__name__}-{uuid.uuid4().hex}", traverse=False)
+
+    def map(self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
+        """Results of a function called with each of the arguments, in order."""
         interrupted.clear()
         try:
-            return list(dask.compute(*tasks, traverse=False, **self._where()))
+            if self.client is None:
+                # a partial leaves nothing for Dask to look into
+                graph = {i: (partial(function, *given),) for i, given in enumerate(arguments)}
+                return list(dask.threaded.get(graph, list(graph), num_workers=self.n_threads))
+            task = delayed(function, pure=False)
+            return list(dask.compute(*[task(*given) for given in arguments], scheduler=self.client, traverse=False))
         except BaseException:
             interrupted.set()
             raise
 
-    def persist(self, tasks: Sequence[Delayed]) -> list[Delayed]:
-        """Tasks whose results stay where they were computed."""
-        return list(dask.persist(*tasks, traverse=False, **self._where()))
-
-    def _where(self) -> dict[str, Any]:
-        if self.client is not None:
-            return {"scheduler": self.client}
-        return {"scheduler": "threads", "num_workers": self.n_threads}
+    def keep(self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """As `map`, but the results stay where they were computed; each can be an argument of later tasks."""
+        if self.client is None:
+            return self.map(function, arguments)
+        task = delayed(function, pure=False)
+        return list(dask.persist(*[task(*given) for given in arguments], scheduler=self.client, traverse=False))
 
 
 @contextmanager
@@ -162,18 +183,27 @@ def of_client(client: Client) -> Workers:
 interrupted = threading.Event()
 
 
+def stop_if_interrupted() -> None:
+    """End a task whose driver has given up."""
+    if interrupted.is_set():
+        raise InterruptedError("the driver gave up")
+
+
 class _BlasLimit:
     """One BLAS thread for as long as anybody in this process asks; tasks of several threads overlap."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
+        self._libraries: ThreadpoolController | None = None
         self._limit: Any = None
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._users:
-                self._limit = ThreadpoolController().limit(limits=1, user_api="blas")
+                # looking for the libraries takes milliseconds, as much as a small pass
+                self._libraries = self._libraries or ThreadpoolController()
+                self._limit = self._libraries.limit(limits=1, user_api="blas")
             self._users += 1
 
     def __exit__(self, *exception: object) -> None:

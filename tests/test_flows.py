@@ -20,8 +20,12 @@ def harness() -> object:
 
     import flows  # noqa: F401  (its environment comes before Prefect's)
 
+    logger = logging.getLogger("dgmm")
+    before = logger.level, logger.propagate, list(logger.handlers)
     with prefect_test_harness(server_startup_timeout=120):
         yield
+    # Prefect's handlers want a run, and other tests have none
+    logger.level, logger.propagate, logger.handlers = before
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Passes on Dask: the same bits on any workers, few tasks, memory that is projected and kept."""
 
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,13 +130,13 @@ def test_few_tasks_however_many_chunks(tmp_path, monkeypatch: pytest.MonkeyPatch
     array = zarr.create_array(str(tmp_path / "x.zarr"), shape=x.shape, chunks=(20, 2), dtype=x.dtype)
     array[:] = x
     seen: list[int] = []
-    compute = Workers.compute
+    run = Workers.map
 
-    def counting(self: Workers, tasks: list) -> list:
-        seen.append(len(tasks))
-        return compute(self, tasks)
+    def counting(self: Workers, function: Any, arguments: list) -> list:
+        seen.append(len(arguments))
+        return run(self, function, arguments)
 
-    monkeypatch.setattr(Workers, "compute", counting)
+    monkeypatch.setattr(Workers, "map", counting)
     dgmm.train(str(tmp_path / "x.zarr"), 2, scheduler="threads")
     assert seen
     assert max(seen) <= TASKS_PER_THREAD * threads().n_threads

@@ -1,0 +1,382 @@
+"""How fast a pass is, side by side with its peers: ``python tests/benchmarks/speed.py [--short] [--only 1,4]``.
+
+Every line is a ratio measured in one run on one machine: both sides in turn, medians of the repetitions. Nothing
+here is asserted; targets are for people to judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import dask.array
+import numpy as np
+import psutil
+import zarr
+from sklearn.mixture import GaussianMixture
+
+import dgmm
+from dgmm.data import open_samples
+from dgmm.families import get_family
+from dgmm.mixture import Mixture
+from dgmm.passes import BASE_BYTES, Passes
+from dgmm.workers import open_workers, threads
+
+CASES = [
+    ("full", 2, 3),
+    ("full", 4, 8),
+    ("full", 8, 8),
+    ("full", 8, 32),
+    ("full", 16, 16),
+    ("full", 16, 64),
+    ("full", 32, 32),
+    ("full", 64, 64),
+    ("full", 128, 32),
+    ("tied", 16, 16),
+    ("diag", 16, 16),
+    ("spherical", 16, 16),
+]
+
+
+def in_turn(repetitions: int, *sides: Callable[[], Any]) -> list[float]:
+    """Median seconds of each side, run one after the other so that the machine's moods hit all alike."""
+    times: list[list[float]] = [[] for _ in sides]
+    for side in sides:
+        side()
+    for _ in range(repetitions):
+        for side, kept in zip(sides, times, strict=True):
+            began = time.perf_counter()
+            side()
+            kept.append(time.perf_counter() - began)
+    return [float(np.median(kept)) for kept in times]
+
+
+def clusters(n: int, d: int, k: int, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:
+    """Overlapping Gaussian clusters (n, d) and their centres (k, d)."""
+    r = np.random.default_rng(0)
+    centres = 1.5 * r.standard_normal((k, d))
+    x = r.standard_normal((n, d), dtype=np.float32).astype(dtype, copy=False)
+    x += centres[r.integers(k, size=n)].astype(dtype)
+    return x, centres
+
+
+def mixture_at(kind: str, centres: np.ndarray) -> Mixture:
+    """Unit components at the centres."""
+    k, d = centres.shape
+    shapes = {
+        "full": np.tile(np.eye(d), (k, 1, 1)),
+        "tied": np.eye(d),
+        "diag": np.ones((k, d)),
+        "spherical": np.ones(k),
+    }
+    return Mixture.gaussian(kind, np.ones(k), centres, shapes[kind])
+
+
+def sklearn_at(mixture: Mixture) -> GaussianMixture:
+    """The same mixture as scikit-learn's, as if fitted; its unit covariances are their own precision factors."""
+    model = GaussianMixture(mixture.n_components, covariance_type=mixture.covariance_type)
+    model.weights_, model.means_ = mixture.weights, mixture.means
+    model.covariances_ = model.precisions_cholesky_ = mixture.covariances
+    return model
+
+
+def sklearn_step(mixture: Mixture, x: np.ndarray) -> Callable[[], None]:
+    """One E-step and one M-step of scikit-learn's, always from the same mixture."""
+
+    def step() -> None:
+        model = sklearn_at(mixture)
+        _, log_responsibilities = model._e_step(x)
+        model._m_step(x, log_responsibilities)
+
+    return step
+
+
+def passes_of(source: Any, workers: Any, *mixtures: Mixture) -> tuple[Passes, Callable[[], Any]]:
+    """One pass of ours for all mixtures, from the same mixtures."""
+    passes = Passes(open_samples(source), workers, sample_rows=10)
+    inside = [m.to_frame(passes.profile.frame(m.family.frame)) for m in mixtures]
+    return passes, lambda: passes.accumulate(inside)
+
+
+def dgemm_speed() -> float:
+    """Gflop/s of the machine's own matrix product, all cores."""
+    a = np.random.default_rng(0).standard_normal((2000, 2000))
+    (seconds,) = in_turn(5, lambda: a @ a)
+    return 2 * 2000**3 / seconds / 1e9
+
+
+def line(*cells: str) -> None:
+    """A row of the table."""
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def head(title: str, *cells: str) -> None:
+    """A table of its own."""
+    print(f"\n{title}\n")
+    line(*cells)
+    line(*["---"] * len(cells))
+
+
+def in_memory(short: bool, repetitions: int) -> None:
+    """1. A pass in memory against a step of scikit-learn's."""
+    speed, ratios = dgemm_speed(), []
+    head(
+        "1. pass in memory : scikit-learn's step",
+        "type (d, K)",
+        "rows",
+        "times faster",
+        f"share of dgemm ({speed:.0f} Gflop/s)",
+    )
+    for kind, d, k in CASES:
+        size = int(np.clip((2e7 if short else 1e9) / (k * d * d + 50 * k), 4096, 2_000_000))
+        x, centres = clusters(size, d, k)
+        mixture = mixture_at(kind, centres)
+        _, ours = passes_of(x, threads(), mixture)
+        theirs, mine = in_turn(repetitions, sklearn_step(mixture, x), ours)
+        flops = 4 * size * k * get_family(kind).features.size(d)
+        ratios.append(theirs / mine)
+        line(f"{kind} ({d}, {k})", str(size), f"{ratios[-1]:.1f}", f"{flops / mine / 1e9 / speed:.0%}")
+    full = [r for r, (kind, *_) in zip(ratios, CASES, strict=True) if kind == "full"]
+    line("geometric mean, full", "", f"{np.exp(np.mean(np.log(full))):.1f}", "")
+    line("geometric mean, all", "", f"{np.exp(np.mean(np.log(ratios))):.1f}", "")
+
+
+def streamed(short: bool, repetitions: int) -> None:
+    """2. A pass streamed from compressed Zarr through a LocalCluster."""
+    head("2. pass streamed from zstd-compressed float32 Zarr, LocalCluster, full (16, 16)", "against", "rows", "ratio")
+    n = 100_000 if short else 2_000_000
+    x, centres = clusters(n, 16, 16, "float32")
+    mixture = mixture_at("full", centres)
+    with folder() as place, open_workers("processes") as workers:
+        write(f"{place}/x.zarr", x, 250_000)
+        # no memory to keep anything in: every pass reads the store
+        scarce = replace(workers, memory=BASE_BYTES)
+        _, from_store = passes_of(f"{place}/x.zarr", scarce, mixture)
+        double = x.astype(np.float64)
+        _, from_memory = passes_of(double, threads(), mixture)
+        theirs, store, memory = in_turn(repetitions, sklearn_step(mixture, double), from_store, from_memory)
+    line("scikit-learn in memory: times faster", str(n), f"{theirs / store:.1f}")
+    line("dgmm in memory: times slower", str(n), f"{store / memory:.2f}")
+
+
+def spark(short: bool, repetitions: int) -> None:
+    """3. An iteration of Spark MLlib's, local[2], data cached."""
+    head("3. pass in memory : an iteration of Spark MLlib's GaussianMixture", "full (d, K)", "rows", "times faster")
+    try:
+        import pyspark.ml.clustering
+        from pyspark.ml.functions import array_to_vector
+        from pyspark.sql import SparkSession, functions
+    except ImportError:
+        line("skipped: no pyspark", "", "")
+        return
+    if shutil.which("java") is None:
+        line("skipped: no Java", "", "")
+        return
+    session = (
+        SparkSession.builder.master("local[2]")
+        .config("spark.driver.memory", "4g")
+        .config("spark.ui.enabled", "false")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.host", "127.0.0.1")
+        .getOrCreate()
+    )
+    session.sparkContext.setLogLevel("ERROR")
+    try:
+        for d, k in [(2, 3), (8, 8)] if short else [(2, 3), (8, 8), (16, 16)]:
+            n = 5_000 if short else 200_000
+            x, centres = clusters(n, d, k)
+            with folder() as place:
+                import pandas as pd
+
+                pd.DataFrame({"x": list(x)}).to_parquet(f"{place}/x.parquet")
+                frame = session.read.parquet(f"{place}/x.parquet")
+                frame = frame.select(array_to_vector(functions.col("x")).alias("features")).repartition(2).cache()
+                frame.count()
+
+                def fit(most: int, frame: Any = frame, k: int = k) -> tuple[float, int]:
+                    began = time.perf_counter()
+                    model = pyspark.ml.clustering.GaussianMixture(k=k, maxIter=most, tol=0.0, seed=1).fit(frame)
+                    return time.perf_counter() - began, model.summary.numIter
+
+                fit(2)
+                per_iteration = []
+                for _ in range(repetitions):
+                    (a, few), (b, many) = fit(2), fit(12)
+                    per_iteration.append((b - a) / (many - few))
+                frame.unpersist()
+            _, ours = passes_of(x, threads(), mixture_at("full", centres))
+            (mine,) = in_turn(repetitions, ours)
+            line(f"({d}, {k})", str(n), f"{np.median(per_iteration) / mine:.0f}")
+    finally:
+        session.stop()
+
+
+def stack(short: bool, repetitions: int) -> None:
+    """4. K = 1..16 in one pass."""
+    head(
+        "4. K = 1..16 in one pass, d = 16, full : the sum of 16 steps of scikit-learn's",
+        "rows",
+        "times faster",
+        "share of dgemm",
+    )
+    n = 4_096 if short else 200_000
+    x, centres = clusters(n, 16, 16)
+    mixtures = [mixture_at("full", centres[:k]) for k in range(1, 17)]
+    steps = [sklearn_step(m, x) for m in mixtures]
+    _, ours = passes_of(x, threads(), *mixtures)
+    theirs, mine = in_turn(repetitions, lambda: [step() for step in steps], ours)
+    flops = 4 * n * 136 * get_family("full").features.size(16)
+    line(str(n), f"{theirs / mine:.1f}", f"{flops / mine / 1e9 / dgemm_speed():.0%}")
+
+
+def memory(short: bool, repetitions: int) -> None:
+    """5. Peak memory of the workers over stores larger than they are."""
+    head("5. peak memory of a worker, full (16, 4), two workers of 400 MB", "store, MB", "peak, MB", "projected, MB")
+    with folder() as place:
+        for times in (1,) if short else (3, 6):
+            n = times * 800_000_000 // (16 * 4)
+            path = f"{place}/x.zarr"
+            write_repeated(path, n, 16, 100_000)
+            with open_workers("processes", n_workers=2, memory_limit="400MB") as workers:
+                _, ours = passes_of(path, workers, mixture_at("full", clusters(10, 16, 4)[1]))
+                with watched(workers.client.run(os.getpid).values()) as peaks:
+                    for _ in range(1 if short else 3):
+                        ours()
+                passes = Passes.__new__(Passes)
+                passes.samples = open_samples(path)
+                projected = BASE_BYTES + passes.task_bytes(8 * 4 * 153)
+            line(str(n * 64 // 10**6), f"{max(peaks) / 1e6:.0f}", f"{projected / 1e6:.0f}")
+            shutil.rmtree(path)
+
+
+def scoring(short: bool, repetitions: int) -> None:
+    """6. Bulk scoring."""
+    head("6. scoring to Zarr, full (16, 16), threads", "against", "rows", "times faster")
+    n = 100_000 if short else 2_000_000
+    x, centres = clusters(n, 16, 16, "float32")
+    mixture = mixture_at("full", centres)
+    model = sklearn_at(mixture)
+    fit = dgmm.Fit(mixture, 0.0, n, 0, 0, True, 0.0, (), tuple(map(str, range(16))))
+    with folder() as place:
+        source = f"{place}/x.zarr"
+        write(source, x, 250_000)
+
+        def theirs() -> None:
+            def block(rows: np.ndarray) -> np.ndarray:
+                p = model.predict_proba(rows)
+                return np.stack([p.argmax(axis=1), p.max(axis=1), model.score_samples(rows)], axis=1)
+
+            lazy = dask.array.from_zarr(source).astype(np.float64)
+            result = lazy.map_blocks(block, chunks=(lazy.chunks[0], (3,)), dtype=np.float64, meta=np.empty((0, 3)))
+            result.to_zarr(f"{place}/theirs.zarr", overwrite=True, scheduler="threads")
+
+        def mine() -> None:
+            dgmm.score(fit, source, f"{place}/mine.zarr", overwrite=True, scheduler="threads")
+
+        a, b = in_turn(repetitions, theirs, mine)
+        line("predict_proba + score_samples over a Dask array", str(n), f"{a / b:.1f}")
+        line(f"{n / b:.3g} rows/s", str(n), "")
+
+
+def small_chunks(short: bool, repetitions: int) -> None:
+    """7. The same bytes in a hundred times as many chunks."""
+    many, rows = (1_000, 20) if short else (100_000, 20)
+    head(
+        f"7. a pass over {many} chunks against {many // 100} of the same bytes, full (8, 8)", "part", "seconds", "ratio"
+    )
+    x, centres = clusters(many * rows, 8, 8, "float32")
+    mixture = mixture_at("full", centres)
+    with folder() as place:
+        sides = []
+        for name, chunk in (("small", rows), ("large", rows * 100)):
+            write(f"{place}/{name}.zarr", x, chunk)
+            scarce = replace(threads(), memory=BASE_BYTES)
+            passes, ours = passes_of(f"{place}/{name}.zarr", scarce, mixture)
+            samples = passes.samples
+
+            def read(samples: Any = samples) -> None:
+                for i in range(len(samples.grid)):
+                    samples.read(samples.grid.region(i))
+
+            sides += [ours, read]
+        pass_small, read_small, pass_large, read_large = in_turn(1 if short else 3, *sides)
+    line("reading alone, small chunks", f"{read_small:.2f}", f"{read_small / read_large:.1f}")
+    line("a pass, small chunks", f"{pass_small:.2f}", f"{pass_small / pass_large:.1f}")
+    line(
+        "a pass over what reading costs, small : large",
+        f"{pass_small - read_small:.2f}",
+        f"{pass_small / read_small:.2f}",
+    )
+
+
+@contextmanager
+def folder() -> Iterator[str]:
+    """A temporary folder."""
+    with tempfile.TemporaryDirectory() as place:
+        yield place
+
+
+@contextmanager
+def watched(processes: Any) -> Iterator[list[int]]:
+    """Peak resident bytes of processes while the context lasts."""
+    found, stop = [psutil.Process(p) for p in processes], threading.Event()
+    peaks = [0] * len(found)
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            for i, process in enumerate(found):
+                peaks[i] = max(peaks[i], process.memory_info().rss)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield peaks
+    stop.set()
+    thread.join()
+
+
+def write(path: str, x: np.ndarray, chunk: int) -> None:
+    """An (n, d) array, zstd-compressed."""
+    array = zarr.create_array(
+        path, shape=x.shape, chunks=(min(chunk, len(x)), x.shape[1]), dtype=x.dtype, overwrite=True
+    )
+    array[:] = x
+
+
+def write_repeated(path: str, n: int, d: int, chunk: int) -> None:
+    """Chunks that are all the same noise: large to read, quick to write."""
+    block = np.random.default_rng(0).integers(-30, 30, (chunk, d)).astype(np.float32)
+    array = zarr.create_array(path, shape=(n, d), chunks=(chunk, d), dtype="float32")
+    for start in range(0, n, chunk):
+        array[start : start + chunk] = block[: n - start]
+
+
+PARTS = {1: in_memory, 2: streamed, 3: spark, 4: stack, 5: memory, 6: scoring, 7: small_chunks}
+
+
+def main() -> None:
+    """Run the parts that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="small cases: see that it runs")
+    parser.add_argument("--only", default=",".join(map(str, PARTS)), help="parts, such as 1,4")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    names = ("dgmm", "numpy", "numba", "scikit-learn", "dask", "zarr")
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()},", end=" ")
+    print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in names))
+    for part in map(int, arguments.only.split(",")):
+        PARTS[part](arguments.short, 1 if arguments.short else 5)
+
+
+if __name__ == "__main__":
+    main()
