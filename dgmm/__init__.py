@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dgmm import datasets
     from dgmm.api import score, select, train
     from dgmm.errors import CollapseError, DgmmError, InputError, InsufficientMemoryError, OutputExistsError
     from dgmm.mixture import Mixture
@@ -24,6 +25,7 @@ __all__ = [
     "Mixture",
     "OutputExistsError",
     "Selection",
+    "datasets",
     "load",
     "save",
     "score",
@@ -42,6 +44,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import on first use: scikit-learn, zarr and xarray together take seconds."""
+    if name == "datasets":
+        return import_module("dgmm.datasets")
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"dgmm.{module}"), name)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
 from dgmm import store
@@ -66,10 +67,10 @@ def train(
     """
     options = validated(Training, training)
     samples = open_samples(source, variables, feature_dim)
-    check_components([n_components])
+    (k,) = check_components([n_components])
     get_family(covariance_type)
     with open_workers(scheduler) as workers:
-        return train_samples(samples, workers, n_components, covariance_type, options)
+        return train_samples(samples, workers, k, covariance_type, options)
 
 
 def select(
@@ -105,12 +106,14 @@ def select(
     options = validated(Training, training)
     kinds = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
     samples = open_samples(source, variables, feature_dim)
-    check_components(n_components)
+    ks = check_components(n_components)
+    if not kinds:
+        raise InputError("covariance_type is empty: name at least one covariance type")
     for kind in kinds:
         get_family(kind)
     with open_workers(scheduler) as workers:
         passes = Passes(samples, workers, seed=options.seed, sample_rows=options.sample_rows)
-        return select_candidates(passes, list(n_components), kinds, options, keep_all=keep_all)
+        return select_candidates(passes, ks, kinds, options, keep_all=keep_all)
 
 
 def score(
@@ -174,13 +177,15 @@ def train_samples(
     return fit
 
 
-def check_components(n_components: Sequence[int]) -> None:
-    """Refuse numbers of components that are none."""
-    for k in n_components:
-        if isinstance(k, bool) or int(k) != k or k < 1:
+def check_components(n_components: Any) -> list[int]:
+    """Numbers of components as whole numbers; refuses what are none."""
+    given = list(n_components) if np.ndim(n_components) else [n_components]
+    for k in given:
+        if isinstance(k, bool) or not isinstance(k, (int, float, np.number)) or k != int(k) or k < 1:
             raise InputError(f"n_components must be whole numbers from 1 up, not {k!r}")
-    if not len(n_components):
+    if not given:
         raise InputError("n_components is empty: name at least one number of components")
+    return [int(k) for k in given]
 
 
 def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:

@@ -121,7 +121,7 @@ class Training(Settings):
         description="Added to every covariance, as a share of the data's own covariance.",
     )
     n_init: Count = Field(10, description="Starts of each candidate on the sample; the best one goes on.")
-    seed: int = Field(0, ge=0, description="Of the sample of rows and of the starts.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the sample of rows and of the starts.")
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
     accelerate: Literal["squarem", "none"] = Field(

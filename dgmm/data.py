@@ -14,13 +14,14 @@ import pandas as pd
 import xarray as xr
 import zarr
 import zarr.storage
+from xarray.backends.zarr import FillValueCoder
 
 from dgmm.errors import InputError
 from dgmm.grid import Grid, Region
 from dgmm.types import AnyArray, FloatArray
 
 #: Where Zarr stores may be, beside local paths.
-SCHEMES = ("s3", "gs", "az", "file", "memory")
+SCHEMES = ("s3", "gs", "az", "file")
 
 #: Attributes by which stored numbers are not yet the values.
 PACKING = {"scale_factor", "add_offset", "missing_value"}
@@ -97,6 +98,15 @@ class Samples:
     def in_memory(self) -> bool:
         """Whether reading is nothing but looking."""
         return all(isinstance(f.array, np.ndarray) for f in self.fields)
+
+    def check_for_cluster(self) -> None:
+        """Refuse what tasks on a cluster cannot read: a Dask array whose blocks are results of another cluster task."""
+        for field in self.fields:
+            array = getattr(field.array, "_data", field.array)
+            if isinstance(array, dask.array.Array):
+                kinds = {type(value).__name__ for value in dict(array.__dask_graph__()).values()}
+                if "Future" in kinds:
+                    raise InputError(f"{self.name} is persisted on the cluster: hand in the array before persist()")
 
     @property
     def itemsize(self) -> int:
@@ -196,6 +206,10 @@ def open_store(source: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
         return zarr.open(place, mode="r")
     except (FileNotFoundError, ValueError, KeyError, NotADirectoryError) as error:
         raise InputError(f"{source} is not a Zarr store: {_one_line(error)}") from None
+    except Exception as error:
+        if type(error).__module__.startswith("obstore"):
+            raise InputError(f"cannot open {source}: {str(error).strip().splitlines()[0]}") from None
+        raise
 
 
 def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
@@ -212,7 +226,13 @@ def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
         import obstore.store
     except ImportError:
         raise InputError(f"reading {url} needs obstore: pip install dgmm[cloud]") from None
-    return zarr.storage.ObjectStore(obstore.store.from_url(url), read_only=read_only)
+    options: dict[str, Any] = {"mkdir": True} if scheme == "file" and not read_only else {}
+    try:
+        return zarr.storage.ObjectStore(obstore.store.from_url(url, **options), read_only=read_only)
+    except Exception as error:
+        if type(error).__module__.startswith("obstore"):
+            raise InputError(f"cannot open {url}: {str(error).strip().splitlines()[0]}") from None
+        raise
 
 
 def _one_line(error: Exception) -> str:
@@ -222,13 +242,27 @@ def _one_line(error: Exception) -> str:
 def _from_array(name: str, array: Any, feature_dim: str | None) -> Samples:
     if array.ndim < 2:
         raise InputError(f"{name} has shape {array.shape}: samples and features need two dimensions, (n, d)")
-    packed = PACKING & set(getattr(array, "attrs", ()))
+    packed = packing(array)
     if packed:
         raise InputError(f"{name} is packed ({', '.join(sorted(packed))}): open the dataset that it belongs to")
     names = getattr(getattr(array, "metadata", None), "dimension_names", None) or ()
     dims = tuple(n or f"dim_{i}" for i, n in enumerate(names)) or _default_dims(array.ndim)
     coords = xr.Dataset()
     return _assemble(name, {name: Field(array, dims, _chunks(name, array))}, feature_dim or dims[-1], coords)
+
+
+def packing(array: Any) -> set[str]:
+    """Attributes of a single array by which its numbers are not yet values: only its dataset decodes them."""
+    attributes = getattr(array, "attrs", {})
+    found = PACKING & set(attributes)
+    fill: Any = None
+    if "_FillValue" in attributes:
+        fill = attributes["_FillValue"]
+        fill = FillValueCoder.decode(fill, array.dtype) if isinstance(fill, str) else fill
+    elif "_ARRAY_DIMENSIONS" in attributes:
+        fill = array.fill_value or None
+    # a missing value that is NaN already is one that we know
+    return found if fill is None or np.isnan(fill) else found | {"_FillValue"}
 
 
 def _default_dims(ndim: int) -> tuple[str, ...]:
@@ -247,7 +281,11 @@ def _from_dataset(name: str, dataset: xr.Dataset, variables: Sequence[str] | Non
     fields = {}
     for variable in chosen:
         v = dataset[variable].variable
-        fields[variable] = Field(v, tuple(map(str, v.dims)), _chunks(name, v))
+        dims = tuple(map(str, v.dims))
+        if isinstance(v._data, np.ndarray):
+            fields[variable] = Field(v.to_numpy(), dims, None)
+        else:
+            fields[variable] = Field(v, dims, _chunks(name, v))
     if feature_dim is None and len(chosen) == 1 and len(fields[chosen[0]].dims) != 1:
         only = fields[chosen[0]]
         if len(only.dims) != 2:
@@ -289,7 +327,10 @@ def _assemble(name: str, fields: dict[str, Field], feature_dim: str | None, coor
         names = tuple(str(v) for v in labels)
     sizes = dict(zip(first.dims, first.array.shape, strict=True))
     shape = tuple(int(sizes[d]) for d in dims)
-    chunks = dict(zip(first.dims, first.chunks, strict=True)) if first.chunks else {}
+    chunks: dict[str, int] = {}
+    for field in fields.values():
+        for dim, chunk in zip(field.dims, field.chunks or (), strict=False):
+            chunks[dim] = max(chunk, chunks.get(dim, 1))
     if 0 in shape or not names:
         raise InputError(f"{name} is empty: {math.prod(shape)} samples of {len(names)} features")
     grid = Grid.along_chunks(shape, [chunks.get(d, shape[i] if i else 1) for i, d in enumerate(dims)], len(names))

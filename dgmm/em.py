@@ -147,11 +147,14 @@ def to_vector(mixture: Mixture) -> FloatArray:
 def from_vector(vector: FloatArray, like: Mixture) -> Mixture | None:
     """Inverse of `to_vector`; None where the parameters overflow."""
     k = like.n_components
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         weights = np.exp(vector[:k] - vector[:k].max())
         components = like.family.from_vector(vector[k:], like.components)
         mixture = Mixture(like.family, weights / weights.sum(), components)
-        theta = mixture.family.natural_parameters(mixture.weights, components, 0.0)
+        try:
+            theta = mixture.family.natural_parameters(mixture.weights, components, 0.0)
+        except np.linalg.LinAlgError:  # a diagonal that underflowed
+            return None
     return mixture if np.isfinite(theta).all() else None
 
 

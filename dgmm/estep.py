@@ -6,12 +6,14 @@ products slice by slice in NumPy, which is also the oracle of the compiled form.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from dgmm import kernel
+from dgmm.errors import InputError
 from dgmm.families.gaussian import CHAIN
 from dgmm.plan import Plan, frozen
 from dgmm.statistics import SufficientStatistics
@@ -70,8 +72,23 @@ def is_compiled(plan: Plan) -> bool:
     return all(stack.features.chain == CHAIN for stack in plan.stacks)
 
 
-def as_block(x: AnyArray) -> AnyArray:
+_memory = threading.local()
+
+
+def memory_for(plan: Plan) -> kernel.Buffers:
+    """The buffers of this thread, made anew where the last plan's do not fit."""
+    panels = plan.packed.panels
+    shape = len(plan.stacks), len(plan.origin), plan.n_rows, int((panels[:, 4] - panels[:, 3]).max()), plan.width
+    if getattr(_memory, "shape", None) != shape:
+        _memory.buffers, _memory.shape = kernel.buffers(*shape), shape
+    buffers: kernel.Buffers = _memory.buffers
+    return buffers
+
+
+def as_block(x: AnyArray, plan: Plan) -> AnyArray:
     """Samples as the kernel takes them: rows one after the other, float32 as it is and anything else float64."""
+    if x.ndim != 2 or x.shape[1] != len(plan.origin):
+        raise InputError(f"expected samples of shape (n, {len(plan.origin)}), not {x.shape}")
     return frozen(np.ascontiguousarray(x, dtype=x.dtype if x.dtype == np.float32 else np.float64))
 
 
@@ -82,8 +99,8 @@ def accumulate_samples(x: AnyArray, plan: Plan) -> PassTotals:
     p = plan.packed
     log_likelihoods, flat = np.zeros(len(plan.candidates)), np.zeros(len(p.theta))
     kernel.accumulate(
-        as_block(x), frozen(plan.origin), p.shifts, p.forwards, p.diagonals, p.panels, p.theta, p.candidates,
-        plan.width, log_likelihoods, flat,
+        as_block(x, plan), frozen(plan.origin), p.shifts, p.forwards, p.diagonals, p.panels, p.theta, p.candidates,
+        plan.width, memory_for(plan), log_likelihoods, flat,
     )  # fmt: skip
     sums = {product.rows.start: np.zeros_like(product.theta) for product in plan.products}
     for _, start, stop, first, last, offset in p.panels.tolist():
@@ -99,8 +116,8 @@ def score_samples(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Sc
     if is_compiled(plan):
         p = plan.packed
         kernel.score(
-            as_block(x), frozen(plan.origin), p.shifts, p.forwards, p.diagonals, p.panels, p.theta, k, plan.width,
-            scores.label, scores.probability, scores.log_density, scores.probabilities,
+            as_block(x, plan), frozen(plan.origin), p.shifts, p.forwards, p.diagonals, p.panels, p.theta, k, plan.width,
+            memory_for(plan), scores.label, scores.probability, scores.log_density, scores.probabilities,
         )  # fmt: skip
         return scores
     for place, joint, _ in plain_slices(x, plan):

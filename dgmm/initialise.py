@@ -42,7 +42,8 @@ def start_labels(x: FloatArray, whitened: FloatArray, n_components: int, n_init:
         with threadpool_limits(1), warnings.catch_warnings():
             # fewer distinct rows than components: EM finds that out and says so
             warnings.simplefilter("ignore", ConvergenceWarning)
-            yield kmeans.fit(x if i % 2 == 0 else whitened).labels_
+            labels = kmeans.fit(x if i % 2 == 0 else whitened).labels_
+        yield labels
 
 
 def from_labels(family: Family, x: FloatArray, labels: AnyArray, n_components: int, setting: Setting) -> Mixture:

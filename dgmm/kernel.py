@@ -7,6 +7,8 @@ of a slice stays in cache: features wider than that are built, used and built ag
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
@@ -18,11 +20,28 @@ CONTRACT = {"contract", "nsz"}
 LOG2_E = 1.4426950408889634
 #: log 2 in two parts, the first with trailing zeros, so that k log 2 is exact (Cody and Waite 1980).
 LN2_HIGH, LN2_LOW = 6.93145751953125e-1, 1.42860682030941723212e-6
+#: Flat memory of one thread: centred samples, coordinates, joint densities, features, three lines of a slice.
+Buffers = tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, IntArray]
 #: Below this a responsibility is zero: exp would leave the normal range.
 LOWEST = -700.0
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=CONTRACT)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(**options: Any) -> Callable[[F], F]:
+    """Compile on first use, without the interpreter's lock, kept on disk where a folder for that can be written."""
+
+    def decorate(function: F) -> F:
+        try:
+            return numba.njit(nogil=True, error_model="numpy", cache=True, **options)(function)
+        except RuntimeError:  # no folder for the cache
+            return numba.njit(nogil=True, error_model="numpy", **options)(function)
+
+    return decorate
+
+
+@compiled(fastmath=CONTRACT)
 def transform(
     x: AnyArray, start: int, n: int, origin: FloatArray, shift: FloatArray, forward: FloatArray, diagonal: bool,
     centred: FloatArray, y: FloatArray,
@@ -44,7 +63,7 @@ def transform(
                     line[i] += scale * source[i]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=CONTRACT)
+@compiled(fastmath=CONTRACT)
 def fill(y: FloatArray, n: int, first: int, last: int, phi: FloatArray) -> None:
     """Features ``first`` to ``last`` of 1, y, y_i^2, y_i y_j (i < j) into the first rows of ``phi``."""
     d = len(y)
@@ -71,7 +90,7 @@ def fill(y: FloatArray, n: int, first: int, last: int, phi: FloatArray) -> None:
         row += d - 1 - a
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=CONTRACT)
+@compiled(fastmath=CONTRACT)
 def shifted_exponentials(joint: FloatArray, n: int, top: FloatArray, total: FloatArray, power: IntArray) -> None:
     """Turn the rows of ``joint`` into ``exp(joint - top)``; ``top`` gets their maximum, ``total`` their sum.
 
@@ -112,7 +131,7 @@ def shifted_exponentials(joint: FloatArray, n: int, top: FloatArray, total: Floa
             total[i] += line[i]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=CONTRACT)
+@compiled(fastmath=CONTRACT)
 def normalise(joint: FloatArray, n: int, top: FloatArray, total: FloatArray, power: IntArray) -> float:
     """Turn log joint densities (K, n) into responsibilities; returns the sum of the log densities."""
     result = 0.0
@@ -137,7 +156,7 @@ def normalise(joint: FloatArray, n: int, top: FloatArray, total: FloatArray, pow
     return result + math.log(product)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def find_complete(x: AnyArray, complete: AnyArray) -> int:
     """Mark the rows of ``x`` without NaN; returns how many there are."""
     count = 0
@@ -150,11 +169,11 @@ def find_complete(x: AnyArray, complete: AnyArray) -> int:
     return count
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def accumulate(
     x: AnyArray, origin: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
-    panels: IntArray, theta: FloatArray, candidates: IntArray, width: int, log_likelihoods: FloatArray,
-    sums: FloatArray,
+    panels: IntArray, theta: FloatArray, candidates: IntArray, width: int, memory: Buffers,
+    log_likelihoods: FloatArray, sums: FloatArray,
 ) -> None:  # fmt: skip
     """E-step over the rows of ``x`` (n, d): adds to ``log_likelihoods`` and to ``sums``, laid out like ``theta``.
 
@@ -166,28 +185,31 @@ def accumulate(
         First and last row of each.
     width : int
         Samples per slice.
+    memory : Buffers
+        For slices of ``width`` samples.
     """
     n_rows = candidates[:, 1].max()
-    width = min(width, max(len(x), 1))
-    centred, y, joint, phi, top, total, power = buffers(len(shifts), len(origin), n_rows, widest(panels), width)
+    several = False  # whether the second product finds the features gone
+    for p in range(1, len(panels)):
+        several |= fresh(panels, p)
+    top, total, power = memory[4], memory[5], memory[6]
     for start in range(0, len(x), width):
         n = min(width, len(x) - start)
-        if n < width:  # the products want contiguous operands
-            centred, y, joint, phi, top, total, power = buffers(len(shifts), len(origin), n_rows, widest(panels), n)
+        centred, y, joint, phi = shaped(memory, len(shifts), len(origin), n_rows, n)
         log_joint(x, start, n, origin, shifts, forwards, diagonals, panels, theta, centred, y, phi, joint)
         for c in range(len(candidates)):
             rows = joint[candidates[c, 0] : candidates[c, 1]]
             log_likelihoods[c] += normalise(rows, n, top, total, power)
         for p in range(len(panels)):
             stack, a, b, first, last, offset = panels[p]
-            if len(panels) > 1 and fresh(panels, p):
+            if several and fresh(panels, p):
                 fill(y[stack], n, first, last, phi)
             product = np.dot(joint[a:b], phi[: last - first].T)
             place = sums[offset : offset + product.size]
             place += product.ravel()
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def log_joint(
     x: AnyArray, start: int, n: int, origin: FloatArray, shifts: FloatArray, forwards: FloatArray,
     diagonals: AnyArray, panels: IntArray, theta: FloatArray, centred: FloatArray, y: FloatArray, phi: FloatArray,
@@ -208,7 +230,7 @@ def log_joint(
             rows += np.dot(part, phi[: last - first])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def fresh(panels: IntArray, p: int) -> bool:
     """Whether a panel's features are not those that the panel before it left."""
     if p == 0:
@@ -217,41 +239,38 @@ def fresh(panels: IntArray, p: int) -> bool:
     return not (same_start and panels[p, 4] <= panels[p - 1, 4])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def widest(panels: IntArray) -> int:
-    """Number of features of the widest panel."""
-    return (panels[:, 4] - panels[:, 3]).max()
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def buffers(
-    n_stacks: int, d: int, n_rows: int, n_features: int, n: int
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, IntArray]:
-    """Everything that one slice of n samples needs."""
+@compiled()
+def shaped(
+    memory: Buffers, n_stacks: int, d: int, n_rows: int, n: int
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """The memory as contiguous arrays for a slice of n samples: the products want them so."""
+    n_features = len(memory[3]) // len(memory[4])
     return (
-        np.empty((d, n)),
-        np.empty((n_stacks, d, n)),
-        np.empty((n_rows, n)),
-        np.empty((n_features, n)),
-        np.empty(n),
-        np.empty(n),
-        np.empty(n, np.int64),
+        memory[0][: d * n].reshape((d, n)),
+        memory[1][: n_stacks * d * n].reshape((n_stacks, d, n)),
+        memory[2][: n_rows * n].reshape((n_rows, n)),
+        memory[3][: n_features * n].reshape((n_features, n)),
     )
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+def buffers(n_stacks: int, d: int, n_rows: int, n_features: int, width: int) -> Buffers:
+    """Everything that slices of ``width`` samples need; to be kept, since fresh memory costs as much as the work."""
+    sizes = d, n_stacks * d, n_rows, n_features, 1, 1
+    flat = [np.empty(size * width) for size in sizes]
+    return (*flat, np.empty(width, np.int64))  # type: ignore[return-value]
+
+
+@compiled()
 def score(
     x: AnyArray, origin: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
-    panels: IntArray, theta: FloatArray, n_rows: int, width: int, label: IntArray, probability: FloatArray,
-    log_density: FloatArray, probabilities: FloatArray,
+    panels: IntArray, theta: FloatArray, n_rows: int, width: int, memory: Buffers, label: IntArray,
+    probability: FloatArray, log_density: FloatArray, probabilities: FloatArray,
 ) -> None:  # fmt: skip
     """Label, its probability and the log density of the rows of ``x``, and, unless it is empty, ``probabilities``."""
-    width = min(width, max(len(x), 1))
-    centred, y, joint, phi, top, total, power = buffers(len(shifts), len(origin), n_rows, widest(panels), width)
+    top, total, power = memory[4], memory[5], memory[6]
     for start in range(0, len(x), width):
         n = min(width, len(x) - start)
-        if n < width:
-            centred, y, joint, phi, top, total, power = buffers(len(shifts), len(origin), n_rows, widest(panels), n)
+        centred, y, joint, phi = shaped(memory, len(shifts), len(origin), n_rows, n)
         log_joint(x, start, n, origin, shifts, forwards, diagonals, panels, theta, centred, y, phi, joint)
         best = label[start : start + n]
         for i in range(n):

@@ -96,6 +96,8 @@ class Passes:
         #: Reads of the whole store so far.
         self.n_reads = 0
         self._check_memory(0)
+        if workers.client is not None:
+            samples.check_for_cluster()
         self._source = workers.share(samples, heavy=samples.in_memory)
         self._runs = cut(len(samples.grid), workers.n_threads * TASKS_PER_THREAD)
         self._kept: dict[range, Any] = {}

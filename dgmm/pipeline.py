@@ -63,7 +63,8 @@ def run_train(settings: Train) -> Fit:
 def run_select(settings: Select) -> Selection:
     """Select and write the best model and the table of candidates."""
     model, table = os.path.join(settings.out, MODEL), os.path.join(settings.out, TABLE)
-    store.refuse_existing(model, settings.overwrite, settings.data.path)
+    for place in (model, table):
+        store.refuse_existing(place, settings.overwrite, settings.data.path)
     samples = samples_of(settings.data)
     with workers_of(settings.cluster) as workers:
         passes = Passes(samples, workers, seed=settings.training.seed, sample_rows=settings.training.sample_rows)
@@ -153,7 +154,11 @@ def is_done(path: str, wanted: Select | Score) -> bool:
     """Whether a result is there, made with these settings; one made with others is not replaced unasked."""
     if wanted.overwrite or not store.exists(path):
         return False
-    before, now = store.attributes(path).get("settings"), made_with(wanted)
+    found = store.attributes(path)
+    before, now = found.get("settings"), made_with(wanted)
+    if isinstance(wanted, Score):
+        before = {**(before or {}), "model_digest": found.get("model")}
+        now["model_digest"] = store.digest(store.load(wanted.model).mixture)
     if before == now:
         logger.info("%s exists, made with the same settings: kept (--overwrite makes it anew)", path)
         return True

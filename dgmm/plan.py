@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Largest rounding error of a log density, in nats, that the expanded form may make.
 TOLERATED_ERROR = 1e-8
 #: Phi and R of a slice should stay in the L2 cache of one core; no slice is narrower or wider than this.
-CACHE_BYTES, NARROWEST, WIDEST = 1_200_000, 128, 2048
+CACHE_BYTES, NARROWEST, WIDEST = 1_000_000, 128, 2048
 #: Features are built this many at a time where there are more.
 PANEL = 1024
 

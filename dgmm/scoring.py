@@ -16,13 +16,14 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from dgmm.data import Samples, shortened, store_at
-from dgmm.errors import InputError
+from dgmm.errors import DgmmError, InputError, InsufficientMemoryError
 from dgmm.estep import score_samples as score_rows
 from dgmm.mixture import Mixture
 from dgmm.passes import map_segments, read_ahead
 from dgmm.profile import complete_rows, refuse_infinite
 from dgmm.results import Fit
-from dgmm.store import writing
+from dgmm.store import UNFINISHED, digest, writing
+from dgmm.tree import Node, grow, merge_all
 from dgmm.types import AnyArray, IntArray
 from dgmm.workers import Workers, one_blas_thread
 
@@ -30,8 +31,8 @@ logger = logging.getLogger("dgmm")
 
 #: Written into all scores.
 SCORES_FORMAT = "dgmm-scores-1"
-#: Attribute of an output that will not be finished.
-STOPPED = "stopped"
+#: The last one only if asked for.
+VARIABLES = ("label", "probability", "log_density", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -67,37 +68,43 @@ class ScoreRun:
         self.out = out
         self.probabilities = probabilities
 
-    def __call__(self, samples: Samples, run: range) -> Scored | Exception:
+    def __call__(self, samples: Samples, run: range) -> list[Node[Scored]] | Exception:
         """Score the segments of a run; returns what went wrong rather than raising it.
 
         Nothing may be written any more when the driver hears of a failure, or it could not clear up.
         """
-        total = Scored(np.zeros(self.plan.n_rows, dtype=np.int64), 0, 0.0)
+        stack: list[Node[Scored]] = []
         try:
-            arrays = dict(self._open().arrays())
+            group = self._open()
+            arrays: dict[str, Any] = {
+                name: group[name] for name in VARIABLES if name != "probabilities" or self.probabilities
+            }
             with one_blas_thread:
                 for segment, x in read_ahead(samples, run):
-                    if STOPPED in self._open().attrs:
+                    if self._open().attrs.get(UNFINISHED) == "stopped":
                         break
                     region = samples.grid.region(segment)
                     shape = tuple(s.stop - s.start for s in region)
                     values, scored = self.score(x)
                     if not np.isfinite(scored.log_density):
                         refuse_infinite(samples.name, samples.features, samples.grid, segment, x)
+                        raise DgmmError(
+                            f"the log density of a sample in region {region} of {samples.name} is not finite"
+                        )
                     for name, value in values.items():
                         arrays[name][region] = value.reshape(shape + value.shape[1:])
-                    total = total.merge(scored)
+                    grow(stack, Node(0, segment, scored))
         except Exception as error:
             self.stop()
             return error
-        return total
+        return stack
 
     def _open(self) -> zarr.Group:
         return zarr.open_group(store_at(self.out, read_only=False), mode="r+")
 
     def stop(self) -> None:
         """Tell all tasks to go no further."""
-        self._open().attrs[STOPPED] = True
+        self._open().attrs[UNFINISHED] = "stopped"
 
     def score(self, x: AnyArray) -> tuple[dict[str, AnyArray], Scored]:
         """Variables of the output for the rows of ``x`` (n, d), and what they come to."""
@@ -151,10 +158,20 @@ def score_samples(
     samples = samples.with_features(model.features)
     if samples.features != model.features:
         logger.warning("features are named %s, those of the model %s", samples.features[:8], model.features[:8])
-    taken = {"label", "probability", "log_density", "probabilities"} & {*map(str, samples.coords.coords), *samples.dims}
+    taken = {*VARIABLES} & {*map(str, samples.coords.coords), *samples.dims}
     taken |= {"component"} & set(samples.dims)
     if taken:
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
+    # what a segment's scores take, beside the segment as it is read and the next one
+    rows, k = samples.grid.largest, mixture.n_components
+    needed = (
+        workers.threads_per_worker * rows * (32 + 3 * samples.n_features * samples.itemsize + 12 * k * probabilities)
+    )
+    if needed > workers.memory:
+        raise InsufficientMemoryError(
+            f"a worker would need {needed / 2**20:.0f} MiB to score segments of {rows} samples of {samples.name} and "
+            f"has {workers.memory / 2**20:.0f} MiB: use smaller chunks, fewer threads per worker or more memory"
+        )
     began = time.perf_counter()
     with writing(out, overwrite=overwrite) as place:
         create(place, samples, model, probabilities, dict(settings or {}))
@@ -166,6 +183,7 @@ def score_samples(
             raise
         total = merged(parts)
         write_coordinates(place, samples)
+        del task._open().attrs[UNFINISHED]
     seconds = time.perf_counter() - began
     logger.info(
         "scored %d samples (%d missing) in %.1f s, %.3g rows/s",
@@ -174,15 +192,14 @@ def score_samples(
     return total
 
 
-def merged(parts: Sequence[Scored | Exception]) -> Scored:
+def merged(parts: Sequence[list[Node[Scored]] | Exception]) -> Scored:
     """All parts together; raises the first failure there was."""
-    total: Scored | None = None
+    nodes: list[Node[Scored]] = []
     for part in parts:
         if isinstance(part, Exception):
             raise part
-        total = part if total is None else total.merge(part)
-    assert total is not None
-    return total
+        nodes.extend(part)
+    return merge_all(nodes)
 
 
 def create(place: str, samples: Samples, model: Fit, probabilities: bool, settings: dict[str, Any]) -> None:
@@ -197,7 +214,9 @@ def create(place: str, samples: Samples, model: Fit, probabilities: bool, settin
             "source": samples.name,
             "n_components": k,
             "covariance_type": model.covariance_type,
+            "model": digest(model.mixture),
             "settings": settings,
+            UNFINISHED: True,
         }
     )
     grid, dims = samples.grid, samples.dims

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -50,6 +50,10 @@ def fit_candidates(
         return profile.frame(kind, samples.features)
 
     settings = settings_for(candidates, profile.moments, frame, options.reg_covar)
+    logger.info(
+        "profile: %d samples of %d features, %d left out with missing values, in %d segments",
+        profile.n_samples, samples.n_features, profile.n_missing, len(samples.grid),
+    )  # fmt: skip
     starts, failures = start_on_sample(profile, candidates, options, frame)
     for c in candidates:
         if c.n_components == 1:
@@ -70,39 +74,60 @@ def fit_candidates(
 def _climb_on_data(
     passes: Passes, ascents: dict[Candidate, Ascent], options: Training, keep_all: bool
 ) -> dict[Candidate, int]:
-    """Climb on all the data; returns the candidates that were dropped and the pass after which they were."""
-    n = passes.profile.n_samples
-    order = list(ascents)
+    """Climb on all the data; returns the candidates that were dropped and the pass after which they were.
+
+    Whom they lost to may have collapsed since: those that could win after all climb on.
+    """
+    n, done = passes.profile.n_samples, 0
     dropped: dict[Candidate, int] = {}
-    began = time.perf_counter()
-    for step in climb(list(ascents.values()), passes.accumulate, options.max_iter):
-        seconds, began = time.perf_counter() - began, time.perf_counter()
-        leader = _leader(ascents, n, options.reg_covar)
-        ascent = ascents[leader]
-        logger.info(
-            "pass %d: %d alive, best %s, %.9g nats/sample, to come %.2g, %.3g rows/s",
-            step.number, len(step.ascents), leader, ascent.log_likelihood / n, ascent.remaining_gain / n, n / seconds,
-        )  # fmt: skip
-        if not keep_all and step.number >= SETTLED:
-            limit = _bic(ascent, n) + MARGIN
-            for c in (order[i] for i in step.ascents):
-                a = ascents[c]
-                hope = max(4 * a.remaining_gain, 2 * (a.log_likelihood - a.trajectory[0]))
-                if not a.done and _bic(a, n) - hope > limit:
-                    a.failure = f"dropped at pass {step.number}"
-                    dropped[c] = step.number
+    while done < options.max_iter:
         began = time.perf_counter()
+        for step in climb(list(ascents.values()), passes.accumulate, options.max_iter - done):
+            done += 1
+            seconds = time.perf_counter() - began
+            leader = _leader(ascents, dropped, n, options.reg_covar)
+            ascent = ascents[leader]
+            logger.info(
+                "pass %d: %d alive, best %s, %.9g nats/sample, to come %.2g, %.3g rows/s",
+                done, len(step.ascents), leader, ascent.log_likelihood / n, ascent.remaining_gain / n, n / seconds,
+            )  # fmt: skip
+            if not keep_all and done >= SETTLED:
+                for c, a in ascents.items():
+                    if not a.done and not _may_win(a, ascent, n):
+                        a.failure = f"dropped at pass {done}"
+                        dropped[c] = done
+            began = time.perf_counter()
+        if not dropped:
+            break
+        ascent = ascents[_leader(ascents, dropped, n, options.reg_covar)]
+        revived = [c for c in dropped if ascents[c] is ascent or _may_win(ascents[c], ascent, n)]
+        for c in revived:
+            del dropped[c]
+            ascents[c].failure = None
+        if not revived:
+            break
     return dropped
+
+
+def _may_win(ascent: Ascent, leader: Ascent, n: int) -> bool:
+    """Whether a candidate's criterion, at the limit it can hope for and by a margin, reaches the leader's."""
+    hope = max(4 * ascent.remaining_gain, 2 * (ascent.log_likelihood - ascent.trajectory[0]))
+    return _bic(ascent, n) - hope <= _bic(leader, n) + MARGIN
 
 
 def _bic(ascent: Ascent, n: int) -> float:
     return -2 * ascent.log_likelihood + ascent.best.n_parameters * float(np.log(n))
 
 
-def _leader(ascents: dict[Candidate, Ascent], n: int, reg_covar: float) -> Candidate:
+def _leader(ascents: dict[Candidate, Ascent], dropped: Mapping[Candidate, int], n: int, reg_covar: float) -> Candidate:
     """The candidate with the lowest BIC so far, among those that have not collapsed if there are any."""
     ranked = sorted(ascents, key=lambda c: _bic(ascents[c], n))
-    sound = (c for c in ranked if not unsound_components(ascents[c].best, ascents[c].setting, n, reg_covar))
+    sound = (
+        c
+        for c in ranked
+        if (ascents[c].failure is None or c in dropped)
+        and not unsound_components(ascents[c].best, ascents[c].setting, n, reg_covar)
+    )
     return next(sound, ranked[0])
 
 

@@ -73,13 +73,15 @@ class SampleRows:
         self.x = x
         self.frame = frame
         self.moments = Moments.of(x)
+        # threads that stay keep their buffers
+        self._pool = ThreadPoolExecutor(CPU_COUNT)
 
     def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         """E-step of all mixtures over the rows."""
         plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures})
         starts = range(0, len(self.x), SAMPLE_BLOCK)
-        with one_blas_thread, ThreadPoolExecutor(CPU_COUNT) as pool:
-            parts = pool.map(lambda a: accumulate_samples(self.x[a : a + SAMPLE_BLOCK], plan), starts)
+        with one_blas_thread:
+            parts = self._pool.map(lambda a: accumulate_samples(self.x[a : a + SAMPLE_BLOCK], plan), starts)
             return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
 
 
@@ -112,13 +114,18 @@ def start_on_sample(
         whitened = _whitened(small.x, frame, standardised)
         for k in sorted({c.n_components for c in several}):
             if k > len(small.x):
-                raise InputError(f"n_components={k} is more than start_rows={options.start_rows}: raise start_rows")
+                raise InputError(
+                    f"n_components={k} is more than the {len(small.x)} rows of the sample on which starts are tried: "
+                    f"raise start_rows ({options.start_rows}) and sample_rows ({options.sample_rows})"
+                )
             for labels in start_labels(standardised, whitened, k, options.n_init, options.seed):
                 for c in several:
                     if c.n_components == k:
                         setting = settings[c.covariance_type]
                         family = get_family(c.covariance_type)
-                        ascents.append((c, _ascent(from_labels(family, small.x, labels, k, setting), setting, options)))
+                        with one_blas_thread:
+                            start = from_labels(family, small.x, labels, k, setting)
+                        ascents.append((c, _ascent(start, setting, options)))
         _climb_on_sample("starts", [a for _, a in ascents], small, START_PASSES)
         ascents = [(c, a) for c in several for a in _most_likely(c, ascents, STARTS_KEPT, failures)]
         _climb_on_sample("best starts", [a for _, a in ascents], small, SAMPLE_PASSES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -25,6 +26,8 @@ from dgmm.results import Fit
 FORMAT = "dgmm-model-1"
 #: What a folder must hold to be replaced.
 ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
+#: Attribute of a group at a URL, where nothing can be moved into place, for as long as it is not finished.
+UNFINISHED = "unfinished"
 #: Suffix of a local output that is not finished.
 PARTIAL = ".partial"
 
@@ -36,10 +39,9 @@ def exists(path: Path) -> bool:
     if "://" not in os.fspath(path):
         return os.path.lexists(path)
     try:
-        open_store(path)
+        return UNFINISHED not in open_store(path).attrs
     except InputError:
         return False
-    return True
 
 
 def refuse_existing(path: Path, overwrite: bool, *inputs: Path) -> None:
@@ -57,7 +59,7 @@ def refuse_existing(path: Path, overwrite: bool, *inputs: Path) -> None:
     if not overwrite:
         raise OutputExistsError(f"{path} exists already: choose another place, or overwrite it (--overwrite)")
     local = "://" not in os.fspath(path)
-    ours = os.path.isfile(path) and os.fspath(path).endswith(".json")
+    ours = os.path.isfile(path) and os.fspath(path).endswith((".json", ".csv"))
     if local and not ours and not any(os.path.exists(os.path.join(path, marker)) for marker in ZARR_MARKERS):
         raise OutputExistsError(f"{path} exists and is not a Zarr store: remove it yourself, or choose another place")
 
@@ -66,8 +68,7 @@ def refuse_existing(path: Path, overwrite: bool, *inputs: Path) -> None:
 def writing(path: Path, *, overwrite: bool) -> Iterator[str]:
     """Where to write a Zarr group that appears at ``path`` when it is complete, and not at all otherwise.
 
-    A local group is written beside its place and moved there at the end. A URL is written in place, its root
-    metadata by whoever uses this, last.
+    A local group is written beside its place and moved there at the end. A URL is written in place.
     """
     refuse_existing(path, overwrite)
     place = os.fspath(path)
@@ -227,6 +228,14 @@ def attributes(path: Path) -> dict[str, Any]:
     return dict(open_store(path).attrs)
 
 
+def digest(mixture: Mixture) -> str:
+    """A name for exactly this mixture."""
+    arrays = mixture.family.arrays(mixture.components)
+    parts = [mixture.covariance_type.encode(), mixture.weights.tobytes()]
+    parts += [np.ascontiguousarray(values).tobytes() for _, values in arrays.values()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 def candidates(path: Path) -> pd.DataFrame | None:
     """The table of candidates stored with a selected model, None if it was trained alone."""
     records = load_dataset(path).attrs.get("candidates")
@@ -236,6 +245,8 @@ def candidates(path: Path) -> pd.DataFrame | None:
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that it is there as a whole or not at all."""
     place = os.fspath(path)
+    if "://" in place:
+        raise InputError(f"cannot write {place}: plain files go to local paths")
     os.makedirs(os.path.dirname(os.path.abspath(place)), exist_ok=True)
     with open(place + PARTIAL, "w", encoding="utf-8") as file:
         file.write(text)

@@ -16,6 +16,7 @@ import dask.threaded
 import psutil
 from dask.delayed import delayed
 from dask.system import CPU_COUNT
+from dask.utils import parse_bytes
 from threadpoolctl import ThreadpoolController
 
 from dgmm.errors import InputError
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 T = TypeVar("T")
+
+#: How the address of a scheduler begins.
+ADDRESSES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 
 #: What a cluster of ours runs with. A lost worker must come back (the default closes it for good 15 s after any
 #: loss), a wait for workers must end, and the dashboard is for those who ask.
@@ -73,16 +77,16 @@ class Workers:
 
     def map(self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
         """Results of a function called with each of the arguments, in order."""
-        interrupted.clear()
-        try:
-            if self.client is None:
-                # a partial leaves nothing for Dask to look into
-                graph = {i: (partial(function, *given),) for i, given in enumerate(arguments)}
-                return list(dask.threaded.get(graph, list(graph), num_workers=self.n_threads))
+        if self.client is not None:
             task = delayed(function, pure=False)
             return list(dask.compute(*[task(*given) for given in arguments], scheduler=self.client, traverse=False))
+        given_up = threading.Event()
+        # a partial leaves nothing for Dask to look into
+        graph = {i: (partial(_interruptible, given_up, function, *given),) for i, given in enumerate(arguments)}
+        try:
+            return list(dask.threaded.get(graph, list(graph), num_workers=self.n_threads))
         except BaseException:
-            interrupted.set()
+            given_up.set()
             raise
 
     def keep(self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -117,9 +121,9 @@ def open_workers(
     """
     if scheduler is None:
         client = current_client()
-        yield threads(n_workers) if client is None else of_client(client)
+        yield threads(n_workers, memory_limit) if client is None else of_client(client)
     elif scheduler == "threads":
-        yield threads(n_workers)
+        yield threads(n_workers, memory_limit)
     elif scheduler == "processes":
         from distributed import Client, LocalCluster
 
@@ -141,8 +145,10 @@ def open_workers(
     elif isinstance(scheduler, str):
         from distributed import Client
 
-        if "://" not in scheduler:
+        if not scheduler.startswith(ADDRESSES):
             raise InputError(f"unknown scheduler {scheduler!r}: use threads, processes or an address tcp://host:port")
+        if n_workers is not None or memory_limit is not None:
+            raise InputError(f"the scheduler at {scheduler} has its own workers: leave n_workers and memory_limit out")
         with Client(scheduler, set_as_default=False) as client:
             yield of_client(client)
     else:
@@ -161,10 +167,10 @@ def current_client() -> Client | None:
     return client
 
 
-def threads(n_workers: int | None = None) -> Workers:
-    """Threads of this process."""
-    n = n_workers or CPU_COUNT
-    return Workers(None, n, n, int(psutil.virtual_memory().available))
+def threads(n_workers: int | None = None, memory_limit: str | int | None = None) -> Workers:
+    """Threads of this process, and what memory they may use together."""
+    n, free = n_workers or CPU_COUNT, int(psutil.virtual_memory().available)
+    return Workers(None, n, n, free if memory_limit is None else min(free, parse_bytes(memory_limit)))
 
 
 def of_client(client: Client) -> Workers:
@@ -179,13 +185,19 @@ def of_client(client: Client) -> Workers:
     )
 
 
-#: Set when the driver gives up: tasks in threads of this process look at it between segments.
-interrupted = threading.Event()
+_task = threading.local()
+
+
+def _interruptible(given_up: threading.Event, function: Callable[..., T], *given: Any) -> T:
+    """Call a function in a thread of this process that can be told that nobody waits any more."""
+    _task.given_up = given_up
+    return function(*given)
 
 
 def stop_if_interrupted() -> None:
-    """End a task whose driver has given up."""
-    if interrupted.is_set():
+    """End a task whose driver has given up; to be called between segments."""
+    given_up: threading.Event | None = getattr(_task, "given_up", None)
+    if given_up is not None and given_up.is_set():
         raise InterruptedError("the driver gave up")
 
 

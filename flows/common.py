@@ -12,8 +12,9 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from dgmm.cli import merged, run_app
+from dgmm.cli import SETTINGS_SUFFIXES, merged, run_app
 from dgmm.config import Settings, validated
+from dgmm.errors import InputError
 
 S = TypeVar("S", bound=Settings)
 
@@ -54,6 +55,8 @@ def main(flow: Callable[[S], Any], model: type[S]) -> None:
         overwrite: Annotated[bool | None, Parameter(negative=())] = None,
     ) -> None:
         """Run with a settings file (.yaml); --set key=value changes any setting, --overwrite starts over."""
+        if not settings.endswith(SETTINGS_SUFFIXES):
+            raise InputError(f"{settings} is no settings file: expected a .yaml")
         flow(validated(model, merged(settings, "settings", {"overwrite": overwrite}, set_)))
 
     sys.exit(run_app(app, sys.argv[1:]))

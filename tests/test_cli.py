@@ -621,7 +621,9 @@ def test_the_installed_command(blobs: np.ndarray, tmp_path: Path) -> None:
     trained = call("train", "store.zarr", "--k", "3", "--out", "model.zarr")
     assert trained.returncode == 0, trained.stderr
     assert "full, K = 3" in trained.stdout
-    assert all(line.startswith(("pass ", "starts", "best starts", "sample")) for line in trained.stderr.splitlines())
+    assert all(
+        line.startswith(("profile", "pass ", "starts", "best starts", "sample")) for line in trained.stderr.splitlines()
+    )
     np.testing.assert_array_equal(
         store.load(tmp_path / "model.zarr").mixture.responsibilities(blobs).argmax(axis=1), groups(blobs)
     )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dgmm import plan as planning
+from dgmm.errors import InputError
 from dgmm.estep import accumulate_plainly, accumulate_samples, unpack
 from dgmm.frame import FrameKind, Moments, make_frame
 from dgmm.mixture import Mixture
@@ -67,6 +68,13 @@ def test_memory_order_changes_no_bit() -> None:
     plan = make_plan(candidates(x, frames), frames)
     a, b = accumulate_samples(x, plan), accumulate_samples(np.asfortranarray(x), plan)
     np.testing.assert_array_equal(a.log_likelihoods, b.log_likelihoods)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 2), (5, 4), (0, 1), (5, 40)])
+def test_samples_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    mixture = Mixture.gaussian("full", [1.0], [[0.0] * 3], [np.eye(3)])
+    with pytest.raises(InputError, match=r"expected samples of shape \(n, 3\), not"):
+        mixture.log_density(np.zeros(shape))
 
 
 def test_no_samples_add_nothing() -> None:

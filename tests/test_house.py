@@ -1,6 +1,8 @@
 """Who imports whom: data flows down the list, imports point up."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,8 @@ def test_imports_point_up(path: Path) -> None:
 def test_the_flows_are_where_prefect_is() -> None:
     for path in FILES:
         assert "prefect" not in {name.split(".")[0] for name in imports(path)}, path
+
+
+def test_the_data_sets_are_there_without_an_import_of_their_own() -> None:
+    code = "import dgmm; print(dgmm.datasets.old_faithful().sizes['eruption'])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "272\n"

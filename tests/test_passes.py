@@ -1,10 +1,12 @@
 """Passes on Dask: the same bits on any workers, few tasks, memory that is projected and kept."""
 
 import os
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from distributed import Client
 
@@ -13,7 +15,7 @@ from dgmm.data import open_samples
 from dgmm.errors import InsufficientMemoryError
 from dgmm.mixture import Mixture
 from dgmm.passes import TASKS_PER_THREAD, Passes, cut
-from dgmm.workers import DISTRIBUTED_SETTINGS, Workers, of_client, open_workers, threads
+from dgmm.workers import DISTRIBUTED_SETTINGS, Workers, of_client, open_workers, stop_if_interrupted, threads
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,50 @@ def test_arrays_in_memory_travel_to_the_workers_once(client: Client) -> None:
 
 def bits_of_fit(fit: dgmm.Fit) -> tuple[float, bytes]:
     return fit.log_likelihood, fit.mixture.means.tobytes()
+
+
+def test_a_dataset_in_memory_is_an_array_in_memory() -> None:
+    dataset = xr.Dataset({"x": (("s", "f"), np.zeros((10, 2)))})
+    assert open_samples(dataset).in_memory
+    assert not open_samples(dataset.chunk()).in_memory
+
+
+def test_what_is_persisted_on_a_cluster_is_refused_with_a_reason(client: Client) -> None:
+    import dask.array
+
+    persisted = client.persist(dask.array.random.default_rng(0).standard_normal((4_000, 2), chunks=(1_000, 2)))
+    with pytest.raises(dgmm.InputError, match=r"hand in the array before persist"):
+        dgmm.train(persisted, 2, scheduler=client)
+
+
+def test_a_failure_stops_the_tasks_of_its_own_pass_alone() -> None:
+    """Two fits at a time in one process: one fails, the other goes on."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def patient(i: int) -> int:
+        began.set()
+        assert go_on.wait(20)
+        stop_if_interrupted()
+        return i
+
+    def failing(i: int) -> int:
+        raise ValueError(i)
+
+    workers, results = threads(1), []
+    other = threading.Thread(target=lambda: results.extend(workers.map(patient, [(1,)])))
+    other.start()
+    assert began.wait(20)
+    with pytest.raises(ValueError, match="2"):
+        threads(2).map(failing, [(2,)])
+    go_on.set()
+    other.join()
+    assert results == [1]
+
+
+def test_the_memory_limit_of_threads_is_kept_in_mind(store: str) -> None:
+    assert threads(2, "100MB").memory == 100_000_000
+    with open_workers("threads", memory_limit="10MB") as workers, pytest.raises(InsufficientMemoryError):
+        Passes(open_samples(store), workers)
 
 
 def test_dask_arrays_are_read_by_the_workers(store: str, client: Client) -> None:

@@ -148,3 +148,22 @@ def test_the_ocean_in_the_frame_is_exact_without_the_guard() -> None:
             np.log(w) - 0.5 * (z**2).sum(axis=0) - np.log(np.diagonal(factor)).sum() - 9.5 * np.log(2 * np.pi)
         )
     np.testing.assert_allclose(fit.mixture.log_density(x), np.logaddexp.reduce(precise, axis=0), atol=1e-8)
+
+
+def test_the_winner_is_converged_even_if_the_leader_collapses_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates that were dropped for a leader that collapsed afterwards are taken up again."""
+    import dgmm.selection
+
+    sound, calls = dgmm.selection.unsound_components, {"n": 0}
+
+    def collapses_late(mixture, setting, n, reg_covar):  # type: ignore[no-untyped-def]
+        calls["n"] += mixture.n_components == 4
+        if mixture.n_components == 4 and calls["n"] > 6:  # after candidates were dropped at the sixth pass
+            return (0,)
+        return sound(mixture, setting, n, reg_covar)
+
+    monkeypatch.setattr(dgmm.selection, "unsound_components", collapses_late)
+    chosen = dgmm.select(blobs(), [1, 2, 3, 4], ["spherical"])
+    assert chosen.best.n_components == 3
+    assert chosen.best.converged
+    assert chosen.best.state == "converged"

@@ -61,7 +61,8 @@ class Diag(GaussianFamily):
         local, gone = statistics.local[:, None], statistics.sums[:, :1] <= VANISHED
         means = np.where(local, reference.means + before * means, means)
         variances = np.where(local, before**2 * variances, variances)
-        variances = self.pool(np.where(gone, before**2, variances) + np.diagonal(floor))
+        variances = np.where(gone, before**2, self.pool(np.where(gone, 1.0, variances) + np.diagonal(floor)))
+        variances = variances[:, : before.shape[1]]
         if not (variances > 0).all():
             raise collapsed(int(np.argmax(~(variances > 0).all(axis=1))), counts, statistics.count)
         means = np.where(gone, reference.means, means)
