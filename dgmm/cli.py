@@ -6,13 +6,19 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
 from cyclopts import App, CycloptsError, Parameter
 
 from dgmm import __version__
 from dgmm.errors import DgmmError, InputError
+
+if TYPE_CHECKING:
+    from dgmm.config import Settings
+
+S = TypeVar("S", bound="Settings")
 
 app = App(
     name="dgmm",
@@ -25,17 +31,46 @@ app = App(
 SETTINGS_SUFFIXES = (".yaml", ".yml")
 
 
-Variables = Annotated[str | None, Parameter(help="Variables to use, separated by commas; several are the features.")]
-FeatureDim = Annotated[str | None, Parameter(help="Dimension that holds the features.")]
-Scheduler = Annotated[str | None, Parameter(help="threads, processes, or the address of a Dask scheduler.")]
-Workers = Annotated[int | None, Parameter(name="--workers", help="Threads or processes; one per core by default.")]
-MemoryLimit = Annotated[str | None, Parameter(help="Memory of each process, such as 2GB.")]
-Overwrite = Annotated[bool | None, Parameter(negative=(), help="Replace what exists.")]
-Changes = Annotated[
-    list[str] | None,
-    Parameter(name="--set", consume_multiple=False, help="Any setting as key=value, such as training.seed=1."),
-]
-Quiet = Annotated[bool, Parameter(negative=(), help="No progress lines.")]
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """What every command that reads data and writes a result takes."""
+
+    variables: Annotated[
+        str | None, Parameter(help="Variables to use, separated by commas; several are the features.")
+    ] = None
+    feature_dim: Annotated[str | None, Parameter(help="Dimension that holds the features.")] = None
+    scheduler: Annotated[str | None, Parameter(help="threads, processes, or the address of a Dask scheduler.")] = None
+    workers: Annotated[int | None, Parameter(help="Threads or processes; one per core by default.")] = None
+    memory_limit: Annotated[str | None, Parameter(help="Memory of each process, such as 2GB.")] = None
+    changes: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--set", consume_multiple=False, negative=(), help="Any setting as key=value, such as training.seed=1."
+        ),
+    ] = None
+    overwrite: Annotated[bool | None, Parameter(negative=(), help="Replace what exists.")] = None
+    quiet: Annotated[bool, Parameter(negative=(), help="No progress lines.")] = False
+
+    def settings(self, model: type[S], first: str, place: str, given: dict[str, Any]) -> S:
+        """Validated settings: of a file, if the first argument is one, then options, then ``--set``."""
+        from dgmm.config import validated
+
+        options = {
+            **given,
+            "overwrite": self.overwrite,
+            "data.variables": self.variables,
+            "data.feature_dim": self.feature_dim,
+            "cluster.scheduler": self.scheduler,
+            "cluster.n_workers": self.workers,
+            "cluster.memory_limit": self.memory_limit,
+        }
+        settings = validated(model, merged(first, place, options, self.changes))
+        show_progress(self.quiet)
+        return settings
+
+
+NOTHING = Common()
 
 
 @app.command
@@ -47,14 +82,7 @@ def select(
     covariance: Annotated[str | None, Parameter(help="Covariance types, separated by commas.")] = None,
     out: Annotated[str | None, Parameter(help="Folder for the model and the table of candidates.")] = None,
     keep_all: Annotated[bool | None, Parameter(negative=(), help="Run every candidate to convergence.")] = None,
-    variables: Variables = None,
-    feature_dim: FeatureDim = None,
-    scheduler: Scheduler = None,
-    workers: Workers = None,
-    memory_limit: MemoryLimit = None,
-    set_: Changes = None,
-    overwrite: Overwrite = None,
-    quiet: Quiet = False,
+    common: Common = NOTHING,
 ) -> None:
     """Choose the number of components and the covariance type by BIC.
 
@@ -63,7 +91,7 @@ def select(
     data
         A Zarr store, or a settings file (.yaml).
     """
-    from dgmm.config import Select, validated
+    from dgmm.config import Select
     from dgmm.pipeline import MODEL, describe, run_select, show_table
 
     given = {
@@ -71,11 +99,8 @@ def select(
         "covariance_type": covariance,
         "out": out,
         "keep_all": keep_all,
-        "overwrite": overwrite,
-        **data_options(variables, feature_dim, scheduler, workers, memory_limit),
     }
-    settings = validated(Select, merged(data, "data.path", given, set_))
-    show_progress(quiet)
+    settings = common.settings(Select, data, "data.path", given)
     selection = run_select(settings)
     print(show_table(selection.table))
     print(describe(selection.best))
@@ -92,14 +117,7 @@ def train(
     k: Annotated[str | None, Parameter(help="Number of components.")] = None,
     covariance: Annotated[str | None, Parameter(help="Covariance type; full by default.")] = None,
     out: Annotated[str | None, Parameter(help="Model to write, a Zarr group.")] = None,
-    variables: Variables = None,
-    feature_dim: FeatureDim = None,
-    scheduler: Scheduler = None,
-    workers: Workers = None,
-    memory_limit: MemoryLimit = None,
-    set_: Changes = None,
-    overwrite: Overwrite = None,
-    quiet: Quiet = False,
+    common: Common = NOTHING,
 ) -> None:
     """Fit one mixture.
 
@@ -108,18 +126,15 @@ def train(
     data
         A Zarr store, or a settings file (.yaml).
     """
-    from dgmm.config import Train, validated
+    from dgmm.config import Train
     from dgmm.pipeline import describe, run_train
 
     given = {
         "n_components": k,
         "covariance_type": covariance,
         "out": out,
-        "overwrite": overwrite,
-        **data_options(variables, feature_dim, scheduler, workers, memory_limit),
     }
-    settings = validated(Train, merged(data, "data.path", given, set_))
-    show_progress(quiet)
+    settings = common.settings(Train, data, "data.path", given)
     print(describe(run_train(settings)))
     print(f"model: {settings.out}")
 
@@ -132,14 +147,7 @@ def score(
     *,
     out: Annotated[str | None, Parameter(help="Scores to write, a Zarr group on the grid of the input.")] = None,
     probabilities: Annotated[bool | None, Parameter(negative=(), help="Write all probabilities too.")] = None,
-    variables: Variables = None,
-    feature_dim: FeatureDim = None,
-    scheduler: Scheduler = None,
-    workers: Workers = None,
-    memory_limit: MemoryLimit = None,
-    set_: Changes = None,
-    overwrite: Overwrite = None,
-    quiet: Quiet = False,
+    common: Common = NOTHING,
 ) -> None:
     """Label every sample with a fitted mixture.
 
@@ -150,18 +158,15 @@ def score(
     data
         A Zarr store; not needed with a settings file.
     """
-    from dgmm.config import Score, validated
+    from dgmm.config import Score
     from dgmm.pipeline import run_score
 
     given = {
         "out": out,
         "data.path": data,
         "probabilities": probabilities,
-        "overwrite": overwrite,
-        **data_options(variables, feature_dim, scheduler, workers, memory_limit),
     }
-    settings = validated(Score, merged(model, "model", given, set_))
-    show_progress(quiet)
+    settings = common.settings(Score, model, "model", given)
     scored = run_score(settings)
     n = int(scored.counts.sum())
     for component, count in enumerate(scored.counts.tolist()):
@@ -176,8 +181,8 @@ def info(
     /,
     *,
     as_json: Annotated[bool, Parameter(name="--json", negative=(), help="The model in its JSON form.")] = False,
-    variables: Variables = None,
-    feature_dim: FeatureDim = None,
+    variables: Annotated[str | None, Parameter(help="Variables to use, separated by commas.")] = None,
+    feature_dim: Annotated[str | None, Parameter(help="Dimension that holds the features.")] = None,
 ) -> None:
     """Say what a model, scores or a store of samples hold.
 
@@ -219,19 +224,6 @@ def info(
     sizes = ", ".join(f"{d} {n}" for d, n in zip(samples.dims, samples.grid.shape, strict=True))
     print(f"{samples.grid.size} samples ({sizes}) of {samples.n_features} features ({', '.join(samples.features)})")
     print(f"read in {len(samples.grid)} segments of up to {samples.grid.largest} samples")
-
-
-def data_options(
-    variables: str | None, feature_dim: str | None, scheduler: str | None, workers: int | None, memory_limit: str | None
-) -> dict[str, Any]:
-    """Options that every command shares, under the names of the settings."""
-    return {
-        "data.variables": variables,
-        "data.feature_dim": feature_dim,
-        "cluster.scheduler": scheduler,
-        "cluster.n_workers": workers,
-        "cluster.memory_limit": memory_limit,
-    }
 
 
 def merged(first: str, place: str, given: dict[str, Any], changes: Sequence[str] | None) -> dict[str, Any]:

@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 
-from dgmm.families.base import FeatureMap
+from dgmm.families.base import Family, FeatureMap
 from dgmm.frame import Frame, FrameKind
 from dgmm.types import AnyArray, FloatArray, IntArray
-
-if TYPE_CHECKING:
-    from dgmm.mixture import Mixture
 
 #: Largest rounding error of a log density, in nats, that the expanded form may make.
 TOLERATED_ERROR = 1e-8
@@ -27,6 +24,30 @@ TOLERATED_ERROR = 1e-8
 CACHE_BYTES, NARROWEST, WIDEST = 1_000_000, 128, 2048
 #: Features are built this many at a time where there are more.
 PANEL = 1024
+
+
+class Stackable(Protocol):
+    """A mixture, as far as its plan is concerned."""
+
+    @property
+    def family(self) -> Family:
+        """What its components are."""
+
+    @property
+    def weights(self) -> FloatArray:
+        """Weights, shape (K,)."""
+
+    @property
+    def components(self) -> Any:
+        """Parameters, in frame coordinates."""
+
+    @property
+    def n_components(self) -> int:
+        """Number of components K."""
+
+    @property
+    def n_features(self) -> int:
+        """Number of features d."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +179,12 @@ def frozen(array: AnyArray) -> AnyArray:
     return view
 
 
-def make_plan(mixtures: Sequence[Mixture], frames: Mapping[FrameKind, Frame]) -> Plan:
+def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame]) -> Plan:
     """Stack the components of mixtures, given in frame coordinates, for one E-step.
 
     Parameters
     ----------
-    mixtures : sequence of Mixture
+    mixtures : sequence of mixtures
         Parameters in coordinates of the frame of their family.
     frames : mapping
         The frames of the data; all have the same origin.
@@ -199,7 +220,7 @@ def make_plan(mixtures: Sequence[Mixture], frames: Mapping[FrameKind, Frame]) ->
     return Plan(origin, (*stacks, *locals_), tuple(candidates), tuple(local))
 
 
-def _stack_key(mixture: Mixture) -> tuple[str, str, int]:
+def _stack_key(mixture: Stackable) -> tuple[str, str, int]:
     family = mixture.family
     return family.frame, family.features.chain, family.features.size(mixture.n_features)
 
@@ -210,7 +231,7 @@ def _runs(chosen: AnyArray) -> Iterator[tuple[int, int]]:
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
-def _local_stacks(m: Mixture, frame: Frame, narrow: AnyArray, start: int) -> Iterator[Stack]:
+def _local_stacks(m: Stackable, frame: Frame, narrow: AnyArray, start: int) -> Iterator[Stack]:
     family, d = m.family, m.n_features
     own = family.local_frames(m.components)
     theta = family.local_parameters(m.weights, m.components, frame.log_volume)

@@ -51,7 +51,7 @@ def main(flow: Callable[[S], Any], model: type[S]) -> None:
         settings: str,
         /,
         *,
-        set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False)] = None,
+        set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False, negative=())] = None,
         overwrite: Annotated[bool | None, Parameter(negative=())] = None,
     ) -> None:
         """Run with a settings file (.yaml); --set key=value changes any setting, --overwrite starts over."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, settings
+
+from dgmm.workers import DISTRIBUTED_SETTINGS
 
 # The same examples in every run; no deadlines, machines differ.
 settings.register_profile(
@@ -20,6 +23,7 @@ settings.load_profile("dgmm")
 def client() -> Iterator[Client]:
     """A cluster of two processes on loopback, shared by all tests and not the default client of any."""
     with (
+        dask.config.set(DISTRIBUTED_SETTINGS),
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 import dgmm
+from dgmm import store
 from dgmm.config import Data, Pipeline
 from dgmm.pipeline import score_stage, select_stage, write_example
 
@@ -46,3 +48,24 @@ def test_the_sum_of_log_densities_has_the_same_bits_on_any_number_of_threads(tmp
     fit = dgmm.train(x, 2, n_init=1)
     totals = [score_samples(fit, open_samples(x), tmp_path / f"{n}.zarr", threads(n)).log_density for n in (1, 2, 3, 7)]
     assert len(set(totals)) == 1
+
+
+def test_everything_works_at_a_url(tmp_path: Path) -> None:
+    """Where nothing can be moved into place: what is not finished says so."""
+    root = f"file://{tmp_path}"
+    x = np.random.default_rng(0).standard_normal((5_000, 2)) + 8 * np.arange(5_000)[:, None] % 16
+    zarr.save_array(str(tmp_path / "x.zarr"), x)
+    fit = dgmm.train(f"{root}/x.zarr", 2, n_init=2)
+    dgmm.save(fit, f"{root}/model.zarr")
+    assert dgmm.load(f"{root}/model.zarr").log_likelihood == fit.log_likelihood
+    scores = dgmm.score(fit, f"{root}/x.zarr", f"{root}/scores.zarr")
+    np.testing.assert_array_equal(scores["label"], fit.mixture.responsibilities(x).argmax(axis=1))
+    with pytest.raises(dgmm.OutputExistsError):
+        dgmm.score(fit, f"{root}/x.zarr", f"{root}/scores.zarr")
+    zarr.open_group(str(tmp_path / "scores.zarr")).attrs[store.UNFINISHED] = True
+    dgmm.score(fit, f"{root}/x.zarr", f"{root}/scores.zarr")  # what was not finished is no obstacle
+    for place in (f"{root}/nothing.zarr", "ftp://host/x.zarr", "simplecache::s3://bucket/x"):
+        with pytest.raises(dgmm.InputError, match="cannot open"):
+            dgmm.train(place, 2)
+    with pytest.raises(dgmm.InputError, match="plain files go to local paths"):
+        dgmm.save(fit, f"{root}/model.json")
