@@ -17,6 +17,7 @@ from dgmm.initialise import one_component
 from dgmm.passes import Passes
 from dgmm.results import Fit, Selection
 from dgmm.starts import Candidate, settings_for, start_on_sample, unsound_components
+from dgmm.workers import one_blas_thread
 
 logger = logging.getLogger("dgmm")
 
@@ -61,7 +62,8 @@ def fit_candidates(
     ascents = {
         c: Ascent(start, settings[c.covariance_type], options.tol, options.accelerate) for c, start in starts.items()
     }
-    dropped = _climb_on_data(passes, ascents, options, keep_all)
+    with one_blas_thread:  # or the threads of an M-step would spin on where the next pass wants to compute
+        dropped = _climb_on_data(passes, ascents, options, keep_all)
     fits = {}
     for c, ascent in ascents.items():
         if not ascent.trajectory:

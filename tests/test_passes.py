@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,22 @@ import pytest
 import xarray as xr
 import zarr
 from distributed import Client
+from threadpoolctl import threadpool_info
 
 import dgmm
 from dgmm.data import open_samples
 from dgmm.errors import InsufficientMemoryError
 from dgmm.mixture import Mixture
 from dgmm.passes import TASKS_PER_THREAD, Passes, cut
-from dgmm.workers import DISTRIBUTED_SETTINGS, Workers, of_client, open_workers, stop_if_interrupted, threads
+from dgmm.workers import (
+    DISTRIBUTED_SETTINGS,
+    Workers,
+    of_client,
+    one_blas_thread,
+    open_workers,
+    stop_if_interrupted,
+    threads,
+)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +141,21 @@ def test_a_failure_stops_the_tasks_of_its_own_pass_alone() -> None:
     go_on.set()
     other.join()
     assert results == [1]
+
+
+def test_tasks_have_one_blas_thread_each_and_leave_the_limit_as_it_was() -> None:
+    def blas_threads() -> list[int]:
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    def task(i: int) -> list[int]:
+        with one_blas_thread:
+            time.sleep(0.01 * (i % 3))
+            return blas_threads()
+
+    before = blas_threads()
+    for _ in range(5):
+        assert all(set(found) == {1} for found in threads(3).map(task, [(i,) for i in range(12)]))
+        assert blas_threads() == before
 
 
 def test_the_memory_limit_of_threads_is_kept_in_mind(store: str) -> None:

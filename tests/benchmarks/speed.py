@@ -56,6 +56,7 @@ def in_turn(repetitions: int, *sides: Callable[[], Any]) -> list[float]:
         side()
     for _ in range(repetitions):
         for side, kept in zip(sides, times, strict=True):
+            time.sleep(0.2)  # BLAS threads spin for a while after the last product, on a core that is the other side's
             began = time.perf_counter()
             side()
             kept.append(time.perf_counter() - began)
