@@ -27,8 +27,8 @@ from dgmm.workers import Workers, one_blas_thread, stop_if_interrupted
 
 #: Tasks per thread and pass: enough to even out, few enough to cost nothing.
 TASKS_PER_THREAD = 4
-#: What a worker needs for itself: the interpreter and the libraries.
-BASE_BYTES = 250 * 2**20
+#: What a worker process needs for itself: the interpreter and the libraries, the compiler among them.
+BASE_BYTES = 300 * 2**20
 #: Share of a worker's memory that may be used before Dask starts to spill.
 USABLE = 0.6
 
@@ -153,6 +153,7 @@ class Passes:
 
     def _check_memory(self, statistics: int) -> None:
         needed = self.workers.threads_per_worker * self.task_bytes(statistics)
+        needed += BASE_BYTES if self.workers.client is not None else 0
         if needed > self.workers.memory:
             raise InsufficientMemoryError(
                 f"a worker would need {needed / 2**20:.0f} MiB for {self.workers.threads_per_worker} task(s) and has "
