@@ -112,8 +112,7 @@ def select(
     for kind in kinds:
         get_family(kind)
     with open_workers(scheduler) as workers:
-        passes = Passes(samples, workers, seed=options.seed, sample_rows=options.sample_rows)
-        return select_candidates(passes, ks, kinds, options, keep_all=keep_all)
+        return select_samples(samples, workers, ks, kinds, options, keep_all=keep_all)
 
 
 def score(
@@ -175,6 +174,20 @@ def train_samples(
             fit.state, fit.remaining_gain, options.max_iter,
         )  # fmt: skip
     return fit
+
+
+def select_samples(
+    samples: Samples,
+    workers: Workers,
+    n_components: Sequence[int],
+    covariance_type: Sequence[str],
+    options: Training,
+    *,
+    keep_all: bool,
+) -> Selection:
+    """Fit a grid and choose from it."""
+    passes = Passes(samples, workers, seed=options.seed, sample_rows=options.sample_rows)
+    return select_candidates(passes, n_components, covariance_type, options, keep_all=keep_all)
 
 
 def check_components(n_components: Any) -> list[int]:

@@ -22,15 +22,13 @@ from matplotlib.patches import Ellipse, Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from dgmm.mixture import Mixture
-from dgmm.results import Fit
+from dgmm.results import STRONG, Fit
 from dgmm.types import AnyArray, FloatArray, IntArray
 
 #: Cells of the scores that are read at most, and of a map where that means leaving cells out.
 CELLS, MAP_CELLS = 2_000_000, 300_000
 #: Points of a scatter plot.
 POINTS = 5000
-#: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
-STRONG = 10.0
 #: More bands than this hide each other.
 BANDS = 6
 

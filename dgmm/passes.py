@@ -33,6 +33,7 @@ BASE_BYTES = 300 * 2**20
 USABLE = 0.6
 
 Leaf = Callable[[int, AnyArray], Any]
+Reader = Callable[[Samples, range], Iterator[tuple[int, AnyArray]]]
 T = TypeVar("T")
 
 
@@ -52,16 +53,23 @@ def read_ahead(samples: Samples, run: range) -> Iterator[tuple[int, AnyArray]]:
             stop_if_interrupted()
 
 
+def read_complete(samples: Samples, run: range) -> Iterator[tuple[int, AnyArray]]:
+    """As `read_ahead`, without the rows that have a missing value."""
+    return ((segment, complete(x)) for segment, x in read_ahead(samples, run))
+
+
 def load_run(samples: Samples, run: range) -> list[tuple[int, AnyArray]]:
     """The complete rows of every segment of a run, to be kept."""
-    return [(segment, np.array(complete(x))) for segment, x in read_ahead(samples, run)]
+    return [(segment, np.array(x)) for segment, x in read_complete(samples, run)]
 
 
-def fold_run(samples: Samples, run: range, kept: list[tuple[int, AnyArray]] | None, leaf: Leaf) -> list[Node[Any]]:
-    """Apply ``leaf`` to every segment of a run and merge what the tree lets merge."""
+def fold_run(
+    samples: Samples, run: range, kept: list[tuple[int, AnyArray]] | None, leaf: Leaf, read: Reader
+) -> list[Node[Any]]:
+    """Apply ``leaf`` to every segment of a run, read or kept, and merge what the tree lets merge."""
     stack: list[Node[Any]] = []
     with one_blas_thread:
-        for segment, x in read_ahead(samples, run) if kept is None else kept:
+        for segment, x in read(samples, run) if kept is None else kept:
             grow(stack, Node(0, segment, leaf(segment, x)))
     return stack
 
@@ -73,8 +81,8 @@ class EStepSegment:
         self.plan = plan
 
     def __call__(self, segment: int, x: AnyArray) -> PassTotals:
-        """Totals of one segment."""
-        return accumulate_samples(complete(x), self.plan)
+        """Totals of one segment, its complete rows given."""
+        return accumulate_samples(x, self.plan)
 
 
 class Passes:
@@ -102,28 +110,27 @@ class Passes:
         self._runs = cut(len(samples.grid), workers.n_threads * TASKS_PER_THREAD)
         self._kept: dict[range, Any] = {}
         leaf = ProfileSegment(samples.name, samples.features, samples.grid, seed, sample_rows)
-        self.profile: Profile = self._fold(leaf)
+        self.profile: Profile = self._fold(leaf, read_ahead)
         self.n_reads += 1
         if not self.profile.n_samples:
             raise InputError(f"no complete row in {samples.name}: all {self.profile.n_missing} have a missing value")
         self._keep_what_fits()
 
-    def frames(self, mixtures: Sequence[Mixture]) -> dict[FrameKind, Frame]:
-        """The frames that these mixtures need."""
-        kinds = dict.fromkeys(m.family.frame for m in mixtures)
-        return {kind: self.profile.frame(kind, self.samples.features) for kind in kinds}
+    def frame(self, kind: FrameKind) -> Frame:
+        """The frame of this kind."""
+        return self.profile.frame(kind, self.samples.features)
 
     def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         """One pass: the E-step of all mixtures, given in frame coordinates, over all samples."""
-        plan = make_plan(mixtures, self.frames(mixtures))
-        self._check_memory(sum(p.theta.nbytes for s in plan.stacks for p in s.products))
-        totals: PassTotals = self._fold(EStepSegment(plan))
+        plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures})
+        self._check_memory(sum(p.theta.nbytes for p in plan.products))
+        totals: PassTotals = self._fold(EStepSegment(plan), read_complete)
         self.n_reads += 1
         return unpack(totals, plan)
 
-    def _fold(self, leaf: Callable[[int, AnyArray], Mergeable]) -> Any:
+    def _fold(self, leaf: Callable[[int, AnyArray], Mergeable], read: Reader) -> Any:
         shared = self.workers.share(leaf)
-        arguments = [(self._source, run, self._kept.get(run), shared) for run in self._runs]
+        arguments = [(self._source, run, self._kept.get(run), shared, read) for run in self._runs]
         return merge_all(node for nodes in self.workers.map(fold_run, arguments) for node in nodes)
 
     def _keep_what_fits(self) -> None:

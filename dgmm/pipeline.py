@@ -10,15 +10,13 @@ from typing import Any
 import pandas as pd
 
 from dgmm import store
-from dgmm.api import open_scores, train_samples
+from dgmm.api import open_scores, select_samples, train_samples
 from dgmm.config import Cluster, Data, Pipeline, Score, Select, Settings, Train
 from dgmm.data import Samples, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.errors import InputError, OutputExistsError
-from dgmm.passes import Passes
 from dgmm.results import Fit, Selection
 from dgmm.scoring import Scored, score_samples
-from dgmm.selection import select_candidates
 from dgmm.workers import Workers, open_workers
 
 logger = logging.getLogger("dgmm")
@@ -67,9 +65,9 @@ def run_select(settings: Select) -> Selection:
         store.refuse_existing(place, settings.overwrite, settings.data.path)
     samples = samples_of(settings.data)
     with workers_of(settings.cluster) as workers:
-        passes = Passes(samples, workers, seed=settings.training.seed, sample_rows=settings.training.sample_rows)
-        selection = select_candidates(
-            passes,
+        selection = select_samples(
+            samples,
+            workers,
             settings.n_components,
             settings.covariance_type,
             settings.training,

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure, FigureBase
 from dgmm.figures import (
     BANDS,
     SOUND,
-    STRONG,
     bic_figure,
     class_colours,
     convergence_figure,
@@ -32,7 +31,7 @@ from dgmm.figures import (
     states,
     strides,
 )
-from dgmm.results import Fit
+from dgmm.results import STRONG, Fit
 from dgmm.store import PARTIAL
 from dgmm.types import FloatArray
 

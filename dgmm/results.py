@@ -10,6 +10,14 @@ import pandas as pd
 
 from dgmm.mixture import Mixture
 
+#: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
+STRONG = 10.0
+
+
+def bic(log_likelihood: float, n_parameters: int, n_samples: int) -> float:
+    """Bayesian information criterion ``-2 LL + p log n`` (Schwarz 1978); lower is better."""
+    return -2 * log_likelihood + n_parameters * float(np.log(n_samples))
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -71,7 +79,7 @@ class Fit:
     @property
     def bic(self) -> float:
         """Bayesian information criterion ``-2 LL + p log n`` (Schwarz 1978); lower is better."""
-        return -2 * self.log_likelihood + self.n_parameters * float(np.log(self.n_samples))
+        return bic(self.log_likelihood, self.n_parameters, self.n_samples)
 
     @property
     def aic(self) -> float:

@@ -6,16 +6,13 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from dgmm.config import Training
 from dgmm.em import Ascent, climb
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
-from dgmm.frame import Frame, FrameKind
 from dgmm.initialise import one_component
 from dgmm.passes import Passes
-from dgmm.results import Fit, Selection
+from dgmm.results import STRONG, Fit, Selection, bic
 from dgmm.starts import Candidate, settings_for, start_on_sample, unsound_components
 from dgmm.workers import one_blas_thread
 
@@ -23,7 +20,7 @@ logger = logging.getLogger("dgmm")
 
 #: A candidate is dropped once its BIC, with twice the gain it can still hope for, is this much worse than the best:
 #: very strong evidence in the terms of Kass and Raftery (1995).
-MARGIN = 10.0
+MARGIN = STRONG
 #: No candidate is dropped before this pass, or unless it lags by more than it has gained in all passes so far.
 SETTLED = 6
 
@@ -47,15 +44,12 @@ def fit_candidates(
                 f"n_components={c.n_components} is more than the {profile.n_samples} complete rows of {samples.name}"
             )
 
-    def frame(kind: FrameKind) -> Frame:
-        return profile.frame(kind, samples.features)
-
-    settings = settings_for(candidates, profile.moments, frame, options.reg_covar)
+    settings = settings_for(candidates, profile.moments, passes.frame, options.reg_covar)
     logger.info(
         "profile: %d samples of %d features, %d left out with missing values, in %d segments",
         profile.n_samples, samples.n_features, profile.n_missing, len(samples.grid),
     )  # fmt: skip
-    starts, failures = start_on_sample(profile, candidates, options, frame)
+    starts, failures = start_on_sample(profile, candidates, options, passes.frame)
     for c in candidates:
         if c.n_components == 1:
             starts[c] = one_component(get_family(c.covariance_type), settings[c.covariance_type])
@@ -118,7 +112,7 @@ def _may_win(ascent: Ascent, leader: Ascent, n: int) -> bool:
 
 
 def _bic(ascent: Ascent, n: int) -> float:
-    return -2 * ascent.log_likelihood + ascent.best.n_parameters * float(np.log(n))
+    return bic(ascent.log_likelihood, ascent.best.n_parameters, n)
 
 
 def _leader(ascents: dict[Candidate, Ascent], dropped: Mapping[Candidate, int], n: int, reg_covar: float) -> Candidate:
