@@ -20,10 +20,13 @@ CONTRACT = {"contract", "nsz"}
 LOG2_E = 1.4426950408889634
 #: log 2 in two parts, the first with trailing zeros, so that k log 2 is exact (Cody and Waite 1980).
 LN2_HIGH, LN2_LOW = 6.93145751953125e-1, 1.42860682030941723212e-6
-#: Flat memory of one thread: centred samples, coordinates, joint densities, features, three lines of a slice.
-Buffers = tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, IntArray]
+#: Flat memory of one thread: centred samples, coordinates, joint densities, features, three lines of a slice, samples
+#: picked out of it.
+Buffers = tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, IntArray, FloatArray]
 #: Below this a responsibility is zero: exp would leave the normal range.
 LOWEST = -700.0
+#: A responsibility that adds nothing to a double, and the share of those above it up to which samples are picked out.
+NEGLIGIBLE, SPARSE = 1e-18, 1 / 6
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -188,25 +191,98 @@ def accumulate(
     memory : Buffers
         For slices of ``width`` samples.
     """
-    n_rows = candidates[:, 1].max()
-    several = False  # whether the second product finds the features gone
-    for p in range(1, len(panels)):
-        several |= fresh(panels, p)
+    n_rows, d = candidates[:, 1].max(), len(origin)
     top, total, power = memory[4], memory[5], memory[6]
+    # by the first row of a product: whether its features are all products, and whether this slice is sparse
+    products, sparse = np.zeros(n_rows, np.bool_), np.zeros(n_rows, np.bool_)
+    for p in range(len(panels)):
+        products[panels[p, 1]] |= panels[p, 4] > 2 * d + 1
     for start in range(0, len(x), width):
         n = min(width, len(x) - start)
-        centred, y, joint, phi = shaped(memory, len(shifts), len(origin), n_rows, n)
-        log_joint(x, start, n, origin, shifts, forwards, diagonals, panels, theta, centred, y, phi, joint)
+        centred, y, joint, phi = shaped(memory, len(shifts), d, n_rows, n)
+        held = log_joint(x, start, n, origin, shifts, forwards, diagonals, panels, theta, centred, y, phi, joint)
         for c in range(len(candidates)):
             rows = joint[candidates[c, 0] : candidates[c, 1]]
             log_likelihoods[c] += normalise(rows, n, top, total, power)
         for p in range(len(panels)):
             stack, a, b, first, last, offset = panels[p]
-            if several and fresh(panels, p):
+            if first == 0:
+                sparse[a] = products[a] and is_sparse(joint[a:b], n)
+                if sparse[a]:
+                    add_sparsely(joint, n, y[stack], panels, p, power, memory[7], sums)
+            if sparse[a]:
+                continue
+            if not holds(panels, held, p):
                 fill(y[stack], n, first, last, phi)
+                held = p
             product = np.dot(joint[a:b], phi[: last - first].T)
             place = sums[offset : offset + product.size]
             place += product.ravel()
+
+
+@compiled(fastmath=CONTRACT)
+def is_sparse(joint: FloatArray, n: int) -> bool:
+    """Whether so few responsibilities count that their samples are better picked out."""
+    count = 0
+    for k in range(len(joint)):
+        line = joint[k]
+        for i in range(n):
+            count += line[i] > NEGLIGIBLE
+    return count <= SPARSE * len(joint) * n
+
+
+@compiled(fastmath=CONTRACT)
+def add_sparsely(
+    joint: FloatArray, n: int, y: FloatArray, panels: IntArray, p: int, chosen: IntArray, picked: FloatArray,
+    sums: FloatArray,
+) -> None:  # fmt: skip
+    """Add the statistics of the product that starts with panel ``p``, each component's from its own samples alone.
+
+    With the samples Z = (1, y) that count for a component, picked out of the slice, its sums are ``Z diag(r) Z'``.
+    """
+    d = len(y)
+    for k in range(panels[p, 1], panels[p, 2]):
+        line, m = joint[k], 0
+        for i in range(n):
+            chosen[m] = i
+            m += line[i] > NEGLIGIBLE
+        if m == 0:
+            continue
+        z = picked[: (d + 1) * m].reshape((d + 1, m))
+        weighted = picked[(d + 1) * m : 2 * (d + 1) * m].reshape((d + 1, m))
+        for t in range(m):
+            z[0, t] = 1.0
+            weighted[0, t] = line[chosen[t]]
+        for j in range(d):
+            source, to, by = y[j], z[j + 1], weighted[j + 1]
+            for t in range(m):
+                to[t] = source[chosen[t]]
+                by[t] = to[t] * weighted[0, t]
+        second = np.dot(weighted, z.T)
+        for q in range(p, len(panels)):
+            if panels[q, 1] == panels[p, 1]:
+                first, last = panels[q, 3], panels[q, 4]
+                offset = panels[q, 5] + (k - panels[p, 1]) * (last - first)
+                add_features(second, first, last, sums[offset : offset + last - first])
+
+
+@compiled()
+def add_features(second: FloatArray, first: int, last: int, place: FloatArray) -> None:
+    """Add features ``first`` to ``last``, in the order of `fill`, of moments ``second`` (d + 1, d + 1) of (1, y)."""
+    d, row = len(second) - 1, 0
+    for a in range(d + 1):
+        if first <= row < last:
+            place[row - first] += second[a, 0]
+        row += 1
+    for a in range(1, d + 1):
+        if first <= row < last:
+            place[row - first] += second[a, a]
+        row += 1
+    for a in range(1, d + 1):
+        for b in range(a + 1, d + 1):
+            if first <= row < last:
+                place[row - first] += second[a, b]
+            row += 1
 
 
 @compiled()
@@ -214,29 +290,30 @@ def log_joint(
     x: AnyArray, start: int, n: int, origin: FloatArray, shifts: FloatArray, forwards: FloatArray,
     diagonals: AnyArray, panels: IntArray, theta: FloatArray, centred: FloatArray, y: FloatArray, phi: FloatArray,
     joint: FloatArray,
-) -> None:  # fmt: skip
-    """Log joint densities of one slice of samples into ``joint`` (rows, n)."""
+) -> int:  # fmt: skip
+    """Log joint densities of one slice into ``joint`` (rows, n); returns the panel whose features are left."""
     for stack in range(len(shifts)):
         transform(x, start, n, origin, shifts[stack], forwards[stack], diagonals[stack], centred, y[stack])
+    held = -1
     for p in range(len(panels)):
         stack, a, b, first, last, offset = panels[p]
-        if fresh(panels, p):
+        if not holds(panels, held, p):
             fill(y[stack], n, first, last, phi)
+            held = p
         part = theta[offset : offset + (b - a) * (last - first)].reshape((b - a, last - first))
         if first == 0:
             np.dot(part, phi[: last - first], joint[a:b])
         else:
             rows = joint[a:b]
             rows += np.dot(part, phi[: last - first])
+    return held
 
 
 @compiled()
-def fresh(panels: IntArray, p: int) -> bool:
-    """Whether a panel's features are not those that the panel before it left."""
-    if p == 0:
-        return True
-    same_start = panels[p, 0] == panels[p - 1, 0] and panels[p, 3] == panels[p - 1, 3]
-    return not (same_start and panels[p, 4] <= panels[p - 1, 4])
+def holds(panels: IntArray, held: int, p: int) -> bool:
+    """Whether the features that were filled for panel ``held`` (-1: none) are those of panel ``p``."""
+    same_start = panels[held, 0] == panels[p, 0] and panels[held, 3] == panels[p, 3]
+    return held >= 0 and same_start and panels[p, 4] <= panels[held, 4]
 
 
 @compiled()
@@ -257,7 +334,7 @@ def buffers(n_stacks: int, d: int, n_rows: int, n_features: int, width: int) -> 
     """Everything that slices of ``width`` samples need; to be kept, since fresh memory costs as much as the work."""
     sizes = d, n_stacks * d, n_rows, n_features, 1, 1
     flat = [np.empty(size * width) for size in sizes]
-    return (*flat, np.empty(width, np.int64))  # type: ignore[return-value]
+    return (*flat, np.empty(width, np.int64), np.empty(2 * (d + 1) * width))  # type: ignore[return-value]
 
 
 @compiled()

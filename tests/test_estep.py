@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from sklearn.mixture import GaussianMixture
+from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
+from dgmm import kernel
 from dgmm import plan as planning
 from dgmm.errors import InputError
 from dgmm.estep import accumulate_plainly, accumulate_samples, unpack
@@ -189,3 +192,67 @@ def test_the_guard_leaves_ordinary_data_to_the_fast_form() -> None:
     x = clouds()
     frames = frames_of(x)
     assert not any(make_plan(candidates(x, frames), frames).local)
+
+
+@pytest.mark.parametrize("panel", [7, 1024])
+def test_separated_data_take_the_sparse_form(panel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten clusters hundreds of deviations apart, a stack of several mixtures: the sums are those of the plain form."""
+    monkeypatch.setattr(planning, "PANEL", panel)
+    r = np.random.default_rng(0)
+    centres = 500 * r.standard_normal((10, 4))
+    x = centres[r.integers(10, size=3000)] + r.standard_normal((3000, 4))
+    frames = frames_of(x)
+    mixtures = [
+        Mixture.gaussian(
+            kind, np.ones(k), centres[:k], {"full": np.tile(np.eye(4), (k, 1, 1)), "tied": np.eye(4)}[kind]
+        )
+        for kind, k in (("full", 10), ("tied", 10), ("full", 9))
+    ]
+    plan = make_plan([m.to_frame(frames["whitening"]) for m in mixtures], frames)
+    responsibilities = mixtures[0].responsibilities(x).T.copy()
+    assert kernel.is_sparse(responsibilities, len(x)), "the case must be one in which samples are picked out"
+    assert not kernel.is_sparse(np.full((10, 50), 0.1), 50)
+    compiled, plain = accumulate_samples(x, plan), accumulate_plainly(x, plan)
+    np.testing.assert_allclose(compiled.log_likelihoods, plain.log_likelihoods, rtol=1e-13)
+    for left, right in zip(compiled.sums, plain.sums, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-11, atol=1e-9)
+
+
+#: The cases of the benchmark.
+CASES = [
+    *(("full", d, k) for d, k in [(2, 3), (4, 8), (8, 8), (8, 32), (16, 16), (16, 64), (32, 32), (64, 64), (128, 32)]),
+    *((kind, 16, 16) for kind in ("tied", "diag", "spherical")),
+]
+
+
+@pytest.mark.parametrize("apart", [0.3, 1.5, 15.0])
+@pytest.mark.parametrize(("kind", "d", "k"), CASES)
+def test_the_e_step_is_that_of_scikit_learn(kind: str, d: int, k: int, apart: float) -> None:
+    """Log-likelihood to 1e-9, statistics to 1e-8 of what their terms add up to, near and far apart."""
+    r = np.random.default_rng(d + k)
+    n = 1500 + 4 * d
+    centres, mix = apart * r.standard_normal((k, d)), np.eye(d) + 0.5 * r.standard_normal((d, d)) / np.sqrt(d)
+    x = centres[r.integers(k, size=n)] + r.standard_normal((n, d)) @ mix + 100
+    covariances = {
+        "full": mix.T @ mix * r.uniform(0.5, 2, (k, 1, 1)),
+        "tied": mix.T @ mix,
+        "diag": r.uniform(0.5, 2, (k, d)),
+        "spherical": r.uniform(0.5, 2, k),
+    }[kind]
+    mixture = Mixture.gaussian(kind, r.uniform(1, 2, k), centres + 100, covariances)
+    theirs = GaussianMixture(k, covariance_type=kind)
+    theirs.weights_, theirs.means_, theirs.covariances_ = mixture.weights, mixture.means, covariances
+    theirs.precisions_cholesky_ = _compute_precision_cholesky(covariances, kind)
+    frames = frames_of(x)
+    frame = frames[mixture.family.frame]
+    inside = mixture.to_frame(frame)
+    plan = make_plan([inside], frames)
+    assert not any(plan.local)
+    (ours,) = unpack(accumulate_samples(x, plan), plan)
+    common = mixture.family.shared_log_likelihood(inside.components, Moments.of(x).in_frame(frame))
+    assert ours.log_likelihood + common == pytest.approx(theirs.score_samples(x).sum(), rel=1e-9)
+    phi = np.empty((mixture.family.features.size(d), n))
+    mixture.family.features.fill(frame.to_frame((x - frame.origin).T), phi)
+    responsibilities = theirs.predict_proba(x).T
+    off = np.abs(ours.sums - responsibilities @ phi.T) / (responsibilities @ np.abs(phi).T + 1e-300)
+    assert off[responsibilities.sum(axis=1) > 1e-3].max() < 1e-8
