@@ -101,6 +101,9 @@ class Data(Settings):
     feature_dim: str | None = Field(
         None, description="Dimension that holds the features. Default: the last of a two-dimensional array."
     )
+    decoder: Literal["zarr", "zarrs"] = Field(
+        "zarr", description="Who decodes chunks; zarrs (in Rust, `pip install dgmm[zarrs]`) is faster with small ones."
+    )
 
 
 class Training(Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,9 @@ from dgmm.types import AnyArray, FloatArray
 
 #: Where Zarr stores may be, beside local paths.
 SCHEMES = ("s3", "gs", "az", "file")
+
+#: Who decodes the chunks of a store that is opened by its path, as settings of zarr.
+DECODERS: dict[str, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}}
 
 #: Attributes by which stored numbers are not yet the values.
 PACKING = {"scale_factor", "add_offset", "missing_value"}
@@ -156,7 +160,11 @@ def _transposed(block: AnyArray, dims: tuple[str, ...], wanted: tuple[str, ...])
 
 
 def open_samples(
-    source: Source | Samples, variables: Sequence[str] | None = None, feature_dim: str | None = None
+    source: Source | Samples,
+    variables: Sequence[str] | None = None,
+    feature_dim: str | None = None,
+    *,
+    decoder: str = "zarr",
 ) -> Samples:
     """See a source as samples of d features.
 
@@ -168,6 +176,8 @@ def open_samples(
         Variables of a dataset: several are the features; one holds them along ``feature_dim``. All by default.
     feature_dim : str, optional
         The dimension along which the features lie; the last one of a plain array.
+    decoder : {"zarr", "zarrs"}
+        Who decodes the chunks of a store given by its path or URL; ``zarrs`` (Rust) is faster where they are small.
 
     Raises
     ------
@@ -177,12 +187,18 @@ def open_samples(
     if isinstance(source, Samples):
         return source
     name = str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
-    opened: Any = open_store(source) if isinstance(source, (str, os.PathLike)) else source
-    if isinstance(opened, zarr.Group):
-        try:
-            opened = xr.open_zarr(opened.store, group=opened.path or None, chunks=None, consolidated=False)
-        except (KeyError, ValueError) as error:
-            raise InputError(f"xarray cannot read {name}: {_one_line(error)}") from None
+    if decoder not in DECODERS:
+        raise InputError(f"unknown decoder {decoder!r}: use {' or '.join(DECODERS)}")
+    if decoder == "zarrs" and importlib.util.find_spec("zarrs") is None:
+        raise InputError("decoder zarrs is not installed: pip install dgmm[zarrs]")
+    opened: Any = source
+    if isinstance(source, (str, os.PathLike)):
+        with zarr.config.set(DECODERS[decoder]):
+            opened = open_store(source)
+            if isinstance(opened, zarr.Group):
+                opened = _open_dataset(name, opened)
+    elif isinstance(opened, zarr.Group):
+        opened = _open_dataset(name, opened)
     if isinstance(opened, np.ma.MaskedArray):
         opened = unmasked(opened)
     if isinstance(opened, xr.DataArray):
@@ -210,6 +226,13 @@ def open_store(source: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
         if type(error).__module__.startswith("obstore"):
             raise InputError(f"cannot open {source}: {str(error).strip().splitlines()[0]}") from None
         raise
+
+
+def _open_dataset(name: str, group: zarr.Group) -> xr.Dataset:
+    try:
+        return xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=False)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"xarray cannot read {name}: {_one_line(error)}") from None
 
 
 def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dgmm.data import Samples
-from dgmm.errors import InputError, InsufficientMemoryError
+from dgmm.errors import InputError
 from dgmm.estep import PassTotals, accumulate_samples, unpack
 from dgmm.frame import Frame, FrameKind
+from dgmm.memory import BASE_BYTES, check_memory, pass_bytes
 from dgmm.mixture import Mixture
 from dgmm.plan import Plan, make_plan
 from dgmm.profile import Profile, ProfileSegment, complete
@@ -25,10 +26,8 @@ from dgmm.tree import Mergeable, Node, grow, merge_all
 from dgmm.types import AnyArray
 from dgmm.workers import Workers, one_blas_thread, stop_if_interrupted
 
-#: Tasks per thread and pass: enough to even out, few enough to cost nothing.
-TASKS_PER_THREAD = 4
-#: What a worker process needs for itself: the interpreter and the libraries, the compiler among them.
-BASE_BYTES = 300 * 2**20
+#: Tasks per thread and pass: enough to even out, few enough to read ahead within each; more where nothing is read.
+TASKS_PER_THREAD, TASKS_IN_MEMORY = 4, 16
 #: Share of a worker's memory that may be used before Dask starts to spill.
 USABLE = 0.6
 
@@ -103,11 +102,11 @@ class Passes:
         self.workers = workers
         #: Reads of the whole store so far.
         self.n_reads = 0
-        self._check_memory(0)
+        check_memory(samples, workers, pass_bytes(samples, sample_rows=sample_rows))
         if workers.client is not None:
             samples.check_for_cluster()
         self._source = workers.share(samples, heavy=samples.in_memory)
-        self._runs = cut(len(samples.grid), workers.n_threads * TASKS_PER_THREAD)
+        self._runs = runs_of(samples, workers)
         self._kept: dict[range, Any] = {}
         leaf = ProfileSegment(samples.name, samples.features, samples.grid, seed, sample_rows)
         self.profile: Profile = self._fold(leaf, read_ahead)
@@ -123,8 +122,10 @@ class Passes:
     def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         """One pass: the E-step of all mixtures, given in frame coordinates, over all samples."""
         plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures})
-        self._check_memory(sum(p.theta.nbytes for p in plan.products))
-        totals: PassTotals = self._fold(EStepSegment(plan), read_complete)
+        statistics = sum(p.theta.nbytes for p in plan.products)
+        check_memory(self.samples, self.workers, pass_bytes(self.samples, statistics))
+        # looking for missing values costs as much as a sixth of a pass
+        totals: PassTotals = self._fold(EStepSegment(plan), read_complete if self.profile.n_missing else read_ahead)
         self.n_reads += 1
         return unpack(totals, plan)
 
@@ -136,7 +137,8 @@ class Passes:
     def _keep_what_fits(self) -> None:
         """Keep the first runs decoded in memory; the rest is read again in every pass."""
         row_bytes = self.samples.n_features * self.samples.itemsize
-        free = USABLE * self.workers.memory - BASE_BYTES - self.workers.threads_per_worker * self.task_bytes(0)
+        task = pass_bytes(self.samples)
+        free = USABLE * self.workers.memory - BASE_BYTES - self.workers.threads_per_worker * task
         n_workers = max(1, self.workers.n_threads // self.workers.threads_per_worker)
         budget, kept = free * n_workers, []
         for run in self._runs:
@@ -148,37 +150,21 @@ class Passes:
             loaded = self.workers.keep(load_run, [(self._source, run) for run in kept])
             self._kept = dict(zip(kept, loaded, strict=True))
 
-    def task_bytes(self, statistics: int) -> int:
-        """Memory that one task needs at most, with so many bytes of statistics.
-
-        Two segments as they are read and one without its missing rows, the profile's copy as float64, and the
-        nodes of the tree that wait for a sibling.
-        """
-        segment = self.samples.grid.largest * self.samples.n_features
-        waiting = 2 + int(np.log2(len(self.samples.grid)))
-        return 3 * segment * self.samples.itemsize + 2 * 8 * segment + waiting * statistics + 16 * 2**20
-
-    def _check_memory(self, statistics: int) -> None:
-        needed = self.workers.threads_per_worker * self.task_bytes(statistics)
-        needed += BASE_BYTES if self.workers.client is not None else 0
-        if needed > self.workers.memory:
-            raise InsufficientMemoryError(
-                f"a worker would need {needed / 2**20:.0f} MiB for {self.workers.threads_per_worker} task(s) and has "
-                f"{self.workers.memory / 2**20:.0f} MiB: use smaller chunks (a segment of {self.samples.name} has "
-                f"{self.samples.grid.largest} samples), fewer threads per worker or more memory"
-            )
-
 
 def map_segments(samples: Samples, workers: Workers, function: Callable[[Samples, range], T]) -> list[T]:
     """Apply a function to every run of neighbouring segments; results in order."""
     source, shared = workers.share(samples, heavy=samples.in_memory), workers.share(function)
-    runs = cut(len(samples.grid), workers.n_threads * TASKS_PER_THREAD)
-    return workers.map(call, [(shared, source, run) for run in runs])
+    return workers.map(call, [(shared, source, run) for run in runs_of(samples, workers)])
 
 
 def call(function: Callable[[Samples, range], T], samples: Samples, run: range) -> T:
     """Apply a function that came as an argument."""
     return function(samples, run)
+
+
+def runs_of(samples: Samples, workers: Workers) -> list[range]:
+    """The segments of each task: as many tasks as the workers need, however many segments there are."""
+    return cut(len(samples.grid), workers.n_threads * (TASKS_IN_MEMORY if samples.in_memory else TASKS_PER_THREAD))
 
 
 def cut(n_segments: int, n_runs: int) -> list[range]:

@@ -35,7 +35,7 @@ REPORT_ROWS = 5000
 
 def samples_of(data: Data) -> Samples:
     """The samples that settings name."""
-    return open_samples(data.path, data.variables, data.feature_dim)
+    return open_samples(data.path, data.variables, data.feature_dim, decoder=data.decoder)
 
 
 def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:

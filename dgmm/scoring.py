@@ -16,8 +16,9 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from dgmm.data import Samples, shortened, store_at
-from dgmm.errors import DgmmError, InputError, InsufficientMemoryError
+from dgmm.errors import DgmmError, InputError
 from dgmm.estep import score_samples as score_rows
+from dgmm.memory import check_memory, score_bytes
 from dgmm.mixture import Mixture
 from dgmm.passes import map_segments, read_ahead
 from dgmm.profile import complete_rows, refuse_infinite
@@ -162,16 +163,7 @@ def score_samples(
     taken |= {"component"} & set(samples.dims)
     if taken:
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
-    # what a segment's scores take, beside the segment as it is read and the next one
-    rows, k = samples.grid.largest, mixture.n_components
-    needed = (
-        workers.threads_per_worker * rows * (32 + 3 * samples.n_features * samples.itemsize + 12 * k * probabilities)
-    )
-    if needed > workers.memory:
-        raise InsufficientMemoryError(
-            f"a worker would need {needed / 2**20:.0f} MiB to score segments of {rows} samples of {samples.name} and "
-            f"has {workers.memory / 2**20:.0f} MiB: use smaller chunks, fewer threads per worker or more memory"
-        )
+    check_memory(samples, workers, score_bytes(samples, mixture.n_components, probabilities=probabilities))
     began = time.perf_counter()
     with writing(out, overwrite=overwrite) as place:
         create(place, samples, model, probabilities, dict(settings or {}))

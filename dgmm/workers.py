@@ -39,6 +39,15 @@ DISTRIBUTED_SETTINGS = {
     "distributed.comm.retry.count": 3,
 }
 
+#: glibc's settings in processes with so much memory that some may lie idle: what a chunk was decoded into is used
+#: again. Dask has it given back to the system at once, and getting it anew takes as long as decoding a chunk.
+AMPLE_BYTES = 2**30
+REUSING_MEMORY = {
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 * 2**20,
+    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
+}
+
 #: Ctrl-C in a terminal reaches the workers too; it is the driver that stops them.
 DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
@@ -128,10 +137,12 @@ def open_workers(
     elif scheduler == "processes":
         from distributed import Client, LocalCluster
 
+        n = n_workers or CPU_COUNT
+        memory = parse_bytes(memory_limit) if memory_limit else psutil.virtual_memory().total // n
         with (
-            dask.config.set(DISTRIBUTED_SETTINGS),
+            dask.config.set(DISTRIBUTED_SETTINGS | (REUSING_MEMORY if memory > AMPLE_BYTES else {})),
             LocalCluster(
-                n_workers=n_workers or CPU_COUNT,
+                n_workers=n,
                 threads_per_worker=threads_per_worker,
                 memory_limit=memory_limit or "auto",
                 processes=True,

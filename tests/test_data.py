@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
@@ -152,9 +153,10 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.parametrize("decoder", ["zarr", "zarrs"])
 @pytest.mark.parametrize("build", SOURCES.values(), ids=list(SOURCES))
-def test_sources_hold_the_same_samples(build: Callable[[Path], Any], tmp_path: Path) -> None:
-    samples = open_samples(build(tmp_path))
+def test_sources_hold_the_same_samples(build: Callable[[Path], Any], decoder: str, tmp_path: Path) -> None:
+    samples = pickle.loads(pickle.dumps(open_samples(build(tmp_path), decoder=decoder)))
     np.testing.assert_array_equal(read_all(samples), table())
     assert samples.n_features == 3
     assert len(samples.grid) > 1 or not samples.fields[0].chunks
@@ -179,6 +181,20 @@ def test_number_types(dtype: str, low: float, high: float, kind: str) -> None:
     x = np.linspace(low, high, 60).reshape(20, 3).astype(dtype)
     source = {"numpy": lambda: x, "dask": lambda: da.from_array(x, chunks=(6, 2)), "zarr": lambda: as_zarr(x)}[kind]()
     np.testing.assert_array_equal(read_all(open_samples(source)), x)
+
+
+def test_a_decoder_is_used_where_it_was_asked_for(tmp_path: Path) -> None:
+    path = array_path(3)(tmp_path)
+    pipelines = [
+        type(pickle.loads(pickle.dumps(open_samples(path, decoder=d))).fields[0].array._async_array.codec_pipeline)
+        for d in ("zarr", "zarrs", "zarr")
+    ]
+    assert [p.__module__.split(".")[0] for p in pipelines] == ["zarr", "zarrs", "zarr"]
+
+
+def test_an_unknown_decoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown decoder 'blosc': use zarr or zarrs"):
+        open_samples(array_path(3)(tmp_path), decoder="blosc")
 
 
 def as_zarr(x: np.ndarray) -> zarr.Array[Any]:

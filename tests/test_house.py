@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
     "types", "errors", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config", "em",
-    "initialise", "grid", "tree", "profile", "data", "datasets", "workers", "starts", "passes", "results",
+    "initialise", "grid", "tree", "profile", "data", "datasets", "workers", "memory", "starts", "passes", "results",
     "selection", "store", "scoring", "api", "figures", "report", "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.

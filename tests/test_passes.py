@@ -249,11 +249,11 @@ def write_repeated(path: str, n: int, d: int, chunk: int) -> None:
 
 
 def test_a_store_larger_than_the_workers_memory(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    """1056 MB of samples, two workers of 500 MB; a worker that exceeds its limit is killed and replaced by another."""
-    n, d = 16_500_000, 16
+    """1280 MB of samples, two workers of 600 MB; a worker that exceeds its limit is killed and replaced by another."""
+    n, d = 20_000_000, 16
     path, out = str(tmp_path / "x.zarr"), str(tmp_path / "scores.zarr")
     write_repeated(path, n, d, 100_000)
-    with open_workers("processes", n_workers=2, memory_limit="500MB") as workers:
+    with open_workers("processes", n_workers=2, memory_limit="600MB") as workers:
         assert workers.client is not None
         processes = set(workers.client.run(os.getpid).values())
         fit = dgmm.train(path, 2, "full", scheduler=workers.client, max_iter=1, n_init=1, sample_rows=10_000)

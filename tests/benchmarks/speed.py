@@ -17,22 +17,28 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dask
 import dask.array
 import numpy as np
 import psutil
+import xarray
 import zarr
 from sklearn.mixture import GaussianMixture
 
 import dgmm
-from dgmm.data import open_samples
+from dgmm.data import DECODERS, Field, Samples, open_samples
+from dgmm.estep import score_samples
 from dgmm.families import get_family
+from dgmm.grid import Grid
+from dgmm.memory import BASE_BYTES, PAUSED, pass_bytes
 from dgmm.mixture import Mixture
-from dgmm.passes import BASE_BYTES, Passes
-from dgmm.workers import open_workers, threads
+from dgmm.passes import Passes, map_segments, read_ahead
+from dgmm.plan import make_plan
+from dgmm.workers import Workers, one_blas_thread, open_workers, threads
 
 CASES = [
     ("full", 2, 3),
@@ -111,6 +117,12 @@ def passes_of(source: Any, workers: Any, *mixtures: Mixture) -> tuple[Passes, Ca
     return passes, lambda: passes.accumulate(inside)
 
 
+def scarce(workers: Workers, path: str) -> Workers:
+    """The same workers without memory to keep anything in: every pass reads the store."""
+    task = pass_bytes(open_samples(path), 10**6, 10)
+    return replace(workers, memory=int((BASE_BYTES + workers.threads_per_worker * task) / PAUSED))
+
+
 def dgemm_speed() -> float:
     """Gflop/s of the machine's own matrix product, all cores."""
     a = np.random.default_rng(0).standard_normal((2000, 2000))
@@ -157,14 +169,12 @@ def in_memory(short: bool, repetitions: int) -> None:
 def streamed(short: bool, repetitions: int) -> None:
     """2. A pass streamed from compressed Zarr through a LocalCluster."""
     head("2. pass streamed from zstd-compressed float32 Zarr, LocalCluster, full (16, 16)", "against", "rows", "ratio")
-    n = 100_000 if short else 2_000_000
+    n = 100_000 if short else 4_000_000
     x, centres = clusters(n, 16, 16, "float32")
     mixture = mixture_at("full", centres)
     with folder() as place, open_workers("processes") as workers:
         write(f"{place}/x.zarr", x, 250_000)
-        # no memory to keep anything in: every pass reads the store
-        scarce = replace(workers, memory=BASE_BYTES)
-        _, from_store = passes_of(f"{place}/x.zarr", scarce, mixture)
+        _, from_store = passes_of(f"{place}/x.zarr", scarce(workers, f"{place}/x.zarr"), mixture)
         double = x.astype(np.float64)
         _, from_memory = passes_of(double, threads(), mixture)
         theirs, store, memory = in_turn(repetitions, sklearn_step(mixture, double), from_store, from_memory)
@@ -245,34 +255,32 @@ def stack(short: bool, repetitions: int) -> None:
 
 def memory(short: bool, repetitions: int) -> None:
     """5. Peak memory of the workers over stores larger than they are."""
-    head("5. peak memory of a worker, full (16, 4), two workers of 500 MB", "store, MB", "peak, MB", "projected, MB")
+    head("5. peak memory of a worker, full (16, 4), two workers of 600 MB", "store, MB", "peak, MB", "projected, MB")
     with folder() as place:
         for times in (1,) if short else (3, 6):
-            n = times * 1_000_000_000 // (16 * 4)
+            n = times * 1_200_000_000 // (16 * 4)
             path = f"{place}/x.zarr"
             write_repeated(path, n, 16, 100_000)
-            with open_workers("processes", n_workers=2, memory_limit="500MB") as workers:
+            with open_workers("processes", n_workers=2, memory_limit="600MB") as workers:
                 _, ours = passes_of(path, workers, mixture_at("full", clusters(10, 16, 4)[1]))
                 with watched(workers.client.run(os.getpid).values()) as peaks:
                     for _ in range(1 if short else 3):
                         ours()
-                passes = Passes.__new__(Passes)
-                passes.samples = open_samples(path)
-                projected = BASE_BYTES + passes.task_bytes(8 * 4 * 153)
+            projected = BASE_BYTES + pass_bytes(open_samples(path), 8 * 4 * 153)
             line(str(n * 64 // 10**6), f"{max(peaks) / 1e6:.0f}", f"{projected / 1e6:.0f}")
             shutil.rmtree(path)
 
 
 def scoring(short: bool, repetitions: int) -> None:
     """6. Bulk scoring."""
-    head("6. scoring to Zarr, full (16, 16), threads", "against", "rows", "times faster")
+    head("6. scoring to Zarr, full (16, 16), threads", "against", "rows", "ratio")
     n = 100_000 if short else 2_000_000
     x, centres = clusters(n, 16, 16, "float32")
     mixture = mixture_at("full", centres)
     model = sklearn_at(mixture)
     fit = dgmm.Fit(mixture, 0.0, n, 0, 0, True, 0.0, (), tuple(map(str, range(16))))
     with folder() as place:
-        source = f"{place}/x.zarr"
+        source, out = f"{place}/x.zarr", f"{place}/mine.zarr"
         write(source, x, 250_000)
 
         def theirs() -> None:
@@ -286,42 +294,107 @@ def scoring(short: bool, repetitions: int) -> None:
                 result.to_zarr(f"{place}/theirs.zarr", overwrite=True)
 
         def mine() -> None:
-            dgmm.score(fit, source, f"{place}/mine.zarr", overwrite=True, scheduler="threads")
+            dgmm.score(fit, source, out, overwrite=True, scheduler="threads")
 
         a, b = in_turn(repetitions, theirs, mine)
-        line("predict_proba + score_samples over a Dask array", str(n), f"{a / b:.1f}")
+        line("predict_proba + score_samples over a Dask array: times faster", str(n), f"{a / b:.1f}")
         line(f"{n / b:.3g} rows/s", str(n), "")
+
+        stored, held = open_samples(source), open_samples(x)
+        plan = make_plan([mixture.to_frame(frame := Passes(held, threads()).frame("whitening"))], {"whitening": frame})
+        scores = score_samples(x, plan)
+        values = {"label": scores.label, "probability": scores.probability, "log_density": scores.log_density}
+
+        def evaluate(samples: Samples, run: range) -> None:
+            with one_blas_thread:
+                for i in run:
+                    score_samples(samples.read(samples.grid.region(i)), plan)
+
+        def store(samples: Samples, run: range) -> None:
+            group = zarr.open_group(out)
+            for i in run:
+                region = samples.grid.region(i)
+                for name, value in values.items():
+                    group[name][region] = value[region].astype(group[name].dtype, copy=False)
+
+        whole, *parts = in_turn(
+            repetitions,
+            mine,
+            lambda: map_segments(stored, threads(), read_run),
+            lambda: map_segments(held, threads(), evaluate),
+            lambda: map_segments(stored, threads(), store),
+        )
+        line("speed of (read + E-step + write), each alone: share reached", str(n), f"{sum(parts) / whole:.0%}")
+
+
+def read_run(samples: Samples, run: range) -> None:
+    """Read the segments of a run as a pass does, and nothing else."""
+    for _ in read_ahead(samples, run):
+        pass
 
 
 def small_chunks(short: bool, repetitions: int) -> None:
     """7. The same bytes in a hundred times as many chunks."""
-    many, rows = (1_000, 20) if short else (100_000, 20)
+    many, rows = (1_000, 100) if short else (100_000, 100)
+    few = many // 100
     head(
-        f"7. a pass over {many} chunks against {many // 100} of the same bytes, full (8, 8)", "part", "seconds", "ratio"
+        f"7. a pass over {many} chunks against {few} of the same bytes, full (8, 8), threads; seconds",
+        "decoder",
+        f"reading {many}",
+        f"reading {few}",
+        f"pass over {many}",
+        f"pass over {few}",
+        "times slower beyond reading",
     )
     x, centres = clusters(many * rows, 8, 8, "float32")
     mixture = mixture_at("full", centres)
     with folder() as place:
-        sides = []
         for name, chunk in (("small", rows), ("large", rows * 100)):
             write(f"{place}/{name}.zarr", x, chunk)
-            scarce = replace(threads(), memory=BASE_BYTES)
-            passes, ours = passes_of(f"{place}/{name}.zarr", scarce, mixture)
-            samples = passes.samples
+        for decoder in DECODERS:
+            sides: list[Callable[[], Any]] = []
+            for name in ("small", "large"):
+                samples = open_samples(f"{place}/{name}.zarr", decoder=decoder)
+                workers = scarce(threads(), f"{place}/{name}.zarr")
+                _, ours = passes_of(samples, workers, mixture)
+                sides += [partial(map_segments, samples, workers, read_run), ours]
+            read_small, small, read_large, large = in_turn(1 if short else 3, *sides)
+            beyond = (small - read_small + read_large) / large
+            line(decoder, *(f"{t:.2f}" for t in (read_small, read_large, small, large)), f"{beyond:.2f}")
 
-            def read(samples: Any = samples) -> None:
-                for i in range(len(samples.grid)):
-                    samples.read(samples.grid.region(i))
 
-            sides += [ours, read]
-        pass_small, read_small, pass_large, read_large = in_turn(1 if short else 3, *sides)
-    line("reading alone, small chunks", f"{read_small:.2f}", f"{read_small / read_large:.1f}")
-    line("a pass, small chunks", f"{pass_small:.2f}", f"{pass_small / pass_large:.1f}")
-    line(
-        "a pass over what reading costs, small : large",
-        f"{pass_small - read_small:.2f}",
-        f"{pass_small / read_small:.2f}",
+@dataclass(frozen=True)
+class Endless(Samples):
+    """A source that always reads the same few rows."""
+
+    def read(self, region: Any) -> np.ndarray:
+        """The same rows for every segment."""
+        return clusters(region[0].stop - region[0].start, self.n_features, 4)[0]
+
+
+def many_segments(short: bool, repetitions: int) -> None:
+    """8. A million chunks, each a segment of its own."""
+    head(
+        "8. a source of ever more chunks, LocalCluster, full (2, 4)",
+        "chunks",
+        "tasks a pass",
+        "driver's memory, MB",
+        "scheduler's tasks at the end",
+        "microseconds a chunk",
     )
+    mixture = mixture_at("full", clusters(10, 2, 4)[1])
+    with open_workers("processes") as workers:
+        for n in (100, 1_000) if short else (10_000, 100_000, 1_000_000):
+            lazy = Field(np.zeros((16, 2)), ("row", "feature"), chunks=(16, 2))  # with chunks: not data in memory
+            names = ("a", "b")
+            source = Endless("endless", ("row",), Grid((16 * n,), (16,)), names, (lazy,), "feature", xarray.Dataset())
+            passes, ours = passes_of(source, workers, mixture)
+            with watched([os.getpid()]) as peaks:
+                began = time.perf_counter()
+                ours()
+                seconds = time.perf_counter() - began
+            tasks = workers.client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+            line(str(n), str(len(passes._runs)), f"{peaks[0] / 1e6:.0f}", str(tasks), f"{seconds / n * 1e6:.0f}")
 
 
 @contextmanager
@@ -365,7 +438,7 @@ def write_repeated(path: str, n: int, d: int, chunk: int) -> None:
         array[start : start + chunk] = block[: n - start]
 
 
-PARTS = {1: in_memory, 2: streamed, 3: spark, 4: stack, 5: memory, 6: scoring, 7: small_chunks}
+PARTS = {1: in_memory, 2: streamed, 3: spark, 4: stack, 5: memory, 6: scoring, 7: small_chunks, 8: many_segments}
 
 
 def main() -> None:
