@@ -52,7 +52,8 @@ def train(
     scheduler : {"threads", "processes"}, address or distributed.Client, optional
         Who does the work: the open client if there is one, else threads of this process.
     **training
-        Fields of `dgmm.config.Training`: tol, max_iter, reg_covar, n_init, seed, sample_rows, start_rows, accelerate.
+        Fields of `dgmm.config.Training`: tol, max_iter, reg_covar, n_init, seed, sample_rows, start_rows, accelerate,
+        compute_dtype.
 
     Returns
     -------
@@ -158,7 +159,7 @@ def train_samples(
 ) -> Fit:
     """Fit one mixture; raises `CollapseError` where there is nothing sound to return."""
     candidate = Candidate(n_components, covariance_type)
-    passes = Passes(samples, workers, seed=options.seed, sample_rows=options.sample_rows)
+    passes = passes_over(samples, workers, options)
     fits, failures = fit_candidates(passes, [candidate], options)
     if failures:
         raise CollapseError(failures[candidate])
@@ -186,8 +187,15 @@ def select_samples(
     keep_all: bool,
 ) -> Selection:
     """Fit a grid and choose from it."""
-    passes = Passes(samples, workers, seed=options.seed, sample_rows=options.sample_rows)
+    passes = passes_over(samples, workers, options)
     return select_candidates(passes, n_components, covariance_type, options, keep_all=keep_all)
+
+
+def passes_over(samples: Samples, workers: Workers, options: Training) -> Passes:
+    """The profile pass, and what further passes need."""
+    return Passes(
+        samples, workers, seed=options.seed, sample_rows=options.sample_rows, compute_dtype=options.compute_dtype
+    )
 
 
 def check_components(n_components: Any) -> list[int]:

@@ -130,6 +130,11 @@ class Training(Settings):
     accelerate: Literal["squarem", "none"] = Field(
         "squarem", description="Acceleration of EM: squared extrapolation, or none (plain EM)."
     )
+    compute_dtype: Literal["float64", "float32"] = Field(
+        "float64",
+        description="Precision of the E-step's matrix products; sums over slices are always float64. float32 is up to "
+        "1.7 times faster for many components; a log density errs by 1e-2 nats at most, their mean by some 1e-6.",
+    )
 
 
 class Cluster(Settings):

@@ -78,7 +78,8 @@ _memory = threading.local()
 def memory_for(plan: Plan) -> kernel.Buffers:
     """The buffers of this thread, made anew where the last plan's do not fit."""
     panels = plan.packed.panels
-    shape = len(plan.stacks), len(plan.origin), plan.n_rows, int((panels[:, 4] - panels[:, 3]).max()), plan.width
+    widest = int((panels[:, 4] - panels[:, 3]).max())
+    shape = len(plan.stacks), len(plan.origin), plan.n_rows, widest, plan.width, plan.dtype
     if getattr(_memory, "shape", None) != shape:
         _memory.buffers, _memory.shape = kernel.buffers(*shape), shape
     buffers: kernel.Buffers = _memory.buffers

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from numpy.typing import DTypeLike
 
 from dgmm.types import AnyArray, FloatArray, IntArray
 
@@ -21,8 +22,10 @@ LOG2_E = 1.4426950408889634
 #: log 2 in two parts, the first with trailing zeros, so that k log 2 is exact (Cody and Waite 1980).
 LN2_HIGH, LN2_LOW = 6.93145751953125e-1, 1.42860682030941723212e-6
 #: Flat memory of one thread: centred samples, coordinates, joint densities, features, three lines of a slice, samples
-#: picked out of it.
-Buffers = tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, IntArray, FloatArray]
+#: picked out of it, and joint densities in the precision of the features (the same memory where that is double).
+Buffers = tuple[
+    FloatArray, FloatArray, FloatArray, AnyArray, FloatArray, FloatArray, IntArray, FloatArray, AnyArray
+]  # fmt: skip
 #: Below this a responsibility is zero: exp would leave the normal range.
 LOWEST = -700.0
 #: A responsibility that adds nothing to a double, and the share of those above it up to which samples are picked out.
@@ -67,7 +70,7 @@ def transform(
 
 
 @compiled(fastmath=CONTRACT)
-def fill(y: FloatArray, n: int, first: int, last: int, phi: FloatArray) -> None:
+def fill(y: FloatArray, n: int, first: int, last: int, phi: AnyArray) -> None:
     """Features ``first`` to ``last`` of 1, y, y_i^2, y_i y_j (i < j) into the first rows of ``phi``."""
     d = len(y)
     for row in range(first, min(last, 1)):
@@ -175,7 +178,7 @@ def find_complete(x: AnyArray, complete: AnyArray) -> int:
 @compiled()
 def accumulate(
     x: AnyArray, origin: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
-    panels: IntArray, theta: FloatArray, candidates: IntArray, width: int, memory: Buffers,
+    panels: IntArray, theta: AnyArray, candidates: IntArray, width: int, memory: Buffers,
     log_likelihoods: FloatArray, sums: FloatArray,
 ) -> None:  # fmt: skip
     """E-step over the rows of ``x`` (n, d): adds to ``log_likelihoods`` and to ``sums``, laid out like ``theta``.
@@ -199,8 +202,10 @@ def accumulate(
         products[panels[p, 1]] |= panels[p, 4] > 2 * d + 1
     for start in range(0, len(x), width):
         n = min(width, len(x) - start)
-        centred, y, joint, phi = shaped(memory, len(shifts), d, n_rows, n)
-        held = log_joint(x, start, n, origin, shifts, forwards, diagonals, panels, theta, centred, y, phi, joint)
+        centred, y, joint, phi, factor = shaped(memory, len(shifts), d, n_rows, n)
+        held = log_joint(
+            x, start, n, origin, shifts, forwards, diagonals, panels, theta, centred, y, phi, factor, joint
+        )
         for c in range(len(candidates)):
             rows = joint[candidates[c, 0] : candidates[c, 1]]
             log_likelihoods[c] += normalise(rows, n, top, total, power)
@@ -215,7 +220,8 @@ def accumulate(
             if not holds(panels, held, p):
                 fill(y[stack], n, first, last, phi)
                 held = p
-            product = np.dot(joint[a:b], phi[: last - first].T)
+            convert(joint[a:b], factor[a:b])
+            product = np.dot(factor[a:b], phi[: last - first].T)
             place = sums[offset : offset + product.size]
             place += product.ravel()
 
@@ -288,8 +294,8 @@ def add_features(second: FloatArray, first: int, last: int, place: FloatArray) -
 @compiled()
 def log_joint(
     x: AnyArray, start: int, n: int, origin: FloatArray, shifts: FloatArray, forwards: FloatArray,
-    diagonals: AnyArray, panels: IntArray, theta: FloatArray, centred: FloatArray, y: FloatArray, phi: FloatArray,
-    joint: FloatArray,
+    diagonals: AnyArray, panels: IntArray, theta: AnyArray, centred: FloatArray, y: FloatArray, phi: AnyArray,
+    product: AnyArray, joint: FloatArray,
 ) -> int:  # fmt: skip
     """Log joint densities of one slice into ``joint`` (rows, n); returns the panel whose features are left."""
     for stack in range(len(shifts)):
@@ -302,11 +308,22 @@ def log_joint(
             held = p
         part = theta[offset : offset + (b - a) * (last - first)].reshape((b - a, last - first))
         if first == 0:
-            np.dot(part, phi[: last - first], joint[a:b])
+            np.dot(part, phi[: last - first], product[a:b])
+            convert(product[a:b], joint[a:b])
         else:
             rows = joint[a:b]
             rows += np.dot(part, phi[: last - first])
     return held
+
+
+@compiled(fastmath=CONTRACT)
+def convert(source: AnyArray, place: AnyArray) -> None:
+    """Copy rows from one precision to another; of one precision, they share their memory."""
+    if source.itemsize != place.itemsize:
+        for k in range(len(source)):
+            line, to = source[k], place[k]
+            for i in range(len(line)):
+                to[i] = line[i]
 
 
 @compiled()
@@ -319,7 +336,7 @@ def holds(panels: IntArray, held: int, p: int) -> bool:
 @compiled()
 def shaped(
     memory: Buffers, n_stacks: int, d: int, n_rows: int, n: int
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, FloatArray, AnyArray, AnyArray]:
     """The memory as contiguous arrays for a slice of n samples: the products want them so."""
     n_features = len(memory[3]) // len(memory[4])
     return (
@@ -327,28 +344,32 @@ def shaped(
         memory[1][: n_stacks * d * n].reshape((n_stacks, d, n)),
         memory[2][: n_rows * n].reshape((n_rows, n)),
         memory[3][: n_features * n].reshape((n_features, n)),
+        memory[8][: n_rows * n].reshape((n_rows, n)),
     )
 
 
-def buffers(n_stacks: int, d: int, n_rows: int, n_features: int, width: int) -> Buffers:
+def buffers(n_stacks: int, d: int, n_rows: int, n_features: int, width: int, dtype: DTypeLike) -> Buffers:
     """Everything that slices of ``width`` samples need; to be kept, since fresh memory costs as much as the work."""
-    sizes = d, n_stacks * d, n_rows, n_features, 1, 1
-    flat = [np.empty(size * width) for size in sizes]
-    return (*flat, np.empty(width, np.int64), np.empty(2 * (d + 1) * width))  # type: ignore[return-value]
+    centred, y, joint, top, total, picked = (
+        np.empty(size * width) for size in (d, n_stacks * d, n_rows, 1, 1, 2 * (d + 1))
+    )
+    product = joint if dtype == joint.dtype else np.empty(n_rows * width, dtype)
+    features = np.empty(n_features * width, dtype)
+    return centred, y, joint, features, top, total, np.empty(width, np.int64), picked, product
 
 
 @compiled()
 def score(
     x: AnyArray, origin: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
-    panels: IntArray, theta: FloatArray, n_rows: int, width: int, memory: Buffers, label: IntArray,
+    panels: IntArray, theta: AnyArray, n_rows: int, width: int, memory: Buffers, label: IntArray,
     probability: FloatArray, log_density: FloatArray, probabilities: FloatArray,
 ) -> None:  # fmt: skip
     """Label, its probability and the log density of the rows of ``x``, and, unless it is empty, ``probabilities``."""
     top, total, power = memory[4], memory[5], memory[6]
     for start in range(0, len(x), width):
         n = min(width, len(x) - start)
-        centred, y, joint, phi = shaped(memory, len(shifts), len(origin), n_rows, n)
-        log_joint(x, start, n, origin, shifts, forwards, diagonals, panels, theta, centred, y, phi, joint)
+        centred, y, joint, phi, product = shaped(memory, len(shifts), len(origin), n_rows, n)
+        log_joint(x, start, n, origin, shifts, forwards, diagonals, panels, theta, centred, y, phi, product, joint)
         best = label[start : start + n]
         for i in range(n):
             best[i] = 0

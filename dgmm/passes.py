@@ -95,11 +95,22 @@ class Passes:
         Of the sample of rows that the profile draws.
     sample_rows : int
         How many.
+    compute_dtype : {"float64", "float32"}
+        Precision of the E-step's matrix products.
     """
 
-    def __init__(self, samples: Samples, workers: Workers, *, seed: int = 0, sample_rows: int = 100_000) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        workers: Workers,
+        *,
+        seed: int = 0,
+        sample_rows: int = 100_000,
+        compute_dtype: str = "float64",
+    ) -> None:
         self.samples = samples
         self.workers = workers
+        self.dtype = np.dtype(compute_dtype)
         #: Reads of the whole store so far.
         self.n_reads = 0
         check_memory(samples, workers, pass_bytes(samples, sample_rows=sample_rows))
@@ -121,7 +132,7 @@ class Passes:
 
     def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         """One pass: the E-step of all mixtures, given in frame coordinates, over all samples."""
-        plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures})
+        plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures}, self.dtype)
         statistics = sum(p.theta.nbytes for p in plan.products)
         check_memory(self.samples, self.workers, pass_bytes(self.samples, statistics))
         # looking for missing values costs as much as a sixth of a pass

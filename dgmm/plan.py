@@ -18,12 +18,15 @@ from dgmm.families.base import Family, FeatureMap
 from dgmm.frame import Frame, FrameKind
 from dgmm.types import AnyArray, FloatArray, IntArray
 
-#: Largest rounding error of a log density, in nats, that the expanded form may make.
-TOLERATED_ERROR = 1e-8
+#: Largest rounding error of a log density, in nats, that the expanded form may make in double precision, and in single.
+TOLERATED_ERROR, TOLERATED_ERROR_SINGLE = 1e-8, 1e-2
 #: Phi and R of a slice should stay in the L2 cache of one core; no slice is narrower or wider than this.
 CACHE_BYTES, NARROWEST, WIDEST = 1_000_000, 128, 2048
 #: Features are built this many at a time where there are more.
 PANEL = 1024
+
+
+DOUBLE = np.dtype(np.float64)
 
 
 class Stackable(Protocol):
@@ -61,6 +64,7 @@ class Packed:
     diagonals : ndarray of bool, shape (stacks,)
     panels : ndarray of int, shape (panels, 6)
     theta : ndarray, shape (sum of the panels' sizes,)
+        In the precision of the products.
     candidates : ndarray of int, shape (candidates, 2)
     """
 
@@ -68,7 +72,7 @@ class Packed:
     forwards: FloatArray
     diagonals: AnyArray
     panels: IntArray
-    theta: FloatArray
+    theta: AnyArray
     candidates: IntArray
 
 
@@ -122,12 +126,15 @@ class Plan:
         The rows of each mixture, in the order in which the mixtures were given.
     local : tuple of bool
         Whether each row is in coordinates of its own.
+    dtype : numpy.dtype
+        Of the two matrix products; everything else, sums over slices first of all, is float64.
     """
 
     origin: FloatArray
     stacks: tuple[Stack, ...]
     candidates: tuple[slice, ...]
     local: tuple[bool, ...]
+    dtype: np.dtype[Any] = DOUBLE
 
     @property
     def n_rows(self) -> int:
@@ -138,7 +145,7 @@ class Plan:
     def width(self) -> int:
         """Samples per slice such that features and responsibilities stay in cache."""
         widest = min(max(s.size for s in self.stacks), PANEL)
-        per_sample = 8 * (widest + self.n_rows + (1 + len(self.stacks)) * len(self.origin))
+        per_sample = self.dtype.itemsize * widest + 8 * (self.n_rows + (1 + len(self.stacks)) * len(self.origin))
         return int(np.clip(CACHE_BYTES // per_sample // 64 * 64, NARROWEST, WIDEST))
 
     @property
@@ -167,7 +174,7 @@ class Plan:
             frozen(np.array([s.forward if s.forward.ndim == 2 else identity * s.forward for s in self.stacks])),
             frozen(np.array([s.forward.ndim == 1 for s in self.stacks])),
             frozen(np.array(panels, dtype=np.int64)),
-            frozen(np.concatenate(theta)),
+            frozen(np.concatenate(theta).astype(self.dtype)),
             frozen(np.array([(c.start, c.stop) for c in self.candidates], dtype=np.int64)),
         )
 
@@ -179,7 +186,7 @@ def frozen(array: AnyArray) -> AnyArray:
     return view
 
 
-def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame]) -> Plan:
+def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame], dtype: np.dtype[Any] = DOUBLE) -> Plan:
     """Stack the components of mixtures, given in frame coordinates, for one E-step.
 
     Parameters
@@ -188,7 +195,12 @@ def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame]) 
         Parameters in coordinates of the frame of their family.
     frames : mapping
         The frames of the data; all have the same origin.
+    dtype : numpy.dtype
+        Precision of the products: float64, or float32 for twice the speed.
     """
+    tolerated = (
+        TOLERATED_ERROR if dtype == DOUBLE else TOLERATED_ERROR_SINGLE * np.finfo(DOUBLE).eps / np.finfo(dtype).eps
+    )
     origin = next(iter(frames.values())).origin
     keys = [_stack_key(m) for m in mixtures]
     order = sorted(range(len(mixtures)), key=lambda i: (*keys[i], mixtures[i].n_components))
@@ -200,7 +212,7 @@ def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame]) 
         m, frame = mixtures[i], frames[mixtures[i].family.frame]
         rows = slice(len(local), len(local) + m.n_components)
         candidates[i] = rows
-        narrow = m.family.expansion_error(m.components) > TOLERATED_ERROR
+        narrow = m.family.expansion_error(m.components) > tolerated
         if narrow.any() and m.family.features is not m.family.local_features:
             narrow[:] = True
         local.extend(map(bool, narrow))
@@ -217,7 +229,7 @@ def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame]) 
         for (its_kind, _), parts in common.items()
         if kind == its_kind
     ]
-    return Plan(origin, (*stacks, *locals_), tuple(candidates), tuple(local))
+    return Plan(origin, (*stacks, *locals_), tuple(candidates), tuple(local), dtype)
 
 
 def _stack_key(mixture: Stackable) -> tuple[str, str, int]:

@@ -5,6 +5,7 @@ import pytest
 from sklearn.mixture import GaussianMixture
 from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
+import dgmm
 from dgmm import kernel
 from dgmm import plan as planning
 from dgmm.errors import InputError
@@ -256,3 +257,45 @@ def test_the_e_step_is_that_of_scikit_learn(kind: str, d: int, k: int, apart: fl
     responsibilities = theirs.predict_proba(x).T
     off = np.abs(ours.sums - responsibilities @ phi.T) / (responsibilities @ np.abs(phi).T + 1e-300)
     assert off[responsibilities.sum(axis=1) > 1e-3].max() < 1e-8
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+def test_single_precision_products_keep_their_documented_error(kind: str) -> None:
+    r = np.random.default_rng(1)
+    centres = r.standard_normal((6, 5))
+    x = centres[r.integers(6, size=20_000)] + 0.3 * r.standard_normal((20_000, 5)) + 1000
+    shape = {"full": np.tile(0.09 * np.eye(5), (6, 1, 1)), "tied": 0.09 * np.eye(5)}
+    mixture = Mixture.gaussian(
+        kind, np.ones(6), centres + 1000, shape.get(kind, np.full((6, 5) if kind == "diag" else 6, 0.09))
+    )
+    frames = frames_of(x)
+    inside = mixture.to_frame(frames[mixture.family.frame])
+    plans = [make_plan([inside], frames, np.dtype(t)) for t in ("float64", "float32")]
+    assert plans[1].packed.theta.dtype == np.float32
+    double, single = (unpack(accumulate_samples(x, p), p)[0] for p in plans)
+    assert double.log_likelihood != single.log_likelihood, "single precision must have been used"
+    assert single.log_likelihood / len(x) == pytest.approx(double.log_likelihood / len(x), abs=1e-5)
+    assert np.abs(double.sums - single.sums).max() < 1e-5 * len(x)
+    np.testing.assert_allclose(single.sums[:, 0], double.sums[:, 0], rtol=1e-5)
+
+
+def test_in_single_precision_fewer_components_are_wide_enough() -> None:
+    x = clouds()
+    frames = frames_of(x)
+    mixture = Mixture.gaussian("full", [1, 1], x[:2], [np.eye(3), 1e-6 * np.eye(3)]).to_frame(frames["whitening"])
+    assert not any(make_plan([mixture], frames).local)
+    plan = make_plan([mixture], frames, np.dtype("float32"))
+    assert plan.local == (False, True)
+    (expected,) = unpack(accumulate_plainly(x, plan), plan)
+    (found,) = unpack(accumulate_samples(x, plan), plan)
+    assert found.log_likelihood / len(x) == pytest.approx(expected.log_likelihood / len(x), abs=1e-4)
+
+
+def test_a_fit_in_single_precision_ends_where_the_other_does() -> None:
+    x = clouds(3000)
+    double, single = (dgmm.train(x, 2, compute_dtype=t, sample_rows=1000) for t in ("float64", "float32"))
+    assert double.log_likelihood != single.log_likelihood
+    assert single.log_likelihood / len(x) == pytest.approx(double.log_likelihood / len(x), abs=1e-5)
+    np.testing.assert_allclose(single.mixture.means, double.mixture.means, atol=1e-3)
+    with pytest.raises(InputError, match="compute_dtype: Input should be 'float64' or 'float32'"):
+        dgmm.train(x, 2, compute_dtype="float16")
