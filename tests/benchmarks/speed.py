@@ -27,7 +27,6 @@ import numpy as np
 import psutil
 import xarray
 import zarr
-from sklearn.mixture import GaussianMixture
 
 import dgmm
 from dgmm.data import DECODERS, Field, Samples, open_samples
@@ -91,8 +90,10 @@ def mixture_at(kind: str, centres: np.ndarray) -> Mixture:
     return Mixture.gaussian(kind, np.ones(k), centres, shapes[kind])
 
 
-def sklearn_at(mixture: Mixture) -> GaussianMixture:
+def sklearn_at(mixture: Mixture) -> Any:
     """The same mixture as scikit-learn's, as if fitted; its unit covariances are their own precision factors."""
+    from sklearn.mixture import GaussianMixture  # here, for workers import this file too and need their memory
+
     model = GaussianMixture(mixture.n_components, covariance_type=mixture.covariance_type)
     model.weights_, model.means_ = mixture.weights, mixture.means
     model.covariances_ = model.precisions_cholesky_ = mixture.covariances
