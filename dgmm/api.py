@@ -15,8 +15,9 @@ from dgmm.config import Training, validated
 from dgmm.data import Samples, Source, open_samples, store_at
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
+from dgmm.initialise import Given, check_given
 from dgmm.passes import Passes
-from dgmm.results import Fit, Selection
+from dgmm.results import Criterion, Fit, Selection
 from dgmm.scoring import score_samples
 from dgmm.selection import fit_candidates, select_candidates
 from dgmm.starts import Candidate
@@ -24,6 +25,7 @@ from dgmm.workers import Workers, open_workers
 
 if TYPE_CHECKING:
     from distributed import Client
+    from numpy.typing import ArrayLike
 
 logger = logging.getLogger("dgmm")
 
@@ -33,6 +35,9 @@ def train(
     n_components: int,
     covariance_type: str = "full",
     *,
+    weights_init: ArrayLike | None = None,
+    means_init: ArrayLike | None = None,
+    precisions_init: ArrayLike | None = None,
     variables: Sequence[str] | None = None,
     feature_dim: str | None = None,
     scheduler: str | Client | None = None,
@@ -47,13 +52,20 @@ def train(
     n_components : int
         Number of components K.
     covariance_type : {"full", "tied", "diag", "spherical"}
+    weights_init : array_like, shape (K,), optional
+    means_init : array_like, shape (K, d), optional
+    precisions_init : array_like, optional
+        Parameters to start from, in the data's units; precisions, inverses of the covariances, have shape (K, d, d)
+        for full, (d, d) for tied, (K, d) for diag, (K,) for spherical. They take the place of those of each of the
+        ``n_init`` starts that ``init_params`` makes, of which there is one if all three are given; like any start
+        they climb on the sample first. A single component needs no start.
     variables, feature_dim : optional
         Which variables of a dataset to use, and which dimension holds the features; see `dgmm.data.open_samples`.
     scheduler : {"threads", "processes"}, address or distributed.Client, optional
         Who does the work: the open client if there is one, else threads of this process.
     **training
-        Fields of `dgmm.config.Training`: tol, max_iter, reg_covar, n_init, seed, sample_rows, start_rows, accelerate,
-        compute_dtype.
+        Fields of `dgmm.config.Training`: tol, max_iter, reg_covar, n_init, init_params, seed, sample_rows,
+        compute_dtype, holdout.
 
     Returns
     -------
@@ -69,9 +81,10 @@ def train(
     options = validated(Training, training)
     samples = open_samples(source, variables, feature_dim)
     (k,) = check_components([n_components])
-    get_family(covariance_type)
+    family = get_family(covariance_type)
+    given = check_given(family, k, samples.n_features, weights_init, means_init, precisions_init)
     with open_workers(scheduler) as workers:
-        return train_samples(samples, workers, k, covariance_type, options)
+        return train_samples(samples, workers, k, covariance_type, options, given)
 
 
 def select(
@@ -79,13 +92,14 @@ def select(
     n_components: Sequence[int],
     covariance_type: Sequence[str] = ("full", "tied", "diag", "spherical"),
     *,
+    criterion: str = "bic",
     keep_all: bool = False,
     variables: Sequence[str] | None = None,
     feature_dim: str | None = None,
     scheduler: str | Client | None = None,
     **training: Any,
 ) -> Selection:
-    """Choose the number of components and the covariance type by BIC; all candidates share every pass.
+    """Choose the number of components and the covariance type; all candidates share every pass.
 
     Parameters
     ----------
@@ -94,6 +108,9 @@ def select(
         Numbers of components to try.
     covariance_type : sequence of str
         Covariance types to try.
+    criterion : {"bic", "aic", "icl", "held_out"}
+        What to choose by; all are in the table. ``held_out``, the mean log density of rows that no fit sees, needs
+        ``holdout``, their share.
     keep_all : bool
         Run every candidate to convergence instead of dropping those that can no longer win.
     variables, feature_dim, scheduler, **training
@@ -112,8 +129,10 @@ def select(
         raise InputError("covariance_type is empty: name at least one covariance type")
     for kind in kinds:
         get_family(kind)
+    if criterion not in list(Criterion):
+        raise InputError(f"unknown criterion {criterion!r}: use {', '.join(Criterion)}")
     with open_workers(scheduler) as workers:
-        return select_samples(samples, workers, ks, kinds, options, keep_all=keep_all)
+        return select_samples(samples, workers, ks, kinds, options, keep_all=keep_all, criterion=criterion)
 
 
 def score(
@@ -155,12 +174,17 @@ def score(
 
 
 def train_samples(
-    samples: Samples, workers: Workers, n_components: int, covariance_type: str, options: Training
+    samples: Samples,
+    workers: Workers,
+    n_components: int,
+    covariance_type: str,
+    options: Training,
+    given: Given | None = None,
 ) -> Fit:
     """Fit one mixture; raises `CollapseError` where there is nothing sound to return."""
     candidate = Candidate(n_components, covariance_type)
     passes = passes_over(samples, workers, options)
-    fits, failures = fit_candidates(passes, [candidate], options)
+    fits, failures = fit_candidates(passes, [candidate], options, given=given)
     if failures:
         raise CollapseError(failures[candidate])
     fit = fits[candidate]
@@ -185,16 +209,24 @@ def select_samples(
     options: Training,
     *,
     keep_all: bool,
+    criterion: str,
 ) -> Selection:
     """Fit a grid and choose from it."""
     passes = passes_over(samples, workers, options)
-    return select_candidates(passes, n_components, covariance_type, options, keep_all=keep_all)
+    return select_candidates(
+        passes, n_components, covariance_type, options, keep_all=keep_all, criterion=Criterion(criterion)
+    )
 
 
 def passes_over(samples: Samples, workers: Workers, options: Training) -> Passes:
     """The profile pass, and what further passes need."""
     return Passes(
-        samples, workers, seed=options.seed, sample_rows=options.sample_rows, compute_dtype=options.compute_dtype
+        samples,
+        workers,
+        seed=options.seed,
+        sample_rows=options.sample_rows,
+        compute_dtype=options.compute_dtype,
+        holdout=options.holdout,
     )
 
 

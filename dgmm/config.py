@@ -124,6 +124,11 @@ class Training(Settings):
         description="Added to every covariance, as a share of the data's own covariance.",
     )
     n_init: Count = Field(10, description="Starts of each candidate on the sample; the best one goes on.")
+    init_params: Literal["kmeans", "k-means++", "random", "random_from_data"] = Field(
+        "kmeans",
+        description="What a start is made of: the clusters of k-means; the rows nearest to each seed of k-means++; "
+        "random labels; the rows nearest to each of some random rows.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Of the sample of rows and of the starts.")
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
@@ -134,6 +139,21 @@ class Training(Settings):
         "float64",
         description="Precision of the E-step's matrix products; sums over slices are always float64. float32 is up to "
         "1.7 times faster for many components; a log density errs by 1e-2 nats at most, their mean by some 1e-6.",
+    )
+    worst_rows: int = Field(
+        1000,
+        ge=0,
+        le=100_000,
+        description="Rows of lowest log density that a last pass collects; a group of them becomes a component in the "
+        "place of the weakest if that raises the likelihood. 0: no such pass. Data that fit start_rows need none.",
+    )
+    on_collapse: Literal["report", "reseed"] | None = Field(
+        None,
+        description="A component that collapses is reported, or put on the worst rows (worst_rows) for another try. "
+        "Default: report in training, reseed in selection.",
+    )
+    holdout: float = Field(
+        0.0, ge=0, le=0.5, description="Share of the rows, chosen by a hash, that no fit sees; they judge the fits."
     )
 
 
@@ -162,7 +182,7 @@ class Train(Settings):
 
 
 class Select(Settings):
-    """Choose the number of components and the covariance type by BIC."""
+    """Choose the number of components and the covariance type."""
 
     data: Data
     out: str = Field(min_length=1, description="Folder to write to: model.zarr, the table of candidates.")
@@ -173,6 +193,9 @@ class Select(Settings):
         ["full", "tied", "diag", "spherical"], description="Covariance types to try."
     )
     keep_all: bool = Field(False, description="Run every candidate to convergence; drop none that cannot win.")
+    criterion: Literal["bic", "aic", "icl", "held_out"] = Field(
+        "bic", description="What to choose by; held_out needs training.holdout."
+    )
     training: Training = Training()
     cluster: Cluster = Cluster()
     overwrite: bool = Field(False, description="Replace what exists.")
@@ -202,6 +225,9 @@ class Pipeline(Settings):
         ["full", "tied", "diag", "spherical"], description="Covariance types to try."
     )
     keep_all: bool = Field(False, description="Run every candidate to convergence; drop none that cannot win.")
+    criterion: Literal["bic", "aic", "icl", "held_out"] = Field(
+        "bic", description="What to choose by; held_out needs training.holdout."
+    )
     probabilities: bool = Field(False, description="Write the probability of every component too.")
     training: Training = Training()
     cluster: Cluster = Cluster()

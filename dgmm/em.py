@@ -48,11 +48,14 @@ class Setting:
         In frame coordinates.
     floor : ndarray, shape (d, d)
         Added to every covariance, in frame coordinates.
+    held_out : Moments, optional
+        Of rows that the fit does not see, in frame coordinates.
     """
 
     frame: Frame
     moments: Moments
     floor: FloatArray
+    held_out: Moments | None = None
 
 
 def relative_floor(moments: Moments, reg_covar: float) -> FloatArray:
@@ -191,6 +194,8 @@ class Ascent:
         #: The best mixture evaluated, in frame coordinates, and its log-likelihood.
         self.best = start
         self.log_likelihood = -np.inf
+        #: What was told of it.
+        self.statistics: SufficientStatistics | None = None
         #: Estimated gain in log-likelihood still to come, in nats.
         self.remaining_gain = np.inf
         self.converged = False
@@ -213,6 +218,7 @@ class Ascent:
         self.trajectory.append(value)
         if value > self.log_likelihood:
             self.best, self.log_likelihood = self.wanted, value
+            self.statistics = statistics
         try:
             self.wanted, self.remaining_gain = self._proposals.send(statistics)
         except CollapseError as error:
@@ -227,8 +233,13 @@ class Ascent:
         """With the part of the log-likelihood that the family's theta leaves out."""
         if statistics.local.all():
             return statistics
-        shared = self.wanted.family.shared_log_likelihood(self.wanted.components, self.setting.moments)
-        return replace(statistics, log_likelihood=statistics.log_likelihood + shared)
+        family, components = self.wanted.family, self.wanted.components
+        shared = family.shared_log_likelihood(components, self.setting.moments)
+        held = self.setting.held_out
+        apart = 0.0 if held is None else family.shared_log_likelihood(components, held)
+        return replace(
+            statistics, log_likelihood=statistics.log_likelihood + shared, held_out=statistics.held_out + apart
+        )
 
     def _is_optimum(self) -> bool:
         return bool(np.allclose(to_vector(self.wanted), to_vector(self.best), rtol=1e-10, atol=1e-12))

@@ -34,16 +34,24 @@ class PassTotals:
     log_likelihoods : ndarray, shape (candidates,)
     sums : tuple of ndarray
         Per product of the plan, shape (rows, P).
+    held_out : ndarray, shape (candidates,)
+        Log-likelihoods of samples that are in nothing else here.
     """
 
     count: float
     log_likelihoods: FloatArray
     sums: tuple[FloatArray, ...]
+    held_out: FloatArray | float = np.nan
 
     def merge(self, other: PassTotals) -> PassTotals:
         """Totals of both."""
         sums = tuple(a + b for a, b in zip(self.sums, other.sums, strict=True))
-        return PassTotals(self.count + other.count, self.log_likelihoods + other.log_likelihoods, sums)
+        return PassTotals(
+            self.count + other.count,
+            self.log_likelihoods + other.log_likelihoods,
+            sums,
+            self.held_out + other.held_out,
+        )
 
 
 @dataclass(frozen=True)
@@ -177,13 +185,27 @@ def normalise(joint: FloatArray) -> float:
 
 
 def unpack(totals: PassTotals, plan: Plan) -> list[SufficientStatistics]:
-    """Statistics of each mixture, in the order in which the plan was given them."""
+    """Statistics of each mixture, in the order in which the plan was given them.
+
+    The responsibilities' entropy comes for free: log joint densities are linear in the features, so that their
+    expectation is that of the features, the sums, times theta.
+    """
     rows: list[FloatArray] = [np.empty(0)] * plan.n_rows
+    expected = np.empty(plan.n_rows)
     for product, sums in zip(plan.products, totals.sums, strict=True):
+        expected[product.rows] = np.einsum("kp,kp->k", product.theta, sums)
         for row, values in zip(range(product.rows.start, product.rows.stop), sums, strict=True):
             rows[row] = values
     local = np.array(plan.local)
+    held_out = np.broadcast_to(totals.held_out, totals.log_likelihoods.shape).tolist()
     return [
-        SufficientStatistics(float(log_likelihood), totals.count, np.array(rows[c]), local[c])
-        for c, log_likelihood in zip(plan.candidates, totals.log_likelihoods, strict=True)
+        SufficientStatistics(
+            log_likelihood,
+            totals.count,
+            np.array(rows[c]),
+            local[c],
+            max(log_likelihood - float(expected[c].sum()), 0.0),
+            held,
+        )
+        for c, log_likelihood, held in zip(plan.candidates, totals.log_likelihoods.tolist(), held_out, strict=True)
     ]

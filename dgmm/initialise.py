@@ -1,49 +1,98 @@
-"""Starts for EM: labels from k-means on the in-memory sample, turned into mixtures by one M-step."""
+"""Starts for EM: labels of the in-memory sample, turned into mixtures by one M-step, and parts that are given."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import pairwise_distances_argmin
 from threadpoolctl import threadpool_limits
 
 from dgmm.em import Setting, maximise
+from dgmm.errors import InputError
 from dgmm.families import Family
+from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray
+
+Method = Literal["kmeans", "k-means++", "random", "random_from_data"]
 
 #: Lloyd steps after k-means++: EM does the rest.
 LLOYD_STEPS = 20
 #: A start's covariances hold this share of the data's, so that clusters of few rows begin with an extent.
 START_FLOOR = 1e-2
+#: Given weights may miss a sum of one, and given precisions symmetry, by the rounding of single precision.
+GIVEN_ROUNDING = 1e-6
 
 
-def start_labels(x: FloatArray, whitened: FloatArray, n_components: int, n_init: int, seed: int) -> Iterator[AnyArray]:
-    """Labels (n,) of ``n_init`` starts, by k-means++ and a few Lloyd steps.
+def start_labels(
+    method: Method, x: FloatArray, whitened: FloatArray, n_components: int, n_init: int, seed: int
+) -> Iterator[AnyArray]:
+    """Labels (n,) of ``n_init`` starts.
 
     Starts alternate between standardised and whitened coordinates: neither finds every structure, clusters along
     the main directions of the data hide from the one and thin ones from the other.
 
     Parameters
     ----------
+    method : {"kmeans", "k-means++", "random", "random_from_data"}
+        The clusters of k-means++ and a few Lloyd steps; for every row the nearest seed of k-means++; a random
+        component; the nearest of some random rows.
     x, whitened : ndarray, shape (n, d)
         The sample, standardised and whitened.
     n_components, n_init, seed : int
+
+    Notes
+    -----
+    In scikit-learn the component of a seed begins with that row alone, almost without extent, and its first E-step
+    assigns every row to the nearest seed all the same. And its random responsibilities are uniform numbers,
+    normalised: they average to components that are nearly equal, at a saddle of the likelihood that EM may take for
+    the top. Labels start further from it.
     """
     for i in range(n_init):
         state = np.random.SeedSequence([seed, n_components, i]).generate_state(1)[0]
-        kmeans = KMeans(n_components, n_init=1, max_iter=LLOYD_STEPS, random_state=int(state), algorithm="lloyd")
-        # its threads add up in whatever order they come: one of them, for the sake of reproducible starts
-        with threadpool_limits(1), warnings.catch_warnings():
-            # fewer distinct rows than components: EM finds that out and says so
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            labels = kmeans.fit(x if i % 2 == 0 else whitened).labels_
+        # threads add up in whatever order they come: one of them, for the sake of reproducible starts
+        with threadpool_limits(1):
+            labels = METHODS[method](x if i % 2 == 0 else whitened, n_components, int(state))
         yield labels
+
+
+def _lloyd(x: FloatArray, n_components: int, seed: int) -> AnyArray:
+    kmeans = KMeans(n_components, n_init=1, max_iter=LLOYD_STEPS, random_state=seed, algorithm="lloyd")
+    with warnings.catch_warnings():
+        # fewer distinct rows than components: EM finds that out and says so
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return kmeans.fit(x).labels_
+
+
+def _nearest_seed(x: FloatArray, n_components: int, seed: int) -> AnyArray:
+    seeds, _ = kmeans_plusplus(x, n_components, random_state=seed)
+    return pairwise_distances_argmin(x, seeds)
+
+
+def _nearest_row(x: FloatArray, n_components: int, seed: int) -> AnyArray:
+    shuffled = np.random.default_rng(seed).permutation(x)
+    # the first distinct ones: of two equal rows one would be nearest to none
+    _, first = np.unique(shuffled, axis=0, return_index=True)
+    return pairwise_distances_argmin(x, shuffled[np.sort(first)[:n_components]])
+
+
+def _random(x: FloatArray, n_components: int, seed: int) -> AnyArray:
+    return np.random.default_rng(seed).permutation(len(x)) % n_components
+
+
+METHODS: dict[Method, Callable[[FloatArray, int, int], AnyArray]] = {
+    "kmeans": _lloyd,
+    "k-means++": _nearest_seed,
+    "random": _random,
+    "random_from_data": _nearest_row,
+}
 
 
 def from_labels(family: Family, x: FloatArray, labels: AnyArray, n_components: int, setting: Setting) -> Mixture:
@@ -77,6 +126,129 @@ def from_labels(family: Family, x: FloatArray, labels: AnyArray, n_components: i
         family.spread(n_components, setting.moments, setting.floor),
     )
     return maximise(blank, statistics, replace(setting, floor=floor))
+
+
+@dataclass(frozen=True)
+class Given:
+    """Parts of a start that are given, in the data's units; None where they are left to the method.
+
+    Attributes
+    ----------
+    weights : ndarray, shape (K,), or None
+        Positive, summing to one.
+    means : ndarray, shape (K, d), or None
+    factors : ndarray or None
+        Square roots of the covariances, as the family keeps them.
+    """
+
+    weights: FloatArray | None = None
+    means: FloatArray | None = None
+    factors: FloatArray | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to the method, so that all starts are the same."""
+        return self.weights is not None and self.means is not None and self.factors is not None
+
+    def replace_in(self, start: Mixture, frame: Frame) -> Mixture:
+        """A start, in frame coordinates, with the given parts in place of its own."""
+        family = start.family
+        arrays = {name: values for name, (_, values) in family.arrays(start.to_data(frame).components).items()}
+        if self.means is not None:
+            arrays["means"] = self.means
+        if self.factors is not None:
+            arrays["factors"] = self.factors
+        weights = start.weights if self.weights is None else self.weights
+        return Mixture(family, weights, family.from_arrays(arrays)).to_frame(frame)
+
+
+def check_given(
+    family: Family, n_components: int, n_features: int, weights_init: Any, means_init: Any, precisions_init: Any
+) -> Given | None:
+    """Given parts of a start, checked; None if there are none.
+
+    Parameters
+    ----------
+    family : Family
+    n_components, n_features : int
+    weights_init : array_like, shape (K,), or None
+    means_init : array_like, shape (K, d), or None
+    precisions_init : array_like or None
+        Inverses of the covariances: (K, d, d) for full, (d, d) for tied, (K, d) for diag, (K,) for spherical.
+
+    Raises
+    ------
+    InputError
+        If a shape is wrong, a value is not finite, weights are not positive or do not sum to one, or a precision is
+        not (symmetric) positive definite.
+    """
+    if weights_init is None and means_init is None and precisions_init is None:
+        return None
+    weights = means = factors = None
+    if weights_init is not None:
+        weights = _numbers("weights_init", weights_init, (n_components,))
+        _check_positive("weights_init", weights, "leave out components without weight")
+        if abs(weights.sum() - 1) > GIVEN_ROUNDING:
+            raise InputError(f"weights_init sum to {weights.sum():.9g}, not to one: divide them by their sum")
+        weights = weights / weights.sum()
+    if means_init is not None:
+        means = _numbers("means_init", means_init, (n_components, n_features))
+    if precisions_init is not None:
+        unit = Moments(1.0, np.zeros(n_features), np.eye(n_features))
+        like = family.spread(n_components, unit, np.zeros((n_features, n_features)))
+        dims, values = family.arrays(like)["covariances"]
+        precisions = _numbers("precisions_init", precisions_init, values.shape)
+        factors = _factors(precisions) if dims[-1] == "feature_" else _deviations(precisions)
+    return Given(weights, means, factors)
+
+
+def _numbers(name: str, values: Any, shape: tuple[int, ...]) -> FloatArray:
+    try:
+        numbers = np.array(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is no array of numbers ({error}): expected shape {shape}") from None
+    if numbers.shape != shape:
+        raise InputError(f"{name} has shape {numbers.shape}, expected {shape}")
+    _check_all(name, numbers, np.isfinite(numbers), "give finite numbers")
+    return numbers
+
+
+def _check_positive(name: str, numbers: FloatArray, advice: str) -> None:
+    _check_all(name, numbers, numbers > 0, f"it must be positive; {advice}")
+
+
+def _check_all(name: str, numbers: FloatArray, good: AnyArray, advice: str) -> None:
+    """`InputError` that names the first of the numbers that is not good."""
+    if not good.all():
+        place = np.argwhere(~good)[0].tolist()
+        raise InputError(f"{name}{place} is {numbers[tuple(place)]:g}: {advice}")
+
+
+def _deviations(precisions: FloatArray) -> FloatArray:
+    _check_positive("precisions_init", precisions, "give inverses of variances")
+    return 1 / np.sqrt(precisions)
+
+
+def _factors(precisions: FloatArray) -> FloatArray:
+    """Lower Cholesky factors of the inverses of (..., d, d)."""
+    factors = np.empty_like(precisions)
+    for place in np.ndindex(precisions.shape[:-2]):
+        factors[place] = _factor(f"precisions_init{list(place) or ''}", precisions[place])
+    return factors
+
+
+def _factor(name: str, precision: FloatArray) -> FloatArray:
+    wrong = f"{name} is not symmetric positive definite ({{}}): give the inverse of a covariance"
+    size = np.sqrt(np.abs(np.diagonal(precision)))
+    if (np.abs(precision - precision.T) > GIVEN_ROUNDING * np.outer(size, size)).any():
+        raise InputError(wrong.format("it is not symmetric"))
+    try:
+        # rows and columns reversed, twice: P = U U', and inv(U)' is the lower triangular factor of the inverse
+        upper = np.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1]
+    except np.linalg.LinAlgError:
+        smallest = np.linalg.eigvalsh(precision)[0]
+        raise InputError(wrong.format(f"its smallest eigenvalue is {smallest:.3g}")) from None
+    return np.linalg.inv(upper).T
 
 
 def one_component(family: Family, setting: Setting) -> Mixture:

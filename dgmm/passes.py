@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -15,12 +16,12 @@ import numpy as np
 
 from dgmm.data import Samples
 from dgmm.errors import InputError
-from dgmm.estep import PassTotals, accumulate_samples, unpack
+from dgmm.estep import PassTotals, accumulate_samples, score_samples, unpack
 from dgmm.frame import Frame, FrameKind
 from dgmm.memory import BASE_BYTES, check_memory, pass_bytes
 from dgmm.mixture import Mixture
 from dgmm.plan import Plan, make_plan
-from dgmm.profile import Profile, ProfileSegment, complete
+from dgmm.profile import Profile, ProfileSegment, Sample, complete_rows, is_held_out
 from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Mergeable, Node, grow, merge_all
 from dgmm.types import AnyArray
@@ -31,9 +32,27 @@ TASKS_PER_THREAD, TASKS_IN_MEMORY = 4, 16
 #: Share of a worker's memory that may be used before Dask starts to spill.
 USABLE = 0.6
 
-Leaf = Callable[[int, AnyArray], Any]
-Reader = Callable[[Samples, range], Iterator[tuple[int, AnyArray]]]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Block:
+    """The complete rows of a segment.
+
+    Attributes
+    ----------
+    fitted : ndarray, shape (n, d)
+    held_out : ndarray, shape (m, d)
+        Rows that no fit sees.
+    """
+
+    fitted: AnyArray
+    held_out: AnyArray
+
+
+#: What is done to a segment, and what supplies the segments of a run: as they are, or in blocks.
+Leaf = Callable[[int, Any], Any]
+Reader = Callable[[Samples, range], Iterator[tuple[int, Any]]]
 
 
 def read_ahead(samples: Samples, run: range) -> Iterator[tuple[int, AnyArray]]:
@@ -52,18 +71,41 @@ def read_ahead(samples: Samples, run: range) -> Iterator[tuple[int, AnyArray]]:
             stop_if_interrupted()
 
 
-def read_complete(samples: Samples, run: range) -> Iterator[tuple[int, AnyArray]]:
-    """As `read_ahead`, without the rows that have a missing value."""
-    return ((segment, complete(x)) for segment, x in read_ahead(samples, run))
+@dataclass(frozen=True)
+class ReadBlocks:
+    """As `read_ahead`, in blocks.
+
+    Attributes
+    ----------
+    missing : bool
+        Whether there is anything to leave out; looking for it costs as much as a sixth of a pass.
+    holdout : float
+        Share of the rows that is held out.
+    seed : int
+    """
+
+    missing: bool
+    holdout: float
+    seed: int
+
+    def __call__(self, samples: Samples, run: range) -> Iterator[tuple[int, Block]]:
+        """Segments of a run in order."""
+        for segment, x in read_ahead(samples, run):
+            found = complete_rows(x) if self.missing else None
+            if not self.holdout:
+                yield segment, Block(x if found is None else x[found], x[:0])
+                continue
+            out = is_held_out(samples.grid.rows(samples.grid.region(segment)), self.seed, self.holdout)
+            yield segment, Block(x[~out], x[out]) if found is None else Block(x[found & ~out], x[found & out])
 
 
-def load_run(samples: Samples, run: range) -> list[tuple[int, AnyArray]]:
-    """The complete rows of every segment of a run, to be kept."""
-    return [(segment, np.array(x)) for segment, x in read_complete(samples, run)]
+def load_run(samples: Samples, run: range, read: ReadBlocks) -> list[tuple[int, Block]]:
+    """The blocks of a run, to be kept."""
+    return [(segment, Block(np.array(b.fitted), np.array(b.held_out))) for segment, b in read(samples, run)]
 
 
 def fold_run(
-    samples: Samples, run: range, kept: list[tuple[int, AnyArray]] | None, leaf: Leaf, read: Reader
+    samples: Samples, run: range, kept: list[tuple[int, Block]] | None, leaf: Leaf, read: Reader
 ) -> list[Node[Any]]:
     """Apply ``leaf`` to every segment of a run, read or kept, and merge what the tree lets merge."""
     stack: list[Node[Any]] = []
@@ -76,12 +118,59 @@ def fold_run(
 class EStepSegment:
     """The leaf of an E-step pass."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, holdout: bool = False) -> None:
         self.plan = plan
+        self.holdout = holdout
 
-    def __call__(self, segment: int, x: AnyArray) -> PassTotals:
-        """Totals of one segment, its complete rows given."""
-        return accumulate_samples(x, self.plan)
+    def __call__(self, segment: int, block: Block) -> PassTotals:
+        """Totals of one segment."""
+        totals = accumulate_samples(block.fitted, self.plan)
+        if not self.holdout:
+            return totals
+        return replace(totals, held_out=accumulate_samples(block.held_out, self.plan).log_likelihoods)
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The rows of lowest log density under each of several mixtures.
+
+    Attributes
+    ----------
+    samples : tuple of Sample
+        Their keys are log densities.
+    """
+
+    samples: tuple[Sample, ...]
+
+    def merge(self, other: Worst) -> Worst:
+        """Of both."""
+        return Worst(tuple(a.merge(b) for a, b in zip(self.samples, other.samples, strict=True)))
+
+
+@dataclass(frozen=True)
+class WorstSegment:
+    """The leaf of a pass that looks for the rows that mixtures explain worst.
+
+    Attributes
+    ----------
+    plans : tuple of Plan
+        Of one mixture each.
+    limit : int
+        Rows kept of each.
+    """
+
+    plans: tuple[Plan, ...]
+    limit: int
+
+    def __call__(self, segment: int, block: Block) -> Worst:
+        """The worst rows of one segment."""
+        x = block.fitted
+        found = []
+        for plan in self.plans:
+            density = score_samples(x, plan).log_density
+            kept = np.argpartition(density, self.limit)[: self.limit] if len(x) > self.limit else slice(None)
+            found.append(Sample.of(density[kept], np.asarray(x[kept], dtype=np.float64), self.limit))
+        return Worst(tuple(found))
 
 
 class Passes:
@@ -97,6 +186,8 @@ class Passes:
         How many.
     compute_dtype : {"float64", "float32"}
         Precision of the E-step's matrix products.
+    holdout : float
+        Share of the rows, chosen by their hashes, that no fit sees and whose likelihood is told apart.
     """
 
     def __init__(
@@ -107,6 +198,7 @@ class Passes:
         seed: int = 0,
         sample_rows: int = 100_000,
         compute_dtype: str = "float64",
+        holdout: float = 0.0,
     ) -> None:
         self.samples = samples
         self.workers = workers
@@ -119,9 +211,10 @@ class Passes:
         self._source = workers.share(samples, heavy=samples.in_memory)
         self._runs = runs_of(samples, workers)
         self._kept: dict[range, Any] = {}
-        leaf = ProfileSegment(samples.name, samples.features, samples.grid, seed, sample_rows)
+        leaf = ProfileSegment(samples.name, samples.features, samples.grid, seed, sample_rows, holdout)
         self.profile: Profile = self._fold(leaf, read_ahead)
         self.n_reads += 1
+        self._read = ReadBlocks(self.profile.n_missing > 0, holdout, seed)
         if not self.profile.n_samples:
             raise InputError(f"no complete row in {samples.name}: all {self.profile.n_missing} have a missing value")
         self._keep_what_fits()
@@ -135,12 +228,17 @@ class Passes:
         plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures}, self.dtype)
         statistics = sum(p.theta.nbytes for p in plan.products)
         check_memory(self.samples, self.workers, pass_bytes(self.samples, statistics))
-        # looking for missing values costs as much as a sixth of a pass
-        totals: PassTotals = self._fold(EStepSegment(plan), read_complete if self.profile.n_missing else read_ahead)
+        totals: PassTotals = self._fold(EStepSegment(plan, holdout=self._read.holdout > 0), self._read)
         self.n_reads += 1
         return unpack(totals, plan)
 
-    def _fold(self, leaf: Callable[[int, AnyArray], Mergeable], read: Reader) -> Any:
+    def worst(self, mixtures: Sequence[Mixture], limit: int) -> list[Sample]:
+        """One pass: the ``limit`` rows of lowest log density under each mixture, given in the data's units."""
+        found: Worst = self._fold(WorstSegment(tuple(m.density_plan() for m in mixtures), limit), self._read)
+        self.n_reads += 1
+        return list(found.samples)
+
+    def _fold(self, leaf: Callable[[int, Any], Mergeable], read: Reader) -> Any:
         shared = self.workers.share(leaf)
         arguments = [(self._source, run, self._kept.get(run), shared, read) for run in self._runs]
         return merge_all(node for nodes in self.workers.map(fold_run, arguments) for node in nodes)
@@ -158,7 +256,7 @@ class Passes:
                 break
             kept.append(run)
         if kept and not self.samples.in_memory:
-            loaded = self.workers.keep(load_run, [(self._source, run) for run in kept])
+            loaded = self.workers.keep(load_run, [(self._source, run, self._read) for run in kept])
             self._kept = dict(zip(kept, loaded, strict=True))
 
 

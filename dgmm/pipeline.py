@@ -72,6 +72,7 @@ def run_select(settings: Select) -> Selection:
             settings.covariance_type,
             settings.training,
             keep_all=settings.keep_all,
+            criterion=settings.criterion,
         )
     store.save(
         selection.best,
@@ -130,7 +131,8 @@ def write_example(job: Pipeline) -> str:
 
 def select_stage(job: Pipeline) -> str:
     """Select, unless the model is there; its path."""
-    shared = job.model_dump(include={"data", "n_components", "covariance_type", "keep_all", "training", "cluster"})
+    names = {"data", "n_components", "covariance_type", "keep_all", "criterion", "training", "cluster"}
+    shared = job.model_dump(include=names)
     wanted = Select(**shared, out=job.out, overwrite=job.overwrite)
     path = os.path.join(job.out, MODEL)
     if not is_done(path, wanted):

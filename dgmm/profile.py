@@ -21,35 +21,40 @@ LARGEST = 1e150
 
 @dataclass(frozen=True)
 class Sample:
-    """The rows whose hashes are smallest: a uniform sample that depends on the seed and nothing else.
+    """The rows whose keys are smallest.
+
+    If they are hashes of the rows' numbers, this is a uniform sample that depends on the seed and nothing else.
 
     Attributes
     ----------
-    hashes : ndarray of uint64, shape (m,)
-        In increasing order, so that the first rows are a sample too.
+    keys : ndarray, shape (m,)
+        In increasing order, so that the first rows of a uniform sample are one too.
     rows : ndarray, shape (m, d)
     limit : int
         Rows kept at most.
     """
 
-    hashes: NDArray[np.uint64]
+    keys: AnyArray
     rows: FloatArray
     limit: int
 
     @classmethod
-    def of(cls, hashes: NDArray[np.uint64], rows: FloatArray, limit: int) -> Sample:
-        """The rows with the smallest hashes."""
-        if len(hashes) > limit:
-            kept = np.argpartition(hashes, limit)[:limit]
-            hashes, rows = hashes[kept], rows[kept]
-        order = np.argsort(hashes)
-        return cls(hashes[order], rows[order], limit)
+    def of(cls, keys: AnyArray, rows: FloatArray, limit: int) -> Sample:
+        """The rows with the smallest keys."""
+        if len(keys) > limit:
+            kept = np.argpartition(keys, limit)[:limit]
+            keys, rows = keys[kept], rows[kept]
+        order = np.argsort(keys)
+        return cls(keys[order], rows[order], limit)
 
     def merge(self, other: Sample) -> Sample:
-        """The smallest hashes of both."""
-        return Sample.of(
-            np.concatenate([self.hashes, other.hashes]), np.concatenate([self.rows, other.rows]), self.limit
-        )
+        """The smallest keys of both."""
+        return Sample.of(np.concatenate([self.keys, other.keys]), np.concatenate([self.rows, other.rows]), self.limit)
+
+
+def is_held_out(rows: NDArray[np.uint64], seed: int, share: float) -> NDArray[np.bool_]:
+    """Which rows are held out of the fit: those with the largest hashes, the other end from the sample."""
+    return row_hashes(rows, seed) >= np.uint64((1 - share) * 2.0**64) if share else np.zeros(len(rows), dtype=bool)
 
 
 def row_hashes(rows: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
@@ -73,6 +78,8 @@ class Profile:
     n_missing : int
         Rows with a missing value; they are left out of the fit.
     sample : Sample
+    held_out : Moments
+        Of the complete rows that are held out of the fit; everything else is of those that are not.
     """
 
     moments: Moments
@@ -80,6 +87,7 @@ class Profile:
     maximum: FloatArray
     n_missing: int
     sample: Sample
+    held_out: Moments
 
     def merge(self, other: Profile) -> Profile:
         """Profile of both."""
@@ -89,11 +97,12 @@ class Profile:
             np.maximum(self.maximum, other.maximum),
             self.n_missing + other.n_missing,
             self.sample.merge(other.sample),
+            self.held_out.merge(other.held_out),
         )
 
     @property
     def n_samples(self) -> int:
-        """Complete rows."""
+        """Complete rows, those held out left aside."""
         return round(self.moments.count)
 
     @cached_property
@@ -118,12 +127,6 @@ def complete_rows(x: AnyArray) -> AnyArray | None:
     return None if kernel.find_complete(frozen(x), marks) == len(x) else marks
 
 
-def complete(x: AnyArray) -> AnyArray:
-    """The rows of ``x`` without a missing value (NaN)."""
-    found = complete_rows(x)
-    return x if found is None else x[found]
-
-
 @dataclass(frozen=True)
 class ProfileSegment:
     """The leaf of the profile pass; raises `InputError` on infinite values.
@@ -137,6 +140,8 @@ class ProfileSegment:
     seed : int
     limit : int
         Rows of the sample.
+    holdout : float
+        Share of the rows that is held out.
     """
 
     name: str
@@ -144,6 +149,7 @@ class ProfileSegment:
     grid: Grid
     seed: int
     limit: int
+    holdout: float = 0.0
 
     def __call__(self, segment: int, x: AnyArray) -> Profile:
         """Profile of one segment, all its rows given."""
@@ -153,11 +159,15 @@ class ProfileSegment:
         rows = rows if present is None else rows[present]
         values = np.ascontiguousarray(kept, dtype=np.float64)
         n_missing = self.grid.n_rows(segment) - len(values)
+        held = values[:0]
+        if self.holdout:
+            out = is_held_out(rows, self.seed, self.holdout)
+            held, values, rows = values[out], values[~out], rows[~out]
         sample = Sample.of(row_hashes(rows, self.seed), values, self.limit)
         low, high = values.min(axis=0, initial=np.inf), values.max(axis=0, initial=-np.inf)
-        if not (np.maximum(-low, high) < LARGEST).all():
+        if not (np.maximum(-low, high) < LARGEST).all() or not (np.abs(held) < LARGEST).all():
             refuse_infinite(self.name, self.features, self.grid, segment, x)
-        return Profile(Moments.of(values), low, high, n_missing, sample)
+        return Profile(Moments.of(values), low, high, n_missing, sample, Moments.of(held))
 
 
 def refuse_infinite(name: str, features: tuple[str, ...], grid: Grid, segment: int, x: AnyArray) -> None:

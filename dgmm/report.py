@@ -98,6 +98,7 @@ def write_report(
         candidates=[] if table is None else table.head(ROWS).to_dict("records"),
         n_candidates=0 if table is None else len(table),
         cautions=cautions(fit, table),
+        held_out=table is not None and table["held_out"].notna().any(),
         images={name: _data_url(figure) for name, figure in figures.items() if figure is not None},
         steps={d: s for d, s in steps.items() if s > 1},
         across=[d for d in view["label"].dims if d not in on] if on else [],
@@ -125,6 +126,10 @@ def cautions(fit: Fit, table: pd.DataFrame | None) -> list[str]:
         found.append(f"Collapsed components: {which}. They are too narrow or too small to mean anything.")
     if table is None:
         return found
+    tied = table[table["tie"]]
+    if len(tied):
+        which = ", ".join(f"{t.covariance_type} K = {t.n_components}" for t in tied.itertuples())
+        found.append(f"A tie: {which} differ by no more than they may still gain. The simplest of them is shown.")
     conditions, names = states(table), table["covariance_type"] + " K = " + table["n_components"].astype(str)
     tried = sorted(set(table["n_components"][table["bic"].notna()]))
     if len(tried) > 1 and fit.n_components == tried[-1]:

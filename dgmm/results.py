@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,54 @@ from dgmm.mixture import Mixture
 STRONG = 10.0
 
 
-def bic(log_likelihood: float, n_parameters: int, n_samples: int) -> float:
-    """Bayesian information criterion ``-2 LL + p log n`` (Schwarz 1978); lower is better."""
-    return -2 * log_likelihood + n_parameters * float(np.log(n_samples))
+class Criterion(StrEnum):
+    """What a selection goes by; all are on the scale of -2 log-likelihood, and lower is better."""
+
+    #: ``-2 LL + p log n`` (Schwarz 1978), n the number of rows that were fitted.
+    BIC = "bic"
+    #: ``-2 LL + 2 p`` (Akaike 1974).
+    AIC = "aic"
+    #: BIC plus twice the entropy of the responsibilities, for clusters that are told apart (Biernacki et al. 2000).
+    ICL = "icl"
+    #: -2 n times the mean log density of rows that no fit has seen.
+    HELD_OUT = "held_out"
+
+
+class Judged:
+    """What a criterion needs to know of a fit, finished or on its way."""
+
+    log_likelihood: float
+    n_parameters: int
+    n_samples: int
+    entropy: float
+    held_out: float
+
+    def criterion(self, name: Criterion | str) -> float:
+        """The value of a criterion; lower is better."""
+        match Criterion(name):
+            case Criterion.BIC:
+                return -2 * self.log_likelihood + self.n_parameters * float(np.log(self.n_samples))
+            case Criterion.AIC:
+                return -2 * self.log_likelihood + 2 * self.n_parameters
+            case Criterion.ICL:
+                return self.criterion(Criterion.BIC) + 2 * self.entropy
+            case Criterion.HELD_OUT:
+                return -2 * self.n_samples * self.held_out
 
 
 @dataclass(frozen=True)
-class Fit:
+class Standing(Judged):
+    """Where a candidate stands; see `Fit`."""
+
+    log_likelihood: float
+    n_parameters: int
+    n_samples: int
+    entropy: float
+    held_out: float
+
+
+@dataclass(frozen=True)
+class Fit(Judged):
     """A fitted mixture and how it was come by.
 
     Attributes
@@ -47,6 +89,16 @@ class Fit:
         Components that are too narrow or too small to mean anything; such a fit cannot win a selection.
     state : str
         ``converged``, ``stopped at pass n``, ``dropped at pass n`` or ``collapsed``.
+    reason : str
+        Why it was dropped or has collapsed.
+    entropy : float
+        Of the responsibilities, ``-sum r log r`` over samples and components, in nats.
+    held_out : float
+        Mean log density of the rows that were held out, in nats per sample; NaN if none were.
+    remaining_gains : tuple of float
+        The estimate of ``remaining_gain`` after each pass.
+    seconds : tuple of float
+        That each pass took, for all candidates that took part in it.
     """
 
     mixture: Mixture
@@ -60,6 +112,11 @@ class Fit:
     features: tuple[str, ...]
     collapsed: tuple[int, ...] = ()
     state: str = "converged"
+    reason: str = ""
+    entropy: float = np.nan
+    held_out: float = np.nan
+    remaining_gains: tuple[float, ...] = ()
+    seconds: tuple[float, ...] = ()
 
     @property
     def n_components(self) -> int:
@@ -72,19 +129,29 @@ class Fit:
         return self.mixture.covariance_type
 
     @property
-    def n_parameters(self) -> int:
+    def n_parameters(self) -> int:  # type: ignore[override]
         """Number of free parameters p."""
         return self.mixture.n_parameters
 
     @property
     def bic(self) -> float:
-        """Bayesian information criterion ``-2 LL + p log n`` (Schwarz 1978); lower is better."""
-        return bic(self.log_likelihood, self.n_parameters, self.n_samples)
+        """Bayesian information criterion; see `Criterion`."""
+        return self.criterion(Criterion.BIC)
 
     @property
     def aic(self) -> float:
-        """Akaike information criterion ``-2 LL + 2 p``; lower is better."""
-        return -2 * self.log_likelihood + 2 * self.n_parameters
+        """Akaike information criterion; see `Criterion`."""
+        return self.criterion(Criterion.AIC)
+
+    @property
+    def icl(self) -> float:
+        """Integrated completed likelihood; see `Criterion`."""
+        return self.criterion(Criterion.ICL)
+
+    @property
+    def uncertainty(self) -> float:
+        """How much lower its criterion may still become: twice the gain still to come, in nats."""
+        return 2 * self.remaining_gain * self.n_samples
 
     def __repr__(self) -> str:
         return (
@@ -100,9 +167,14 @@ class Selection:
     Attributes
     ----------
     best : Fit
-        The candidate with the lowest BIC among those that did not collapse.
+        The candidate with the lowest criterion among those that did not collapse; of several that differ by no more
+        than they may still gain, the one with the fewest parameters.
+    ties : tuple of Fit
+        The others of these several.
     fits : tuple of Fit
         All candidates, in the order of the grid.
+    criterion : Criterion
+        What the selection went by.
     failures : mapping
         Candidates (n_components, covariance_type) that have no fit at all -> why.
     n_reads : int
@@ -113,15 +185,19 @@ class Selection:
     fits: tuple[Fit, ...]
     n_reads: int
     failures: dict[tuple[int, str], str] = field(default_factory=dict)
+    criterion: Criterion = Criterion.BIC
+    ties: tuple[Fit, ...] = ()
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row per candidate, lowest BIC first; those that cannot win come last.
+        """One row per candidate, the lowest criterion first; those that cannot win come last.
 
-        Columns: n_components, covariance_type, n_parameters, log_likelihood, bic, aic, n_passes, converged,
-        remaining_gain (nats per sample), collapsed (number of components), state.
+        Columns: n_components, covariance_type, n_parameters, log_likelihood, bic, aic, icl, held_out (nats per
+        sample), n_passes, converged, remaining_gain (nats per sample), collapsed (number of components), state,
+        reason, tie (whether it is the best or ties with it, where there is a tie).
         """
-        return make_table(self.fits, self.failures)
+        tied = (self.best, *self.ties) if self.ties else ()
+        return make_table(self.fits, self.failures, self.criterion, tied)
 
     @property
     def at_edge(self) -> bool:
@@ -133,7 +209,24 @@ class Selection:
         return f"Selection(best={self.best!r}, candidates={len(self.fits) + len(self.failures)})"
 
 
-def make_table(fits: Sequence[Fit], failures: dict[tuple[int, str], str]) -> pd.DataFrame:
+def choose(sound: Sequence[Fit], criterion: Criterion) -> tuple[Fit, tuple[Fit, ...]]:
+    """The best of several fits, and those that it ties with."""
+    lowest = min(sound, key=lambda f: f.criterion(criterion))
+    level = lowest.criterion(criterion)
+    if not lowest.converged:
+        return lowest, ()
+    # a candidate that was dropped may still gain much: it has lost all the same
+    near = [f for f in sound if f.converged and f.criterion(criterion) - level <= f.uncertainty + lowest.uncertainty]
+    best = min(near, key=lambda f: (f.n_parameters, f.criterion(criterion)), default=lowest)
+    return best, tuple(f for f in near if f is not best)
+
+
+def make_table(
+    fits: Sequence[Fit],
+    failures: Mapping[tuple[int, str], str],
+    criterion: Criterion = Criterion.BIC,
+    tied: Sequence[Fit] = (),
+) -> pd.DataFrame:
     """The table of a selection; see `Selection.table`."""
     rows = [
         {
@@ -143,18 +236,23 @@ def make_table(fits: Sequence[Fit], failures: dict[tuple[int, str], str]) -> pd.
             "log_likelihood": f.log_likelihood,
             "bic": f.bic,
             "aic": f.aic,
+            "icl": f.icl,
+            "held_out": f.held_out,
             "n_passes": f.n_passes,
             "converged": f.converged,
             "remaining_gain": f.remaining_gain,
             "collapsed": len(f.collapsed),
             "state": f.state,
+            "reason": f.reason,
+            "tie": any(f is t for t in tied),
         }
         for f in fits
     ]
     rows += [
-        {"n_components": k, "covariance_type": kind, "converged": False, "state": f"failed: {why}"}
+        {"n_components": k, "covariance_type": kind, "converged": False, "state": "failed", "reason": why, "tie": False}
         for (k, kind), why in failures.items()
     ]
     table = pd.DataFrame(rows)
-    rank = table["bic"].where(table["collapsed"].fillna(1) == 0, np.inf)
-    return table.iloc[np.lexsort((table["bic"], rank))].reset_index(drop=True)
+    order = -table["held_out"] if criterion is Criterion.HELD_OUT else table[criterion]
+    rank = order.where(table["collapsed"].fillna(1) == 0, np.inf)
+    return table.iloc[np.lexsort((order, rank))].reset_index(drop=True)

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from dgmm.config import Training
 from dgmm.em import Ascent, climb
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
-from dgmm.initialise import one_component
+from dgmm.initialise import Given, one_component
 from dgmm.passes import Passes
-from dgmm.results import STRONG, Fit, Selection, bic
+from dgmm.reseed import reseed
+from dgmm.results import STRONG, Criterion, Fit, Selection, Standing, choose
 from dgmm.starts import Candidate, settings_for, start_on_sample, unsound_components
 from dgmm.workers import one_blas_thread
 
 logger = logging.getLogger("dgmm")
 
-#: A candidate is dropped once its BIC, with twice the gain it can still hope for, is this much worse than the best:
-#: very strong evidence in the terms of Kass and Raftery (1995).
+#: A candidate is dropped once its criterion, with twice the gain it can still hope for, is this much worse than the
+#: best: very strong evidence in the terms of Kass and Raftery (1995).
 MARGIN = STRONG
 #: No candidate is dropped before this pass, or unless it lags by more than it has gained in all passes so far.
 SETTLED = 6
 
 
 def fit_candidates(
-    passes: Passes, candidates: Sequence[Candidate], options: Training, *, keep_all: bool = True
+    passes: Passes,
+    candidates: Sequence[Candidate],
+    options: Training,
+    *,
+    keep_all: bool = True,
+    criterion: Criterion = Criterion.BIC,
+    given: Given | None = None,
 ) -> tuple[dict[Candidate, Fit], dict[Candidate, str]]:
     """Fit every candidate; the passes over all the data are shared.
 
@@ -44,12 +54,15 @@ def fit_candidates(
                 f"n_components={c.n_components} is more than the {profile.n_samples} complete rows of {samples.name}"
             )
 
-    settings = settings_for(candidates, profile.moments, passes.frame, options.reg_covar)
+    settings = {
+        name: replace(setting, held_out=profile.held_out.in_frame(setting.frame))
+        for name, setting in settings_for(candidates, profile.moments, passes.frame, options.reg_covar).items()
+    }
     logger.info(
         "profile: %d samples of %d features, %d left out with missing values, in %d segments",
         profile.n_samples, samples.n_features, profile.n_missing, len(samples.grid),
     )  # fmt: skip
-    starts, failures = start_on_sample(profile, candidates, options, passes.frame)
+    starts, failures = start_on_sample(profile, candidates, options, passes.frame, given)
     for c in candidates:
         if c.n_components == 1:
             starts[c] = one_component(get_family(c.covariance_type), settings[c.covariance_type])
@@ -57,101 +70,218 @@ def fit_candidates(
         c: Ascent(start, settings[c.covariance_type], options.tol, options.accelerate) for c, start in starts.items()
     }
     with one_blas_thread:  # or the threads of an M-step would spin on where the next pass wants to compute
-        dropped = _climb_on_data(passes, ascents, options, keep_all)
+        race = Race(passes, ascents, options, criterion)
+        race.run(keep_all=keep_all)
+        race.reseed(candidates if len(candidates) == 1 else [race.leader()])
     fits = {}
     for c, ascent in ascents.items():
         if not ascent.trajectory:
             failures[c] = ascent.failure or "no pass was made"
             continue
-        fits[c] = _to_fit(passes, c, ascent, options, dropped.get(c))
+        fits[c] = race.to_fit(c)
     return fits, failures
 
 
-def _climb_on_data(
-    passes: Passes, ascents: dict[Candidate, Ascent], options: Training, keep_all: bool
-) -> dict[Candidate, int]:
-    """Climb on all the data; returns the candidates that were dropped and the pass after which they were.
+class Race:
+    """Candidates on all the data, pass by pass, and who is still in it.
 
-    Whom they lost to may have collapsed since: those that could win after all climb on.
+    Parameters
+    ----------
+    passes : Passes
+    ascents : dict
+        Candidate -> its way up.
+    options : Training
+    criterion : Criterion
+        By which they are compared.
     """
-    n, done = passes.profile.n_samples, 0
-    dropped: dict[Candidate, int] = {}
-    while done < options.max_iter:
+
+    def __init__(
+        self, passes: Passes, ascents: dict[Candidate, Ascent], options: Training, criterion: Criterion
+    ) -> None:
+        self.passes = passes
+        self.ascents = ascents
+        self.options = options
+        self.criterion = criterion
+        self.n = passes.profile.n_samples
+        self.n_held_out = round(passes.profile.held_out.count)
+        #: Candidates that were dropped, after which pass and why.
+        self.dropped: dict[Candidate, tuple[int, str]] = {}
+        #: Per pass that a candidate took part in: the estimated gain still to come, and seconds.
+        self.history: dict[Candidate, list[tuple[float, float]]] = {c: [] for c in ascents}
+        #: Passes so far.
+        self.done = 0
+
+    def run(self, *, keep_all: bool) -> None:
+        """Climb until all have arrived, were dropped, or `max_iter` passes are made.
+
+        Whom the dropped ones lost to may have collapsed since: those that could win after all climb on.
+        """
+        while self.done < self.options.max_iter:
+            self._climb(keep_all=keep_all)
+            if not self.dropped:
+                break
+            leader = self.leader()
+            revived = [c for c in self.dropped if c == leader or self.may_win(c, leader)]
+            for c in revived:
+                del self.dropped[c]
+                self.ascents[c].failure = None
+            if not revived:
+                break
+
+    def _climb(self, *, keep_all: bool) -> None:
+        n, candidates = self.n, list(self.ascents)
         began = time.perf_counter()
-        for step in climb(list(ascents.values()), passes.accumulate, options.max_iter - done):
-            done += 1
+        for step in climb(list(self.ascents.values()), self.passes.accumulate, self.options.max_iter - self.done):
+            self.done += 1
             seconds = time.perf_counter() - began
-            leader = _leader(ascents, dropped, n, options.reg_covar)
-            ascent = ascents[leader]
+            for i in step.ascents:
+                self.history[candidates[i]].append((self.ascents[candidates[i]].remaining_gain / n, seconds))
+            leader = self.leader()
+            ascent = self.ascents[leader]
             logger.info(
-                "pass %d: %d alive, best %s, %.9g nats/sample, to come %.2g, %.3g rows/s",
-                done, len(step.ascents), leader, ascent.log_likelihood / n, ascent.remaining_gain / n, n / seconds,
+                "pass %d: %d alive, best %s, %.9g nats/sample, gained %.2g, to come %.2g, %.3g rows/s",
+                self.done, len(step.ascents), leader, ascent.log_likelihood / n, last_gain(ascent.trajectory) / n,
+                ascent.remaining_gain / n, n / seconds,
             )  # fmt: skip
-            if not keep_all and done >= SETTLED:
-                for c, a in ascents.items():
-                    if not a.done and not _may_win(a, ascent, n):
-                        a.failure = f"dropped at pass {done}"
-                        dropped[c] = done
+            if not keep_all and self.done >= SETTLED:
+                for c in candidates:
+                    if not self.ascents[c].done and not self.may_win(c, leader):
+                        self.drop(c, leader)
             began = time.perf_counter()
-        if not dropped:
-            break
-        ascent = ascents[_leader(ascents, dropped, n, options.reg_covar)]
-        revived = [c for c in dropped if ascents[c] is ascent or _may_win(ascents[c], ascent, n)]
-        for c in revived:
-            del dropped[c]
-            ascents[c].failure = None
-        if not revived:
-            break
-    return dropped
+
+    def reseed(self, winners: Sequence[Candidate]) -> None:
+        """Look for what the winners miss, and give collapsed candidates another try, on the rows explained worst."""
+        options, profile = self.options, self.passes.profile
+        again = options.on_collapse or ("report" if len(self.ascents) == 1 else "reseed")
+        wanted: dict[Candidate, tuple[int, ...]] = {}
+        for c, a in self.ascents.items():
+            if a.best.n_components == 1 or a.statistics is None or c in self.dropped:
+                continue
+            collapsed = self.collapsed(c)
+            if (collapsed and again == "reseed") or (not collapsed and c in winners and self.n > options.start_rows):
+                wanted[c] = collapsed
+        left = options.max_iter - self.done
+        if not wanted or not options.worst_rows or left < 1:
+            return
+        mixtures = [self.ascents[c].best.to_data(self.ascents[c].setting.frame) for c in wanted]
+        rows = profile.sample.rows[: options.start_rows]
+        challengers: dict[Candidate, Ascent] = {}
+        for (c, collapsed), worst in zip(wanted.items(), self.passes.worst(mixtures, options.worst_rows), strict=True):
+            a = self.ascents[c]
+            assert a.statistics is not None
+            new = reseed(a.best, a.statistics, a.setting, worst, rows, collapsed=collapsed, seed=options.seed)
+            if new is not None:
+                challengers[c] = Ascent(new.mixture, a.setting, options.tol, options.accelerate)
+                logger.info("%s: trying components %s on the rows explained worst", c, new.replaced)
+        tried = list(challengers)
+        history: dict[Candidate, list[tuple[float, float]]] = {c: [] for c in tried}
+        began = time.perf_counter()
+        for step in climb(list(challengers.values()), self.passes.accumulate, left):
+            self.done += 1
+            for i in step.ascents:
+                gain = challengers[tried[i]].remaining_gain / self.n
+                history[tried[i]].append((gain, time.perf_counter() - began))
+            began = time.perf_counter()
+            for c, a in challengers.items():
+                old = self.ascents[c]
+                hope = a.log_likelihood + max(2 * a.remaining_gain, a.log_likelihood - a.trajectory[0])
+                if step.number >= SETTLED and not wanted[c] and not a.done and hope < old.log_likelihood:
+                    a.failure = "no gain"
+        for c, a in challengers.items():
+            old = self.ascents[c]
+            unsound = unsound_components(a.best, a.setting, self.n, options.reg_covar)
+            if unsound or not a.trajectory or (not wanted[c] and a.log_likelihood <= old.log_likelihood):
+                logger.info("%s: the rows explained worst make no better component", c)
+                continue
+            logger.info("%s: log-likelihood %.9g becomes %.9g", c, old.log_likelihood, a.log_likelihood)
+            self.history[c] += history[c]
+            a.trajectory[:0] = old.trajectory
+            self.ascents[c] = a
+
+    def drop(self, c: Candidate, leader: Candidate) -> None:
+        """Take a candidate out, and say why."""
+        reason = (
+            f"{self.criterion} {self.value(c):.6g}, at most {self.hope(c):.3g} less at its limit, cannot reach "
+            f"{self.value(leader):.6g} of {leader}"
+        )
+        self.ascents[c].failure = f"dropped at pass {self.done}"
+        self.dropped[c] = self.done, reason
+        logger.info("pass %d: dropped %s: its %s", self.done, c, reason)
+
+    def value(self, c: Candidate) -> float:
+        """Its criterion so far."""
+        a = self.ascents[c]
+        entropy, held_out = self.judgement(c)
+        return Standing(a.log_likelihood, a.best.n_parameters, self.n, entropy, held_out).criterion(self.criterion)
+
+    def judgement(self, c: Candidate) -> tuple[float, float]:
+        """Entropy of the responsibilities, and mean log density of the rows that are held out."""
+        statistics = self.ascents[c].statistics
+        if statistics is None:
+            return np.nan, np.nan
+        return statistics.entropy, statistics.held_out / self.n_held_out if self.n_held_out else np.nan
+
+    def hope(self, c: Candidate) -> float:
+        """How much lower its criterion may become."""
+        a = self.ascents[c]
+        return max(4 * a.remaining_gain, 2 * (a.log_likelihood - a.trajectory[0]))
+
+    def may_win(self, c: Candidate, leader: Candidate) -> bool:
+        """Whether its criterion, at the limit it can hope for and by a margin, reaches the leader's."""
+        return self.value(c) - self.hope(c) <= self.value(leader) + MARGIN
+
+    def leader(self) -> Candidate:
+        """The lowest criterion so far, among those that have not collapsed if there are any."""
+        ranked = sorted(self.ascents, key=self.value)
+        sound = (c for c in ranked if (self.ascents[c].failure is None or c in self.dropped) and not self.collapsed(c))
+        return next(sound, ranked[0])
+
+    def collapsed(self, c: Candidate) -> tuple[int, ...]:
+        """Its components that mean nothing."""
+        a = self.ascents[c]
+        return unsound_components(a.best, a.setting, self.n, self.options.reg_covar)
+
+    def to_fit(self, c: Candidate) -> Fit:
+        """What has become of a candidate."""
+        ascent, profile, n = self.ascents[c], self.passes.profile, self.n
+        order = ascent.best.canonical()
+        collapsed = unsound_components(order, ascent.setting, n, self.options.reg_covar)
+        n_passes, reason = len(ascent.trajectory), ""
+        if collapsed or (ascent.failure and c not in self.dropped):
+            state = "collapsed"
+            reason = ascent.failure or (
+                f"components {', '.join(map(str, collapsed))} have too few samples or no extent: lower n_components or "
+                f"raise reg_covar ({self.options.reg_covar:g})"
+            )
+        elif c in self.dropped:
+            state, reason = f"dropped at pass {self.dropped[c][0]}", self.dropped[c][1]
+        else:
+            state = "converged" if ascent.converged else f"stopped at pass {n_passes}"
+        entropy, held_out = self.judgement(c)
+        gains, seconds = zip(*self.history[c], strict=True)
+        return Fit(
+            mixture=order.to_data(ascent.setting.frame),
+            log_likelihood=ascent.log_likelihood,
+            n_samples=n,
+            n_missing=profile.n_missing,
+            n_passes=n_passes,
+            converged=ascent.converged,
+            remaining_gain=ascent.remaining_gain / n,
+            trajectory=tuple(ascent.trajectory),
+            features=self.passes.samples.features,
+            collapsed=collapsed,
+            state=state,
+            reason=reason,
+            entropy=entropy,
+            held_out=held_out,
+            remaining_gains=gains,
+            seconds=seconds,
+        )
 
 
-def _may_win(ascent: Ascent, leader: Ascent, n: int) -> bool:
-    """Whether a candidate's criterion, at the limit it can hope for and by a margin, reaches the leader's."""
-    hope = max(4 * ascent.remaining_gain, 2 * (ascent.log_likelihood - ascent.trajectory[0]))
-    return _bic(ascent, n) - hope <= _bic(leader, n) + MARGIN
-
-
-def _bic(ascent: Ascent, n: int) -> float:
-    return bic(ascent.log_likelihood, ascent.best.n_parameters, n)
-
-
-def _leader(ascents: dict[Candidate, Ascent], dropped: Mapping[Candidate, int], n: int, reg_covar: float) -> Candidate:
-    """The candidate with the lowest BIC so far, among those that have not collapsed if there are any."""
-    ranked = sorted(ascents, key=lambda c: _bic(ascents[c], n))
-    sound = (
-        c
-        for c in ranked
-        if (ascents[c].failure is None or c in dropped)
-        and not unsound_components(ascents[c].best, ascents[c].setting, n, reg_covar)
-    )
-    return next(sound, ranked[0])
-
-
-def _to_fit(passes: Passes, c: Candidate, ascent: Ascent, options: Training, dropped: int | None) -> Fit:
-    profile = passes.profile
-    n = profile.n_samples
-    order = ascent.best.canonical()
-    collapsed = unsound_components(order, ascent.setting, n, options.reg_covar)
-    n_passes = len(ascent.trajectory)
-    if collapsed or (ascent.failure and dropped is None):
-        state = "collapsed"
-    elif dropped is not None:
-        state = f"dropped at pass {dropped}"
-    else:
-        state = "converged" if ascent.converged else f"stopped at pass {n_passes}"
-    return Fit(
-        mixture=order.to_data(ascent.setting.frame),
-        log_likelihood=ascent.log_likelihood,
-        n_samples=n,
-        n_missing=profile.n_missing,
-        n_passes=n_passes,
-        converged=ascent.converged,
-        remaining_gain=ascent.remaining_gain / n,
-        trajectory=tuple(ascent.trajectory),
-        features=passes.samples.features,
-        collapsed=collapsed,
-        state=state,
-    )
+def last_gain(trajectory: Sequence[float]) -> float:
+    """By how much the last pass raised the best log-likelihood; NaN for the first."""
+    return max(trajectory) - max(trajectory[:-1]) if len(trajectory) > 1 else np.nan
 
 
 def select_candidates(
@@ -161,16 +291,19 @@ def select_candidates(
     options: Training,
     *,
     keep_all: bool,
+    criterion: Criterion = Criterion.BIC,
 ) -> Selection:
-    """Fit the grid and choose the sound candidate with the lowest BIC."""
+    """Fit the grid and choose the sound candidate with the lowest criterion."""
+    if criterion is Criterion.HELD_OUT and not options.holdout:
+        raise InputError("criterion held_out needs rows that no fit sees: give holdout, their share, such as 0.1")
     candidates = [Candidate(k, kind) for kind in covariance_type for k in n_components]
-    fits, failures = fit_candidates(passes, candidates, options, keep_all=keep_all)
+    fits, failures = fit_candidates(passes, candidates, options, keep_all=keep_all, criterion=criterion)
     sound = [f for f in fits.values() if not f.collapsed and f.state != "collapsed"]
     if not sound:
         raise CollapseError(
             f"every candidate collapsed: lower n_components ({max(n_components)}) or raise reg_covar "
             f"({options.reg_covar:g})"
         )
-    best = min(sound, key=lambda f: f.bic)
+    best, ties = choose(sound, criterion)
     reasons = {(c.n_components, c.covariance_type): why for c, why in failures.items()}
-    return Selection(best, tuple(fits.values()), passes.n_reads, reasons)
+    return Selection(best, tuple(fits.values()), passes.n_reads, reasons, criterion, ties)

@@ -21,7 +21,7 @@ from dgmm.errors import InputError
 from dgmm.estep import accumulate_samples, unpack
 from dgmm.families import get_family
 from dgmm.frame import Frame, FrameKind, Moments
-from dgmm.initialise import from_labels, start_labels
+from dgmm.initialise import Given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.plan import make_plan
 from dgmm.profile import Profile
@@ -98,9 +98,32 @@ def settings_for(
 
 
 def start_on_sample(
-    profile: Profile, candidates: Sequence[Candidate], options: Training, frame: Callable[[FrameKind], Frame]
+    profile: Profile,
+    candidates: Sequence[Candidate],
+    options: Training,
+    frame: Callable[[FrameKind], Frame],
+    given: Given | None = None,
 ) -> tuple[dict[Candidate, Mixture], dict[Candidate, str]]:
-    """The best of ``n_init`` starts of every candidate, converged on the sample, in frame coordinates."""
+    """The best of ``n_init`` starts of every candidate, converged on the sample, in frame coordinates.
+
+    Parameters
+    ----------
+    profile : Profile
+    candidates : sequence of Candidate
+        A single component has its optimum in closed form and needs no start.
+    options : Training
+    frame : callable
+        The frame of each kind.
+    given : Given, optional
+        Parts of every start; where there are any, all candidates share their shapes.
+
+    Returns
+    -------
+    starts : dict
+        Candidate -> `Mixture`.
+    failures : dict
+        Candidate -> why there is none.
+    """
     rows = profile.sample.rows
     sizes = sample_sizes(options, len(rows), profile.n_samples)
     several = [c for c in candidates if c.n_components > 1]
@@ -112,19 +135,22 @@ def start_on_sample(
         deviations = np.sqrt(np.diagonal(profile.moments.covariance))
         standardised = (small.x - profile.moments.mean) / deviations
         whitened = _whitened(small.x, frame, standardised)
+        n_init = 1 if given is not None and given.complete else options.n_init
         for k in sorted({c.n_components for c in several}):
             if k > len(small.x):
                 raise InputError(
                     f"n_components={k} is more than the {len(small.x)} rows of the sample on which starts are tried: "
                     f"raise start_rows ({options.start_rows}) and sample_rows ({options.sample_rows})"
                 )
-            for labels in start_labels(standardised, whitened, k, options.n_init, options.seed):
+            for labels in start_labels(options.init_params, standardised, whitened, k, n_init, options.seed):
                 for c in several:
                     if c.n_components == k:
                         setting = settings[c.covariance_type]
                         family = get_family(c.covariance_type)
                         with one_blas_thread:
                             start = from_labels(family, small.x, labels, k, setting)
+                            if given is not None:
+                                start = given.replace_in(start, setting.frame)
                         ascents.append((c, _ascent(start, setting, options)))
         _climb_on_sample("starts", [a for _, a in ascents], small, START_PASSES)
         ascents = [(c, a) for c in several for a in _most_likely(c, ascents, STARTS_KEPT, failures)]

@@ -28,6 +28,8 @@ FORMAT = "dgmm-model-1"
 ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 #: Attribute of a group at a URL, where nothing can be moved into place, for as long as it is not finished.
 UNFINISHED = "unfinished"
+#: A gain still to come that is not known yet; JSON has no infinity.
+UNKNOWN = -1.0
 #: Suffix of a local output that is not finished.
 PARTIAL = ".partial"
 
@@ -99,11 +101,15 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
     arrays = fit.mixture.family.arrays(fit.mixture.components)
     variables: dict[str, Any] = {name: (dims, values) for name, (dims, values) in arrays.items()}
     variables["weights"] = ("component", fit.mixture.weights)
-    variables["trajectory"] = (
-        "pass",
-        np.array(fit.trajectory),
-        {"long_name": "total log-likelihood", "units": "nat"},
-    )
+    per_pass: list[tuple[str, tuple[float, ...], str, str]] = [
+        ("trajectory", fit.trajectory, "total log-likelihood", "nat"),
+        ("remaining_gains", fit.remaining_gains, f"gain still to come, per sample ({UNKNOWN}: unknown)", "nat"),
+        ("seconds", fit.seconds, "duration, all candidates together", "s"),
+    ]
+    for name, series, long_name, units in per_pass:
+        if series or name == "trajectory":
+            known = np.nan_to_num(series, nan=UNKNOWN, posinf=UNKNOWN)
+            variables[name] = ("pass", known, {"long_name": long_name, "units": units})
     attributes: dict[str, Any] = {
         "format": FORMAT,
         "family": fit.covariance_type,
@@ -111,6 +117,9 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "log_likelihood": fit.log_likelihood,
         "bic": fit.bic,
         "aic": fit.aic,
+        "icl": fit.icl if math.isfinite(fit.icl) else None,
+        "entropy": fit.entropy if math.isfinite(fit.entropy) else None,
+        "held_out": fit.held_out if math.isfinite(fit.held_out) else None,
         "n_parameters": fit.n_parameters,
         "n_samples": fit.n_samples,
         "n_missing": fit.n_missing,
@@ -119,6 +128,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "remaining_gain": fit.remaining_gain if math.isfinite(fit.remaining_gain) else None,
         "collapsed": list(fit.collapsed),
         "state": fit.state,
+        "reason": fit.reason,
     }
     if settings is not None:
         attributes["settings"] = dict(settings)
@@ -135,7 +145,7 @@ def from_dataset(dataset: xr.Dataset, name: str) -> Fit:
     try:
         family = get_family(a["family"])
         arrays = {str(v): np.asarray(dataset[v].values, dtype=np.float64) for v in dataset.data_vars}
-        weights = arrays["weights"]
+        weights, empty = arrays["weights"], np.empty(0)
         fit = Fit(
             mixture=Mixture(family, weights, family.from_arrays(arrays)),
             log_likelihood=float(a["log_likelihood"]),
@@ -148,6 +158,13 @@ def from_dataset(dataset: xr.Dataset, name: str) -> Fit:
             features=tuple(a["features"]),
             collapsed=tuple(a["collapsed"]),
             state=a["state"],
+            reason=a["reason"],
+            entropy=np.nan if a["entropy"] is None else float(a["entropy"]),
+            held_out=np.nan if a["held_out"] is None else float(a["held_out"]),
+            remaining_gains=tuple(
+                math.inf if v == UNKNOWN else v for v in arrays.get("remaining_gains", empty).tolist()
+            ),
+            seconds=tuple(arrays.get("seconds", empty).tolist()),
         )
     except KeyError as error:
         raise InputError(f"{name} is not a complete dgmm model: {error} is missing") from None

@@ -252,6 +252,8 @@ def test_the_e_step_is_that_of_scikit_learn(kind: str, d: int, k: int, apart: fl
     (ours,) = unpack(accumulate_samples(x, plan), plan)
     common = mixture.family.shared_log_likelihood(inside.components, Moments.of(x).in_frame(frame))
     assert ours.log_likelihood + common == pytest.approx(theirs.score_samples(x).sum(), rel=1e-9)
+    r = theirs.predict_proba(x)
+    assert ours.entropy == pytest.approx(-(r * np.log(np.maximum(r, 1e-300))).sum(), rel=1e-8, abs=1e-8 * n)
     phi = np.empty((mixture.family.features.size(d), n))
     mixture.family.features.fill(frame.to_frame((x - frame.origin).T), phi)
     responsibilities = theirs.predict_proba(x).T

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
     "types", "errors", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config", "em",
-    "initialise", "grid", "tree", "profile", "data", "datasets", "workers", "memory", "starts", "passes", "results",
-    "selection", "store", "scoring", "api", "figures", "report", "pipeline", "cli",
+    "initialise", "grid", "tree", "profile", "data", "datasets", "workers", "memory", "starts", "passes", "reseed",
+    "results", "selection", "store", "scoring", "api", "figures", "report", "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
@@ -22,7 +22,7 @@ ONLY_IN = {
     "xarray": {"data", "store", "scoring", "datasets", "api", "figures", "report"},
     "pandas": {"data", "results", "store", "datasets", "pipeline", "figures", "report"},
     "pydantic": {"config"},
-    "sklearn": {"initialise"},
+    "sklearn": {"initialise", "reseed"},
     "numba": {"kernel"},
     "cyclopts": {"cli"},
     "matplotlib": {"figures", "report"},

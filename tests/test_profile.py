@@ -142,7 +142,7 @@ def test_the_sample_depends_on_neither_source_nor_chunks(build: Callable[[np.nda
     source = build(x)
     feature_dim = "f" if isinstance(source, xr.DataArray) and "f" in source.dims else None
     sample = profile_of(source, seed=9, sample_rows=40, feature_dim=feature_dim).sample
-    np.testing.assert_array_equal(sample.hashes, hashes[chosen])
+    np.testing.assert_array_equal(sample.keys, hashes[chosen])
     np.testing.assert_array_equal(sample.rows, x[chosen])
 
 
@@ -169,7 +169,7 @@ def assert_identical(a: Profile, b: Profile) -> None:
         (a.moments.scatter, b.moments.scatter),
         (a.minimum, b.minimum),
         (a.maximum, b.maximum),
-        (a.sample.hashes, b.sample.hashes),
+        (a.sample.keys, b.sample.keys),
         (a.sample.rows, b.sample.rows),
     ]:
         assert left.tobytes() == right.tobytes()
@@ -178,7 +178,7 @@ def assert_identical(a: Profile, b: Profile) -> None:
 def test_a_smaller_sample_is_the_beginning_of_a_larger_one() -> None:
     small, large = (profile_of(table(), seed=4, sample_rows=n).sample for n in (25, 200))
     np.testing.assert_array_equal(small.rows, large.rows[:25])
-    np.testing.assert_array_equal(small.hashes, large.hashes[:25])
+    np.testing.assert_array_equal(small.keys, large.keys[:25])
 
 
 def test_another_seed_is_another_sample() -> None:
@@ -214,7 +214,7 @@ def test_samples_merge_to_the_sample_of_everything(n: int, limit: int, cuts: lis
     for part in parts[1:]:
         merged = merged.merge(part)
     chosen = np.argsort(hashes)[:limit]
-    np.testing.assert_array_equal(merged.hashes, hashes[chosen])
+    np.testing.assert_array_equal(merged.keys, hashes[chosen])
     np.testing.assert_array_equal(merged.rows, x[chosen])
 
 

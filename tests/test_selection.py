@@ -1,13 +1,18 @@
 """Selection: shared passes, what is dropped and why, collapse, and the sample on which starts are tried."""
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 import dgmm
 from dgmm.config import Training
 from dgmm.datasets import ocean_temperature
+from dgmm.profile import is_held_out
+from dgmm.results import Criterion, choose, make_table
 from dgmm.starts import sample_sizes
 
 
@@ -77,7 +82,7 @@ def test_without_a_floor_a_collapsing_candidate_fails_alone() -> None:
     x = np.concatenate([r.standard_normal((300, 1)), np.full((100, 1), 9.0)])
     chosen = dgmm.select(x, [1, 2], ["full"], reg_covar=0)
     assert chosen.best.n_components == 1
-    state = chosen.table.set_index("n_components")["state"][2]
+    state = chosen.table.set_index("n_components")["reason"][2]
     assert "collapsed" in state
     with pytest.raises(dgmm.CollapseError, match=r"lower n_components \(2\) or raise reg_covar"):
         dgmm.train(x, 2, reg_covar=0)
@@ -167,3 +172,92 @@ def test_the_winner_is_converged_even_if_the_leader_collapses_late(monkeypatch: 
     assert chosen.best.n_components == 3
     assert chosen.best.converged
     assert chosen.best.state == "converged"
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+def test_icl_charges_twice_the_entropy_of_the_responsibilities(kind: str) -> None:
+    x = np.random.default_rng(0).standard_normal((3000, 2)) * [1, 2]
+    fit = dgmm.train(x, 3, kind, n_init=2)
+    r = fit.mixture.responsibilities(x)
+    entropy = -(r * np.log(np.maximum(r, 1e-300))).sum()
+    assert entropy > 100, "the components must overlap"
+    assert fit.icl == pytest.approx(fit.bic + 2 * entropy, rel=1e-9)
+    assert dgmm.train(x, 1, kind).icl == pytest.approx(dgmm.train(x, 1, kind).bic, rel=1e-12)
+
+
+def test_icl_prefers_fewer_clusters_where_components_overlap() -> None:
+    """A heavy-tailed cluster needs two components for its density, and is one cluster."""
+    r = np.random.default_rng(1)
+    heavy = r.standard_normal((3000, 2)) * np.where(r.random((3000, 1)) < 0.3, 3.0, 1.0)
+    assert dgmm.select(heavy, [1, 2, 3], ["spherical"]).best.n_components == 2
+    assert dgmm.select(heavy, [1, 2, 3], ["spherical"], criterion="icl").best.n_components == 1
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+def test_rows_held_out_judge_and_are_never_fitted(kind: str) -> None:
+    x = blobs(5000)
+    holes = x.copy()
+    holes[::7, 1] = np.nan
+    out = is_held_out(np.arange(5000, dtype=np.uint64), 3, 0.2)
+    assert 0.17 < out.mean() < 0.23
+    complete = ~np.isnan(holes).any(axis=1)
+    fit = dgmm.train(holes, 4, kind, holdout=0.2, seed=3)
+    assert fit.n_samples == (complete & ~out).sum()
+    assert fit.log_likelihood == pytest.approx(fit.mixture.log_density(x[complete & ~out]).sum(), rel=1e-11)
+    assert fit.held_out == pytest.approx(fit.mixture.log_density(x[complete & out]).mean(), rel=1e-11)
+    moved = holes.copy()
+    moved[out] *= 3.0
+    assert dgmm.train(moved, 4, kind, holdout=0.2, seed=3).log_likelihood == fit.log_likelihood
+    assert np.isnan(dgmm.train(holes, 4, kind).held_out)
+
+
+def test_held_out_rows_choose(tmp_path: Path) -> None:
+    x = blobs(6000)
+    chosen = dgmm.select(x, range(1, 8), ["spherical"], criterion="held_out", holdout=0.3)
+    assert chosen.best.n_components == 4 or 4 in {t.n_components for t in chosen.ties}
+    assert chosen.table["held_out"].iloc[0] == chosen.table["held_out"].max()
+    array = zarr.create_array(str(tmp_path / "x.zarr"), shape=x.shape, chunks=(700, 2), dtype=x.dtype)
+    array[:] = x
+    stored = dgmm.select(str(tmp_path / "x.zarr"), range(1, 8), ["spherical"], criterion="held_out", holdout=0.3)
+    assert stored.best.held_out == pytest.approx(chosen.best.held_out, rel=1e-9), "whatever the chunks"
+
+
+def test_criteria_that_cannot_be_used_are_refused() -> None:
+    with pytest.raises(dgmm.InputError, match="criterion held_out needs rows that no fit sees: give holdout"):
+        dgmm.select(blobs(100), [1], criterion="held_out")
+    with pytest.raises(dgmm.InputError, match="unknown criterion 'dic': use bic, aic, icl, held_out"):
+        dgmm.select(blobs(100), [1], criterion="dic")
+    with pytest.raises(dgmm.InputError, match="holdout: Input should be less than or equal to"):
+        dgmm.train(blobs(100), 1, holdout=0.9)
+
+
+def test_what_was_dropped_says_when_and_why(selection: dgmm.Selection) -> None:
+    table = selection.table
+    dropped = table[table["state"].str.startswith("dropped")]
+    assert len(dropped)
+    assert (
+        dropped["reason"].str.fullmatch(r"bic \S+, at most \S+ less at its limit, cannot reach \S+ of \w+ K=\d").all()
+    )
+    assert (table[table["state"] == "converged"]["reason"] == "").all()
+
+
+def test_a_fit_within_the_uncertainty_of_another_is_a_tie() -> None:
+    x = blobs()
+    fits = {k: dgmm.train(x, k, "spherical", n_init=2) for k in (3, 4, 5)}
+    lower = replace(fits[5], log_likelihood=fits[5].log_likelihood + (fits[5].bic - fits[4].bic) / 2 + 0.05)
+    best, ties = choose([replace(f, remaining_gain=0.0) for f in (fits[4], lower)], Criterion.BIC)
+    assert (best.n_components, ties) == (5, ()), "0.1 better, and certainly so"
+    unsure = replace(lower, remaining_gain=0.1 / 4000)
+    best, ties = choose([fits[3], fits[4], unsure], Criterion.BIC)
+    assert best is fits[4]
+    assert ties == (unsure,)
+    table = make_table([fits[3], fits[4], unsure], {}, tied=[best, *ties])
+    assert table["tie"].tolist() == [True, True, False]
+    assert choose([replace(unsure, converged=False), fits[4]], Criterion.BIC)[1] == ()
+
+
+def test_the_trajectory_says_what_was_to_come_and_how_long_it_took() -> None:
+    fit = dgmm.train(blobs(), 5, "full")
+    assert len(fit.trajectory) == len(fit.remaining_gains) == len(fit.seconds) == fit.n_passes
+    assert fit.remaining_gains[-1] == fit.remaining_gain
+    assert min(fit.seconds) > 0

@@ -200,6 +200,7 @@ def spark(short: bool, repetitions: int) -> None:
         SparkSession.builder.master("local[2]")
         .config("spark.driver.memory", "4g")
         .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")
         .getOrCreate()
@@ -207,7 +208,7 @@ def spark(short: bool, repetitions: int) -> None:
     session.sparkContext.setLogLevel("ERROR")
     try:
         for d, k in [(2, 3), (8, 8)] if short else [(2, 3), (8, 8), (16, 16)]:
-            n = 5_000 if short else 200_000
+            n = 5_000 if short else 1_000_000
             x, centres = clusters(n, d, k)
             with folder() as place:
                 import pandas as pd
@@ -224,7 +225,7 @@ def spark(short: bool, repetitions: int) -> None:
 
                 fit(2)
                 per_iteration = []
-                for _ in range(repetitions):
+                for _ in range(min(repetitions, 3)):
                     (a, few), (b, many) = fit(2), fit(12)
                     per_iteration.append((b - a) / (many - few))
                 frame.unpersist()

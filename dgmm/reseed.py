@@ -1,0 +1,154 @@
+"""New components on the rows that a mixture explains worst: what the sample of rows missed, and for collapsed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+
+from dgmm.em import Setting, maximise
+from dgmm.errors import CollapseError
+from dgmm.mixture import Mixture
+from dgmm.profile import Sample
+from dgmm.statistics import SufficientStatistics
+from dgmm.types import FloatArray, IntArray
+
+#: The worst rows are split into this many groups, each of which may become a component.
+GROUPS = 8
+#: A gain counts if it is this many times its standard error.
+CERTAIN = 2.0
+
+
+@dataclass(frozen=True)
+class Reseeding:
+    """A mixture with other components in the place of some.
+
+    Attributes
+    ----------
+    mixture : Mixture
+        In frame coordinates.
+    replaced : tuple of int
+        Which components are new.
+    gain : float
+        What its start promises to add to the total log-likelihood, in nats, estimated on rows of the sample.
+    """
+
+    mixture: Mixture
+    replaced: tuple[int, ...]
+    gain: float
+
+
+def groups_of(y: FloatArray, seed: int) -> list[IntArray]:
+    """Indices of rows that lie together, in as many groups as there may be, those too small for a component left out.
+
+    Parameters
+    ----------
+    y : ndarray, shape (m, d)
+        In frame coordinates.
+    """
+    m, d = y.shape
+    labels = np.zeros(m, dtype=np.int64)
+    if m >= 2 * (d + 1):
+        with threadpool_limits(1):
+            labels = KMeans(min(GROUPS, m // (d + 1)), n_init=3, random_state=seed % 2**32).fit(y).labels_
+    groups = [np.flatnonzero(labels == g) for g in range(labels.max() + 1)]
+    return [g for g in groups if len(g) > d + 1]
+
+
+def reseed(
+    mixture: Mixture,
+    statistics: SufficientStatistics,
+    setting: Setting,
+    worst: Sample,
+    sample: FloatArray,
+    *,
+    collapsed: Sequence[int] = (),
+    seed: int = 0,
+) -> Reseeding | None:
+    """Put components on groups of badly explained rows, where that promises a gain.
+
+    Collapsed components are all replaced, whatever that costs: their likelihood means nothing. Otherwise one
+    component is merged with another, whose statistics simply add, and takes the place of the group that gains most
+    (split and merge EM, Ueda et al. 2000).
+
+    Parameters
+    ----------
+    mixture : Mixture
+        In frame coordinates.
+    statistics : SufficientStatistics
+        Taken at this mixture, over all data.
+    setting : Setting
+    worst : Sample
+        The rows of lowest log density, in the data's units.
+    sample : ndarray, shape (s, d)
+        Rows of all kinds, in the data's units.
+    collapsed : sequence of int
+    seed : int
+
+    Returns
+    -------
+    Reseeding or None
+        None if there is no group, or none that promises anything.
+    """
+    frame = setting.frame
+    y = frame.to_frame((worst.rows - frame.origin).T).T
+    groups = groups_of(y, seed)
+    if not groups or statistics.local.any():  # sums in coordinates of their own do not mix with others
+        return None
+    before = mixture.to_data(frame)
+    r_worst, features = before.responsibilities(worst.rows), _features(mixture, y)
+
+    def made_with(places: dict[int, IntArray], merged: int | None = None) -> Mixture | None:
+        """One M-step with the rows of groups, taken from wherever they were, as the only ones of some components."""
+        sums = statistics.sums.copy()
+        for rows in places.values():
+            sums -= r_worst[rows].T @ features[:, rows].T
+        if merged is not None:
+            sums[merged] += sum(sums[k] for k in places)
+        for k, rows in places.items():
+            sums[k] = features[:, rows].sum(axis=1)
+        try:
+            return maximise(mixture, replace(statistics, sums=sums), setting)
+        except CollapseError:
+            return None
+
+    if collapsed:
+        # the largest groups first; where there are more components than groups, some stay as they are
+        order = sorted(groups, key=len, reverse=True)
+        places = dict(zip(collapsed, order, strict=False))
+        made = made_with(places)
+        return None if made is None else Reseeding(made, tuple(places), np.inf)
+    at_worst, at_sample = before.log_density(worst.rows), before.log_density(sample)
+    responsibilities = before.responsibilities(sample)
+    overlap = responsibilities.T @ responsibilities
+    np.fill_diagonal(overlap, -1.0)
+
+    def attempt(k: int, rows: IntArray) -> Reseeding | None:
+        """Merge component k with the one that shares most with it, and put it on a group."""
+        made = made_with({k: rows}, merged=int(overlap[k].argmax()))
+        if made is None:
+            return None
+        after = made.to_data(frame)
+        others, change = max(setting.moments.count - len(worst.rows), 0.0), after.log_density(sample) - at_sample
+        gain = float((after.log_density(worst.rows) - at_worst).sum() + others * change.mean())
+        error = others * float(change.std()) / np.sqrt(len(sample))
+        return Reseeding(made, (k,), gain) if gain > CERTAIN * error else None
+
+    farthest = min(groups, key=lambda rows: at_worst[rows].mean())
+    tries = [attempt(k, farthest) for k in range(mixture.n_components)]
+    found = max((t for t in tries if t is not None), key=lambda t: t.gain, default=None)
+    if found is None:
+        return None
+    (weakest,) = found.replaced
+    more = [attempt(weakest, rows) for rows in groups if rows is not farthest]
+    return max([found, *(t for t in more if t is not None)], key=lambda t: t.gain)
+
+
+def _features(mixture: Mixture, y: FloatArray) -> FloatArray:
+    """Features (P, m) of rows in frame coordinates."""
+    features = np.empty((mixture.family.features.size(y.shape[1]), len(y)))
+    mixture.family.features.fill(np.ascontiguousarray(y.T), features)
+    return features

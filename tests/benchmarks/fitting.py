@@ -1,0 +1,163 @@
+"""How good and how quick fits and selections are, side by side with scikit-learn's in memory.
+
+``python tests/benchmarks/fitting.py [--short] [--only 1,2]``. Nothing here is asserted; targets are for people to
+judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import dgmm
+from dgmm import datasets
+from dgmm.families import FAMILIES
+
+#: Rows, d, K, distance between centres in standard deviations (per coordinate), covariance type.
+MIXTURES = [
+    (1_000_000, 2, 3, 6.0, "full"),
+    (1_000_000, 2, 8, 2.0, "full"),
+    (500_000, 4, 5, 1.0, "full"),
+    (500_000, 4, 16, 1.5, "full"),
+    (500_000, 8, 8, 0.5, "full"),
+    (500_000, 8, 8, 3.0, "diag"),
+    (200_000, 8, 32, 1.0, "full"),
+    (200_000, 16, 8, 0.3, "full"),
+    (200_000, 16, 16, 1.0, "full"),
+    (200_000, 16, 16, 0.5, "tied"),
+    (100_000, 32, 8, 0.5, "full"),
+    (100_000, 32, 32, 0.3, "diag"),
+]
+
+
+def mixture_rows(n: int, d: int, k: int, apart: float, seed: int = 0) -> np.ndarray:
+    """Rows of a mixture of unequal weights and covariances, shape (n, d)."""
+    r = np.random.default_rng(seed)
+    centres = apart * r.standard_normal((k, d))
+    shapes = np.eye(d) + 0.4 * r.standard_normal((k, d, d)) / np.sqrt(d)
+    labels = r.choice(k, size=n, p=r.dirichlet(np.full(k, 5.0)))
+    x = r.standard_normal((n, d))
+    for j in range(k):
+        its = labels == j
+        x[its] = x[its] @ shapes[j] + centres[j]
+    return x
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """A result and the seconds it took."""
+    began = time.perf_counter()
+    return function(), time.perf_counter() - began
+
+
+def line(*cells: str) -> None:
+    """A row of the table."""
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def head(title: str, *cells: str) -> None:
+    """A table of its own."""
+    print(f"\n{title}\n")
+    line(*cells)
+    line(*["---"] * len(cells))
+
+
+def fits(short: bool) -> None:
+    """1. One mixture: passes and time to scikit-learn's log-likelihood."""
+    from sklearn.mixture import GaussianMixture
+
+    head(
+        "1. dgmm.train : sklearn.mixture.GaussianMixture with its defaults, in memory",
+        "type, n, d, K, apart",
+        "its iterations",
+        "our passes to its log-likelihood",
+        "our passes",
+        "gap per sample (positive: ours is better)",
+        "times faster to its log-likelihood",
+        "times faster to ours",
+    )
+    ratios = []
+    for n, d, k, apart, kind in MIXTURES:
+        x = mixture_rows(n // 50 if short else n, d, k, apart)
+        dgmm.train(x[:5000], k, kind, max_iter=2)  # compiles
+        model, theirs = timed(
+            lambda x=x, k=k, kind=kind: GaussianMixture(k, covariance_type=kind, random_state=0).fit(x)
+        )
+        fit, ours = timed(lambda x=x, k=k, kind=kind: dgmm.train(x, k, kind))
+        reached = model.score(x)
+        best = np.maximum.accumulate(fit.trajectory) / len(x)
+        beaten = np.flatnonzero(best >= reached - 1e-9)
+        later = sum(fit.seconds[beaten[0] + 1 :]) if len(beaten) else 0.0
+        ratios.append(theirs / (ours - later))
+        line(
+            f"{kind}, {len(x)}, {d}, {k}, {apart}",
+            f"{model.n_iter_}{'' if model.converged_ else ' (not converged)'}",
+            str(beaten[0] + 1) if len(beaten) else "never",
+            f"{fit.n_passes} ({fit.state.split()[0]})",
+            f"{best[-1] - reached:+.1e}",
+            f"{ratios[-1]:.1f}",
+            f"{theirs / ours:.1f}",
+        )
+    line("median", "", "", "", "", f"{np.median(ratios):.1f}", "")
+
+
+def selections(short: bool) -> None:
+    """2. A grid of K and covariance types."""
+    from sklearn.mixture import GaussianMixture
+
+    head(
+        "2. selection over K and all four types : the same grid with scikit-learn in memory",
+        "data, K",
+        "its best BIC",
+        "our best BIC",
+        "reads of the data",
+        "times faster",
+    )
+    ocean = datasets.ocean_temperature().temperature.transpose("month", "lat", "lon", "depth").values.reshape(-1, 19)
+    ocean = ocean[~np.isnan(ocean).any(axis=1)].astype(float)
+    known = mixture_rows(20_000 if short else 1_000_000, 3, 6, 3.0)
+    top = 3 if short else 12
+    for name, x in (("ocean profiles", ocean[::20] if short else ocean), ("six clusters in 3 dimensions", known)):
+
+        def grid(x: np.ndarray = x) -> tuple[float, str]:
+            found = []
+            for kind in FAMILIES:
+                for k in range(1, top + 1):
+                    model = GaussianMixture(k, covariance_type=kind, random_state=0).fit(x)
+                    found.append((model.bic(x), f"{kind} K = {k}"))
+            return min(found)
+
+        selection, ours = timed(lambda x=x: dgmm.select(x, range(1, top + 1)))
+        (best, which), theirs = timed(grid)
+        fit = selection.best
+        line(
+            f"{name}, {len(x)} rows, 1..{top}",
+            f"{best:.1f} ({which})",
+            f"{fit.bic:.1f} ({fit.covariance_type} K = {fit.n_components})",
+            str(selection.n_reads),
+            f"{theirs / ours:.1f}",
+        )
+
+
+PARTS = {1: fits, 2: selections}
+
+
+def main() -> None:
+    """Run the parts that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="small cases: see that it runs")
+    parser.add_argument("--only", default=",".join(map(str, PARTS)), help="parts, such as 1")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    for part in map(int, arguments.only.split(",")):
+        PARTS[part](arguments.short)
+
+
+if __name__ == "__main__":
+    main()

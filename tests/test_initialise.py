@@ -1,0 +1,312 @@
+"""Starts: the four methods against scikit-learn, and parameters that are given."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
+
+import dgmm
+from dgmm import initialise, starts
+from dgmm.config import Training
+from dgmm.data import open_samples
+from dgmm.em import Ascent, Setting
+from dgmm.families import get_family
+from dgmm.initialise import Given, Method, check_given, from_labels, start_labels
+from dgmm.mixture import Mixture
+from dgmm.passes import Passes
+from dgmm.starts import Candidate, settings_for, start_on_sample
+from dgmm.workers import threads
+
+KINDS = ["full", "tied", "diag", "spherical"]
+METHODS: list[Method] = ["kmeans", "k-means++", "random", "random_from_data"]
+K, D = 4, 3
+
+
+def clouds(n: int = 2000, seed: int = 0) -> np.ndarray:
+    """Four groups at the corners of a tetrahedron, unequal in size and shape, far apart."""
+    r = np.random.default_rng(seed)
+    corners = 14.0 * np.array([[0, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
+    labels = r.choice(K, size=n, p=[0.4, 0.3, 0.2, 0.1])
+    return corners[labels] + r.standard_normal((n, D)) * np.array([1.0, 0.5, 1.5]) + 3
+
+
+def passes_over(x: np.ndarray) -> Passes:
+    return Passes(open_samples(x), threads(2))
+
+
+def setting_of(x: np.ndarray, kind: str, reg_covar: float = 0) -> Setting:
+    passes = passes_over(x)
+    return settings_for([Candidate(K, kind)], passes.profile.moments, passes.frame, reg_covar)[kind]
+
+
+def labels_of(x: np.ndarray, method: Method, n_init: int = 2, seed: int = 0) -> list[np.ndarray]:
+    whitened = (x - x.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
+    return list(start_labels(method, (x - x.mean(axis=0)) / x.std(axis=0), whitened, K, n_init, seed))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_start_is_a_mixture_within_the_data(method: Method, kind: str) -> None:
+    x = clouds()
+    setting = setting_of(x, kind)
+    for labels in labels_of(x, method, n_init=4):
+        assert labels.shape == (len(x),)
+        assert set(labels) == set(range(K))
+        start = from_labels(get_family(kind), x, labels, K, setting).to_data(setting.frame)
+        assert start.weights.sum() == pytest.approx(1)
+        assert (start.weights > 0).all()
+        assert ((start.means >= x.min(axis=0)) & (start.means <= x.max(axis=0))).all()
+        assert np.isfinite(start.log_density(x)).all()
+        # no component is wider than all the data with the start's floor
+        assert start.covariances.max() <= 1.02 * np.cov(x.T).max() / min(start.weights)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_starts_depend_on_the_seed_and_nothing_else(method: Method) -> None:
+    x = clouds()
+    with threadpool_limits(1):
+        alone = labels_of(x, method, n_init=6)
+    with threadpool_limits(2):
+        together = labels_of(x, method, n_init=6)
+    np.testing.assert_array_equal(alone, together)
+    # clusters that are found again have other numbers at least
+    assert len({r.tobytes() for r in alone}) > 1
+    assert not np.array_equal(alone, labels_of(x, method, n_init=6, seed=1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_fit_is_reproducible(method: Method) -> None:
+    x = clouds(500)
+    first, again = (dgmm.train(x, K, init_params=method, n_init=2, seed=3) for _ in range(2))
+    assert first.trajectory == again.trajectory
+    assert dgmm.train(x, K, init_params=method, n_init=2, seed=4).trajectory != first.trajectory
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_best_of_ten_starts_is_scikit_learns(method: Method, kind: str) -> None:
+    x = clouds()
+    reference = GaussianMixture(
+        K, covariance_type=kind, n_init=10, tol=1e-12, max_iter=1000, reg_covar=0, random_state=0
+    )
+    fit = dgmm.train(x, K, kind, init_params=method, n_init=10, reg_covar=1e-12)
+    assert fit.log_likelihood / len(x) == pytest.approx(reference.fit(x).score(x), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_step_from_labels_is_scikit_learns(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apart from the extent that a start is given."""
+    x = clouds()
+    labels = np.random.default_rng(5).integers(K, size=len(x))
+    reference = GaussianMixture(K, covariance_type=kind, reg_covar=0)
+    with np.errstate(divide="ignore"):
+        reference._m_step(x, np.log(np.eye(K)[labels]))
+    monkeypatch.setattr(initialise, "START_FLOOR", 0.0)
+    setting = setting_of(x, kind)
+    start = from_labels(get_family(kind), x, labels, K, setting).to_data(setting.frame)
+    np.testing.assert_allclose(start.weights, reference.weights_, rtol=1e-12)
+    np.testing.assert_allclose(start.means, reference.means_, rtol=1e-12)
+    np.testing.assert_allclose(start.covariances, reference.covariances_, rtol=1e-9, atol=1e-9)
+
+
+def test_the_floor_of_a_start_is_a_share_of_the_datas_covariance() -> None:
+    x = clouds()
+    setting = setting_of(x, "full")
+    labels = np.arange(len(x)) % K
+    start = from_labels(get_family("full"), x, labels, K, setting).to_data(setting.frame)
+    for k in range(K):
+        expected = np.cov(x[labels == k].T, bias=True) + initialise.START_FLOOR * np.cov(x.T, bias=True)
+        np.testing.assert_allclose(start.covariances[k], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_random_rows_are_distinct() -> None:
+    """Whole numbers from 0 to 3, most of them 0: two equal centres would leave a component empty."""
+    x = np.random.default_rng(0).choice(4, size=(300, 1), p=[0.91, 0.03, 0.03, 0.03]).astype(float)
+    for labels in start_labels("random_from_data", x, x, 4, 20, 0):
+        assert set(labels) == {0, 1, 2, 3}
+
+
+# --- given parameters ---
+
+
+def parameters(kind: str, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights, means and covariances near the clouds."""
+    r = np.random.default_rng(seed)
+    roots = r.standard_normal((K, D, D)) + 3 * np.eye(D)
+    full = roots @ np.swapaxes(roots, 1, 2)
+    covariances = {
+        "full": full,
+        "tied": full[0],
+        "diag": np.diagonal(full, axis1=1, axis2=2),
+        "spherical": full[:, 0, 0],
+    }[kind]
+    return {"weights": r.dirichlet(np.full(K, 5.0)), "means": 10 * r.random((K, D)), "covariances": covariances}
+
+
+def inverse(covariances: np.ndarray, kind: str) -> np.ndarray:
+    return np.linalg.inv(covariances) if kind in ("full", "tied") else 1 / covariances
+
+
+def given_of(kind: str, *names: str) -> Given:
+    p = parameters(kind)
+    values = {"weights": p["weights"], "means": p["means"], "precisions": inverse(p["covariances"], kind)}
+    given = check_given(
+        get_family(kind), K, D, *(values[n] if n in names else None for n in ("weights", "means", "precisions"))
+    )
+    assert given is not None
+    return given
+
+
+def starts_of(
+    x: np.ndarray, kind: str, given: Given | None, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> list[Mixture]:
+    """The mixtures from which the climb on the sample begins, in frame coordinates."""
+    seen: list[list[Mixture]] = []
+
+    def record(what: str, ascents: list[Ascent], rows: starts.SampleRows, max_passes: int) -> None:
+        seen.append([a.best for a in ascents])
+
+    monkeypatch.setattr(starts, "_climb_on_sample", record)
+    passes = passes_over(x)
+    start_on_sample(passes.profile, [Candidate(K, kind)], Training(**options), passes.frame, given)
+    return seen[0]
+
+
+def assert_same(a: Mixture, b: Mixture) -> None:
+    np.testing.assert_allclose(a.weights, b.weights, rtol=1e-14)
+    np.testing.assert_allclose(a.means, b.means, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(a.covariances, b.covariances, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_parameters_are_the_one_start(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = clouds()
+    (start,) = starts_of(x, kind, given_of(kind, "weights", "means", "precisions"), monkeypatch, n_init=5)
+    assert_same(start, Mixture.gaussian(kind, **parameters(kind)).to_frame(setting_of(x, kind).frame))
+
+
+@pytest.mark.parametrize("names", [["means"], ["weights"], ["precisions"], ["means", "precisions"]], ids="-".join)
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_parts_replace_those_of_every_start(kind: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    x = clouds()
+    own = starts_of(x, kind, None, monkeypatch, n_init=3)
+    replaced = starts_of(x, kind, given_of(kind, *names), monkeypatch, n_init=3)
+    assert len(replaced) == len(own) == 3
+    frame, p = setting_of(x, kind).frame, parameters(kind)
+    for before, after in zip(own, replaced, strict=True):
+        plain = before.to_data(frame)
+        expected = Mixture.gaussian(
+            kind,
+            p["weights"] if "weights" in names else plain.weights,
+            p["means"] if "means" in names else plain.means,
+            p["covariances"] if "precisions" in names else plain.covariances,
+        )
+        assert_same(after, expected.to_frame(frame))
+
+
+def test_nothing_given_is_nothing() -> None:
+    assert check_given(get_family("full"), K, D, None, None, None) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scikit_learns_precisions_are_understood(kind: str) -> None:
+    family = get_family(kind)
+    reference = GaussianMixture(K, covariance_type=kind, reg_covar=0, random_state=0).fit(clouds())
+    given = check_given(family, K, D, reference.weights_, reference.means_, reference.precisions_)
+    assert given is not None
+    components = family.from_arrays({"means": given.means, "factors": given.factors})  # type: ignore[dict-item]
+    np.testing.assert_allclose(family.covariances(components), reference.covariances_, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied"])
+def test_features_of_wildly_different_units_have_precisions(kind: str) -> None:
+    """What is symmetric, and positive, is so relative to them."""
+    units = np.outer(*[[1e-9, 1.0, 1e9]] * 2)
+    covariances = parameters(kind)["covariances"]
+    given = check_given(get_family(kind), K, D, None, None, inverse(covariances, kind) / units)
+    assert given is not None
+    assert given.factors is not None
+    np.testing.assert_allclose(given.factors @ np.swapaxes(given.factors, -1, -2) / units, covariances, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fit_from_given_parameters_climbs_where_scikit_learn_climbs(kind: str) -> None:
+    """Two components begin on one group and one on two: an optimum that is not the best, and that stays."""
+    x = clouds()
+    means = np.array([[3.0, 3, 3], [17, 17, 3], [10, 10, 17], [3.5, 2, 4]])
+    given = {
+        "weights_init": [0.3, 0.3, 0.3, 0.1],
+        "means_init": means,
+        "precisions_init": {
+            "full": np.tile(0.1 * np.eye(D), (K, 1, 1)),
+            "tied": 0.1 * np.eye(D),
+            "diag": np.full((K, D), 0.1),
+            "spherical": np.full(K, 0.1),
+        }[kind],
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        reference = GaussianMixture(K, covariance_type=kind, reg_covar=0, tol=1e-10, max_iter=5000, **given).fit(x)
+    fit = dgmm.train(x, K, kind, reg_covar=1e-12, **given)
+    # what training leaves undone is 0.1 % of p/2 nats, estimated
+    assert fit.log_likelihood == pytest.approx(reference.score(x) * len(x), abs=0.1)
+    assert fit.log_likelihood < dgmm.train(x, K, kind).log_likelihood - 100
+
+
+def changed(values: np.ndarray, place: Any, value: float) -> np.ndarray:
+    values = np.array(values, dtype=float)
+    values[place] = value
+    return values
+
+
+EYES = np.tile(np.eye(D), (K, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "message"),
+    [
+        ("full", "weights", [0.5, 0.5], r"weights_init has shape (2,), expected (4,)"),
+        ("full", "weights", [0.5, 0.7, -0.2, 0.0], r"weights_init[2] is -0.2: it must be positive; "),
+        ("full", "weights", [0.5, 0.5, 0.0, 0.0], r"weights_init[2] is 0: it must be positive; "),
+        ("full", "weights", [0.2, 0.2, 0.2, 0.2], r"weights_init sum to 0.8, not to one: divide them by their sum"),
+        ("full", "weights", [0.5, 0.5, np.nan, 0], r"weights_init[2] is nan: give finite numbers"),
+        ("full", "weights", "equal", r"weights_init is no array of numbers ("),
+        ("full", "means", np.zeros((K, 2)), r"means_init has shape (4, 2), expected (4, 3)"),
+        ("full", "means", np.zeros(K), r"means_init has shape (4,), expected (4, 3)"),
+        ("full", "means", [[0, 1, 2], [0, 1]], r"means_init is no array of numbers ("),
+        ("diag", "means", changed(np.zeros((K, D)), (3, 1), np.inf), r"means_init[3, 1] is inf: give finite numbers"),
+        # the shape is the covariance type's
+        ("full", "precisions", np.eye(D), r"precisions_init has shape (3, 3), expected (4, 3, 3)"),
+        ("tied", "precisions", EYES, r"precisions_init has shape (4, 3, 3), expected (3, 3)"),
+        ("diag", "precisions", np.ones((D, K)), r"precisions_init has shape (3, 4), expected (4, 3)"),
+        ("spherical", "precisions", 1.0, r"precisions_init has shape (), expected (4,)"),
+        ("diag", "precisions", changed(np.ones((K, D)), (1, 2), 0), r"precisions_init[1, 2] is 0: it must be positive"),
+        ("spherical", "precisions", [1, 1, 1, -2], r"precisions_init[3] is -2: it must be positive; "),
+        (
+            "full", "precisions", changed(EYES, (2, 0, 0), -3),
+            r"precisions_init[2] is not symmetric positive definite (its smallest eigenvalue is -3): give the",
+        ),
+        (
+            "full", "precisions", changed(EYES, (0, 0, 1), 0.5),
+            r"precisions_init[0] is not symmetric positive definite (it is not symmetric): give the",
+        ),
+        (
+            "tied", "precisions", np.zeros((D, D)),
+            r"precisions_init is not symmetric positive definite (its smallest eigenvalue is 0): give the",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_start(kind: str, name: str, value: Any, message: str) -> None:
+    with pytest.raises(dgmm.InputError) as caught:
+        dgmm.train(clouds(50), K, kind, **{f"{name}_init": value})
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_method_lists_the_known_ones() -> None:
+    with pytest.raises(dgmm.InputError, match=r"init_params: .*'kmeans', 'k-means\+\+', 'random' or 'random_from_"):
+        dgmm.train(clouds(50), K, init_params="kmean")
