@@ -132,8 +132,8 @@ class Training(Settings):
     seed: int = Field(0, ge=0, lt=2**63, description="Of the sample of rows and of the starts.")
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
-    accelerate: Literal["squarem", "none"] = Field(
-        "squarem", description="Acceleration of EM: squared extrapolation, or none (plain EM)."
+    accelerate: Literal["anderson", "none"] = Field(
+        "anderson", description="Acceleration of EM: Anderson's, or none (plain EM)."
     )
     compute_dtype: Literal["float64", "float32"] = Field(
         "float64",

@@ -8,7 +8,7 @@ statistics, so that any number of them climb in lockstep and share every pass ov
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,10 +18,10 @@ from dgmm.errors import CollapseError
 from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.statistics import SufficientStatistics
-from dgmm.types import FloatArray
+from dgmm.types import AnyArray, FloatArray
 
 Accumulate = Callable[[Sequence[Mixture]], list[SufficientStatistics]]
-Acceleration = Literal["squarem", "none"]
+Acceleration = Literal["anderson", "none"]
 #: A mixture to be evaluated, and the estimated gain in log-likelihood still to come at the one evaluated last.
 Proposal = tuple[Mixture, float]
 Proposals = Generator[Proposal, SufficientStatistics, None]
@@ -30,11 +30,22 @@ Proposals = Generator[Proposal, SufficientStatistics, None]
 NEGLIGIBLE = 1e-3
 #: Relative rounding error of a log-likelihood.
 NOISE = 1e-14
-#: SQUAREM's steps: the bound on the first one and the factor by which success and failure move it.
-FIRST_STEP, STEP_FACTOR = 4.0, 4.0
-#: The slowest direction is judged over this many cycles, and not before this many: right after a jump the fast
-#: directions, which it has stirred up, hide the slow ones.
-RECENT_CYCLES, LEAST_CYCLES = 8, 3
+#: Differences between points that Anderson's acceleration learns from, and those that it keeps after a failure: far
+#: jumps teach little about where they started.
+MEMORY, MEMORY_KEPT = 5, 1
+#: Differences that lie this nearly in the span of the others say nothing new.
+DEPENDENT = 1e-3
+#: The furthest step along a direction, in EM steps, grows by the first factor when it was taken and held the
+#: log-likelihood, shrinks by the second when it failed, and never falls below the third number.
+FURTHER, NEARER, NEAREST = 2.0, 8.0, 1.5
+#: Plain steps after a failure; each further one in a row doubles them.
+PATIENCE = 2
+#: The slowest rate that is believed.
+SLOWEST = 1e-6
+#: The gain still to come is the largest of this many estimates.
+ESTIMATES = 5
+#: The furthest the first step goes.
+FIRST_STEP = 4.0
 
 
 @dataclass(frozen=True)
@@ -95,51 +106,136 @@ def aitken(values: Sequence[float]) -> float:
     return float(gains[-1] * rate / (1 - rate)) if rate < 1 else np.inf
 
 
-def squarem(start: Mixture, setting: Setting) -> Proposals:
-    """EM with squared extrapolation (Varadhan and Roland 2008, scheme S3), two passes a cycle.
+def anderson(start: Mixture, setting: Setting) -> Proposals:
+    """EM with Anderson acceleration (type I: Fang and Saad 2009, Walker and Ni 2011), one pass a step.
 
-    An extrapolated point whose log-likelihood falls below the cycle's best is rejected, so that the sequence of
-    accepted points is monotone. Extrapolation happens in unconstrained coordinates: any step is a mixture.
+    Every evaluated point x comes with its EM image, x + f; differences between the recent ones show how f changes
+    along a few directions (`Secants`), and so where it vanishes. That may be a saddle, or too far to trust: steps
+    along those directions go the way of f, at most `bound` times as far as EM's. A proposal whose log-likelihood
+    falls below that of the point before is rejected for that point's EM image, so that the sequence of accepted
+    points is monotone. Extrapolation happens in unconstrained coordinates: any step is a mixture.
+
+    Each failure in a row doubles the plain steps before the next attempt, so that little is lost where extrapolation
+    does not work at all.
+
+    The expected log-likelihood says what an EM step gains, at the least. Where f vanishes along its eigenvectors at
+    the rates lambda, what all steps together gain is the sum of what it gains along each, over lambda: at most the
+    expected gain over the smallest lambda. That is the estimated gain still to come.
     """
-    base, step_bound, remaining = start, FIRST_STEP, np.inf
-    at_base = yield base, np.inf
-    ratios: deque[float] = deque(maxlen=RECENT_CYCLES)
+    mixture, image, remaining, jumped, far = start, start, np.inf, False, False
+    value = expected = np.nan
+    bound, accepted, waiting, patience = FIRST_STEP, 0, 0, PATIENCE
+    points: deque[FloatArray] = deque(maxlen=MEMORY + 1)
+    residuals: deque[FloatArray] = deque(maxlen=MEMORY + 1)
+    limits: deque[float] = deque(maxlen=ESTIMATES)
     while True:
-        first = maximise(base, at_base, setting)
-        at_first = yield first, remaining
-        second = maximise(first, at_first, setting)
-        points = [to_vector(m) for m in (base, first, second)]
-        step, change = points[1] - points[0], points[2] - 2 * points[1] + points[0]
-        lengths = float(np.linalg.norm(step)), float(np.linalg.norm(change))
-        ratio = lengths[0] / lengths[1] if lengths[1] else 1.0
-        ratios.append(ratio)
-        gain = at_first.log_likelihood - at_base.log_likelihood
-        to_come = gain_to_come(gain, max(ratios), at_first.log_likelihood)
-        remaining = to_come if len(ratios) >= LEAST_CYCLES or not to_come else np.inf
-        alpha = float(np.clip(ratio, 1.0, step_bound))
-        # alpha = 1 is the second EM step itself
-        jump = points[0] + 2 * alpha * step + alpha**2 * change if alpha > 1 else points[2]
-        proposal = from_vector(jump, base) if alpha > 1 else second
-        if proposal is not None:
-            at_proposal = yield proposal, remaining
-            if at_proposal.log_likelihood >= at_first.log_likelihood:
-                if alpha == step_bound:
-                    step_bound *= STEP_FACTOR
-                base, at_base = proposal, at_proposal
+        statistics = yield mixture, remaining
+        gain = statistics.log_likelihood - value
+        if jumped:
+            if not gain >= 0:
+                bound = max(bound / NEARER, NEAREST)
+                while len(points) > MEMORY_KEPT + 1:
+                    points.popleft()
+                    residuals.popleft()
+                mixture, jumped, waiting, patience = image, False, patience, 2 * patience
                 continue
-        step_bound = max(FIRST_STEP, step_bound / STEP_FACTOR)
-        base = second
-        at_base = yield second, remaining
+            patience = PATIENCE
+            if far:
+                bound *= FURTHER
+        value, accepted = statistics.log_likelihood, accepted + 1
+        noise = NOISE * max(abs(value), 1.0)
+        image = maximise(mixture, statistics, setting)
+        # sums in coordinates of their own do not say what an EM step gains: not more than the step before
+        known = not statistics.local.any()
+        expected = max(abs(expected_gain(mixture, image, statistics, setting) if known else gain), noise)
+        points.append(to_vector(mixture))
+        residuals.append(to_vector(image) - points[-1])
+        secants = Secants.of(points, residuals)
+        proposal = None
+        if secants is not None:
+            limits.append(value + expected / secants.slowest)
+            far = secants.slowest < 1 / bound
+            if waiting <= 1:
+                proposal = from_vector(points[-1] + secants.step(bound), mixture)
+        waiting -= 1
+        # the first differences are of the first steps, which the fast directions rule
+        remaining = max(limits) - value if accepted > 2 and limits else np.inf
+        if accepted > 1 and expected <= noise:
+            remaining = 0.0
+        mixture, jumped = (image, False) if proposal is None else (proposal, True)
 
 
-def gain_to_come(gain: float, ratio: float, log_likelihood: float) -> float:
-    """Limit of the EM gains when parameters converge at rate ``1 - 1/ratio``, and gains at its square."""
-    if abs(gain) <= NOISE * max(abs(log_likelihood), 1.0):
-        return 0.0
-    if ratio <= 1.0:
-        return np.inf
-    rate = (1 - 1 / ratio) ** 2
-    return abs(gain) * rate / (1 - rate)
+@dataclass(frozen=True)
+class Secants:
+    """How the EM step f(x) changes along the differences between recent points, in unconstrained coordinates.
+
+    Attributes
+    ----------
+    residual : ndarray, shape (p,)
+        f at the last point.
+    directions : ndarray, shape (p, m)
+        An orthonormal basis of the differences between points.
+    changes : ndarray, shape (p, m)
+        How f changes along them.
+    rates : ndarray, shape (m,)
+        Eigenvalues of the part of the changes that lies along the directions; complex in general.
+    vectors : ndarray, shape (m, m)
+        Their eigenvectors.
+    along : ndarray, shape (m,)
+        The part of f that lies along the directions, in terms of the eigenvectors.
+    """
+
+    residual: FloatArray
+    directions: FloatArray
+    changes: FloatArray
+    rates: AnyArray
+    vectors: AnyArray
+    along: AnyArray
+
+    @classmethod
+    def of(cls, points: Iterable[FloatArray], residuals: Sequence[FloatArray]) -> Secants | None:
+        """From the points and f at them, the last one last; None if they do not tell."""
+        moved, changed = np.diff(np.array(points), axis=0).T, np.diff(np.array(residuals), axis=0).T
+        lengths = np.linalg.norm(moved, axis=0)
+        used = lengths > 0
+        if not used.any():
+            return None
+        moved, changed = moved[:, used] / lengths[used], changed[:, used] / lengths[used]
+        u, sizes, v = np.linalg.svd(moved, full_matrices=False)
+        m = int((sizes > DEPENDENT * sizes[0]).sum())
+        directions, changes = u[:, :m], changed @ (v[:m].T / sizes[:m])
+        rates, vectors = np.linalg.eig(directions.T @ changes)
+        try:
+            along = np.linalg.solve(vectors, directions.T @ residuals[-1])
+        except np.linalg.LinAlgError:  # eigenvectors that coincide
+            return None
+        return cls(residuals[-1], directions, changes, rates, vectors, along)
+
+    @property
+    def slowest(self) -> float:
+        """The smallest rate at which f vanishes along a direction, between `SLOWEST` and one."""
+        return float(np.clip(np.abs(self.rates).min(), SLOWEST, 1.0))
+
+    def step(self, bound: float) -> FloatArray:
+        """To where f should vanish along the directions, and one EM step from there in all others.
+
+        Newton's step along an eigenvector is f over minus the rate. Over the modulus it is the same where f vanishes
+        at a maximum, and leads away from a saddle.
+        """
+        y = (self.vectors @ (self.along / np.maximum(np.abs(self.rates), 1 / bound))).real
+        rest = self.residual + self.changes @ y
+        return self.directions @ (y - self.directions.T @ rest) + rest
+
+
+def expected_gain(mixture: Mixture, image: Mixture, statistics: SufficientStatistics, setting: Setting) -> float:
+    """Gain in expected log-likelihood from a mixture to its EM image: what the EM step gains at the least.
+
+    For sums in the coordinates of the frame.
+    """
+    family, parts = mixture.family, (mixture.components, image.components)
+    before, after = (family.natural_parameters(m.weights, m.components, 0.0) for m in (mixture, image))
+    shared = [family.shared_log_likelihood(part, setting.moments) for part in parts]
+    return float(((after - before) * statistics.sums[:, : after.shape[1]]).sum()) + shared[1] - shared[0]
 
 
 def to_vector(mixture: Mixture) -> FloatArray:
@@ -162,7 +258,7 @@ def from_vector(vector: FloatArray, like: Mixture) -> Mixture | None:
 
 
 ACCELERATIONS: dict[Acceleration, Callable[[Mixture, Setting], Proposals]] = {
-    "squarem": squarem,
+    "anderson": anderson,
     "none": plain_em,
 }
 
@@ -178,7 +274,7 @@ class Ascent:
     tol : float, optional
         Estimated gain still to come, in nats per sample, at which to stop. Never taken smaller than 0.1 % of p/2
         nats in total, which is also the default.
-    acceleration : {"squarem", "none"}
+    acceleration : {"anderson", "none"}
     """
 
     def __init__(
@@ -186,7 +282,7 @@ class Ascent:
         start: Mixture,
         setting: Setting,
         tol: float | None = None,
-        acceleration: Acceleration = "squarem",
+        acceleration: Acceleration = "anderson",
     ) -> None:
         self.setting = setting
         #: Log-likelihood of every mixture evaluated, in the data's units.

@@ -96,14 +96,19 @@ def reseed(
     frame = setting.frame
     y = frame.to_frame((worst.rows - frame.origin).T).T
     groups = groups_of(y, seed)
-    if not groups or statistics.local.any():  # sums in coordinates of their own do not mix with others
+    if not groups:
         return None
     before = mixture.to_data(frame)
     r_worst, features = before.responsibilities(worst.rows), _features(mixture, y)
 
     def made_with(places: dict[int, IntArray], merged: int | None = None) -> Mixture | None:
         """One M-step with the rows of groups, taken from wherever they were, as the only ones of some components."""
-        sums = statistics.sums.copy()
+        sums, local = statistics.sums.copy(), statistics.local.copy()
+        if merged is not None and local.any():
+            return None  # sums in coordinates of their own do not add to others
+        local[list(places)] = False
+        if local.any():
+            return None
         for rows in places.values():
             sums -= r_worst[rows].T @ features[:, rows].T
         if merged is not None:
@@ -111,17 +116,18 @@ def reseed(
         for k, rows in places.items():
             sums[k] = features[:, rows].sum(axis=1)
         try:
-            return maximise(mixture, replace(statistics, sums=sums), setting)
+            return maximise(mixture, replace(statistics, sums=sums, local=local), setting)
         except CollapseError:
             return None
 
+    at_worst = before.log_density(worst.rows)
     if collapsed:
-        # the largest groups first; where there are more components than groups, some stay as they are
-        order = sorted(groups, key=len, reverse=True)
+        # where most is missing first; where there are more components than groups, some stay as they are
+        order = sorted(groups, key=lambda rows: float((at_worst[rows] - at_worst.max()).sum()))
         places = dict(zip(collapsed, order, strict=False))
         made = made_with(places)
         return None if made is None else Reseeding(made, tuple(places), np.inf)
-    at_worst, at_sample = before.log_density(worst.rows), before.log_density(sample)
+    at_sample = before.log_density(sample)
     responsibilities = before.responsibilities(sample)
     overlap = responsibilities.T @ responsibilities
     np.fill_diagonal(overlap, -1.0)

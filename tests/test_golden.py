@@ -83,7 +83,7 @@ def climb_from(start: Mixture, x: np.ndarray, acceleration: str, enough: float) 
     return ascent
 
 
-@pytest.mark.parametrize(("acceleration", "most"), [("none", 2000), ("squarem", 100)])
+@pytest.mark.parametrize(("acceleration", "most"), [("none", 2000), ("anderson", 100)])
 def test_the_slow_optimum_of_old_faithful(acceleration: str, most: int) -> None:
     """Tied, K = 3: plain EM needs about a thousand passes from mclust's neighbourhood; weights as published."""
     start = dgmm.train(faithful(), 3, "tied", reg_covar=0, max_iter=1, n_init=10).mixture

@@ -163,11 +163,12 @@ def test_the_winner_is_converged_even_if_the_leader_collapses_late(monkeypatch: 
 
     def collapses_late(mixture, setting, n, reg_covar):  # type: ignore[no-untyped-def]
         calls["n"] += mixture.n_components == 4
-        if mixture.n_components == 4 and calls["n"] > 6:  # after candidates were dropped at the sixth pass
+        if mixture.n_components == 4 and calls["n"] > 3:  # after candidates were dropped at the second pass
             return (0,)
         return sound(mixture, setting, n, reg_covar)
 
     monkeypatch.setattr(dgmm.selection, "unsound_components", collapses_late)
+    monkeypatch.setattr(dgmm.selection, "SETTLED", 2)
     chosen = dgmm.select(blobs(), [1, 2, 3, 4], ["spherical"])
     assert chosen.best.n_components == 3
     assert chosen.best.converged
