@@ -187,6 +187,7 @@ def report_stage(job: Pipeline) -> str:
         features=samples.axis,
         sample=samples.some_rows(REPORT_ROWS),
         picture=os.path.join(job.out, PICTURE),
+        criterion=job.criterion,
     )
     logger.info("wrote %s", path)
     return path

@@ -51,6 +51,7 @@ def write_report(
     features: xr.DataArray | None = None,
     sample: FloatArray | None = None,
     picture: str | os.PathLike[str] | None = None,
+    criterion: str = "bic",
 ) -> None:
     """Write the report: one HTML file that needs nothing else.
 
@@ -73,6 +74,8 @@ def write_report(
         Rows of the data, for the scatter plot.
     picture : path, optional
         Also write the main pictures as one PNG.
+    criterion : str
+        What the model was chosen by.
     """
     mixture, on = fit.mixture, map_dims(scores)
     steps = strides(scores["label"], on or ())
@@ -109,6 +112,7 @@ def write_report(
         probability=probability if len(probability) else None,
         bands=mixture.n_components <= BANDS,
         strong=STRONG,
+        criterion={"held_out": "the likelihood of rows held out"}.get(criterion, criterion.upper()),
     )
     _replace(path, page.encode())
     if picture is not None:
