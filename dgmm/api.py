@@ -65,7 +65,7 @@ def train(
         Who does the work: the open client if there is one, else threads of this process.
     **training
         Fields of `dgmm.config.Training`: tol, max_iter, reg_covar, n_init, init_params, seed, sample_rows,
-        compute_dtype, holdout.
+        start_rows, accelerate, compute_dtype, worst_rows, on_collapse, holdout.
 
     Returns
     -------

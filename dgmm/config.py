@@ -89,6 +89,11 @@ def _no_flag(value: Any) -> Any:
 Count = Annotated[int, BeforeValidator(_no_flag), Field(ge=1)]
 
 
+CriterionName = Annotated[
+    Literal["bic", "aic", "icl", "held_out"], Field(description="What to choose by; held_out needs training.holdout.")
+]
+
+
 class Data(Settings):
     """Where the samples are and which dimension holds the features."""
 
@@ -193,9 +198,7 @@ class Select(Settings):
         ["full", "tied", "diag", "spherical"], description="Covariance types to try."
     )
     keep_all: bool = Field(False, description="Run every candidate to convergence; drop none that cannot win.")
-    criterion: Literal["bic", "aic", "icl", "held_out"] = Field(
-        "bic", description="What to choose by; held_out needs training.holdout."
-    )
+    criterion: CriterionName = "bic"
     training: Training = Training()
     cluster: Cluster = Cluster()
     overwrite: bool = Field(False, description="Replace what exists.")
@@ -225,9 +228,7 @@ class Pipeline(Settings):
         ["full", "tied", "diag", "spherical"], description="Covariance types to try."
     )
     keep_all: bool = Field(False, description="Run every candidate to convergence; drop none that cannot win.")
-    criterion: Literal["bic", "aic", "icl", "held_out"] = Field(
-        "bic", description="What to choose by; held_out needs training.holdout."
-    )
+    criterion: CriterionName = "bic"
     probabilities: bool = Field(False, description="Write the probability of every component too.")
     training: Training = Training()
     cluster: Cluster = Cluster()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -218,13 +219,21 @@ def open_samples(
 def open_store(source: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
     """Open a Zarr store for reading."""
     place = store_at(source, read_only=True)
+    with _obstore_errors(source):
+        try:
+            return zarr.open(place, mode="r")
+        except (FileNotFoundError, ValueError, KeyError, NotADirectoryError) as error:
+            raise InputError(f"{source} is not a Zarr store: {_one_line(error)}") from None
+
+
+@contextmanager
+def _obstore_errors(url: str | os.PathLike[str]) -> Iterator[None]:
+    """Say in one line what obstore says in many."""
     try:
-        return zarr.open(place, mode="r")
-    except (FileNotFoundError, ValueError, KeyError, NotADirectoryError) as error:
-        raise InputError(f"{source} is not a Zarr store: {_one_line(error)}") from None
+        yield
     except Exception as error:
         if type(error).__module__.startswith("obstore"):
-            raise InputError(f"cannot open {source}: {str(error).strip().splitlines()[0]}") from None
+            raise InputError(f"cannot open {url}: {str(error).strip().splitlines()[0]}") from None
         raise
 
 
@@ -250,12 +259,8 @@ def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
     except ImportError:
         raise InputError(f"reading {url} needs obstore: pip install dgmm[cloud]") from None
     options: dict[str, Any] = {"mkdir": True} if scheme == "file" and not read_only else {}
-    try:
+    with _obstore_errors(url):
         return zarr.storage.ObjectStore(obstore.store.from_url(url, **options), read_only=read_only)
-    except Exception as error:
-        if type(error).__module__.startswith("obstore"):
-            raise InputError(f"cannot open {url}: {str(error).strip().splitlines()[0]}") from None
-        raise
 
 
 def _one_line(error: Exception) -> str:

@@ -165,12 +165,7 @@ class WorstSegment:
     def __call__(self, segment: int, block: Block) -> Worst:
         """The worst rows of one segment."""
         x = block.fitted
-        found = []
-        for plan in self.plans:
-            density = score_samples(x, plan).log_density
-            kept = np.argpartition(density, self.limit)[: self.limit] if len(x) > self.limit else slice(None)
-            found.append(Sample.of(density[kept], np.asarray(x[kept], dtype=np.float64), self.limit))
-        return Worst(tuple(found))
+        return Worst(tuple(Sample.of(score_samples(x, plan).log_density, x, self.limit) for plan in self.plans))
 
 
 class Passes:

@@ -120,7 +120,7 @@ def reseed(
         except CollapseError:
             return None
 
-    at_worst = before.log_density(worst.rows)
+    at_worst = worst.keys
     if collapsed:
         # where most is missing first; where there are more components than groups, some stay as they are
         order = sorted(groups, key=lambda rows: float((at_worst[rows] - at_worst.max()).sum()))

@@ -28,8 +28,9 @@ class Criterion(StrEnum):
     HELD_OUT = "held_out"
 
 
-class Judged:
-    """What a criterion needs to know of a fit, finished or on its way."""
+@dataclass(frozen=True)
+class Standing:
+    """What a criterion needs to know of a fit, finished or on its way; see `Fit`."""
 
     log_likelihood: float
     n_parameters: int
@@ -51,18 +52,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Standing(Judged):
-    """Where a candidate stands; see `Fit`."""
-
-    log_likelihood: float
-    n_parameters: int
-    n_samples: int
-    entropy: float
-    held_out: float
-
-
-@dataclass(frozen=True)
-class Fit(Judged):
+class Fit:
     """A fitted mixture and how it was come by.
 
     Attributes
@@ -129,9 +119,14 @@ class Fit(Judged):
         return self.mixture.covariance_type
 
     @property
-    def n_parameters(self) -> int:  # type: ignore[override]
+    def n_parameters(self) -> int:
         """Number of free parameters p."""
         return self.mixture.n_parameters
+
+    def criterion(self, name: Criterion | str) -> float:
+        """The value of a criterion; lower is better."""
+        standing = Standing(self.log_likelihood, self.n_parameters, self.n_samples, self.entropy, self.held_out)
+        return standing.criterion(name)
 
     @property
     def bic(self) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from dgmm.config import Training
-from dgmm.em import Ascent, climb
+from dgmm.em import Ascent, Pass, climb
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
 from dgmm.initialise import Given, one_component
@@ -129,13 +129,8 @@ class Race:
                 break
 
     def _climb(self, *, keep_all: bool) -> None:
-        n, candidates = self.n, list(self.ascents)
-        began = time.perf_counter()
-        for step in climb(list(self.ascents.values()), self.passes.accumulate, self.options.max_iter - self.done):
-            self.done += 1
-            seconds = time.perf_counter() - began
-            for i in step.ascents:
-                self.history[candidates[i]].append((self.ascents[candidates[i]].remaining_gain / n, seconds))
+        n = self.n
+        for step, seconds in self._pass_by_pass(self.ascents, self.history):
             leader = self.leader()
             ascent = self.ascents[leader]
             logger.info(
@@ -144,9 +139,21 @@ class Race:
                 ascent.remaining_gain / n, n / seconds,
             )  # fmt: skip
             if not keep_all and self.done >= SETTLED:
-                for c in candidates:
+                for c in self.ascents:
                     if not self.ascents[c].done and not self.may_win(c, leader):
                         self.drop(c, leader)
+
+    def _pass_by_pass(
+        self, ascents: dict[Candidate, Ascent], history: dict[Candidate, list[tuple[float, float]]]
+    ) -> Iterator[tuple[Pass, float]]:
+        """Climb for as many passes as are left, and keep the records; yields each pass and its seconds."""
+        candidates, began = list(ascents), time.perf_counter()
+        for step in climb(list(ascents.values()), self.passes.accumulate, self.options.max_iter - self.done):
+            self.done += 1
+            seconds = time.perf_counter() - began
+            for c in (candidates[i] for i in step.ascents):
+                history[c].append((ascents[c].remaining_gain / self.n, seconds))
+            yield step, seconds
             began = time.perf_counter()
 
     def reseed(self, winners: Sequence[Candidate]) -> None:
@@ -160,8 +167,7 @@ class Race:
             collapsed = self.collapsed(c)
             if (collapsed and again == "reseed") or (not collapsed and c in winners and self.n > options.start_rows):
                 wanted[c] = collapsed
-        left = options.max_iter - self.done
-        if not wanted or not options.worst_rows or left < 1:
+        if not wanted or not options.worst_rows or self.done >= options.max_iter:
             return
         mixtures = [self.ascents[c].best.to_data(self.ascents[c].setting.frame) for c in wanted]
         rows = profile.sample.rows[: options.start_rows]
@@ -173,15 +179,8 @@ class Race:
             if new is not None:
                 challengers[c] = Ascent(new.mixture, a.setting, options.tol, options.accelerate)
                 logger.info("%s: trying components %s on the rows explained worst", c, new.replaced)
-        tried = list(challengers)
-        history: dict[Candidate, list[tuple[float, float]]] = {c: [] for c in tried}
-        began = time.perf_counter()
-        for step in climb(list(challengers.values()), self.passes.accumulate, left):
-            self.done += 1
-            for i in step.ascents:
-                gain = challengers[tried[i]].remaining_gain / self.n
-                history[tried[i]].append((gain, time.perf_counter() - began))
-            began = time.perf_counter()
+        history: dict[Candidate, list[tuple[float, float]]] = {c: [] for c in challengers}
+        for step, _ in self._pass_by_pass(challengers, history):
             for c, a in challengers.items():
                 old = self.ascents[c]
                 hope = a.log_likelihood + max(2 * a.remaining_gain, a.log_likelihood - a.trajectory[0])

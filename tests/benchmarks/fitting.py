@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from tables import head, line
 
 import dgmm
 from dgmm import datasets
@@ -53,18 +54,6 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
     """A result and the seconds it took."""
     began = time.perf_counter()
     return function(), time.perf_counter() - began
-
-
-def line(*cells: str) -> None:
-    """A row of the table."""
-    print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def head(title: str, *cells: str) -> None:
-    """A table of its own."""
-    print(f"\n{title}\n")
-    line(*cells)
-    line(*["---"] * len(cells))
 
 
 def fits(short: bool) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 import psutil
 import xarray
 import zarr
+from tables import head, line
 
 import dgmm
 from dgmm.data import DECODERS, Field, Samples, open_samples
@@ -134,18 +135,6 @@ def dgemm_speed() -> float:
     a = np.random.default_rng(0).standard_normal((2000, 2000))
     (seconds,) = in_turn(5, lambda: a @ a)
     return 2 * 2000**3 / seconds / 1e9
-
-
-def line(*cells: str) -> None:
-    """A row of the table."""
-    print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def head(title: str, *cells: str) -> None:
-    """A table of its own."""
-    print(f"\n{title}\n")
-    line(*cells)
-    line(*["---"] * len(cells))
 
 
 def in_memory(short: bool, repetitions: int) -> None:
