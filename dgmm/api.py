@@ -12,7 +12,7 @@ import xarray as xr
 
 from dgmm import store
 from dgmm.config import Training, validated
-from dgmm.data import Samples, Source, open_samples, store_at
+from dgmm.data import Samples, Source, Weights, open_samples, store_at
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
 from dgmm.initialise import Given, check_given
@@ -40,6 +40,7 @@ def train(
     precisions_init: ArrayLike | None = None,
     variables: Sequence[str] | None = None,
     feature_dim: str | None = None,
+    weights: Weights | None = None,
     scheduler: str | Client | None = None,
     **training: Any,
 ) -> Fit:
@@ -61,6 +62,11 @@ def train(
         they climb on the sample first. A single component needs no start.
     variables, feature_dim : optional
         Which variables of a dataset to use, and which dimension holds the features; see `dgmm.data.open_samples`.
+    weights : str, xarray.DataArray or array, optional
+        How much each sample counts, such as the area it stands for: a variable or coordinate of a dataset by its
+        name, an array along some of the samples' dimensions, or one in their shape. They are normalised to a mean
+        of one over the samples that have any, so that the n of BIC and of all sums is the number of those samples,
+        and only the ratios of the weights matter. Samples of weight zero, or whose weight is missing, are left out.
     scheduler : {"threads", "processes"}, address or distributed.Client, optional
         Who does the work: the open client if there is one, else threads of this process.
     **training
@@ -79,7 +85,7 @@ def train(
         If a component collapses in every start.
     """
     options = validated(Training, training)
-    samples = open_samples(source, variables, feature_dim)
+    samples = open_samples(source, variables, feature_dim, weights=weights)
     (k,) = check_components([n_components])
     family = get_family(covariance_type)
     given = check_given(family, k, samples.n_features, weights_init, means_init, precisions_init)
@@ -96,6 +102,7 @@ def select(
     keep_all: bool = False,
     variables: Sequence[str] | None = None,
     feature_dim: str | None = None,
+    weights: Weights | None = None,
     scheduler: str | Client | None = None,
     **training: Any,
 ) -> Selection:
@@ -113,7 +120,7 @@ def select(
         ``holdout``, their share.
     keep_all : bool
         Run every candidate to convergence instead of dropping those that can no longer win.
-    variables, feature_dim, scheduler, **training
+    variables, feature_dim, weights, scheduler, **training
         As for `train`.
 
     Returns
@@ -123,7 +130,7 @@ def select(
     """
     options = validated(Training, training)
     kinds = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
-    samples = open_samples(source, variables, feature_dim)
+    samples = open_samples(source, variables, feature_dim, weights=weights)
     ks = check_components(n_components)
     if not kinds:
         raise InputError("covariance_type is empty: name at least one covariance type")

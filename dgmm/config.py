@@ -106,6 +106,11 @@ class Data(Settings):
     feature_dim: str | None = Field(
         None, description="Dimension that holds the features. Default: the last of a two-dimensional array."
     )
+    weights: str | None = Field(
+        None,
+        description="Variable that says how much each sample counts, such as its area; along some or all of the "
+        "dimensions of the samples. Only the ratios matter.",
+    )
     decoder: Literal["zarr", "zarrs"] = Field(
         "zarr", description="Who decodes chunks; zarrs (in Rust, `pip install dgmm[zarrs]`) is faster with small ones."
     )

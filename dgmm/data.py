@@ -20,6 +20,7 @@ from xarray.backends.zarr import FillValueCoder
 
 from dgmm.errors import InputError
 from dgmm.grid import Grid, Region
+from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray
 
 #: Where Zarr stores may be, beside local paths.
@@ -32,6 +33,7 @@ DECODERS: dict[str, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.pat
 PACKING = {"scale_factor", "add_offset", "missing_value"}
 
 #: What can be handed in as data.
+Weights = str | xr.DataArray | zarr.Array[Any] | dask.array.Array | np.ndarray[Any, Any]
 Source = str | os.PathLike[str] | zarr.Array[Any] | xr.Dataset | xr.DataArray | dask.array.Array | np.ndarray[Any, Any]
 
 
@@ -83,6 +85,8 @@ class Samples:
     axis : xarray.DataArray or None
         The coordinate along which the features lie, if it is numeric; ``value_name`` and ``value_units`` in its
         attributes say what varies along it.
+    weights : Field or None
+        How much each sample counts, along some of the dimensions of the grid or all; None where all count the same.
     """
 
     name: str
@@ -93,6 +97,7 @@ class Samples:
     feature_dim: str | None
     coords: xr.Dataset
     axis: xr.DataArray | None = None
+    weights: Field | None = None
 
     @property
     def n_features(self) -> int:
@@ -102,11 +107,15 @@ class Samples:
     @property
     def in_memory(self) -> bool:
         """Whether reading is nothing but looking."""
-        return all(isinstance(f.array, np.ndarray) for f in self.fields)
+        return all(isinstance(f.array, np.ndarray) for f in self._all_fields)
+
+    @property
+    def _all_fields(self) -> tuple[Field, ...]:
+        return self.fields if self.weights is None else (*self.fields, self.weights)
 
     def check_for_cluster(self) -> None:
         """Refuse what tasks on a cluster cannot read: a Dask array whose blocks are results of another cluster task."""
-        for field in self.fields:
+        for field in self._all_fields:
             array = getattr(field.array, "_data", field.array)
             if isinstance(array, dask.array.Array):
                 kinds = {type(value).__name__ for value in dict(array.__dask_graph__()).values()}
@@ -117,6 +126,11 @@ class Samples:
     def itemsize(self) -> int:
         """Bytes of one value as it is read."""
         return max(int(f.array.dtype.itemsize) for f in self.fields)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample as it is read."""
+        return self.n_features * self.itemsize + 8 * (self.weights is not None)
 
     def with_features(self, names: Sequence[str]) -> Samples:
         """The same samples with their variables in the order of ``names``, if those are their names."""
@@ -142,6 +156,18 @@ class Samples:
         block = _transposed(field.read(key), field.dims, (*self.dims, self.feature_dim))
         return block.reshape(-1, self.n_features)
 
+    def read_rows(self, region: Region) -> Rows:
+        """The samples of a region and their weights."""
+        x = self.read(region)
+        if self.weights is None:
+            return Rows(x)
+        key = dict(zip(self.dims, region, strict=True))
+        wanted = tuple(dim for dim in self.dims if dim in self.weights.dims)
+        known = _transposed(self.weights.read(key), self.weights.dims, wanted)
+        shape = [s.stop - s.start if dim in wanted else 1 for dim, s in key.items()]
+        whole = np.broadcast_to(known.reshape(shape), [s.stop - s.start for s in region])
+        return Rows(x, whole.astype(float).ravel())
+
 
 def unmasked(array: Any) -> AnyArray:
     """A plain array: what a mask hides is missing."""
@@ -165,6 +191,7 @@ def open_samples(
     variables: Sequence[str] | None = None,
     feature_dim: str | None = None,
     *,
+    weights: Weights | None = None,
     decoder: str = "zarr",
 ) -> Samples:
     """See a source as samples of d features.
@@ -177,6 +204,10 @@ def open_samples(
         Variables of a dataset: several are the features; one holds them along ``feature_dim``. All by default.
     feature_dim : str, optional
         The dimension along which the features lie; the last one of a plain array.
+    weights : str, xarray.DataArray or array, optional
+        How much each sample counts: a variable or coordinate of a dataset by its name, an array along some of the
+        dimensions of the samples, or one in their shape. A sample of weight zero, or whose weight is missing, is
+        left out.
     decoder : {"zarr", "zarrs"}
         Who decodes the chunks of a store given by its path or URL; ``zarrs`` (Rust) is faster where they are small.
 
@@ -205,15 +236,51 @@ def open_samples(
     if isinstance(opened, xr.DataArray):
         if opened.ndim < 2:
             raise InputError(f"{name} has shape {opened.shape}: samples and features need two dimensions, (n, d)")
-        named = "data" if opened.name is None else str(opened.name)
-        return _from_dataset(name, opened.to_dataset(name=named), variables, feature_dim or str(opened.dims[-1]))
+        feature_dim = feature_dim or str(opened.dims[-1])
+        opened = opened.to_dataset(name="data" if opened.name is None else str(opened.name))
     if isinstance(opened, xr.Dataset):
-        return _from_dataset(name, opened, variables, feature_dim)
+        if isinstance(weights, str):
+            if weights not in opened.variables:
+                raise InputError(
+                    f"no variable {weights!r} in {name} to take the weights from: it has "
+                    f"{', '.join(sorted(map(str, opened.variables)))}"
+                )
+            known, weights = opened, opened[weights]
+            if not variables:
+                opened = known.drop_vars({weights.name} & set(known.data_vars))
+        return _with_weights(_from_dataset(name, opened, variables, feature_dim), weights)
     if not isinstance(opened, (zarr.Array, dask.array.Array, np.ndarray)):
         raise InputError(f"cannot read samples from a {type(source).__name__}: hand in a Zarr store, array or dataset")
     if variables is not None:
         raise InputError(f"{name} is a single array and has no variables: leave variables ({', '.join(variables)}) out")
-    return _from_array(name, opened, feature_dim)
+    if isinstance(weights, str):
+        raise InputError(f"{name} is a single array: hand in the weights as an array, not as {weights!r}")
+    return _with_weights(_from_array(name, opened, feature_dim), weights)
+
+
+def _with_weights(samples: Samples, weights: Any) -> Samples:
+    """The samples with their weights, which lie along some of their dimensions, or in an array of their shape."""
+    if weights is None:
+        return samples
+    sizes = dict(zip(samples.dims, samples.grid.shape, strict=True))
+    if isinstance(weights, xr.DataArray):
+        field = _field("weights", weights.variable)
+        fits = all(sizes.get(dim) == n for dim, n in zip(field.dims, field.array.shape, strict=True))
+        for dim in field.dims:
+            ours, theirs = samples.coords.indexes.get(dim), weights.indexes.get(dim)
+            if fits and ours is not None and theirs is not None and not ours.equals(theirs):
+                raise InputError(f"weights and {samples.name} differ in their coordinate {dim!r}: align them first")
+    else:
+        array = weights if isinstance(weights, (zarr.Array, dask.array.Array)) else unmasked(weights)
+        field = Field(array, samples.dims, _chunks("weights", array))
+        fits = tuple(array.shape) == samples.grid.shape
+    if not fits:
+        raise InputError(
+            f"weights have shape {tuple(weights.shape)}, the samples of {samples.name} {samples.grid.shape} "
+            f"({', '.join(samples.dims)}): give one weight for each"
+        )
+    _check_numeric("weights", samples.name, field)
+    return replace(samples, weights=field)
 
 
 def open_store(source: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
@@ -306,14 +373,7 @@ def _from_dataset(name: str, dataset: xr.Dataset, variables: Sequence[str] | Non
         if variable not in known:
             raise InputError(f"no variable {variable!r} in {name}: it has {', '.join(known)}")
     chosen = list(variables or known)
-    fields = {}
-    for variable in chosen:
-        v = dataset[variable].variable
-        dims = tuple(map(str, v.dims))
-        if isinstance(v._data, np.ndarray):
-            fields[variable] = Field(v.to_numpy(), dims, None)
-        else:
-            fields[variable] = Field(v, dims, _chunks(name, v))
+    fields = {variable: _field(name, dataset[variable].variable) for variable in chosen}
     if feature_dim is None and len(chosen) == 1 and len(fields[chosen[0]].dims) != 1:
         only = fields[chosen[0]]
         if len(only.dims) != 2:
@@ -326,12 +386,21 @@ def _from_dataset(name: str, dataset: xr.Dataset, variables: Sequence[str] | Non
     return _assemble(name, fields, feature_dim, coords)
 
 
+def _field(name: str, v: xr.Variable) -> Field:
+    """A variable, in memory or not."""
+    dims = tuple(map(str, v.dims))
+    return Field(v.to_numpy(), dims, None) if isinstance(v._data, np.ndarray) else Field(v, dims, _chunks(name, v))
+
+
+def _check_numeric(variable: str, name: str, field: Field) -> None:
+    if np.dtype(field.array.dtype).kind not in "fiu":
+        raise InputError(f"{variable} in {name} is not numeric: its dtype is {field.array.dtype}")
+
+
 def _assemble(name: str, fields: dict[str, Field], feature_dim: str | None, coords: xr.Dataset) -> Samples:
     first_name, first = next(iter(fields.items()))
     for variable, field in fields.items():
-        kind = np.dtype(field.array.dtype).kind
-        if kind not in "fiu":
-            raise InputError(f"{variable} in {name} is not numeric: its dtype is {field.array.dtype}")
+        _check_numeric(variable, name, field)
         if set(field.dims) != set(first.dims) or dict(zip(field.dims, field.array.shape, strict=True)) != dict(
             zip(first.dims, first.array.shape, strict=True)
         ):

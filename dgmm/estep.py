@@ -30,7 +30,7 @@ class PassTotals:
     Attributes
     ----------
     count : float
-        Number of samples.
+        Number of samples (the sum of their weights).
     log_likelihoods : ndarray, shape (candidates,)
     sums : tuple of ndarray
         Per product of the plan, shape (rows, P).
@@ -101,21 +101,32 @@ def as_block(x: AnyArray, plan: Plan) -> AnyArray:
     return frozen(np.ascontiguousarray(x, dtype=x.dtype if x.dtype == np.float32 else np.float64))
 
 
-def accumulate_samples(x: AnyArray, plan: Plan) -> PassTotals:
-    """E-step of all mixtures of a plan over the rows of ``x``, shape (n, d), any real dtype, no missing values."""
+def accumulate_samples(x: AnyArray, plan: Plan, weights: FloatArray | None = None) -> PassTotals:
+    """E-step of all mixtures of a plan over samples.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n, d)
+        Of any real dtype, without missing values.
+    plan : Plan
+    weights : ndarray, shape (n,), optional
+        Of the samples: of the order of one, for what counts as nothing is told by size.
+    """
     if not is_compiled(plan):
-        return accumulate_plainly(x, plan)
+        return accumulate_plainly(x, plan, weights)
     p = plan.packed
     log_likelihoods, flat = np.zeros(len(plan.candidates)), np.zeros(len(p.theta))
     kernel.accumulate(
-        as_block(x, plan), frozen(plan.origin), p.shifts, p.forwards, p.diagonals, p.panels, p.theta, p.candidates,
-        plan.width, memory_for(plan), log_likelihoods, flat,
+        as_block(x, plan), frozen(np.empty(0) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)),
+        frozen(plan.origin), p.shifts, p.forwards, p.diagonals, p.panels, p.theta, p.candidates, plan.width,
+        memory_for(plan), log_likelihoods, flat,
     )  # fmt: skip
     sums = {product.rows.start: np.zeros_like(product.theta) for product in plan.products}
     for _, start, stop, first, last, offset in p.panels.tolist():
         part = flat[offset : offset + (stop - start) * (last - first)]
         sums[start][:, first:last] = part.reshape(stop - start, last - first)
-    return PassTotals(float(len(x)), log_likelihoods, tuple(sums[product.rows.start] for product in plan.products))
+    count = float(len(x) if weights is None else weights.sum())
+    return PassTotals(count, log_likelihoods, tuple(sums[product.rows.start] for product in plan.products))
 
 
 def score_samples(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
@@ -158,30 +169,31 @@ def plain_slices(x: AnyArray, plan: Plan) -> Iterator[tuple[slice, FloatArray, l
         yield place, joint, features
 
 
-def accumulate_plainly(x: AnyArray, plan: Plan) -> PassTotals:
+def accumulate_plainly(x: AnyArray, plan: Plan, weights: FloatArray | None = None) -> PassTotals:
     """`accumulate_samples` in NumPy, for any features."""
+    weights = np.ones(len(x)) if weights is None else weights
     log_likelihoods = np.zeros(len(plan.candidates))
     sums = [np.zeros_like(p.theta) for p in plan.products]
-    for _, joint, features in plain_slices(x, plan):
+    for part, joint, features in plain_slices(x, plan):
         for c, rows in enumerate(plan.candidates):
-            log_likelihoods[c] += normalise(joint[rows])
+            log_likelihoods[c] += normalise(joint[rows], weights[part])
         places = iter(sums)
         for stack, phi in zip(plan.stacks, features, strict=True):
             for product in stack.products:
                 place = next(places)
                 place += joint[product.rows] @ phi[: product.theta.shape[1]].T
-    return PassTotals(float(len(x)), log_likelihoods, tuple(sums))
+    return PassTotals(float(weights.sum()), log_likelihoods, tuple(sums))
 
 
-def normalise(joint: FloatArray) -> float:
-    """Turn log joint densities (K, n) into responsibilities, in place; returns the sum of the log densities."""
+def normalise(joint: FloatArray, weights: FloatArray) -> float:
+    """Turn log joint densities (K, n) into weighted responsibilities; returns the weighted sum of log densities."""
     top = joint.max(axis=0)
     joint -= top
     np.maximum(joint, LOWEST_EXPONENT, out=joint)
     np.exp(joint, out=joint)
     total = joint.sum(axis=0)
-    joint /= total
-    return float(np.log(total).sum() + top.sum())
+    joint *= weights / total
+    return float(weights @ (np.log(total) + top))
 
 
 def unpack(totals: PassTotals, plan: Plan) -> list[SufficientStatistics]:

@@ -22,7 +22,7 @@ from matplotlib.patches import Ellipse, Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from dgmm.mixture import Mixture
-from dgmm.results import STRONG, Fit
+from dgmm.results import STRONG, Criterion, Fit
 from dgmm.types import AnyArray, FloatArray, IntArray
 
 #: Cells of the scores that are read at most, and of a map where that means leaving cells out.
@@ -37,18 +37,33 @@ SOUND = ("converged", "stopped", "dropped")
 KINDS = ("#0b6e99", "#d1495b", "#3d8b37", "#8e5ea2", "#c77d0a", "#5c5c5c")
 MARKERS = {"converged": "o", "stopped": "v", "dropped": "o", "collapsed": "X", "failed": "x"}
 BEST: dict[str, Any] = {"ls": "", "marker": "*", "ms": 16, "mfc": GOLD, "mec": INK, "mew": 0.9, "zorder": 4}
+#: What the criteria are called.
+NAMES = {
+    Criterion.BIC: "BIC",
+    Criterion.AIC: "AIC",
+    Criterion.ICL: "ICL",
+    Criterion.HELD_OUT: "-2 log-likelihood of held-out rows",
+}
 #: Names and units of the vertical and the horizontal axis of a map.
 LATITUDE, LONGITUDE = ("lat", "latitude", "degrees_north"), ("lon", "longitude", "degrees_east")
 
 
-def bic_figure(table: pd.DataFrame, fit: Fit, *, figure: FigureBase | None = None) -> FigureBase:
-    """BIC above that of the model against K: all of it, and close to the best."""
+def gaps(table: pd.DataFrame, fit: Fit, criterion: Criterion) -> pd.Series[float]:
+    """By how much the criterion of every candidate is above that of the model."""
+    values = table[criterion]
+    return (-2 * fit.n_samples * values if criterion is Criterion.HELD_OUT else values) - fit.criterion(criterion)
+
+
+def criterion_figure(
+    table: pd.DataFrame, fit: Fit, criterion: Criterion = Criterion.BIC, *, figure: FigureBase | None = None
+) -> FigureBase:
+    """The criterion above that of the model against K: all of it, and close to the best."""
     figure = figure or _new_figure(10.5, 4.1)
-    table = table.assign(gap=table["bic"] - fit.bic, state=states(table)).sort_values("n_components")
+    table = table.assign(gap=gaps(table, fit, criterion), state=states(table)).sort_values("n_components")
     sound = table[table["state"].isin(SOUND)]
     high, kinds = max(sound["gap"].max(), STRONG), sorted(set(table["covariance_type"]))
     panels = figure.subplots(1, 2)
-    _prepare(panels[0], "All candidates", "number of components K", "BIC above the best")
+    _prepare(panels[0], "All candidates", "number of components K", f"{NAMES[criterion]} above the best")
     _prepare(panels[1], "Close to the best", "number of components K", "")
     panels[1].set_yscale("symlog", linthresh=STRONG, linscale=0.7)
     panels[1].axhspan(0, STRONG, color="#f6edcd", lw=0, zorder=0)
@@ -57,7 +72,7 @@ def bic_figure(table: pd.DataFrame, fit: Fit, *, figure: FigureBase | None = Non
             line = sound[sound["covariance_type"] == kind]
             axes.plot(line["n_components"], line["gap"], color=colour, lw=1.4)
             for state, part in table[table["covariance_type"] == kind].groupby("state"):
-                # a collapsed candidate may lie far below the best; one that failed has no BIC
+                # a collapsed candidate may lie far below the best; one that failed has no criterion
                 heights = part["gap"].fillna(top).clip(low, top)
                 axes.plot(part["n_components"], heights, clip_on=False, **_marker(str(state), colour))
         axes.plot(fit.n_components, 0, clip_on=False, **BEST)
@@ -321,7 +336,12 @@ def _degree_text(letters: str, value: float, _: int) -> str:
 
 
 def main_figure(
-    fit: Fit, table: pd.DataFrame | None, view: xr.Dataset | None, along: xr.DataArray | None, rows: FloatArray | None
+    fit: Fit,
+    table: pd.DataFrame | None,
+    view: xr.Dataset | None,
+    along: xr.DataArray | None,
+    rows: FloatArray | None,
+    criterion: Criterion = Criterion.BIC,
 ) -> Figure:
     """The main pictures: where and what the classes are, and below them the contest."""
     top: list[Callable[..., FigureBase]] = []
@@ -331,7 +351,7 @@ def main_figure(
         top.append(partial(profile_figure, fit.mixture, along, spread=not top))
     elif rows is not None:
         top.append(partial(sample_figure, fit.mixture, rows, fit.features))
-    below: list[Callable[..., FigureBase]] = [] if table is None else [partial(bic_figure, table, fit)]
+    below: list[Callable[..., FigureBase]] = [] if table is None else [partial(criterion_figure, table, fit, criterion)]
     bands = [band for band in (top, below) if band]
     figure = _new_figure(13, 4.6 * max(len(bands), 1))
     for i, band in enumerate(bands):

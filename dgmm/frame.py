@@ -40,16 +40,22 @@ class Moments:
     scatter: FloatArray
 
     @classmethod
-    def of(cls, x: FloatArray) -> Moments:
-        """Moments of the rows of ``x``, shape (n, d)."""
+    def of(cls, x: FloatArray, weights: FloatArray | None = None) -> Moments:
+        """Moments of the rows of ``x``, shape (n, d), each as often as its weight, shape (n,), says."""
         if not len(x):
             return cls(0.0, np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1])))
-        mean = x.mean(axis=0)
+        mean = np.average(x, axis=0, weights=weights)
         # a second centring takes out what rounding left in the mean of far-off data
         centred = x - mean
-        shift = centred.mean(axis=0)
+        shift = np.average(centred, axis=0, weights=weights)
         centred -= shift
-        return cls(float(len(x)), mean + shift, centred.T @ centred)
+        if weights is None:
+            return cls(float(len(x)), mean + shift, centred.T @ centred)
+        return cls(float(weights.sum()), mean + shift, (centred.T * weights) @ centred)
+
+    def scaled(self, factor: float) -> Moments:
+        """Moments when every sample counts as many times as much."""
+        return self if factor == 1 else Moments(self.count * factor, self.mean, self.scatter * factor)
 
     def merge(self, other: Moments) -> Moments:
         """Moments of the union (Chan, Golub and LeVeque 1983, equations 1.5)."""

@@ -18,6 +18,7 @@ from dgmm.errors import InputError
 from dgmm.families import Family
 from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
+from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray
 
@@ -32,7 +33,13 @@ GIVEN_ROUNDING = 1e-6
 
 
 def start_labels(
-    method: Method, x: FloatArray, whitened: FloatArray, n_components: int, n_init: int, seed: int
+    method: Method,
+    x: FloatArray,
+    whitened: FloatArray,
+    n_components: int,
+    n_init: int,
+    seed: int,
+    weights: FloatArray | None = None,
 ) -> Iterator[AnyArray]:
     """Labels (n,) of ``n_init`` starts.
 
@@ -47,6 +54,7 @@ def start_labels(
     x, whitened : ndarray, shape (n, d)
         The sample, standardised and whitened.
     n_components, n_init, seed : int
+    weights : ndarray, shape (n,), optional
 
     Notes
     -----
@@ -59,35 +67,37 @@ def start_labels(
         state = np.random.SeedSequence([seed, n_components, i]).generate_state(1)[0]
         # threads add up in whatever order they come: one of them, for the sake of reproducible starts
         with threadpool_limits(1):
-            labels = METHODS[method](x if i % 2 == 0 else whitened, n_components, int(state))
+            labels = METHODS[method](x if i % 2 == 0 else whitened, n_components, int(state), weights)
         yield labels
 
 
-def _lloyd(x: FloatArray, n_components: int, seed: int) -> AnyArray:
+def _lloyd(x: FloatArray, n_components: int, seed: int, weights: FloatArray | None) -> AnyArray:
     kmeans = KMeans(n_components, n_init=1, max_iter=LLOYD_STEPS, random_state=seed, algorithm="lloyd")
     with warnings.catch_warnings():
         # fewer distinct rows than components: EM finds that out and says so
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return kmeans.fit(x).labels_
+        return kmeans.fit(x, sample_weight=weights).labels_
 
 
-def _nearest_seed(x: FloatArray, n_components: int, seed: int) -> AnyArray:
-    seeds, _ = kmeans_plusplus(x, n_components, random_state=seed)
+def _nearest_seed(x: FloatArray, n_components: int, seed: int, weights: FloatArray | None) -> AnyArray:
+    seeds, _ = kmeans_plusplus(x, n_components, sample_weight=weights, random_state=seed)
     return pairwise_distances_argmin(x, seeds)
 
 
-def _nearest_row(x: FloatArray, n_components: int, seed: int) -> AnyArray:
-    shuffled = np.random.default_rng(seed).permutation(x)
+def _nearest_row(x: FloatArray, n_components: int, seed: int, weights: FloatArray | None) -> AnyArray:
+    # in the order of exponential numbers at the rates of the weights, each next row is drawn in proportion to them
+    keys = np.random.default_rng(seed).standard_exponential(len(x)) / (1.0 if weights is None else weights)
+    shuffled = x[np.argsort(keys)]
     # the first distinct ones: of two equal rows one would be nearest to none
     _, first = np.unique(shuffled, axis=0, return_index=True)
     return pairwise_distances_argmin(x, shuffled[np.sort(first)[:n_components]])
 
 
-def _random(x: FloatArray, n_components: int, seed: int) -> AnyArray:
+def _random(x: FloatArray, n_components: int, seed: int, weights: FloatArray | None) -> AnyArray:
     return np.random.default_rng(seed).permutation(len(x)) % n_components
 
 
-METHODS: dict[Method, Callable[[FloatArray, int, int], AnyArray]] = {
+METHODS: dict[Method, Callable[[FloatArray, int, int, FloatArray | None], AnyArray]] = {
     "kmeans": _lloyd,
     "k-means++": _nearest_seed,
     "random": _random,
@@ -95,13 +105,13 @@ METHODS: dict[Method, Callable[[FloatArray, int, int], AnyArray]] = {
 }
 
 
-def from_labels(family: Family, x: FloatArray, labels: AnyArray, n_components: int, setting: Setting) -> Mixture:
+def from_labels(family: Family, rows: Rows, labels: AnyArray, n_components: int, setting: Setting) -> Mixture:
     """The mixture that one M-step makes of labelled rows.
 
     Parameters
     ----------
     family : Family
-    x : ndarray, shape (n, d)
+    rows : Rows
         In the data's units.
     labels : ndarray of int, shape (n,)
     n_components : int
@@ -113,12 +123,12 @@ def from_labels(family: Family, x: FloatArray, labels: AnyArray, n_components: i
     Mixture
         In frame coordinates.
     """
-    y = setting.frame.to_frame((x - setting.frame.origin).T)
-    features = np.empty((family.features.size(len(y)), len(x)))
+    y = setting.frame.to_frame((rows.x - setting.frame.origin).T)
+    features = np.empty((family.features.size(len(y)), len(rows)))
     family.features.fill(y, features)
-    one_hot = np.zeros((n_components, len(x)))
-    one_hot[labels, np.arange(len(x))] = 1.0
-    statistics = SufficientStatistics(np.nan, float(len(x)), one_hot @ features.T, np.zeros(n_components, dtype=bool))
+    one_hot = np.zeros((n_components, len(rows)))
+    one_hot[labels, np.arange(len(rows))] = 1.0 if rows.weights is None else rows.weights
+    statistics = SufficientStatistics(np.nan, rows.count, one_hot @ features.T, np.zeros(n_components, dtype=bool))
     floor = setting.floor + START_FLOOR * setting.moments.covariance
     blank = Mixture(
         family,

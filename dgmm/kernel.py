@@ -138,15 +138,36 @@ def shifted_exponentials(joint: FloatArray, n: int, top: FloatArray, total: Floa
 
 
 @compiled(fastmath=CONTRACT)
-def normalise(joint: FloatArray, n: int, top: FloatArray, total: FloatArray, power: IntArray) -> float:
-    """Turn log joint densities (K, n) into responsibilities; returns the sum of the log densities."""
+def scale(joint: FloatArray, n: int, factors: FloatArray) -> None:
+    """Multiply the columns of ``joint`` (K, n) by factors."""
+    for k in range(len(joint)):
+        line = joint[k]
+        for i in range(n):
+            line[i] *= factors[i]
+
+
+@compiled(fastmath=CONTRACT)
+def normalise(
+    joint: FloatArray, n: int, weights: FloatArray, top: FloatArray, total: FloatArray, power: IntArray
+) -> float:
+    """Turn log joint densities (K, n) into responsibilities; returns the sum of the log densities.
+
+    Both are times the samples' weights, if there are any.
+    """
     result = 0.0
     if len(joint) == 1:
         for i in range(n):
-            result += joint[0, i]
-            joint[0, i] = 1.0
+            weight = weights[i] if len(weights) else 1.0
+            result += weight * joint[0, i]
+            joint[0, i] = weight
         return result
     shifted_exponentials(joint, n, top, total, power)
+    if len(weights):
+        for i in range(n):
+            result += weights[i] * (top[i] + math.log(total[i]))
+            total[i] = weights[i] / total[i]
+        scale(joint, n, total)
+        return result
     product = 1.0  # sums are at least 1: many of them share one logarithm
     for i in range(n):
         result += top[i]
@@ -155,10 +176,7 @@ def normalise(joint: FloatArray, n: int, top: FloatArray, total: FloatArray, pow
             result += math.log(product)
             product = 1.0
         total[i] = 1.0 / total[i]
-    for k in range(len(joint)):
-        line = joint[k]
-        for i in range(n):
-            line[i] *= total[i]
+    scale(joint, n, total)
     return result + math.log(product)
 
 
@@ -177,7 +195,7 @@ def find_complete(x: AnyArray, complete: AnyArray) -> int:
 
 @compiled()
 def accumulate(
-    x: AnyArray, origin: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
+    x: AnyArray, weights: FloatArray, origin: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
     panels: IntArray, theta: AnyArray, candidates: IntArray, width: int, memory: Buffers,
     log_likelihoods: FloatArray, sums: FloatArray,
 ) -> None:  # fmt: skip
@@ -185,6 +203,8 @@ def accumulate(
 
     Parameters
     ----------
+    weights : ndarray, shape (n,) or (0,)
+        Of the rows; none if all count the same.
     panels : ndarray of int, shape (panels, 6)
         Stack, first and last row of the joint, first and last feature, offset in theta; by stack, then by feature.
     candidates : ndarray of int, shape (candidates, 2)
@@ -208,7 +228,7 @@ def accumulate(
         )
         for c in range(len(candidates)):
             rows = joint[candidates[c, 0] : candidates[c, 1]]
-            log_likelihoods[c] += normalise(rows, n, top, total, power)
+            log_likelihoods[c] += normalise(rows, n, weights[start : start + n], top, total, power)
         for p in range(len(panels)):
             stack, a, b, first, last, offset = panels[p]
             if first == 0:

@@ -22,11 +22,12 @@ def pass_bytes(samples: Samples, statistics: int = 0, sample_rows: int = 0) -> i
     Two segments as they are read and one without its missing rows, the profile's copy as float64, and the nodes of
     the tree that wait for a sibling, each with statistics of so many bytes and a sample of at most so many rows.
     """
-    segment = samples.grid.largest * samples.n_features
+    weighted = samples.weights is not None
+    segment = samples.grid.largest * (samples.n_features + weighted)
     levels = 2 + int(np.log2(len(samples.grid)))
     sampled = sum(min(sample_rows, samples.grid.largest << level) for level in range(levels))
-    waiting = levels * statistics + sampled * 8 * (samples.n_features + 1)
-    return 3 * segment * samples.itemsize + 2 * 8 * segment + waiting + BUFFER_BYTES
+    waiting = levels * statistics + sampled * 8 * (samples.n_features + 1 + weighted)
+    return 3 * samples.grid.largest * samples.row_bytes + 2 * 8 * segment + waiting + BUFFER_BYTES
 
 
 def score_bytes(samples: Samples, n_components: int, *, probabilities: bool) -> int:

@@ -18,13 +18,14 @@ from dgmm.data import Samples
 from dgmm.errors import InputError
 from dgmm.estep import PassTotals, accumulate_samples, score_samples, unpack
 from dgmm.frame import Frame, FrameKind
+from dgmm.grid import Region
 from dgmm.memory import BASE_BYTES, check_memory, pass_bytes
 from dgmm.mixture import Mixture
 from dgmm.plan import Plan, make_plan
-from dgmm.profile import Profile, ProfileSegment, Sample, complete_rows, is_held_out
+from dgmm.profile import Profile, ProfileSegment, Sample, is_held_out, used_rows
+from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Mergeable, Node, grow, merge_all
-from dgmm.types import AnyArray
 from dgmm.workers import Workers, one_blas_thread, stop_if_interrupted
 
 #: Tasks per thread and pass: enough to even out, few enough to read ahead within each; more where nothing is read.
@@ -41,13 +42,13 @@ class Block:
 
     Attributes
     ----------
-    fitted : ndarray, shape (n, d)
-    held_out : ndarray, shape (m, d)
-        Rows that no fit sees.
+    fitted : Rows
+    held_out : Rows
+        Those that no fit sees.
     """
 
-    fitted: AnyArray
-    held_out: AnyArray
+    fitted: Rows
+    held_out: Rows
 
 
 #: What is done to a segment, and what supplies the segments of a run: as they are, or in blocks.
@@ -55,25 +56,30 @@ Leaf = Callable[[int, Any], Any]
 Reader = Callable[[Samples, range], Iterator[tuple[int, Any]]]
 
 
-def read_ahead(samples: Samples, run: range) -> Iterator[tuple[int, AnyArray]]:
+def read_ahead(samples: Samples, run: range, read: Callable[[Region], T]) -> Iterator[tuple[int, T]]:
     """Segments of a run in order, the next one being read while the caller computes."""
     if samples.in_memory:
         for segment in run:
-            yield segment, samples.read(samples.grid.region(segment))
+            yield segment, read(samples.grid.region(segment))
             stop_if_interrupted()
         return
     with ThreadPoolExecutor(1) as reader:
         coming = None
         for segment in run:
-            current = coming or reader.submit(samples.read, samples.grid.region(segment))
-            coming = reader.submit(samples.read, samples.grid.region(segment + 1)) if segment + 1 in run else None
+            current = coming or reader.submit(read, samples.grid.region(segment))
+            coming = reader.submit(read, samples.grid.region(segment + 1)) if segment + 1 in run else None
             yield segment, current.result()
             stop_if_interrupted()
 
 
+def read_rows(samples: Samples, run: range) -> Iterator[tuple[int, Rows]]:
+    """Segments of a run in order, as they are."""
+    return read_ahead(samples, run, samples.read_rows)
+
+
 @dataclass(frozen=True)
 class ReadBlocks:
-    """As `read_ahead`, in blocks.
+    """Segments of a run in order, in blocks.
 
     Attributes
     ----------
@@ -82,26 +88,31 @@ class ReadBlocks:
     holdout : float
         Share of the rows that is held out.
     seed : int
+    scale : float
+        Brings the weights of the rows, if there are any, to a mean of one.
     """
 
     missing: bool
     holdout: float
     seed: int
+    scale: float
 
     def __call__(self, samples: Samples, run: range) -> Iterator[tuple[int, Block]]:
         """Segments of a run in order."""
-        for segment, x in read_ahead(samples, run):
-            found = complete_rows(x) if self.missing else None
+        for segment, rows in read_rows(samples, run):
+            used = used_rows(rows) if self.missing else None
+            if rows.weights is not None:
+                rows = Rows(rows.x, rows.weights * self.scale)
             if not self.holdout:
-                yield segment, Block(x if found is None else x[found], x[:0])
+                yield segment, Block(rows if used is None else rows[used], rows[:0])
                 continue
             out = is_held_out(samples.grid.rows(samples.grid.region(segment)), self.seed, self.holdout)
-            yield segment, Block(x[~out], x[out]) if found is None else Block(x[found & ~out], x[found & out])
+            yield segment, Block(rows[~out], rows[out]) if used is None else Block(rows[used & ~out], rows[used & out])
 
 
 def load_run(samples: Samples, run: range, read: ReadBlocks) -> list[tuple[int, Block]]:
     """The blocks of a run, to be kept."""
-    return [(segment, Block(np.array(b.fitted), np.array(b.held_out))) for segment, b in read(samples, run)]
+    return [(segment, Block(b.fitted.copy(), b.held_out.copy())) for segment, b in read(samples, run)]
 
 
 def fold_run(
@@ -124,10 +135,11 @@ class EStepSegment:
 
     def __call__(self, segment: int, block: Block) -> PassTotals:
         """Totals of one segment."""
-        totals = accumulate_samples(block.fitted, self.plan)
+        totals = accumulate_samples(block.fitted.x, self.plan, block.fitted.weights)
         if not self.holdout:
             return totals
-        return replace(totals, held_out=accumulate_samples(block.held_out, self.plan).log_likelihoods)
+        held_out = accumulate_samples(block.held_out.x, self.plan, block.held_out.weights)
+        return replace(totals, held_out=held_out.log_likelihoods)
 
 
 @dataclass(frozen=True)
@@ -164,8 +176,9 @@ class WorstSegment:
 
     def __call__(self, segment: int, block: Block) -> Worst:
         """The worst rows of one segment."""
-        x = block.fitted
-        return Worst(tuple(Sample.of(score_samples(x, plan).log_density, x, self.limit) for plan in self.plans))
+        rows = block.fitted
+        densities = [score_samples(rows.x, plan).log_density for plan in self.plans]
+        return Worst(tuple(Sample.of(density, rows, self.limit) for density in densities))
 
 
 class Passes:
@@ -207,11 +220,13 @@ class Passes:
         self._runs = runs_of(samples, workers)
         self._kept: dict[range, Any] = {}
         leaf = ProfileSegment(samples.name, samples.features, samples.grid, seed, sample_rows, holdout)
-        self.profile: Profile = self._fold(leaf, read_ahead)
+        found: Profile = self._fold(leaf, read_rows)
         self.n_reads += 1
-        self._read = ReadBlocks(self.profile.n_missing > 0, holdout, seed)
-        if not self.profile.n_samples:
-            raise InputError(f"no complete row in {samples.name}: all {self.profile.n_missing} have a missing value")
+        if not found.n_samples:
+            light = "" if samples.weights is None else " or no weight"
+            raise InputError(f"no complete row in {samples.name}: all {found.n_missing} have a missing value{light}")
+        self.profile = found.normalised()
+        self._read = ReadBlocks(found.n_missing > 0, holdout, seed, found.scale)
         self._keep_what_fits()
 
     def frame(self, kind: FrameKind) -> Frame:
@@ -240,7 +255,7 @@ class Passes:
 
     def _keep_what_fits(self) -> None:
         """Keep the first runs decoded in memory; the rest is read again in every pass."""
-        row_bytes = self.samples.n_features * self.samples.itemsize
+        row_bytes = self.samples.row_bytes
         task = pass_bytes(self.samples)
         free = USABLE * self.workers.memory - BASE_BYTES - self.workers.threads_per_worker * task
         n_workers = max(1, self.workers.n_threads // self.workers.threads_per_worker)

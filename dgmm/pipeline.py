@@ -15,7 +15,7 @@ from dgmm.config import Cluster, Data, Pipeline, Score, Select, Settings, Train
 from dgmm.data import Samples, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.errors import InputError, OutputExistsError
-from dgmm.results import Fit, Selection
+from dgmm.results import Criterion, Fit, Selection
 from dgmm.scoring import Scored, score_samples
 from dgmm.workers import Workers, open_workers
 
@@ -35,7 +35,7 @@ REPORT_ROWS = 5000
 
 def samples_of(data: Data) -> Samples:
     """The samples that settings name."""
-    return open_samples(data.path, data.variables, data.feature_dim, decoder=data.decoder)
+    return open_samples(data.path, data.variables, data.feature_dim, weights=data.weights, decoder=data.decoder)
 
 
 def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:
@@ -187,7 +187,7 @@ def report_stage(job: Pipeline) -> str:
         features=samples.axis,
         sample=samples.some_rows(REPORT_ROWS),
         picture=os.path.join(job.out, PICTURE),
-        criterion=job.criterion,
+        criterion=Criterion(job.criterion),
     )
     logger.info("wrote %s", path)
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ from dgmm.errors import InputError
 from dgmm.frame import Frame, FrameKind, Moments, make_frame
 from dgmm.grid import Grid
 from dgmm.plan import frozen
+from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray
 
 #: Squares of larger values, summed, could overflow.
@@ -23,33 +24,61 @@ LARGEST = 1e150
 class Sample:
     """The rows whose keys are smallest.
 
-    If they are hashes of the rows' numbers, this is a uniform sample that depends on the seed and nothing else.
+    If they are hashes of the rows' numbers, this is a uniform sample that depends on the seed and nothing else. With
+    weights, and keys that are exponential numbers at these rates, it is one with probabilities as the weights
+    (Efraimidis and Spirakis 2006).
 
     Attributes
     ----------
     keys : ndarray, shape (m,)
         In increasing order, so that the first rows of a uniform sample are one too.
-    rows : ndarray, shape (m, d)
+    rows : Rows
     limit : int
         Rows kept at most.
+    next_key : float
+        The smallest key that was not kept, inf if all were.
     """
 
     keys: AnyArray
-    rows: FloatArray
+    rows: Rows
     limit: int
+    next_key: float = np.inf
 
     @classmethod
-    def of(cls, keys: AnyArray, rows: FloatArray, limit: int) -> Sample:
+    def of(cls, keys: AnyArray, rows: Rows, limit: int, next_key: float = np.inf) -> Sample:
         """The rows with the smallest keys."""
         if len(keys) > limit:
-            kept = np.argpartition(keys, limit)[:limit]
-            keys, rows = keys[kept], rows[kept]
+            order = np.argpartition(keys, limit)
+            next_key = min(next_key, float(keys[order[limit]]))
+            keys, rows = keys[order[:limit]], rows[order[:limit]]
         order = np.argsort(keys)
-        return cls(keys[order], rows[order], limit)
+        return cls(keys[order], rows[order], limit, next_key)
 
     def merge(self, other: Sample) -> Sample:
         """The smallest keys of both."""
-        return Sample.of(np.concatenate([self.keys, other.keys]), np.concatenate([self.rows, other.rows]), self.limit)
+        keys = np.concatenate([self.keys, other.keys])
+        return Sample.of(keys, self.rows.merge(other.rows), self.limit, min(self.next_key, other.next_key))
+
+    def first(self, n: int) -> Rows:
+        """A smaller sample of the same population, with weights of mean one if the rows have any.
+
+        Heavy rows are more likely to be among the first, so that each stands for its weight over the probability of
+        that, given the key of the next (Cohen and Kaplan 2007): all weigh the same where they are few of many, and
+        what they weigh themselves where they are all there are.
+        """
+        rows = self.rows[:n]
+        if rows.weights is None:
+            return rows
+        after = float(self.keys[n]) if n < len(self.keys) else self.next_key
+        weights = rows.weights / -np.expm1(-rows.weights * after)
+        return Rows(rows.x, weights / weights.mean())
+
+
+def sample_keys(hashes: NDArray[np.uint64], weights: FloatArray | None) -> AnyArray:
+    """Keys of a `Sample` from the rows' hashes and weights."""
+    if weights is None:
+        return hashes
+    return -np.log((hashes.astype(float) + 0.5) * 2.0**-64) / weights
 
 
 def is_held_out(rows: NDArray[np.uint64], seed: int, share: float) -> NDArray[np.bool_]:
@@ -75,8 +104,10 @@ class Profile:
     moments : Moments
         Of the complete rows.
     minimum, maximum : ndarray, shape (d,)
+    n_samples : int
+        Complete rows.
     n_missing : int
-        Rows with a missing value; they are left out of the fit.
+        Rows with a missing value, or of no weight; they are left out of the fit.
     sample : Sample
     held_out : Moments
         Of the complete rows that are held out of the fit; everything else is of those that are not.
@@ -85,6 +116,7 @@ class Profile:
     moments: Moments
     minimum: FloatArray
     maximum: FloatArray
+    n_samples: int
     n_missing: int
     sample: Sample
     held_out: Moments
@@ -95,15 +127,21 @@ class Profile:
             self.moments.merge(other.moments),
             np.minimum(self.minimum, other.minimum),
             np.maximum(self.maximum, other.maximum),
+            self.n_samples + other.n_samples,
             self.n_missing + other.n_missing,
             self.sample.merge(other.sample),
             self.held_out.merge(other.held_out),
         )
 
     @property
-    def n_samples(self) -> int:
-        """Complete rows, those held out left aside."""
-        return round(self.moments.count)
+    def scale(self) -> float:
+        """What brings the weights of the rows to a mean of one."""
+        return self.n_samples / self.moments.count if self.moments.count else 1.0
+
+    def normalised(self) -> Profile:
+        """With weights of mean one."""
+        moments, held_out = (m.scaled(self.scale) for m in (self.moments, self.held_out))
+        return replace(self, moments=moments, held_out=held_out)
 
     @cached_property
     def _frames(self) -> dict[FrameKind, Frame]:
@@ -125,6 +163,18 @@ def complete_rows(x: AnyArray) -> AnyArray | None:
         return None if found.all() else found
     marks = np.empty(len(x), dtype=np.bool_)
     return None if kernel.find_complete(frozen(x), marks) == len(x) else marks
+
+
+def used_rows(rows: Rows) -> AnyArray | None:
+    """Which rows are complete and have a weight, shape (n,); None if all."""
+    complete = complete_rows(rows.x)
+    if rows.weights is None:
+        return complete
+    # False where it is missing
+    heavy = rows.weights > 0
+    if complete is not None:
+        heavy &= complete
+    return None if heavy.all() else heavy
 
 
 @dataclass(frozen=True)
@@ -151,23 +201,37 @@ class ProfileSegment:
     limit: int
     holdout: float = 0.0
 
-    def __call__(self, segment: int, x: AnyArray) -> Profile:
+    def __call__(self, segment: int, given: Rows) -> Profile:
         """Profile of one segment, all its rows given."""
-        rows = self.grid.rows(self.grid.region(segment))
-        present = complete_rows(x)
-        kept = x if present is None else x[present]
-        rows = rows if present is None else rows[present]
-        values = np.ascontiguousarray(kept, dtype=np.float64)
-        n_missing = self.grid.n_rows(segment) - len(values)
-        held = values[:0]
+        self._check_weights(segment, given)
+        numbers = self.grid.rows(self.grid.region(segment))
+        used = used_rows(given)
+        rows = given if used is None else given[used]
+        numbers = numbers if used is None else numbers[used]
+        rows = Rows(np.ascontiguousarray(rows.x, dtype=np.float64), rows.weights)
+        n_missing = self.grid.n_rows(segment) - len(rows)
+        held = rows[:0]
         if self.holdout:
-            out = is_held_out(rows, self.seed, self.holdout)
-            held, values, rows = values[out], values[~out], rows[~out]
-        sample = Sample.of(row_hashes(rows, self.seed), values, self.limit)
-        low, high = values.min(axis=0, initial=np.inf), values.max(axis=0, initial=-np.inf)
-        if not (np.maximum(-low, high) < LARGEST).all() or not (np.abs(held) < LARGEST).all():
-            refuse_infinite(self.name, self.features, self.grid, segment, x)
-        return Profile(Moments.of(values), low, high, n_missing, sample, Moments.of(held))
+            out = is_held_out(numbers, self.seed, self.holdout)
+            held, rows, numbers = rows[out], rows[~out], numbers[~out]
+        keys = sample_keys(row_hashes(numbers, self.seed), rows.weights)
+        sample = Sample.of(keys, rows, self.limit)
+        low, high = rows.x.min(axis=0, initial=np.inf), rows.x.max(axis=0, initial=-np.inf)
+        if not (np.maximum(-low, high) < LARGEST).all() or not (np.abs(held.x) < LARGEST).all():
+            refuse_infinite(self.name, self.features, self.grid, segment, given.x)
+        moments, moments_held = (Moments.of(part.x, part.weights) for part in (rows, held))
+        return Profile(moments, low, high, len(rows), n_missing, sample, moments_held)
+
+    def _check_weights(self, segment: int, rows: Rows) -> None:
+        """Raise `InputError` that names the first weight that cannot be used."""
+        if rows.weights is None:
+            return
+        bad = np.flatnonzero((rows.weights < 0) | (rows.weights >= LARGEST))
+        if len(bad):
+            raise InputError(
+                f"the weight of sample {place_of(self.grid, segment, int(bad[0]))} of {self.name} is "
+                f"{rows.weights[bad[0]]:g}: weights must be finite and not negative"
+            )
 
 
 def refuse_infinite(name: str, features: tuple[str, ...], grid: Grid, segment: int, x: AnyArray) -> None:
@@ -175,9 +239,13 @@ def refuse_infinite(name: str, features: tuple[str, ...], grid: Grid, segment: i
     bad = np.argwhere(np.abs(x) >= LARGEST)
     if len(bad):
         i, feature = bad[0].tolist()
-        row = int(grid.rows(grid.region(segment))[i])
-        place = ", ".join(str(int(j)) for j in np.unravel_index(row, grid.shape))
         raise InputError(
-            f"feature {features[feature]!r} of {name} is {x[i, feature]} at sample ({place}): only finite values below "
-            f"{LARGEST:g} can be used; mark it missing (NaN)"
+            f"feature {features[feature]!r} of {name} is {x[i, feature]} at sample {place_of(grid, segment, i)}: only "
+            f"finite values below {LARGEST:g} can be used; mark it missing (NaN)"
         )
+
+
+def place_of(grid: Grid, segment: int, i: int) -> str:
+    """Indices of sample ``i`` of a segment along the dimensions of the grid."""
+    row = int(grid.rows(grid.region(segment))[i])
+    return f"({', '.join(str(int(j)) for j in np.unravel_index(row, grid.shape))})"

@@ -17,11 +17,13 @@ from matplotlib.figure import Figure, FigureBase
 
 from dgmm.figures import (
     BANDS,
+    NAMES,
     SOUND,
-    bic_figure,
     class_colours,
     convergence_figure,
+    criterion_figure,
     deviations,
+    gaps,
     main_figure,
     map_dims,
     map_figure,
@@ -31,7 +33,7 @@ from dgmm.figures import (
     states,
     strides,
 )
-from dgmm.results import STRONG, Fit
+from dgmm.results import STRONG, Criterion, Fit
 from dgmm.store import PARTIAL
 from dgmm.types import FloatArray
 
@@ -51,7 +53,7 @@ def write_report(
     features: xr.DataArray | None = None,
     sample: FloatArray | None = None,
     picture: str | os.PathLike[str] | None = None,
-    criterion: str = "bic",
+    criterion: Criterion = Criterion.BIC,
 ) -> None:
     """Write the report: one HTML file that needs nothing else.
 
@@ -74,7 +76,7 @@ def write_report(
         Rows of the data, for the scatter plot.
     picture : path, optional
         Also write the main pictures as one PNG.
-    criterion : str
+    criterion : Criterion
         What the model was chosen by.
     """
     mixture, on = fit.mixture, map_dims(scores)
@@ -84,7 +86,7 @@ def write_report(
     rows = None if sample is None or along is not None else sample[np.isfinite(sample).all(axis=1)]
     rows = rows if rows is not None and len(rows) else None
     figures = {
-        "bic": None if table is None else bic_figure(table, fit),
+        "criterion": None if table is None else criterion_figure(table, fit, criterion),
         "map": map_figure(view, mixture) if on else None,
         "profiles": None if along is None else profile_figure(mixture, along),
         "sample": None if rows is None else sample_figure(mixture, rows, fit.features),
@@ -100,7 +102,7 @@ def write_report(
         fit=fit,
         candidates=[] if table is None else table.head(ROWS).to_dict("records"),
         n_candidates=0 if table is None else len(table),
-        cautions=cautions(fit, table),
+        cautions=cautions(fit, table, criterion),
         held_out=table is not None and table["held_out"].notna().any(),
         images={name: _data_url(figure) for name, figure in figures.items() if figure is not None},
         steps={d: s for d, s in steps.items() if s > 1},
@@ -112,14 +114,14 @@ def write_report(
         probability=probability if len(probability) else None,
         bands=mixture.n_components <= BANDS,
         strong=STRONG,
-        criterion={"held_out": "the likelihood of rows held out"}.get(criterion, criterion.upper()),
+        criterion=NAMES[criterion],
     )
     _replace(path, page.encode())
     if picture is not None:
-        _replace(picture, _png(main_figure(fit, table, view if on else None, along, rows)))
+        _replace(picture, _png(main_figure(fit, table, view if on else None, along, rows, criterion)))
 
 
-def cautions(fit: Fit, table: pd.DataFrame | None) -> list[str]:
+def cautions(fit: Fit, table: pd.DataFrame | None, criterion: Criterion = Criterion.BIC) -> list[str]:
     """What speaks against taking the model as it is, in words."""
     found = []
     if not fit.converged:
@@ -139,9 +141,10 @@ def cautions(fit: Fit, table: pd.DataFrame | None) -> list[str]:
     if len(tried) > 1 and fit.n_components == tried[-1]:
         found.append(f"The best K = {tried[-1]} is the largest that was tried: a larger one may be better.")
     winner = (table["n_components"] == fit.n_components) & (table["covariance_type"] == fit.covariance_type)
-    gaps = (table["bic"] - fit.bic)[~winner & conditions.isin(SOUND)]
-    if len(gaps) and gaps.min() < STRONG:
-        found.append(f"A close contest: {names[gaps.idxmin()]} is only {gaps.min():.1f} worse in BIC.")
+    behind = gaps(table, fit, criterion)[~winner & conditions.isin(SOUND)].dropna()
+    if len(behind) and behind.min() < STRONG:
+        close = f"{names[behind.idxmin()]} is only {behind.min():.1f} worse in {NAMES[criterion]}"
+        found.append(f"A close contest: {close}.")
     for state, what in (("collapsed", "collapsed and cannot win"), ("failed", "could not be fitted")):
         some = names[conditions == state].tolist()
         more = f" and {len(some) - 5} more" if len(some) > 5 else ""

@@ -13,6 +13,7 @@ from dgmm.em import Setting, maximise
 from dgmm.errors import CollapseError
 from dgmm.mixture import Mixture
 from dgmm.profile import Sample
+from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
 from dgmm.types import FloatArray, IntArray
 
@@ -63,7 +64,7 @@ def reseed(
     statistics: SufficientStatistics,
     setting: Setting,
     worst: Sample,
-    sample: FloatArray,
+    sample: Rows,
     *,
     collapsed: Sequence[int] = (),
     seed: int = 0,
@@ -83,8 +84,8 @@ def reseed(
     setting : Setting
     worst : Sample
         The rows of lowest log density, in the data's units.
-    sample : ndarray, shape (s, d)
-        Rows of all kinds, in the data's units.
+    sample : Rows
+        Of all kinds, in the data's units.
     collapsed : sequence of int
     seed : int
 
@@ -94,12 +95,13 @@ def reseed(
         None if there is no group, or none that promises anything.
     """
     frame = setting.frame
-    y = frame.to_frame((worst.rows - frame.origin).T).T
+    y = frame.to_frame((worst.rows.x - frame.origin).T).T
+    w = np.ones(len(y)) if worst.rows.weights is None else worst.rows.weights
     groups = groups_of(y, seed)
     if not groups:
         return None
     before = mixture.to_data(frame)
-    r_worst, features = before.responsibilities(worst.rows), _features(mixture, y)
+    r_worst, features = w[:, None] * before.responsibilities(worst.rows.x), _features(mixture, y)
 
     def made_with(places: dict[int, IntArray], merged: int | None = None) -> Mixture | None:
         """One M-step with the rows of groups, taken from wherever they were, as the only ones of some components."""
@@ -114,7 +116,7 @@ def reseed(
         if merged is not None:
             sums[merged] += sum(sums[k] for k in places)
         for k, rows in places.items():
-            sums[k] = features[:, rows].sum(axis=1)
+            sums[k] = features[:, rows] @ w[rows]
         try:
             return maximise(mixture, replace(statistics, sums=sums, local=local), setting)
         except CollapseError:
@@ -123,13 +125,14 @@ def reseed(
     at_worst = worst.keys
     if collapsed:
         # where most is missing first; where there are more components than groups, some stay as they are
-        order = sorted(groups, key=lambda rows: float((at_worst[rows] - at_worst.max()).sum()))
+        order = sorted(groups, key=lambda rows: float(w[rows] @ (at_worst[rows] - at_worst.max())))
         places = dict(zip(collapsed, order, strict=False))
         made = made_with(places)
         return None if made is None else Reseeding(made, tuple(places), np.inf)
-    at_sample = before.log_density(sample)
-    responsibilities = before.responsibilities(sample)
-    overlap = responsibilities.T @ responsibilities
+    at_sample = before.log_density(sample.x)
+    responsibilities = before.responsibilities(sample.x)
+    w_sample = np.ones(len(sample)) if sample.weights is None else sample.weights
+    overlap = (responsibilities.T * w_sample) @ responsibilities
     np.fill_diagonal(overlap, -1.0)
 
     def attempt(k: int, rows: IntArray) -> Reseeding | None:
@@ -138,9 +141,10 @@ def reseed(
         if made is None:
             return None
         after = made.to_data(frame)
-        others, change = max(setting.moments.count - len(worst.rows), 0.0), after.log_density(sample) - at_sample
-        gain = float((after.log_density(worst.rows) - at_worst).sum() + others * change.mean())
-        error = others * float(change.std()) / np.sqrt(len(sample))
+        others, change = max(setting.moments.count - w.sum(), 0.0), after.log_density(sample.x) - at_sample
+        mean = np.average(change, weights=w_sample)
+        gain = float(w @ (after.log_density(worst.rows.x) - at_worst) + others * mean)
+        error = others * float(np.sqrt(np.average((change - mean) ** 2, weights=w_sample) / len(sample)))
         return Reseeding(made, (k,), gain) if gain > CERTAIN * error else None
 
     farthest = min(groups, key=lambda rows: at_worst[rows].mean())

@@ -81,7 +81,7 @@ class ScoreRun:
                 name: group[name] for name in VARIABLES if name != "probabilities" or self.probabilities
             }
             with one_blas_thread:
-                for segment, x in read_ahead(samples, run):
+                for segment, x in read_ahead(samples, run, samples.read):
                     if self._open().attrs.get(UNFINISHED) == "stopped":
                         break
                     region = samples.grid.region(segment)

@@ -103,7 +103,7 @@ class Race:
         self.options = options
         self.criterion = criterion
         self.n = passes.profile.n_samples
-        self.n_held_out = round(passes.profile.held_out.count)
+        self.n_held_out = passes.profile.held_out.count
         #: Candidates that were dropped, after which pass and why.
         self.dropped: dict[Candidate, tuple[int, str]] = {}
         #: Per pass that a candidate took part in: the estimated gain still to come, and seconds.
@@ -170,7 +170,7 @@ class Race:
         if not wanted or not options.worst_rows or self.done >= options.max_iter:
             return
         mixtures = [self.ascents[c].best.to_data(self.ascents[c].setting.frame) for c in wanted]
-        rows = profile.sample.rows[: options.start_rows]
+        rows = profile.sample.first(options.start_rows)
         challengers: dict[Candidate, Ascent] = {}
         for (c, collapsed), worst in zip(wanted.items(), self.passes.worst(mixtures, options.worst_rows), strict=True):
             a = self.ascents[c]

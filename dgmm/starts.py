@@ -25,6 +25,7 @@ from dgmm.initialise import Given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.plan import make_plan
 from dgmm.profile import Profile
+from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Node, merge_all
 from dgmm.types import FloatArray
@@ -37,7 +38,7 @@ START_PASSES, STARTS_KEPT = 20, 3
 #: Passes over each larger sample, and the share of p/2 nats that may be missing there: what a sample of m rows
 #: leaves undecided is p/2 nats in any case.
 SAMPLE_PASSES, SAMPLE_TOLERANCE = 200, 0.02
-#: Each sample is this much larger than the one before, and the data at least this much larger than the last.
+#: Each sample is about this much larger than the one before.
 SAMPLE_GROWTH = 8
 #: Rows of the in-memory sample per task.
 SAMPLE_BLOCK = 8192
@@ -64,24 +65,25 @@ class SampleRows:
 
     Parameters
     ----------
-    x : ndarray, shape (n, d)
+    rows : Rows
+        With weights of mean one, if any.
     frame : callable
         The frame of each kind.
     """
 
-    def __init__(self, x: FloatArray, frame: Callable[[FrameKind], Frame]) -> None:
-        self.x = x
+    def __init__(self, rows: Rows, frame: Callable[[FrameKind], Frame]) -> None:
+        self.rows = rows
         self.frame = frame
-        self.moments = Moments.of(x)
+        self.moments = Moments.of(rows.x, rows.weights)
         # threads that stay keep their buffers
         self._pool = ThreadPoolExecutor(CPU_COUNT)
 
     def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         """E-step of all mixtures over the rows."""
         plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures})
-        starts = range(0, len(self.x), SAMPLE_BLOCK)
+        blocks = [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]
         with one_blas_thread:
-            parts = self._pool.map(lambda a: accumulate_samples(self.x[a : a + SAMPLE_BLOCK], plan), starts)
+            parts = self._pool.map(lambda block: accumulate_samples(block.x, plan, block.weights), blocks)
             return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
 
 
@@ -124,31 +126,31 @@ def start_on_sample(
     failures : dict
         Candidate -> why there is none.
     """
-    rows = profile.sample.rows
-    sizes = sample_sizes(options, len(rows), profile.n_samples)
+    sizes = sample_sizes(options, len(profile.sample.rows), profile.n_samples)
     several = [c for c in candidates if c.n_components > 1]
     failures: dict[Candidate, str] = {}
     ascents: list[tuple[Candidate, Ascent]] = []
     if several:
-        small = SampleRows(rows[: sizes[0]], frame)
+        small = SampleRows(profile.sample.first(sizes[0]), frame)
+        x, weights = small.rows.x, small.rows.weights
         settings = settings_for(several, small.moments, frame, options.reg_covar)
         deviations = np.sqrt(np.diagonal(profile.moments.covariance))
-        standardised = (small.x - profile.moments.mean) / deviations
-        whitened = _whitened(small.x, frame, standardised)
+        standardised = (x - profile.moments.mean) / deviations
+        whitened = _whitened(x, frame, standardised)
         n_init = 1 if given is not None and given.complete else options.n_init
         for k in sorted({c.n_components for c in several}):
-            if k > len(small.x):
+            if k > len(x):
                 raise InputError(
-                    f"n_components={k} is more than the {len(small.x)} rows of the sample on which starts are tried: "
+                    f"n_components={k} is more than the {len(x)} rows of the sample on which starts are tried: "
                     f"raise start_rows ({options.start_rows}) and sample_rows ({options.sample_rows})"
                 )
-            for labels in start_labels(options.init_params, standardised, whitened, k, n_init, options.seed):
+            for labels in start_labels(options.init_params, standardised, whitened, k, n_init, options.seed, weights):
                 for c in several:
                     if c.n_components == k:
                         setting = settings[c.covariance_type]
                         family = get_family(c.covariance_type)
                         with one_blas_thread:
-                            start = from_labels(family, small.x, labels, k, setting)
+                            start = from_labels(family, small.rows, labels, k, setting)
                             if given is not None:
                                 start = given.replace_in(start, setting.frame)
                         ascents.append((c, _ascent(start, setting, options)))
@@ -160,7 +162,7 @@ def start_on_sample(
         for a in _most_likely(c, ascents, 1, failures, options.reg_covar):
             best[c] = a.best
     for size in sizes[1:]:
-        larger = SampleRows(rows[:size], frame)
+        larger = SampleRows(profile.sample.first(size), frame)
         settings = settings_for(best, larger.moments, frame, options.reg_covar)
         climbing = {c: _ascent(m, settings[c.covariance_type], options) for c, m in best.items()}
         _climb_on_sample("sample", list(climbing.values()), larger, SAMPLE_PASSES)
@@ -190,11 +192,12 @@ def _most_likely(
 
 
 def sample_sizes(options: Training, n_sample: int, n_samples: int) -> list[int]:
-    """Rows of each level of the ladder; data that are not much larger than a level are not sampled for it."""
-    sizes = [min(options.start_rows, n_sample)]
-    while sizes[-1] * SAMPLE_GROWTH <= min(n_sample, n_samples // 2):
-        sizes.append(sizes[-1] * SAMPLE_GROWTH)
-    return sizes
+    """Rows of each level of the ladder, the last one at most half the data: a pass over that is worth having."""
+    first, last = min(options.start_rows, n_sample), min(n_sample, n_samples // 2)
+    if last < 2 * first:
+        return [first]
+    levels = max(1, round(np.log(last / first) / np.log(SAMPLE_GROWTH)))
+    return [round(first * (last / first) ** (i / levels)) for i in range(levels + 1)]
 
 
 def _ascent(start: Mixture, setting: Setting, options: Training) -> Ascent:
@@ -217,7 +220,7 @@ def _climb_on_sample(what: str, ascents: list[Ascent], rows: SampleRows, max_pas
     components = sum(a.best.n_components for a in ascents)
     logger.info(
         "%s: %d mixtures (%d components) on %d rows of the sample, %d passes, %.1f s",
-        what, len(ascents), components, len(rows.x), done, time.perf_counter() - began,
+        what, len(ascents), components, len(rows.rows), done, time.perf_counter() - began,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
-    "types", "errors", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config", "em",
+    "types", "errors", "rows", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config", "em",
     "initialise", "grid", "tree", "profile", "data", "datasets", "workers", "memory", "starts", "passes", "reseed",
     "results", "selection", "store", "scoring", "api", "figures", "report", "pipeline", "cli",
 ]  # fmt: skip

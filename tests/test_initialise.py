@@ -18,6 +18,7 @@ from dgmm.families import get_family
 from dgmm.initialise import Given, Method, check_given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
+from dgmm.rows import Rows
 from dgmm.starts import Candidate, settings_for, start_on_sample
 from dgmm.workers import threads
 
@@ -56,7 +57,7 @@ def test_a_start_is_a_mixture_within_the_data(method: Method, kind: str) -> None
     for labels in labels_of(x, method, n_init=4):
         assert labels.shape == (len(x),)
         assert set(labels) == set(range(K))
-        start = from_labels(get_family(kind), x, labels, K, setting).to_data(setting.frame)
+        start = from_labels(get_family(kind), Rows(x), labels, K, setting).to_data(setting.frame)
         assert start.weights.sum() == pytest.approx(1)
         assert (start.weights > 0).all()
         assert ((start.means >= x.min(axis=0)) & (start.means <= x.max(axis=0))).all()
@@ -107,7 +108,7 @@ def test_the_step_from_labels_is_scikit_learns(kind: str, monkeypatch: pytest.Mo
         reference._m_step(x, np.log(np.eye(K)[labels]))
     monkeypatch.setattr(initialise, "START_FLOOR", 0.0)
     setting = setting_of(x, kind)
-    start = from_labels(get_family(kind), x, labels, K, setting).to_data(setting.frame)
+    start = from_labels(get_family(kind), Rows(x), labels, K, setting).to_data(setting.frame)
     np.testing.assert_allclose(start.weights, reference.weights_, rtol=1e-12)
     np.testing.assert_allclose(start.means, reference.means_, rtol=1e-12)
     np.testing.assert_allclose(start.covariances, reference.covariances_, rtol=1e-9, atol=1e-9)
@@ -117,7 +118,7 @@ def test_the_floor_of_a_start_is_a_share_of_the_datas_covariance() -> None:
     x = clouds()
     setting = setting_of(x, "full")
     labels = np.arange(len(x)) % K
-    start = from_labels(get_family("full"), x, labels, K, setting).to_data(setting.frame)
+    start = from_labels(get_family("full"), Rows(x), labels, K, setting).to_data(setting.frame)
     for k in range(K):
         expected = np.cov(x[labels == k].T, bias=True) + initialise.START_FLOOR * np.cov(x.T, bias=True)
         np.testing.assert_allclose(start.covariances[k], expected, rtol=1e-9, atol=1e-9)

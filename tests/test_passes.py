@@ -56,7 +56,7 @@ def bits(passes: Passes) -> list[bytes]:
     """Everything a pass and the profile add up to, to the last bit."""
     inside = [m.to_frame(passes.profile.frame(m.family.frame)) for m in mixtures()]
     p = passes.profile
-    result = [p.moments.mean.tobytes(), p.moments.scatter.tobytes(), p.sample.rows.tobytes(), p.minimum.tobytes()]
+    result = [p.moments.mean.tobytes(), p.moments.scatter.tobytes(), p.sample.rows.x.tobytes(), p.minimum.tobytes()]
     for s in passes.accumulate(inside):
         result += [np.float64(s.log_likelihood).tobytes(), s.sums.tobytes()]
     return result

@@ -22,6 +22,7 @@ from dgmm.data import Samples, open_samples
 from dgmm.errors import InputError
 from dgmm.passes import Passes
 from dgmm.profile import Profile, Sample, row_hashes
+from dgmm.rows import Rows
 from dgmm.workers import of_client, threads
 
 
@@ -115,7 +116,7 @@ def test_any_pattern_of_missing_rows(lengths: list[int], missing: list[int], chu
     np.testing.assert_allclose(profile.moments.scatter, (len(rows) * np.cov(rows.T, bias=True)), rtol=1e-10, atol=1e-12)
     np.testing.assert_array_equal(profile.minimum, rows.min(axis=0))
     # a sample with room for everything is everything
-    np.testing.assert_array_equal(np.sort(profile.sample.rows[:, 0]), np.sort(rows[:, 0]))
+    np.testing.assert_array_equal(np.sort(profile.sample.rows.x[:, 0]), np.sort(rows[:, 0]))
 
 
 # ---- the sample of rows ---------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def test_the_sample_depends_on_neither_source_nor_chunks(build: Callable[[np.nda
     feature_dim = "f" if isinstance(source, xr.DataArray) and "f" in source.dims else None
     sample = profile_of(source, seed=9, sample_rows=40, feature_dim=feature_dim).sample
     np.testing.assert_array_equal(sample.keys, hashes[chosen])
-    np.testing.assert_array_equal(sample.rows, x[chosen])
+    np.testing.assert_array_equal(sample.rows.x, x[chosen])
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
@@ -170,20 +171,20 @@ def assert_identical(a: Profile, b: Profile) -> None:
         (a.minimum, b.minimum),
         (a.maximum, b.maximum),
         (a.sample.keys, b.sample.keys),
-        (a.sample.rows, b.sample.rows),
+        (a.sample.rows.x, b.sample.rows.x),
     ]:
         assert left.tobytes() == right.tobytes()
 
 
 def test_a_smaller_sample_is_the_beginning_of_a_larger_one() -> None:
     small, large = (profile_of(table(), seed=4, sample_rows=n).sample for n in (25, 200))
-    np.testing.assert_array_equal(small.rows, large.rows[:25])
+    np.testing.assert_array_equal(small.rows.x, large.rows.x[:25])
     np.testing.assert_array_equal(small.keys, large.keys[:25])
 
 
 def test_another_seed_is_another_sample() -> None:
     """Of 25 rows out of 450, two independent samples share 1.4 on average."""
-    first, second = (profile_of(table(), seed=s, sample_rows=25).sample.rows for s in (0, 1))
+    first, second = (profile_of(table(), seed=s, sample_rows=25).sample.rows.x for s in (0, 1))
     shared = {tuple(r) for r in first} & {tuple(r) for r in second}
     assert len(shared) < 10
 
@@ -198,7 +199,7 @@ def test_hashes_are_the_published_generator() -> None:
 def test_the_sample_is_spread_evenly(seed: int) -> None:
     """Chi-squared over ten blocks of a sorted store: its 99.99 % point for nine degrees of freedom is 33.7."""
     x = np.stack([np.arange(20_000.0), np.random.default_rng(1).normal(size=20_000)], axis=1)
-    rows = profile_of(x, seed=seed, sample_rows=2000).sample.rows[:, 0]
+    rows = profile_of(x, seed=seed, sample_rows=2000).sample.rows.x[:, 0]
     counts = np.bincount((rows // 2000).astype(int), minlength=10)
     # a sample without replacement of a tenth varies a tenth less
     assert ((counts - 200.0) ** 2 / 200 / 0.9).sum() < 33.7
@@ -209,13 +210,13 @@ def test_samples_merge_to_the_sample_of_everything(n: int, limit: int, cuts: lis
     x = np.random.default_rng(n).normal(size=(n, 2))
     hashes = row_hashes(np.arange(n, dtype=np.uint64), 3)
     edges = [0, *sorted(min(c, n) for c in cuts), n]
-    parts = [Sample.of(hashes[a:b], x[a:b], limit) for a, b in pairwise(edges)]
+    parts = [Sample.of(hashes[a:b], Rows(x[a:b]), limit) for a, b in pairwise(edges)]
     merged = parts[0]
     for part in parts[1:]:
         merged = merged.merge(part)
     chosen = np.argsort(hashes)[:limit]
     np.testing.assert_array_equal(merged.keys, hashes[chosen])
-    np.testing.assert_array_equal(merged.rows, x[chosen])
+    np.testing.assert_array_equal(merged.rows.x, x[chosen])
 
 
 # ---- values that cannot be fitted -----------------------------------------------------------------------------------

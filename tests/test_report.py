@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from dgmm.figures import (
     CELLS,
     MISSING,
-    bic_figure,
+    NAMES,
     class_colours,
+    criterion_figure,
     map_figure,
     means_figure,
     most_frequent,
@@ -27,7 +28,7 @@ from dgmm.figures import (
 )
 from dgmm.mixture import Mixture
 from dgmm.report import cautions, write_report
-from dgmm.results import Fit, make_table
+from dgmm.results import STRONG, Criterion, Fit, make_table
 from dgmm.types import FloatArray
 
 
@@ -206,13 +207,32 @@ def test_cautions() -> None:
 def test_bic_of_all_states() -> None:
     fits = some_fits()
     table = make_table(fits, {(4, "diag"): "no start"})
-    all_of_it, close = bic_figure(table, fits[2]).axes
+    all_of_it, close = criterion_figure(table, fits[2]).axes
     texts = [text.get_text() for text in close.get_legend().get_texts()]
     assert texts == ["diag", "full", "the model", "converged", "dropped", "collapsed", "failed"]
     low, high = all_of_it.get_ylim()
     assert all(low <= y <= high for line in all_of_it.lines for y in line.get_ydata())
     open_markers = [line for line in close.lines if line.get_marker() == "o" and line.get_mfc() == "white"]
     assert [line.get_xdata().tolist() for line in open_markers] == [[1]]
+
+
+@pytest.mark.parametrize("criterion", list(Criterion))
+def test_the_contest_is_shown_in_what_decided_it(tmp_path: Path, scores: xr.Dataset, criterion: Criterion) -> None:
+    fits = [
+        dataclasses.replace(make_fit(k, log_likelihood=-500.0), entropy=40.0 * k, held_out=-2.0 - 0.01 * k)
+        for k in (1, 2)
+    ]
+    table = make_table(fits, {}, criterion)
+    worse = fits[1].criterion(criterion) - fits[0].criterion(criterion)
+    _, close = criterion_figure(table, fits[0], criterion).axes
+    (line,) = [line for line in close.lines if line.get_linestyle() == "-"]
+    np.testing.assert_allclose(line.get_ydata(), [0.0, worse], rtol=1e-12)
+    found = [c for c in cautions(fits[0], table, criterion) if "close contest" in c]
+    assert found == (
+        [f"A close contest: full K = 2 is only {worse:.1f} worse in {NAMES[criterion]}."] * (worse < STRONG)
+    )
+    write_report(tmp_path / "r.html", title="One", fit=fits[0], table=table, scores=scores, criterion=criterion)
+    assert f"{NAMES[criterion]} of every candidate" in (tmp_path / "r.html").read_text()
 
 
 @pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])

@@ -8,6 +8,7 @@ from dgmm.data import open_samples
 from dgmm.passes import Passes
 from dgmm.profile import Sample
 from dgmm.reseed import groups_of, reseed
+from dgmm.rows import Rows
 from dgmm.starts import Candidate, settings_for
 from dgmm.workers import threads
 
@@ -50,7 +51,7 @@ def test_the_worst_rows_are_those_of_lowest_density() -> None:
     passes = Passes(open_samples(x), threads(2))
     (worst,) = passes.worst([fit.mixture], 40)
     expected = np.argsort(fit.mixture.log_density(x))[:40]
-    np.testing.assert_array_equal(worst.rows, x[expected])
+    np.testing.assert_array_equal(worst.rows.x, x[expected])
 
 
 @pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
@@ -97,6 +98,6 @@ def test_groups_too_small_for_a_component_are_none() -> None:
 
 
 def test_the_smallest_keys_win() -> None:
-    a = Sample.of(np.array([3.0, -1.0, 2.0]), np.arange(6.0).reshape(3, 2), 2)
+    a = Sample.of(np.array([3.0, -1.0, 2.0]), Rows(np.arange(6.0).reshape(3, 2)), 2)
     np.testing.assert_array_equal(a.keys, [-1.0, 2.0])
-    np.testing.assert_array_equal(a.rows, [[2, 3], [4, 5]])
+    np.testing.assert_array_equal(a.rows.x, [[2, 3], [4, 5]])

@@ -109,9 +109,10 @@ def test_a_store_sorted_by_time_is_sampled_over_all_its_blocks() -> None:
     ("start_rows", "n_sample", "n", "expected"),
     [
         (10_000, 272, 272, [272]),  # data that fit are simply fitted
-        (10_000, 100_000, 108_972, [10_000]),  # the next level would be most of the data
-        (10_000, 100_000, 1_000_000, [10_000, 80_000]),
-        (1_000, 100_000, 10**9, [1_000, 8_000, 64_000]),
+        (10_000, 100_000, 15_000, [10_000]),  # the next level would be most of the data
+        (10_000, 100_000, 108_972, [10_000, 54_486]),
+        (10_000, 100_000, 1_000_000, [10_000, 100_000]),
+        (1_000, 100_000, 10**9, [1_000, 10_000, 100_000]),
     ],
 )
 def test_levels_of_the_sample(start_rows: int, n_sample: int, n: int, expected: list[int]) -> None:

@@ -19,6 +19,7 @@ from dgmm.em import Ascent
 from dgmm.families import get_family
 from dgmm.frame import Frame, FrameKind, Moments, make_frame
 from dgmm.initialise import from_labels
+from dgmm.rows import Rows
 from dgmm.starts import Candidate, SampleRows, settings_for
 from dgmm.workers import one_blas_thread
 
@@ -134,11 +135,11 @@ def frame_of(moments: Moments, kind: FrameKind) -> Frame:
 
 def run(case: Case, x: np.ndarray, method: str, most: int) -> Run:
     """Climb from the k-means start of the case until the limit or ``most`` passes."""
-    rows = SampleRows(x, partial(frame_of, Moments.of(x)))
+    rows = SampleRows(Rows(x), partial(frame_of, Moments.of(x)))
     setting = settings_for([Candidate(case.fitted, case.kind)], rows.moments, rows.frame, 1e-6)[case.kind]
     standardised = (x - x.mean(axis=0)) / x.std(axis=0)
     labels = KMeans(case.fitted, n_init=1, max_iter=20, random_state=0).fit(standardised).labels_
-    start = from_labels(get_family(case.kind), x, labels, case.fitted, setting)
+    start = from_labels(get_family(case.kind), Rows(x), labels, case.fitted, setting)
     ascent = Ascent(start, setting, LIMIT, method)  # type: ignore[arg-type]
     enough, ascent._enough = ascent._enough, 0.0  # on to the limit, whatever chance gives
     n, stop, stopped_at, estimate = len(x), None, np.nan, np.nan

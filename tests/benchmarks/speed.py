@@ -330,7 +330,7 @@ def scoring(short: bool, repetitions: int) -> None:
 
 def read_run(samples: Samples, run: range) -> None:
     """Read the segments of a run as a pass does, and nothing else."""
-    for _ in read_ahead(samples, run):
+    for _ in read_ahead(samples, run, samples.read):
         pass
 
 

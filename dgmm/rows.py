@@ -1,0 +1,49 @@
+"""Rows of samples with their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dgmm.types import AnyArray, FloatArray
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples one after the other.
+
+    Attributes
+    ----------
+    x : ndarray, shape (n, d)
+    weights : ndarray, shape (n,), or None
+        None where every sample counts the same.
+    """
+
+    x: AnyArray
+    weights: FloatArray | None = None
+
+    def __len__(self) -> int:
+        """Number of samples n."""
+        return len(self.x)
+
+    def __getitem__(self, chosen: Any) -> Rows:
+        """Some of the samples, by a slice, a mask or indices."""
+        return Rows(self.x[chosen], None if self.weights is None else self.weights[chosen])
+
+    def copy(self) -> Rows:
+        """The same in memory of their own."""
+        return Rows(np.array(self.x), None if self.weights is None else np.array(self.weights))
+
+    def merge(self, other: Rows) -> Rows:
+        """Of both; ``other`` comes after."""
+        x = np.concatenate([self.x, other.x])
+        if self.weights is None or other.weights is None:
+            return Rows(x)
+        return Rows(x, np.concatenate([self.weights, other.weights]))
+
+    @property
+    def count(self) -> float:
+        """Sum of the weights."""
+        return float(len(self.x)) if self.weights is None else float(self.weights.sum())
