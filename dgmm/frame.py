@@ -44,14 +44,15 @@ class Moments:
         """Moments of the rows of ``x``, shape (n, d), each as often as its weight, shape (n,), says."""
         if not len(x):
             return cls(0.0, np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1])))
-        mean = np.average(x, axis=0, weights=weights)
+        columns = np.ascontiguousarray(x.T)  # sums along short rows are slow
+        mean = np.average(columns, axis=1, weights=weights)
         # a second centring takes out what rounding left in the mean of far-off data
-        centred = x - mean
-        shift = np.average(centred, axis=0, weights=weights)
-        centred -= shift
+        centred = columns - mean[:, None]
+        shift = np.average(centred, axis=1, weights=weights)
+        centred -= shift[:, None]
         if weights is None:
-            return cls(float(len(x)), mean + shift, centred.T @ centred)
-        return cls(float(weights.sum()), mean + shift, (centred.T * weights) @ centred)
+            return cls(float(len(x)), mean + shift, centred @ centred.T)
+        return cls(float(weights.sum()), mean + shift, (centred * weights) @ centred.T)
 
     def scaled(self, factor: float) -> Moments:
         """Moments when every sample counts as many times as much."""

@@ -225,7 +225,7 @@ class Passes:
         if not found.n_samples:
             light = "" if samples.weights is None else " or no weight"
             raise InputError(f"no complete row in {samples.name}: all {found.n_missing} have a missing value{light}")
-        self.profile = found.normalised()
+        self.profile = found.finished()
         self._read = ReadBlocks(found.n_missing > 0, holdout, seed, found.scale)
         self._keep_what_fits()
 
@@ -246,7 +246,7 @@ class Passes:
         """One pass: the ``limit`` rows of lowest log density under each mixture, given in the data's units."""
         found: Worst = self._fold(WorstSegment(tuple(m.density_plan() for m in mixtures), limit), self._read)
         self.n_reads += 1
-        return list(found.samples)
+        return [sample.ordered() for sample in found.samples]
 
     def _fold(self, leaf: Callable[[int, Any], Mergeable], read: Reader) -> Any:
         shared = self.workers.share(leaf)

@@ -31,7 +31,6 @@ class Sample:
     Attributes
     ----------
     keys : ndarray, shape (m,)
-        In increasing order, so that the first rows of a uniform sample are one too.
     rows : Rows
     limit : int
         Rows kept at most.
@@ -51,8 +50,12 @@ class Sample:
             order = np.argpartition(keys, limit)
             next_key = min(next_key, float(keys[order[limit]]))
             keys, rows = keys[order[:limit]], rows[order[:limit]]
-        order = np.argsort(keys)
-        return cls(keys[order], rows[order], limit, next_key)
+        return cls(keys, rows, limit, next_key)
+
+    def ordered(self) -> Sample:
+        """By key, so that the first rows of a uniform sample are one too."""
+        order = np.argsort(self.keys)
+        return Sample(self.keys[order], self.rows[order], self.limit, self.next_key)
 
     def merge(self, other: Sample) -> Sample:
         """The smallest keys of both."""
@@ -60,7 +63,7 @@ class Sample:
         return Sample.of(keys, self.rows.merge(other.rows), self.limit, min(self.next_key, other.next_key))
 
     def first(self, n: int) -> Rows:
-        """A smaller sample of the same population, with weights of mean one if the rows have any.
+        """A smaller sample of the same population, if this one is ordered; weights, if any, have mean one.
 
         Heavy rows are more likely to be among the first, so that each stands for its weight over the probability of
         that, given the key of the next (Cohen and Kaplan 2007): all weigh the same where they are few of many, and
@@ -138,10 +141,10 @@ class Profile:
         """What brings the weights of the rows to a mean of one."""
         return self.n_samples / self.moments.count if self.moments.count else 1.0
 
-    def normalised(self) -> Profile:
-        """With weights of mean one."""
+    def finished(self) -> Profile:
+        """With weights of mean one and the sample in order, once everything is merged."""
         moments, held_out = (m.scaled(self.scale) for m in (self.moments, self.held_out))
-        return replace(self, moments=moments, held_out=held_out)
+        return replace(self, moments=moments, held_out=held_out, sample=self.sample.ordered())
 
     @cached_property
     def _frames(self) -> dict[FrameKind, Frame]:
@@ -216,7 +219,8 @@ class ProfileSegment:
             held, rows, numbers = rows[out], rows[~out], numbers[~out]
         keys = sample_keys(row_hashes(numbers, self.seed), rows.weights)
         sample = Sample.of(keys, rows, self.limit)
-        low, high = rows.x.min(axis=0, initial=np.inf), rows.x.max(axis=0, initial=-np.inf)
+        columns = np.ascontiguousarray(rows.x.T)  # the extremes of short rows are slow
+        low, high = columns.min(axis=1, initial=np.inf), columns.max(axis=1, initial=-np.inf)
         if not (np.maximum(-low, high) < LARGEST).all() or not (np.abs(held.x) < LARGEST).all():
             refuse_infinite(self.name, self.features, self.grid, segment, given.x)
         moments, moments_held = (Moments.of(part.x, part.weights) for part in (rows, held))

@@ -215,6 +215,7 @@ def test_samples_merge_to_the_sample_of_everything(n: int, limit: int, cuts: lis
     for part in parts[1:]:
         merged = merged.merge(part)
     chosen = np.argsort(hashes)[:limit]
+    merged = merged.ordered()
     np.testing.assert_array_equal(merged.keys, hashes[chosen])
     np.testing.assert_array_equal(merged.rows.x, x[chosen])
 

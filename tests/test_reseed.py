@@ -98,6 +98,6 @@ def test_groups_too_small_for_a_component_are_none() -> None:
 
 
 def test_the_smallest_keys_win() -> None:
-    a = Sample.of(np.array([3.0, -1.0, 2.0]), Rows(np.arange(6.0).reshape(3, 2)), 2)
+    a = Sample.of(np.array([3.0, -1.0, 2.0]), Rows(np.arange(6.0).reshape(3, 2)), 2).ordered()
     np.testing.assert_array_equal(a.keys, [-1.0, 2.0])
     np.testing.assert_array_equal(a.rows.x, [[2, 3], [4, 5]])

@@ -149,7 +149,7 @@ def test_the_sample_stands_for_the_weighted_data(limit: int) -> None:
     for seed in range(400):
         keys = sample_keys(row_hashes(np.arange(600, dtype=np.uint64), seed), w)
         halves = [Sample.of(keys[a:b], Rows(x[a:b], w[a:b]), limit) for a, b in ((0, 200), (200, 600))]
-        rows = halves[0].merge(halves[1]).first(limit)
+        rows = halves[0].merge(halves[1]).ordered().first(limit)
         assert rows.weights is not None
         assert len(rows) == limit
         np.testing.assert_allclose(rows.weights.mean(), 1.0)
@@ -162,7 +162,9 @@ def test_the_sample_stands_for_the_weighted_data(limit: int) -> None:
 
 def test_a_sample_of_a_sample_weighs_by_its_own_last_key() -> None:
     w = np.array([5.0, 1.0, 1.0, 1.0])
-    sample = Sample.of(sample_keys(row_hashes(np.arange(4, dtype=np.uint64), 0), w), Rows(np.zeros((4, 1)), w), 4)
+    sample = Sample.of(
+        sample_keys(row_hashes(np.arange(4, dtype=np.uint64), 0), w), Rows(np.zeros((4, 1)), w), 4
+    ).ordered()
     all_rows, two = sample.first(4), sample.first(2)
     assert all_rows.weights is not None
     assert two.weights is not None
