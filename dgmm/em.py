@@ -297,6 +297,8 @@ class Ascent:
         self.converged = False
         #: Why the candidate cannot go on, if so.
         self.failure: str | None = None
+        #: Whether it is not worth going on, with nothing wrong with it.
+        self.left = False
         self._enough = 0.5 * NEGLIGIBLE * start.n_parameters
         self._tol = tol or 0.0
         self._proposals = ACCELERATIONS[acceleration](start, setting)
@@ -305,7 +307,7 @@ class Ascent:
     @property
     def done(self) -> bool:
         """Whether there is nothing left to evaluate."""
-        return self.converged or self.failure is not None
+        return self.converged or self.left or self.failure is not None
 
     def tell(self, statistics: SufficientStatistics) -> None:
         """Take the statistics of the mixture that was `wanted`."""
@@ -360,7 +362,7 @@ class Pass:
 def climb(ascents: Sequence[Ascent], accumulate: Accumulate, max_iter: int) -> Iterator[Pass]:
     """Evaluate what the ascents want, all in one pass, until they have arrived; yields after every pass.
 
-    The consumer may take an ascent out by setting its `failure`.
+    The consumer may take an ascent out by setting `left`.
     """
     for number in range(1, max_iter + 1):
         alive = [i for i, a in enumerate(ascents) if not a.done]

@@ -62,7 +62,9 @@ def fit_candidates(
         "profile: %d samples of %d features, %d left out with missing values, in %d segments",
         profile.n_samples, samples.n_features, profile.n_missing, len(samples.grid),
     )  # fmt: skip
-    starts, failures = start_on_sample(profile, candidates, options, passes.frame, given)
+    starts, failures = start_on_sample(
+        profile, candidates, options, passes.frame, given, criterion=None if keep_all else criterion
+    )
     for c in candidates:
         if c.n_components == 1:
             starts[c] = one_component(get_family(c.covariance_type), settings[c.covariance_type])
@@ -185,7 +187,7 @@ class Race:
                 old = self.ascents[c]
                 hope = a.log_likelihood + max(2 * a.remaining_gain, a.log_likelihood - a.trajectory[0])
                 if step.number >= SETTLED and not wanted[c] and not a.done and hope < old.log_likelihood:
-                    a.failure = "no gain"
+                    a.left = True
         for c, a in challengers.items():
             old = self.ascents[c]
             unsound = unsound_components(a.best, a.setting, self.n, options.reg_covar)
@@ -203,7 +205,7 @@ class Race:
             f"{self.criterion} {self.value(c):.6g}, at most {self.hope(c):.3g} less at its limit, cannot reach "
             f"{self.value(leader):.6g} of {leader}"
         )
-        self.ascents[c].failure = f"dropped at pass {self.done}"
+        self.ascents[c].left = True
         self.dropped[c] = self.done, reason
         logger.info("pass %d: dropped %s: its %s", self.done, c, reason)
 
@@ -232,7 +234,7 @@ class Race:
     def leader(self) -> Candidate:
         """The lowest criterion so far, among those that have not collapsed if there are any."""
         ranked = sorted(self.ascents, key=self.value)
-        sound = (c for c in ranked if (self.ascents[c].failure is None or c in self.dropped) and not self.collapsed(c))
+        sound = (c for c in ranked if self.ascents[c].failure is None and not self.collapsed(c))
         return next(sound, ranked[0])
 
     def collapsed(self, c: Candidate) -> tuple[int, ...]:
@@ -246,7 +248,7 @@ class Race:
         order = ascent.best.canonical()
         collapsed = unsound_components(order, ascent.setting, n, self.options.reg_covar)
         n_passes, reason = len(ascent.trajectory), ""
-        if collapsed or (ascent.failure and c not in self.dropped):
+        if collapsed or ascent.failure:
             state = "collapsed"
             reason = ascent.failure or (
                 f"components {', '.join(map(str, collapsed))} have too few samples or no extent: lower n_components or "

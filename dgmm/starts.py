@@ -25,6 +25,7 @@ from dgmm.initialise import Given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.plan import make_plan
 from dgmm.profile import Profile
+from dgmm.results import Criterion, Standing
 from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Node, merge_all
@@ -35,13 +36,16 @@ logger = logging.getLogger("dgmm")
 
 #: All starts make this many passes over the start rows; this many of them go on (Biernacki et al. 2003).
 START_PASSES, STARTS_KEPT = 20, 3
+#: No start is left before this pass, nor a candidate that is behind by less than this on the sample: a sample that
+#: prefers another by 50 nats is not mistaken.
+SETTLED, CERTAIN = 6, 100.0
 #: Passes over each larger sample, and the share of p/2 nats that may be missing there: what a sample of m rows
 #: leaves undecided is p/2 nats in any case.
 SAMPLE_PASSES, SAMPLE_TOLERANCE = 200, 0.02
 #: Each sample is about this much larger than the one before.
 SAMPLE_GROWTH = 8
 #: Rows of the in-memory sample per task.
-SAMPLE_BLOCK = 8192
+SAMPLE_BLOCK = 2048
 #: A component at the regularisation floor: its smallest variance is within this factor of it.
 FLOOR_FACTOR = 10.0
 #: A component that is this much narrower than the data in some direction is no more than a few rows that happen to
@@ -105,8 +109,13 @@ def start_on_sample(
     options: Training,
     frame: Callable[[FrameKind], Frame],
     given: Given | None = None,
+    *,
+    criterion: Criterion | None = None,
 ) -> tuple[dict[Candidate, Mixture], dict[Candidate, str]]:
     """The best of ``n_init`` starts of every candidate, converged on the sample, in frame coordinates.
+
+    A start that cannot become as good as the best of its candidate on the sample is left where it is, and so is a
+    candidate that cannot become as good as the best by a criterion.
 
     Parameters
     ----------
@@ -118,6 +127,8 @@ def start_on_sample(
         The frame of each kind.
     given : Given, optional
         Parts of every start; where there are any, all candidates share their shapes.
+    criterion : Criterion, optional
+        None where every candidate is wanted for its own sake.
 
     Returns
     -------
@@ -154,20 +165,17 @@ def start_on_sample(
                             if given is not None:
                                 start = given.replace_in(start, setting.frame)
                         ascents.append((c, _ascent(start, setting, options)))
-        _climb_on_sample("starts", [a for _, a in ascents], small, START_PASSES)
+        _climb_on_sample("starts", ascents, small, START_PASSES, criterion, profile.n_samples)
         ascents = [(c, a) for c in several for a in _most_likely(c, ascents, STARTS_KEPT, failures)]
-        _climb_on_sample("best starts", [a for _, a in ascents], small, SAMPLE_PASSES)
-    best: dict[Candidate, Mixture] = {}
-    for c in several:
-        for a in _most_likely(c, ascents, 1, failures, options.reg_covar):
-            best[c] = a.best
+        _climb_on_sample("best starts", ascents, small, SAMPLE_PASSES, criterion, profile.n_samples)
+    best = {c: a for c in several for a in _most_likely(c, ascents, 1, failures, options.reg_covar)}
     for size in sizes[1:]:
         larger = SampleRows(profile.sample.first(size), frame)
         settings = settings_for(best, larger.moments, frame, options.reg_covar)
-        climbing = {c: _ascent(m, settings[c.covariance_type], options) for c, m in best.items()}
-        _climb_on_sample("sample", list(climbing.values()), larger, SAMPLE_PASSES)
-        best = {c: a.best for c, a in climbing.items()}
-    return best, failures
+        climbing = {c: _ascent(a.best, settings[c.covariance_type], options) for c, a in best.items() if not a.left}
+        _climb_on_sample("sample", list(climbing.items()), larger, SAMPLE_PASSES, criterion, profile.n_samples)
+        best |= climbing
+    return {c: a.best for c, a in best.items()}, failures
 
 
 def _most_likely(
@@ -213,15 +221,44 @@ def _whitened(x: FloatArray, frame: Callable[[FrameKind], Frame], standardised: 
     return whitening.to_frame((x - whitening.origin).T).T
 
 
-def _climb_on_sample(what: str, ascents: list[Ascent], rows: SampleRows, max_passes: int) -> None:
-    began, done = time.perf_counter(), 0
+def _climb_on_sample(
+    what: str,
+    starts: Sequence[tuple[Candidate, Ascent]],
+    rows: SampleRows,
+    max_passes: int,
+    criterion: Criterion | None,
+    n_samples: int,
+) -> None:
+    """Climb as far as it is worth; ``n_samples`` is that of all the data, for the criterion."""
+    began, done, ascents = time.perf_counter(), 0, [a for _, a in starts]
     for step in climb(ascents, rows.accumulate, max_passes):
         done = step.number
+        lowest: dict[Candidate, float] = {}
+        values = [_value(a, criterion, n_samples) for a in ascents]
+        for (c, _), value in zip(starts, values, strict=True):
+            lowest[c] = min(value, lowest.get(c, np.inf))
+        best = min(lowest.values())
+        for (c, a), value in zip(starts, values, strict=True):
+            settled = a.converged or done >= SETTLED
+            hope = max(4 * a.remaining_gain, 2 * (a.log_likelihood - a.trajectory[0]))
+            a.left |= settled and value - hope > (lowest[c] if criterion is None else best) + CERTAIN
     components = sum(a.best.n_components for a in ascents)
     logger.info(
         "%s: %d mixtures (%d components) on %d rows of the sample, %d passes, %.1f s",
         what, len(ascents), components, len(rows.rows), done, time.perf_counter() - began,
     )  # fmt: skip
+
+
+def _value(a: Ascent, criterion: Criterion | None, n_samples: int) -> float:
+    """The criterion of all the data if these were as the sample is, brought back to the sample's size."""
+    if a.statistics is None:
+        return np.inf
+    if criterion in (None, Criterion.HELD_OUT):
+        criterion = Criterion.AIC  # what rows that are held out would say, on average
+    m, s = a.setting.moments.count, a.statistics
+    times = n_samples / m
+    standing = Standing(times * a.log_likelihood, a.best.n_parameters, n_samples, times * s.entropy, np.nan)
+    return standing.criterion(criterion) / times
 
 
 def unsound_components(mixture: Mixture, setting: Setting, n: int, reg_covar: float) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from dgmm.families import get_family
 from dgmm.initialise import Given, Method, check_given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
+from dgmm.results import Criterion
 from dgmm.rows import Rows
 from dgmm.starts import Candidate, settings_for, start_on_sample
 from dgmm.workers import threads
@@ -168,8 +169,8 @@ def starts_of(
     """The mixtures from which the climb on the sample begins, in frame coordinates."""
     seen: list[list[Mixture]] = []
 
-    def record(what: str, ascents: list[Ascent], rows: starts.SampleRows, max_passes: int) -> None:
-        seen.append([a.best for a in ascents])
+    def record(what: str, tried: list[tuple[Candidate, Ascent]], *more: Any) -> None:
+        seen.append([a.best for _, a in tried])
 
     monkeypatch.setattr(starts, "_climb_on_sample", record)
     passes = passes_over(x)
@@ -311,3 +312,19 @@ def test_what_cannot_be_a_start(kind: str, name: str, value: Any, message: str) 
 def test_an_unknown_method_lists_the_known_ones() -> None:
     with pytest.raises(dgmm.InputError, match=r"init_params: .*'kmeans', 'k-means\+\+', 'random' or 'random_from_"):
         dgmm.train(clouds(50), K, init_params="kmean")
+
+
+def test_starts_that_cannot_win_on_the_sample_are_left(caplog: pytest.LogCaptureFixture) -> None:
+    """Diagonal covariances on strongly correlated features: the sample says no, and no more is spent on them."""
+    r = np.random.default_rng(0)
+    x = r.normal(size=(40_000, 2)) @ [[1.0, 0.99], [0.0, 0.1]] + 20 * r.integers(0, 2, (40_000, 1))
+    candidates = [Candidate(2, "full"), Candidate(2, "diag"), Candidate(2, "spherical")]
+    passes, options = passes_over(x), Training(start_rows=4000)
+    with caplog.at_level("INFO", logger="dgmm"):
+        raced, _ = start_on_sample(passes.profile, candidates, options, passes.frame, criterion=Criterion.BIC)
+        kept, _ = start_on_sample(passes.profile, candidates, options, passes.frame)
+    counts = [int(record.getMessage().split()[1]) for record in caplog.records if "sample:" in record.getMessage()]
+    assert counts == [1, 3]
+    assert set(raced) == set(kept) == set(candidates)
+    best = candidates[0]
+    np.testing.assert_array_equal(raced[best].means, kept[best].means)
