@@ -36,6 +36,8 @@ WeightConcentrationType = Literal["dirichlet_process", "dirichlet_distribution"]
 EMPTY = 10 * float(np.finfo(float).eps)
 #: Weights below are not told from one another: what has such a weight has no samples.
 SMALLEST_WEIGHT = float(np.finfo(float).tiny)
+#: Asymmetry of a covariance matrix, as a share of its largest entry, that counts as rounding.
+SYMMETRIC = 1e-8
 
 
 def gaussian_family(covariance_type: str) -> GaussianFamily:
@@ -49,6 +51,15 @@ def gaussian_family(covariance_type: str) -> GaussianFamily:
 def is_shared(family: GaussianFamily) -> bool:
     """Whether all components have one covariance."""
     return "component" not in family.dims
+
+
+def symmetric(family: GaussianFamily, covariances: FloatArray) -> FloatArray:
+    """Covariance matrices without the asymmetry that rounding leaves; anything else as it is."""
+    if "feature_" not in family.dims or covariances.ndim < 2 or covariances.shape[-1] != covariances.shape[-2]:
+        return covariances
+    mirrored = np.swapaxes(covariances, -1, -2)
+    rounding = SYMMETRIC * np.abs(covariances).max()
+    return 0.5 * (covariances + mirrored) if np.allclose(covariances, mirrored, 0, rounding) else covariances
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,7 @@ class Priors:
         InputError
             If one is out of its range or has the wrong shape.
         """
-        d = len(moments.mean)
+        family, d = gaussian_family(covariance_type), len(moments.mean)
         if weight_concentration_type not in ("dirichlet_process", "dirichlet_distribution"):
             raise InputError(
                 f"unknown weight_concentration_prior_type {weight_concentration_type!r}: choose from "
@@ -131,11 +142,12 @@ class Priors:
         centre = np.array(moments.mean if mean is None else mean, dtype=float)
         if centre.shape != (d,) or not np.isfinite(centre).all():
             raise InputError(f"mean_prior must be {d} finite numbers, not of shape {centre.shape}")
-        spread = (
-            default_covariance(covariance_type, moments) if covariance is None else np.array(covariance, dtype=float)
-        )
-        family = gaussian_family(covariance_type)
-        family.from_arrays({"means": centre[None], "covariances": spread if is_shared(family) else spread[None]})
+        if covariance is None:
+            # may be singular: with a floor there is still a posterior
+            spread = default_covariance(family, moments)
+        else:
+            spread = symmetric(family, np.array(covariance, dtype=float))
+            family.from_arrays({"means": centre[None], "covariances": spread if is_shared(family) else spread[None]})
         return cls(weight_concentration_type, concentration, precision, centre, freedom, spread)
 
     @property
@@ -154,13 +166,15 @@ def positive(name: str, value: float | None, default: float) -> float:
     return result
 
 
-def default_covariance(covariance_type: str, moments: Moments) -> FloatArray:
+def default_covariance(family: GaussianFamily, moments: Moments) -> FloatArray:
     """The data's covariance (with n - 1), its diagonal or the mean of that: what the family has of it."""
     if moments.count <= 1:
         raise InputError(f"{moments.count:g} samples have no covariance: give a covariance_prior")
     covariance = moments.scatter / (moments.count - 1)
-    variances = np.diagonal(covariance)
-    return {"diag": variances, "spherical": np.asarray(variances.mean())}.get(covariance_type, covariance)
+    if "feature_" in family.dims:
+        return covariance
+    variances = np.diagonal(covariance).copy()
+    return variances if "feature" in family.dims else np.asarray(variances.mean())
 
 
 @dataclass(frozen=True)
@@ -231,9 +245,7 @@ class Posterior:
             )
         if not ((a > 0).all() and (b > 0).all() and (nu > d - 1).all()):
             raise InputError(f"concentrations and precisions must be positive, degrees of freedom above {d - 1}")
-        if c.ndim > 1 and family.dims[-1] == "feature_":
-            c = 0.5 * (c + np.swapaxes(c, -1, -2))  # scikit-learn's are symmetric up to rounding
-        return cls(family, a, b, nu, family.from_arrays({"means": m, "covariances": c}))
+        return cls(family, a, b, nu, family.from_arrays({"means": m, "covariances": symmetric(family, c)}))
 
     @property
     def covariance_type(self) -> str:

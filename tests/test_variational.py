@@ -16,7 +16,7 @@ from dgmm.em import Setting, maximise
 from dgmm.errors import CollapseError, InputError
 from dgmm.estep import accumulate_samples, unpack
 from dgmm.families import FAMILIES, get_family
-from dgmm.frame import Moments, make_frame
+from dgmm.frame import Frame, Moments, make_frame
 from dgmm.plan import make_plan
 from dgmm.variational import EMPTY, Posterior, Priors, gaussian_family, update
 
@@ -50,10 +50,10 @@ def posterior_of(g: BayesianGaussianMixture) -> Posterior:
     )
 
 
-def setting_of(x: np.ndarray, kind: str, reg_covar: float = 0.0) -> Setting:
+def setting_of(x: np.ndarray, kind: str, reg_covar: float = 0.0, frame: Frame | None = None) -> Setting:
     """With a floor in the data's units."""
     moments = Moments.of(x)
-    frame = make_frame(get_family(kind).frame, moments.mean, moments.covariance)
+    frame = frame or make_frame(get_family(kind).frame, moments.mean, moments.covariance)
     return Setting(frame, moments.in_frame(frame), frame.to_frame(frame.to_frame(reg_covar * np.eye(x.shape[1])).T))
 
 
@@ -66,8 +66,10 @@ class Run:
     n_local: int
 
 
-def iterated(x: np.ndarray, start: Posterior, priors: Priors, n: int, reg_covar: float = 0.0) -> Run:
-    setting = setting_of(x, start.covariance_type, reg_covar)
+def iterated(
+    x: np.ndarray, start: Posterior, priors: Priors, n: int, reg_covar: float = 0.0, frame: Frame | None = None
+) -> Run:
+    setting = setting_of(x, start.covariance_type, reg_covar, frame)
     posterior, bounds, n_local = start.to_frame(setting.frame), [], 0
     for _ in range(n):
         mixture = posterior.expected_mixture
@@ -87,14 +89,20 @@ def compare(
     concentration_type: Any,
     reg_covar: float = 1e-6,
     rtol: float = 1e-8,
+    init_params: str = "random_from_data",
+    frame: Frame | None = None,
     **given: Any,
 ) -> Run:
     """Our steps from scikit-learn's start against its own; ``given`` are priors under our names."""
     options = {f"{name}_prior": value for name, value in given.items()}
-    options |= {"weight_concentration_prior_type": concentration_type, "reg_covar": reg_covar}
+    options |= {
+        "weight_concentration_prior_type": concentration_type,
+        "reg_covar": reg_covar,
+        "init_params": init_params,
+    }
     reference = scikit_learns(x, kind, k, n, **options)
     priors = Priors.for_data(kind, k, Moments.of(x), weight_concentration_type=concentration_type, **given)
-    run = iterated(x, posterior_of(scikit_learns(x, kind, k, 0, **options)), priors, n, reg_covar)
+    run = iterated(x, posterior_of(scikit_learns(x, kind, k, 0, **options)), priors, n, reg_covar, frame)
     p = run.posterior
     # scikit-learn stops where two bounds are equal to the last bit
     m = len(reference.lower_bounds_)
@@ -241,7 +249,7 @@ def test_components_too_narrow_for_the_frame_are_scikit_learns(kind: str) -> Non
     wide = 1.0 if kind == "tied" else 1e5
     x = np.concatenate([1e5 + r.standard_normal((200, 2)), -1e5 + wide * r.standard_normal((200, 2))])
     scatter = {"full": np.eye(2), "tied": np.eye(2), "diag": np.ones(2), "spherical": 1.0}[kind]
-    run = compare(x, kind, 2, 6, PROCESS, rtol=1e-5, covariance=scatter, mean_precision=1e-9)
+    run = compare(x, kind, 2, 6, PROCESS, rtol=1e-5, init_params="kmeans", covariance=scatter, mean_precision=1e-9)
     assert run.n_local > 0
 
 
@@ -278,6 +286,20 @@ def test_a_component_on_a_single_sample_needs_no_floor() -> None:
     np.testing.assert_allclose(posterior.means[1], (priors.mean + x[-1]) / 2)
     away = x[-1] - priors.mean
     np.testing.assert_allclose(posterior.covariances[1], (priors.covariance + np.outer(away, away) / 2) / (D + 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_constant_feature_needs_a_floor(kind: str) -> None:
+    """And a frame that does not mind."""
+    x = clouds()
+    x[:, 1] = 7.0
+    frame = Frame(x.mean(axis=0), np.ones(D), np.ones(D))
+    if get_family(kind).frame == "whitening":
+        frame = Frame(x.mean(axis=0), np.eye(D), np.eye(D))
+    run = compare(x, kind, 3, 8, PROCESS, reg_covar=0.1, rtol=1e-7, frame=frame)
+    if kind != "spherical":
+        with pytest.raises(CollapseError, match="reg_covar"):
+            iterated(x, run.posterior, Priors.for_data(kind, 3, Moments.of(x)), 1, frame=frame)
 
 
 def test_log_weights_are_expectations() -> None:
@@ -378,6 +400,7 @@ def test_coordinates_go_there_and_back() -> None:
         ("full", {"mean": [1.0, 2]}, "mean_prior must be 3 finite numbers"),
         ("full", {"covariance": np.ones(3)}, "covariance"),
         ("tied", {"covariance": -np.eye(3)}, "positive definite"),
+        ("full", {"covariance": np.eye(3) + 0.1 * np.eye(3, k=1)}, "symmetric"),
         ("diag", {"covariance": np.array([1.0, 1, 0])}, "positive"),
         ("spherical", {"covariance": np.ones(3)}, "covariance"),
         ("round", {}, "unknown covariance type"),
@@ -386,6 +409,15 @@ def test_coordinates_go_there_and_back() -> None:
 def test_priors_that_are_none(kind: str, given: dict[str, Any], what: str) -> None:
     with pytest.raises(InputError, match=what):
         Priors.for_data(kind, 2, Moments.of(clouds()), **given)
+
+
+def test_covariances_may_be_symmetric_up_to_rounding() -> None:
+    rounded = np.eye(3) + 1e-17 * np.eye(3, k=1)
+    priors = Priors.for_data("full", 2, Moments.of(clouds()), covariance=rounded)
+    np.testing.assert_array_equal(priors.covariance, priors.covariance.T)
+    g = scikit_learns(clouds(), "tied", 2, 0)
+    g.covariances_ = rounded
+    np.testing.assert_array_equal(posterior_of(g).covariances, (rounded + rounded.T) / 2)
 
 
 def test_one_sample_says_nothing_of_the_covariance() -> None:
@@ -405,6 +437,7 @@ def test_one_sample_says_nothing_of_the_covariance() -> None:
         ({"degrees_of_freedom": np.array([4.0, 4, 2])}, "degrees of freedom above 2"),
         ({"mean_precision": np.array([1.0, 1, 0])}, "must be positive"),
         ({"covariances": np.ones((3, 3))}, "covariances"),
+        ({"covariances": np.ones((3, 2))}, "covariances"),
     ],
 )
 def test_posteriors_that_are_none(changed: dict[str, Any], what: str) -> None:
