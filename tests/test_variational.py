@@ -319,6 +319,23 @@ def test_log_weights_are_expectations() -> None:
     np.testing.assert_allclose(p.expected_log_weights, np.log(sticks).mean(axis=0), atol=0.02)
 
 
+def test_no_weight_of_a_mixture_is_nothing() -> None:
+    """The rest that many broken sticks leave is less than any double."""
+    k = 200
+    p = Posterior.from_arrays(
+        "spherical",
+        weight_concentration=(np.ones(k), np.full(k, 0.005)),
+        mean_precision=np.ones(k),
+        means=np.zeros((k, 1)),
+        degrees_of_freedom=np.ones(k),
+        covariances=np.ones(k),
+    )
+    assert p.expected_weights[-1] == 0
+    for mixture in (p.mixture, p.expected_mixture):
+        assert (mixture.weights > 0).all()
+        assert np.isfinite(mixture.log_density(np.zeros((1, 1)))).all()
+
+
 def test_the_expected_mixture_is_the_expectation_of_the_log_density() -> None:
     """Drawn from the Gaussian-Wishart distribution."""
     r = np.random.default_rng(1)
