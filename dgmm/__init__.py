@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dgmm import datasets
     from dgmm.api import score, select, train
+    from dgmm.bayesian import BayesianGaussianMixture
     from dgmm.errors import CollapseError, DgmmError, InputError, InsufficientMemoryError, OutputExistsError
+    from dgmm.estimator import GaussianMixture
     from dgmm.mixture import Mixture
     from dgmm.results import Fit, Selection
     from dgmm.store import load, save
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BayesianGaussianMixture",
     "CollapseError",
     "DgmmError",
     "Fit",
+    "GaussianMixture",
     "InputError",
     "InsufficientMemoryError",
     "Mixture",
@@ -35,7 +39,9 @@ __all__ = [
 
 _HOMES = {
     "api": ("score", "select", "train"),
+    "bayesian": ("BayesianGaussianMixture",),
     "errors": ("CollapseError", "DgmmError", "InputError", "InsufficientMemoryError", "OutputExistsError"),
+    "estimator": ("GaussianMixture",),
     "mixture": ("Mixture",),
     "results": ("Fit", "Selection"),
     "store": ("load", "save"),

@@ -12,17 +12,17 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "types", "errors", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config", "em",
     "variational", "initialise", "grid", "tree", "profile", "data", "datasets", "workers", "memory", "starts", "passes",
-    "reseed", "results", "selection", "store", "scoring", "api", "figures", "report", "pipeline", "cli",
+    "reseed", "results", "selection", "store", "scoring", "api", "containers", "estimator", "bayesian", "figures", "report", "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
-    "dask": {"data", "workers", "passes", "starts"},
+    "dask": {"data", "workers", "passes", "starts", "containers"},
     "distributed": {"workers"},
-    "zarr": {"data", "store", "scoring", "datasets"},
-    "xarray": {"data", "store", "scoring", "datasets", "api", "figures", "report"},
-    "pandas": {"data", "results", "store", "datasets", "pipeline", "figures", "report"},
+    "zarr": {"data", "store", "scoring", "datasets", "containers"},
+    "xarray": {"data", "store", "scoring", "datasets", "api", "figures", "report", "containers"},
+    "pandas": {"data", "results", "store", "datasets", "pipeline", "figures", "report", "estimator"},
     "pydantic": {"config"},
-    "sklearn": {"initialise", "reseed"},
+    "sklearn": {"initialise", "reseed", "estimator", "bayesian"},
     "numba": {"kernel"},
     "cyclopts": {"cli"},
     "matplotlib": {"figures", "report"},
