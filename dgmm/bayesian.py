@@ -235,7 +235,7 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
         """scikit-learn's own, which has checked its parameters."""
         known = sklearn.mixture.BayesianGaussianMixture().get_params()
         maker = sklearn.mixture.BayesianGaussianMixture(**{name: getattr(self, name) for name in known})
-        maker._check_parameters(rows)
+        maker._check_parameters(rows, xp=np)
         return maker
 
     def _make_starts(self, rows: FloatArray, passes: Passes, setting: Setting) -> list[VariationalAscent]:
@@ -245,7 +245,7 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
         starts = []
         for _ in range(self.n_init):
             # of a sample, where there are more rows: one M-step makes up for it
-            maker._initialize_parameters(rows, generator)
+            maker._initialize_parameters(rows, generator, xp=np)
             starts.append(self._ascent(posterior_of(maker).to_frame(setting.frame), setting, priors, -np.inf))
         return starts
 

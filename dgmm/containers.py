@@ -29,6 +29,11 @@ BLOCK_ROWS = 65_536
 STACKED = "feature"
 
 What = Literal["label", "probabilities", "log_density"]
+LONG_NAMES: dict[What, str] = {
+    "label": "most probable component, -1 where a value is missing",
+    "probabilities": "probability of each component",
+    "log_density": "logarithm of the density, in the data's units",
+}
 Chunked = dask.array.Array | zarr.Array[Any] | xr.DataArray | xr.Dataset
 
 
@@ -252,10 +257,11 @@ def _score_xarray(x: xr.DataArray | xr.Dataset, scorer: Scorer, features: Featur
         input_core_dims=[[dim]],
         output_core_dims=[[component] if wide else []],
         dask="parallelized",
+        keep_attrs=False,
         output_dtypes=[scorer.dtype(array.dtype)],
         dask_gufunc_kwargs={"output_sizes": {component: scorer.n_components}} if wide else {},
     )
-    return scores.rename(scorer.what)
+    return scores.rename(scorer.what).assign_attrs(long_name=LONG_NAMES[scorer.what])
 
 
 def check_features(n: int, scorer: Scorer) -> None:

@@ -730,11 +730,11 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             }
         maker = self._plain(**changed)
         scaled = rows if unit == 1.0 else rows / unit
-        maker._check_parameters(scaled)
+        maker._check_parameters(scaled, xp=np)
         generator = check_random_state(self.random_state)
         starts = []
         for _ in range(self.n_init):
-            maker._initialize_parameters(scaled, generator)
+            maker._initialize_parameters(scaled, generator, xp=np)
             start = mixture_of(
                 self.covariance_type, maker.weights_, maker.means_ * unit, maker.precisions_cholesky_ / unit
             )
