@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import dask.array
@@ -196,7 +197,7 @@ class Scorer:
         values: AnyArray = getattr(scores, self.what)
         return values.astype(self.dtype(x.dtype), copy=False)
 
-    def __call__(self, block: AnyArray) -> AnyArray:
+    def block(self, block: AnyArray) -> AnyArray:
         """Scores of a block (..., d), -1 or NaN where a value is missing: shape (...), or (..., K)."""
         x = np.ascontiguousarray(block).reshape(-1, block.shape[-1])
         present = complete_rows(x)
@@ -234,7 +235,7 @@ def score_chunked(x: Chunked, scorer: Scorer, features: Features) -> dask.array.
     chunks = (*lazy.chunks[:-1], (scorer.n_components,)) if wide else lazy.chunks[:-1]
     dtype = scorer.dtype(lazy.dtype)
     return lazy.map_blocks(
-        scorer,
+        partial(Scorer.block, scorer),
         dtype=dtype,
         chunks=chunks,
         drop_axis=None if wide else lazy.ndim - 1,
@@ -252,7 +253,7 @@ def _score_xarray(x: xr.DataArray | xr.Dataset, scorer: Scorer, features: Featur
     wide = scorer.what == "probabilities"
     component = "component" if "component" not in array.dims else "component_"
     scores: xr.DataArray = xr.apply_ufunc(
-        scorer,
+        partial(Scorer.block, scorer),
         array,
         input_core_dims=[[dim]],
         output_core_dims=[[component] if wide else []],

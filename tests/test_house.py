@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "types", "errors", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config", "em",
     "variational", "initialise", "grid", "tree", "profile", "data", "datasets", "workers", "memory", "starts", "passes",
-    "reseed", "results", "selection", "store", "scoring", "api", "containers", "estimator", "bayesian", "figures", "report", "pipeline", "cli",
+    "reseed", "results", "selection", "store", "scoring", "api", "containers", "estimator", "bayesian", "figures",
+    "report", "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
