@@ -1,6 +1,7 @@
 """Gaussian mixture models fitted, selected and applied straight from chunked arrays that do not fit in memory.
 
 `train`, `select` and `score` take a Zarr store, an xarray object, a Dask or a NumPy array; `load` reads a model.
+`GaussianMixture` and `BayesianGaussianMixture` are scikit-learn's estimators on the same data.
 """
 
 from importlib import import_module

@@ -166,6 +166,7 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
     array([0, 1])
     """
 
+    _theirs = sklearn.mixture.BayesianGaussianMixture
     _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
         **sklearn.mixture.BayesianGaussianMixture._parameter_constraints,
         "sample_rows": [Interval(Integral, 1, None, closed="left")],
@@ -233,8 +234,7 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
 
     def _maker(self, rows: FloatArray) -> sklearn.mixture.BayesianGaussianMixture:
         """scikit-learn's own, which has checked its parameters."""
-        known = sklearn.mixture.BayesianGaussianMixture().get_params()
-        maker = sklearn.mixture.BayesianGaussianMixture(**{name: getattr(self, name) for name in known})
+        maker = self._plain()
         maker._check_parameters(rows, xp=np)
         return maker
 

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -110,6 +110,9 @@ class Problem:
 class StreamedMixture:
     """What both mixture estimators do differently from scikit-learn's, of which they are subclasses too."""
 
+    #: scikit-learn's own class.
+    _theirs: ClassVar[Any]
+
     n_components: int
     covariance_type: str
     tol: float
@@ -138,6 +141,7 @@ class StreamedMixture:
         X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
             All dimensions of a chunked array but the last one are samples. Rows of chunked data with a missing value
             (NaN) are left out; in an array in memory they are an error, as in scikit-learn.
+            An open distributed client does the work on chunked data, if there is one, else threads.
         y : Ignored
             There by convention.
         feature_dims : str or sequence of str, optional
@@ -234,21 +238,6 @@ class StreamedMixture:
         total, count = self._total(X)
         return total / count
 
-    def sample(self, n_samples: int = 1) -> tuple[AnyArray, AnyArray]:
-        """Draw samples, component by component.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-        y : ndarray of shape (n_samples,)
-            The component of each.
-        """
-        return cast("tuple[AnyArray, AnyArray]", super().sample(n_samples))  # type: ignore[misc]
-
     @abstractmethod
     def _make_starts(self, rows: FloatArray, passes: Passes, setting: Setting) -> list[Any]:
         """``n_init`` starts, made of rows (m, d)."""
@@ -274,6 +263,10 @@ class StreamedMixture:
         forward = setting.frame.forward
         square: FloatArray = np.diag(forward**2) if forward.ndim == 1 else forward @ forward.T
         return self.reg_covar * square
+
+    def _ridge(self) -> float:
+        """About the least variance of a component, in squared units of the data: for the frame."""
+        return self.reg_covar
 
     def _problem(self, X: Data, feature_dims: str | Sequence[str] | None) -> Problem:
         """Validated data."""
@@ -303,7 +296,7 @@ class StreamedMixture:
                 workers,
                 seed=int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0,
                 sample_rows=1 if problem.whole else self.sample_rows,
-                ridge=self.reg_covar,
+                ridge=self._ridge(),
             )
             n = passes.profile.n_samples
             if n < max(2, self.n_components):
@@ -315,11 +308,7 @@ class StreamedMixture:
             moments = passes.profile.moments.in_frame(frame)
             setting = Setting(frame, moments, np.zeros_like(moments.scatter))
             setting = Setting(frame, moments, self._floor(setting))
-            rows = problem.start_rows(passes, self.sample_rows)
-            if self.warm_start and hasattr(self, "converged_"):
-                starts = [self._go_on(rows, passes, setting)]
-            else:
-                starts = self._make_starts(rows, passes, setting)
+            starts = self._starts(problem, passes, setting)
             # or the threads of an M-step would spin on where the next pass wants to compute
             limit.enter_context(one_blas_thread)
             self._climb(starts, passes, n)
@@ -340,6 +329,12 @@ class StreamedMixture:
         self.lower_bounds_ = bounds
         self.remaining_gain_ = best.remaining_gain / n
         return problem
+
+    def _starts(self, problem: Problem, passes: Passes, setting: Setting) -> list[Any]:
+        rows = problem.start_rows(passes, self.sample_rows)
+        if self.warm_start and hasattr(self, "converged_"):
+            return [self._go_on(rows, passes, setting)]
+        return self._make_starts(rows, passes, setting)
 
     def _climb(self, starts: Sequence[Start], passes: Passes, n: int) -> None:
         """Passes until all starts have arrived; raises if a component of one collapses, as scikit-learn."""
@@ -405,6 +400,49 @@ class StreamedMixture:
         if not total.count:
             raise InputError(f"no complete row in {samples.name}")
         return total.log_density, total.count
+
+    @classmethod
+    def from_sklearn(cls, model: Any) -> Self:
+        """Take over a model of scikit-learn's, fitted or not.
+
+        Parameters
+        ----------
+        model : sklearn.mixture.GaussianMixture or sklearn.mixture.BayesianGaussianMixture
+            Of the class of the same name.
+
+        Returns
+        -------
+        GaussianMixture or BayesianGaussianMixture
+            With the same parameters and attributes.
+        """
+        if not isinstance(model, cls._theirs):
+            raise InputError(f"expected scikit-learn's {cls._theirs.__name__}, not a {type(model).__name__}")
+        new = cls(**{name: getattr(model, name) for name in cls._shared_names()})
+        _copy_attributes(model, new)
+        if hasattr(new, "converged_"):
+            new.remaining_gain_ = np.inf
+        return new
+
+    def to_sklearn(self) -> Any:
+        """The same fitted model as one of scikit-learn's own, for everything that asks for that class.
+
+        Returns
+        -------
+        sklearn.mixture.GaussianMixture or sklearn.mixture.BayesianGaussianMixture
+        """
+        check_is_fitted(self)
+        model = self._plain()
+        _copy_attributes(self, model, leave=("remaining_gain_", "selection_"))
+        return model
+
+    @classmethod
+    def _shared_names(cls) -> list[str]:
+        return sorted(cls._theirs().get_params())
+
+    def _plain(self, **changed: Any) -> Any:
+        """scikit-learn's own, with the parameters that it knows."""
+        known = {name: getattr(self, name) for name in self._shared_names()}
+        return self._theirs(**{**known, **changed})
 
     def components_table(self) -> pd.DataFrame:
         """Weight, means and standard deviations of the components, a row for each.
@@ -549,6 +587,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
     array([1, 0])
     """
 
+    _theirs = sklearn.mixture.GaussianMixture
     _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
         **sklearn.mixture.GaussianMixture._parameter_constraints,
         "accelerate": [StrOptions({"none", "anderson"})],
@@ -670,52 +709,13 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         model.selection_ = selection
         return model
 
-    @classmethod
-    def from_sklearn(cls, model: sklearn.mixture.GaussianMixture) -> Self:
-        """Take over a model of scikit-learn's, fitted or not.
-
-        Parameters
-        ----------
-        model : sklearn.mixture.GaussianMixture
-
-        Returns
-        -------
-        GaussianMixture
-            With the same parameters and attributes.
-        """
-        if not isinstance(model, sklearn.mixture.GaussianMixture):
-            raise InputError(f"expected a sklearn.mixture.GaussianMixture, not a {type(model).__name__}")
-        new = cls(**{name: getattr(model, name) for name in cls._shared_names()})
-        _copy_attributes(model, new)
-        if hasattr(new, "converged_"):
-            new.remaining_gain_ = np.inf
-        return new
-
-    def to_sklearn(self) -> sklearn.mixture.GaussianMixture:
-        """The same fitted model as one of scikit-learn's own, for everything that asks for that class.
-
-        Returns
-        -------
-        sklearn.mixture.GaussianMixture
-        """
-        check_is_fitted(self)
-        model = self._plain()
-        _copy_attributes(self, model, leave=("remaining_gain_", "selection_"))
-        return model
-
-    @staticmethod
-    def _shared_names() -> list[str]:
-        return sorted(sklearn.mixture.GaussianMixture().get_params())
-
-    def _plain(self, **changed: Any) -> sklearn.mixture.GaussianMixture:
-        """scikit-learn's own, with the parameters that it knows."""
-        known = {name: getattr(self, name) for name in self._shared_names()}
-        return sklearn.mixture.GaussianMixture(**{**known, **changed})
-
     def _floor(self, setting: Setting) -> FloatArray:
         if self.regularisation == "relative":
             return relative_floor(setting.moments, self.reg_covar)
         return super()._floor(setting)
+
+    def _ridge(self) -> float:
+        return 0.0 if self.regularisation == "relative" else self.reg_covar
 
     def _make_starts(self, rows: FloatArray, passes: Passes, setting: Setting) -> list[Ascent]:
         unit = 1.0

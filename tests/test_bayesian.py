@@ -143,10 +143,14 @@ def test_copies() -> None:
     model = quietly(dgmm.BayesianGaussianMixture(n_components=3, random_state=0), X)
     assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), model.predict(X))
     assert not hasattr(clone(model), "means_")
-    ours, theirs = clone(model).get_params(), plain().get_params()
-    assert {name: ours[name] for name in theirs} == {**theirs, "n_components": 3, "random_state": 0}
+    ours, expected = clone(model).get_params(), plain().get_params()
+    assert {name: ours[name] for name in expected} == {**expected, "n_components": 3, "random_state": 0}
     assert isinstance(model, sklearn.mixture.BayesianGaussianMixture)
     assert '<table class="dataframe"' in model._repr_html_()
+    theirs = model.to_sklearn()
+    assert type(theirs) is sklearn.mixture.BayesianGaussianMixture
+    assert_allclose(theirs.predict_proba(X), model.predict_proba(X), atol=1e-10)
+    assert_array_equal(dgmm.BayesianGaussianMixture.from_sklearn(theirs).predict(X), model.predict(X))
     with pytest.raises(ValueError, match="degrees_of_freedom_prior"):
         dgmm.BayesianGaussianMixture(degrees_of_freedom_prior=1.0).fit(X)
     with pytest.warns(ConvergenceWarning, match=r"max_iter \(1\)"):
