@@ -13,12 +13,12 @@ from sklearn.utils._param_validation import Interval
 
 from dgmm.em import Setting, aitken
 from dgmm.errors import CollapseError
-from dgmm.estimator import StreamedMixture, change_rule, factors_of, precisions_of
 from dgmm.families.gaussian import Gaussians
 from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.statistics import SufficientStatistics
+from dgmm.streamed import StreamedMixture, change_rule, factors_of, precisions_of
 from dgmm.types import FloatArray
 from dgmm.variational import Posterior, Priors, gaussian_family, update
 

@@ -197,6 +197,18 @@ def test_features_that_are_constant_or_dependent() -> None:
         assert_allclose(ours.score_samples(small), theirs.score_samples(small), atol=1e-6)
 
 
+def test_the_frame_is_only_a_choice_of_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in TYPES:
+        common = {"n_components": 3, "covariance_type": kind, "random_state": 0, "max_iter": 20, "tol": 0}
+        fits = []
+        for ridge in (0.0, 1e-6, 100.0):
+            monkeypatch.setattr(dgmm.GaussianMixture, "_ridge", lambda self, ridge=ridge: ridge)
+            fits.append(quietly(dgmm.GaussianMixture(**common), X))
+        for other in fits[1:]:
+            assert_allclose(other.lower_bounds_, fits[0].lower_bounds_, rtol=1e-12)
+            assert_allclose(other.precisions_, fits[0].precisions_, rtol=1e-8, atol=1e-10)
+
+
 def test_more_components_than_distinct_rows() -> None:
     x = np.repeat([[0.0, 1.0], [2.0, 3.0]], 5, axis=0)
     model = quietly(dgmm.GaussianMixture(4, random_state=0), x)

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "types", "errors", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config", "em",
     "variational", "initialise", "grid", "tree", "profile", "data", "datasets", "workers", "memory", "starts", "passes",
-    "reseed", "results", "selection", "store", "scoring", "api", "containers", "estimator", "bayesian", "figures",
-    "report", "pipeline", "cli",
+    "reseed", "results", "selection", "store", "scoring", "api", "containers", "streamed", "estimator", "bayesian",
+    "figures", "report", "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
@@ -21,9 +21,9 @@ ONLY_IN = {
     "distributed": {"workers"},
     "zarr": {"data", "store", "scoring", "datasets", "containers"},
     "xarray": {"data", "store", "scoring", "datasets", "api", "figures", "report", "containers"},
-    "pandas": {"data", "results", "store", "datasets", "pipeline", "figures", "report", "estimator"},
+    "pandas": {"data", "results", "store", "datasets", "pipeline", "figures", "report", "streamed"},
     "pydantic": {"config"},
-    "sklearn": {"initialise", "reseed", "estimator", "bayesian"},
+    "sklearn": {"initialise", "reseed", "streamed", "estimator", "bayesian"},
     "numba": {"kernel"},
     "cyclopts": {"cli"},
     "matplotlib": {"figures", "report"},
