@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import sklearn.mixture
@@ -116,8 +116,8 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
     verbose_interval : int, default=10
         Iterations from one print to the next.
     sample_rows : int, default=100_000
-        Chunked data with more rows than this start from a random sample of so many. Arrays in memory start from all
-        their rows.
+        Dask, Zarr and xarray data with more rows than this start from a random sample of so many. Other arrays start
+        from all their rows, as in scikit-learn.
 
     Attributes
     ----------
@@ -167,7 +167,7 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
     """
 
     _theirs = sklearn.mixture.BayesianGaussianMixture
-    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         **sklearn.mixture.BayesianGaussianMixture._parameter_constraints,
         "sample_rows": [Interval(Integral, 1, None, closed="left")],
     }

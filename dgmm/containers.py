@@ -240,7 +240,7 @@ def score_chunked(x: Chunked, scorer: Scorer, features: Features) -> dask.array.
         chunks=chunks,
         drop_axis=None if wide else lazy.ndim - 1,
         meta=np.empty((0,) * len(chunks), dtype=dtype),
-        name=f"{scorer.what}-{dask.base.tokenize(lazy.name, scorer.plan.packed, scorer.what)}",
+        name=f"{scorer.what}-{dask.base.tokenize(lazy.name, scorer.plan.origin, scorer.plan.packed, scorer.what)}",
     )
 
 

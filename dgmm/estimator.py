@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 import sklearn.mixture
@@ -74,8 +74,8 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         Whether `tol` is held against the last change of the lower bound, as in scikit-learn, or against the estimated
         gain still to come, which is what matters and may be many times larger.
     sample_rows : int, default=100_000
-        Chunked data with more rows than this start from a random sample of so many. Arrays in memory start from all
-        their rows.
+        Dask, Zarr and xarray data with more rows than this start from a random sample of so many. Other arrays start
+        from all their rows, as in scikit-learn.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
     """
 
     _theirs = sklearn.mixture.GaussianMixture
-    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         **sklearn.mixture.GaussianMixture._parameter_constraints,
         "accelerate": [StrOptions({"none", "anderson"})],
         "regularisation": [StrOptions({"absolute", "relative"})],

@@ -9,8 +9,8 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -38,10 +38,7 @@ from dgmm.frame import Frame
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.types import AnyArray, FloatArray
-from dgmm.workers import one_blas_thread, open_workers
-
-if TYPE_CHECKING:
-    pass
+from dgmm.workers import Workers, one_blas_thread, open_workers
 
 #: A weight of zero has no logarithm; with this one a component gets no sample that another has any use for.
 LEAST_WEIGHT = float(np.finfo(float).tiny)
@@ -86,9 +83,9 @@ class Problem:
         """Whether it is an array in memory, as scikit-learn has it."""
         return isinstance(self.source, np.ndarray)
 
-    def open_workers(self) -> Any:
-        """Threads for arrays in memory, which nobody should scatter; else the open client or threads."""
-        return open_workers("threads" if self.whole else None)
+    def open_workers(self) -> AbstractContextManager[Workers]:
+        """The workers for the samples."""
+        return workers_for(self.samples)
 
     def start_rows(self, passes: Passes, limit: int) -> FloatArray:
         """Rows that starts are made of, in double precision: all, or the profile's sample of chunked data."""
@@ -97,6 +94,11 @@ class Problem:
         if self.samples.grid.size <= limit:
             return np.asarray(all_rows(self.samples), dtype=np.float64)
         return passes.profile.sample.rows
+
+
+def workers_for(samples: Samples) -> AbstractContextManager[Workers]:
+    """Threads for what is in memory, which nobody should scatter; else the open client, or threads."""
+    return open_workers("threads" if samples.in_memory else None)
 
 
 class StreamedMixture:
@@ -387,7 +389,7 @@ class StreamedMixture:
         samples, scorer = samples_of(X, self._remembered()), self._scorer("log_density")
         if samples.n_features != self.n_features_in_:
             raise InputError(f"samples have {samples.n_features} features, the model has {self.n_features_in_}")
-        with open_workers() as workers:
+        with workers_for(samples) as workers:
             total = total_log_density(samples, scorer.plan, workers)
         if not total.count:
             raise InputError(f"no complete row in {samples.name}")
