@@ -16,7 +16,7 @@ from dgmm.config import Training, validated
 from dgmm.em import Ascent, Setting, relative_floor
 from dgmm.errors import InputError
 from dgmm.families import get_family
-from dgmm.frame import Frame
+from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.results import Criterion, Selection
@@ -247,10 +247,10 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         model.selection_ = selection
         return model
 
-    def _floor(self, setting: Setting) -> FloatArray:
+    def _floor(self, frame: Frame, moments: Moments) -> FloatArray:
         if self.regularisation == "relative":
-            return relative_floor(setting.moments, self.reg_covar)
-        return super()._floor(setting)
+            return relative_floor(moments, self.reg_covar)
+        return super()._floor(frame, moments)
 
     def _ridge(self) -> float:
         return 0.0 if self.regularisation == "relative" else self.reg_covar

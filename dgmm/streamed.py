@@ -9,7 +9,7 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -34,7 +34,7 @@ from dgmm.em import Climber, Setting, climb
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
 from dgmm.families.gaussian import Gaussians
-from dgmm.frame import Frame
+from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.types import AnyArray, FloatArray
@@ -252,9 +252,9 @@ class StreamedMixture:
     def _expected_mixture(self) -> Mixture:
         """The mixture of the fitted attributes whose E-step scores samples."""
 
-    def _floor(self, setting: Setting) -> FloatArray:
+    def _floor(self, frame: Frame, moments: Moments) -> FloatArray:
         """Added to every covariance, in frame coordinates: `reg_covar` in squared units of the data."""
-        forward = setting.frame.forward
+        forward = frame.forward
         square: FloatArray = np.diag(forward**2) if forward.ndim == 1 else forward @ forward.T
         return self.reg_covar * square
 
@@ -284,29 +284,15 @@ class StreamedMixture:
         """Climb from all starts in shared passes; set the attributes to the best."""
         self._validate_params()  # type: ignore[attr-defined]
         problem = self._problem(X, feature_dims)
-        with problem.open_workers() as workers, ExitStack() as limit:
-            passes = Passes(
-                problem.samples,
-                workers,
-                seed=int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0,
-                sample_rows=1 if problem.whole else self.sample_rows,
-                ridge=self._ridge(),
-            )
-            n = passes.profile.n_samples
-            if n < max(2, self.n_components):
-                raise ValueError(
-                    f"Expected n_samples >= n_components, and two at least: n_samples = {n} complete rows, "
-                    f"n_components = {self.n_components}"
-                )
-            frame = passes.frame(get_family(self.covariance_type).frame)
-            moments = passes.profile.moments.in_frame(frame)
-            setting = Setting(frame, moments, np.zeros_like(moments.scatter))
-            setting = Setting(frame, moments, self._floor(setting))
+        with problem.open_workers() as workers:
+            with one_blas_thread:  # for small matrices others only spin
+                passes, setting = self._prepare(problem, workers)
             starts = self._starts(problem, passes, setting)
-            # or the threads of an M-step would spin on where the next pass wants to compute
-            limit.enter_context(one_blas_thread)
-            self._climb(starts, passes, n)
-        best = self._best(starts)
+            n = passes.profile.n_samples
+            with one_blas_thread:
+                self._climb(starts, passes, n)
+                best = self._best(starts)
+                self._keep(best, setting.frame, problem.dtype)
         bounds = [value / self._unit(n) for value in best.trajectory]
         if not best.converged and self.max_iter > 0:
             change = f", its last change {bounds[-1] - bounds[-2]:.2g}" if len(bounds) > 1 else ""
@@ -316,13 +302,31 @@ class StreamedMixture:
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        self._keep(best, frame, problem.dtype)
         self.converged_ = best.converged
         self.n_iter_ = len(bounds)
         self.lower_bound_ = self._final(best) / self._unit(n) if bounds else -np.inf
         self.lower_bounds_ = bounds
         self.remaining_gain_ = best.remaining_gain / n
         return problem
+
+    def _prepare(self, problem: Problem, workers: Workers) -> tuple[Passes, Setting]:
+        """The profile pass, and what an M-step needs to know."""
+        passes = Passes(
+            problem.samples,
+            workers,
+            seed=int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0,
+            sample_rows=1 if problem.whole else self.sample_rows,
+            ridge=self._ridge(),
+        )
+        n = passes.profile.n_samples
+        if n < max(2, self.n_components):
+            raise InputError(
+                f"Expected n_samples >= n_components, and two at least: n_samples = {n} complete rows, "
+                f"n_components = {self.n_components}"
+            )
+        frame = passes.frame(get_family(self.covariance_type).frame)
+        moments = passes.profile.moments.in_frame(frame)
+        return passes, Setting(frame, moments, self._floor(frame, moments))
 
     def _starts(self, problem: Problem, passes: Passes, setting: Setting) -> list[Any]:
         rows = problem.start_rows(passes, self.sample_rows)
@@ -368,7 +372,8 @@ class StreamedMixture:
         return float(start.trajectory[-1])
 
     def _scorer(self, what: What) -> Scorer:
-        return Scorer(self._expected_mixture().density_plan(ridge=0.0), what)
+        with one_blas_thread:
+            return Scorer(self._expected_mixture().density_plan(ridge=0.0), what)
 
     def _remembered(self) -> Features:
         names = tuple(map(str, getattr(self, "feature_names_in_", ())))
