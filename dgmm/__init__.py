@@ -1,6 +1,7 @@
 """Gaussian mixture models fitted, selected and applied straight from chunked arrays that do not fit in memory.
 
 `train`, `select` and `score` take a Zarr store, an xarray object, a Dask or a NumPy array; `load` reads a model.
+`GaussianMixture` and `BayesianGaussianMixture` are scikit-learn's estimators on the same data.
 """
 
 from importlib import import_module
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dgmm import datasets
     from dgmm.api import score, select, train
+    from dgmm.bayesian import BayesianGaussianMixture
     from dgmm.errors import CollapseError, DgmmError, InputError, InsufficientMemoryError, OutputExistsError
+    from dgmm.estimator import GaussianMixture
     from dgmm.mixture import Mixture
     from dgmm.results import Fit, Selection
     from dgmm.store import load, save
@@ -17,9 +20,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BayesianGaussianMixture",
     "CollapseError",
     "DgmmError",
     "Fit",
+    "GaussianMixture",
     "InputError",
     "InsufficientMemoryError",
     "Mixture",
@@ -35,7 +40,9 @@ __all__ = [
 
 _HOMES = {
     "api": ("score", "select", "train"),
+    "bayesian": ("BayesianGaussianMixture",),
     "errors": ("CollapseError", "DgmmError", "InputError", "InsufficientMemoryError", "OutputExistsError"),
+    "estimator": ("GaussianMixture",),
     "mixture": ("Mixture",),
     "results": ("Fit", "Selection"),
     "store": ("load", "save"),

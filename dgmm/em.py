@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -275,6 +275,8 @@ class Ascent:
         Estimated gain still to come, in nats per sample, at which to stop. Never taken smaller than 0.1 % of p/2
         nats in total, which is also the default.
     acceleration : {"anderson", "none"}
+    stop : callable, optional
+        Another rule: told the ascent after every evaluation, whether it has arrived.
     """
 
     def __init__(
@@ -283,6 +285,7 @@ class Ascent:
         setting: Setting,
         tol: float | None = None,
         acceleration: Acceleration = "anderson",
+        stop: Callable[[Ascent], bool] | None = None,
     ) -> None:
         self.setting = setting
         #: Log-likelihood of every mixture evaluated, in the data's units.
@@ -301,8 +304,10 @@ class Ascent:
         self.left = False
         self._enough = 0.5 * NEGLIGIBLE * start.n_parameters
         self._tol = tol or 0.0
+        self._stop = stop
         self._proposals = ACCELERATIONS[acceleration](start, setting)
-        self.wanted, _ = next(self._proposals)
+        #: In frame coordinates.
+        self.wanted: Mixture = next(self._proposals)[0]
 
     @property
     def done(self) -> bool:
@@ -325,7 +330,8 @@ class Ascent:
         if self.wanted.n_components == 1:
             # a single component's M-step does not depend on where it starts: its second value is the optimum
             self.remaining_gain = 0.0 if len(self.trajectory) > 1 or self._is_optimum() else np.inf
-        self.converged = self.remaining_gain <= max(self._enough, self._tol * statistics.count)
+        enough = max(self._enough, self._tol * statistics.count)
+        self.converged = self.remaining_gain <= enough if self._stop is None else self._stop(self)
 
     def _complete(self, statistics: SufficientStatistics) -> SufficientStatistics:
         """With the part of the log-likelihood that the family's theta leaves out."""
@@ -359,7 +365,22 @@ class Pass:
     ascents: tuple[int, ...]
 
 
-def climb(ascents: Sequence[Ascent], accumulate: Accumulate, max_iter: int) -> Iterator[Pass]:
+class Climber(Protocol):
+    """What `climb` asks of an ascent."""
+
+    @property
+    def wanted(self) -> Mixture:
+        """The mixture to be evaluated next."""
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to evaluate."""
+
+    def tell(self, statistics: SufficientStatistics) -> None:
+        """Take the statistics of the mixture that was `wanted`."""
+
+
+def climb(ascents: Sequence[Climber], accumulate: Accumulate, max_iter: int) -> Iterator[Pass]:
     """Evaluate what the ascents want, all in one pass, until they have arrived; yields after every pass.
 
     The consumer may take an ascent out by setting `left`.

@@ -13,7 +13,7 @@ class OutputExistsError(InputError):
     """The place to write to is taken, and overwriting was not asked for."""
 
 
-class CollapseError(DgmmError):
+class CollapseError(DgmmError, ValueError):
     """A component has lost its samples or its extent, and the likelihood no longer means anything."""
 
 

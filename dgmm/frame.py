@@ -20,6 +20,8 @@ FrameKind = Literal["whitening", "isotropic"]
 
 #: Below this smallest eigenvalue of the correlation matrix features count as linearly dependent.
 DEPENDENT = 1e-13
+#: Of the largest variance: the least that a feature counts as having where constant ones are allowed.
+SHARE = 1e-30
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,13 @@ def apply_linear(matrix: FloatArray, vectors: FloatArray) -> FloatArray:
     return matrix * vectors if vectors.ndim == 1 else matrix[:, None] * vectors
 
 
-def make_frame(kind: FrameKind, mean: FloatArray, covariance: FloatArray, features: tuple[str, ...] = ()) -> Frame:
+def make_frame(
+    kind: FrameKind,
+    mean: FloatArray,
+    covariance: FloatArray,
+    features: tuple[str, ...] = (),
+    ridge: float | None = None,
+) -> Frame:
     """Frame of a data set with this mean and covariance.
 
     Parameters
@@ -137,12 +145,16 @@ def make_frame(kind: FrameKind, mean: FloatArray, covariance: FloatArray, featur
     covariance : ndarray, shape (d, d)
     features : tuple of str, optional
         Names for the error messages.
+    ridge : float, optional
+        Variance that is added to every feature, and where that is not enough a little more: any covariance will do.
 
     Raises
     ------
     InputError
-        If a feature is constant, or the features are linearly dependent (whitening only).
+        If there is no ridge and a feature is constant, or the features are linearly dependent (whitening only).
     """
+    if ridge is not None:
+        covariance = regular(mean, covariance, ridge)
     variances = np.diagonal(covariance)
     names = features or tuple(str(i) for i in range(len(mean)))
     # a spread at the rounding of the values themselves is no spread
@@ -166,3 +178,17 @@ def make_frame(kind: FrameKind, mean: FloatArray, covariance: FloatArray, featur
     backward = deviations[:, None] * factor
     forward = solve_triangular(factor, np.diag(1 / deviations), lower=True)
     return Frame(mean, forward, backward)
+
+
+def regular(mean: FloatArray, covariance: FloatArray, ridge: float) -> FloatArray:
+    """A covariance (d, d) with a ridge, and no feature constant or nearly a combination of the others."""
+    variances = np.diagonal(covariance) + ridge
+    least = np.maximum((8 * np.finfo(float).eps * np.abs(mean)) ** 2, SHARE * variances.max())
+    least = np.where(least > 0, least, 1.0)
+    variances = np.maximum(variances, least)
+    result = covariance.copy()
+    result[np.diag_indices_from(result)] = variances
+    deviations = np.sqrt(variances)
+    if eigh(result / deviations / deviations[:, None], eigvals_only=True)[0] < 10 * DEPENDENT:
+        result[np.diag_indices_from(result)] *= 1 + 100 * DEPENDENT
+    return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,14 +106,17 @@ class Mixture:
             arrays[name] = values[order] if dims[:1] == ("component",) else values
         return Mixture(self.family, self.weights[order], self.family.from_arrays(arrays))
 
-    def density_plan(self) -> Plan:
-        """Plan of an E-step that gives log densities sample by sample, in a frame of the mixture's own."""
+    def density_plan(self, ridge: float | None = None) -> Plan:
+        """Plan of an E-step that gives log densities sample by sample, in a frame of the mixture's own.
+
+        The weights need not sum to one; ``ridge`` is that of `make_frame`.
+        """
         family, components = self.family.for_density(self.components)
-        plain = Mixture(family, self.weights, components)
-        mean = self.weights @ self.means
+        plain, shares = Mixture(family, self.weights, components), self.weights / self.weights.sum()
+        mean = shares @ self.means
         spread = self.means - mean
-        covariance = (spread.T * self.weights) @ spread + plain.mean_covariance()
-        frame = make_frame(family.frame, mean, covariance)
+        covariance = (spread.T * shares) @ spread + replace(plain, weights=shares).mean_covariance()
+        frame = make_frame(family.frame, mean, covariance, ridge=ridge)
         return make_plan([plain.to_frame(frame)], {family.frame: frame})
 
     def mean_covariance(self) -> FloatArray:

@@ -196,6 +196,8 @@ class Passes:
         Precision of the E-step's matrix products.
     holdout : float
         Share of the rows, chosen by their hashes, that no fit sees and whose likelihood is told apart.
+    ridge : float, optional
+        Constant and dependent features are allowed, in a frame of covariances with this ridge; see `make_frame`.
     """
 
     def __init__(
@@ -207,7 +209,9 @@ class Passes:
         sample_rows: int = 100_000,
         compute_dtype: str = "float64",
         holdout: float = 0.0,
+        ridge: float | None = None,
     ) -> None:
+        self.ridge = ridge
         self.samples = samples
         self.workers = workers
         self.dtype = np.dtype(compute_dtype)
@@ -231,7 +235,7 @@ class Passes:
 
     def frame(self, kind: FrameKind) -> Frame:
         """The frame of this kind."""
-        return self.profile.frame(kind, self.samples.features)
+        return self.profile.frame(kind, self.samples.features, self.ridge)
 
     def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         """One pass: the E-step of all mixtures, given in frame coordinates, over all samples."""

@@ -147,14 +147,15 @@ class Profile:
         return replace(self, moments=moments, held_out=held_out, sample=self.sample.ordered())
 
     @cached_property
-    def _frames(self) -> dict[FrameKind, Frame]:
+    def _frames(self) -> dict[tuple[FrameKind, float | None], Frame]:
         return {}
 
-    def frame(self, kind: FrameKind, features: tuple[str, ...] = ()) -> Frame:
-        """The frame of this kind; `InputError` if a feature is constant or the features are dependent."""
-        if kind not in self._frames:
-            self._frames[kind] = make_frame(kind, self.moments.mean, self.moments.covariance, features)
-        return self._frames[kind]
+    def frame(self, kind: FrameKind, features: tuple[str, ...] = (), ridge: float | None = None) -> Frame:
+        """The frame of this kind; `InputError` if a feature is constant, or they are dependent, without a ridge."""
+        if (kind, ridge) not in self._frames:
+            mean, covariance = self.moments.mean, self.moments.covariance
+            self._frames[kind, ridge] = make_frame(kind, mean, covariance, features, ridge)
+        return self._frames[kind, ridge]
 
 
 def complete_rows(x: AnyArray) -> AnyArray | None:

@@ -90,6 +90,8 @@ class Workers:
         if self.client is not None:
             task = delayed(function, pure=False)
             return list(dask.compute(*[task(*given) for given in arguments], scheduler=self.client, traverse=False))
+        if len(arguments) == 1:
+            return [function(*arguments[0])]
         given_up = threading.Event()
         # a partial leaves nothing for Dask to look into
         graph = {i: (partial(_interruptible, given_up, function, *given),) for i, given in enumerate(arguments)}

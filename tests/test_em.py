@@ -352,3 +352,13 @@ def test_stopping_short_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert not fit.converged
     assert fit.state == "stopped at pass 2"
     assert "raise max_iter (2)" in caplog.text
+
+
+def test_another_rule_for_stopping_is_told_the_ascent() -> None:
+    x = data()
+    passes = passes_in_blocks(x, 3)
+    setting = settings_for([Candidate(4, "diag")], passes.profile.moments, passes.profile.frame, 0)["diag"]
+    start = start_of(x, "diag", 4).to_frame(setting.frame)
+    ascent = Ascent(start, setting, acceleration="none", stop=lambda a: len(a.trajectory) == 3)
+    assert [step.number for step in climb([ascent], passes.accumulate, 10)] == [1, 2, 3]
+    assert ascent.converged

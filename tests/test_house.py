@@ -11,18 +11,19 @@ ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
     "types", "errors", "rows", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config", "em",
-    "initialise", "grid", "tree", "profile", "data", "datasets", "workers", "memory", "results", "starts", "passes",
-    "reseed", "selection", "store", "scoring", "api", "figures", "report", "pipeline", "cli",
+    "variational", "initialise", "grid", "tree", "profile", "data", "datasets", "workers", "memory", "results",
+    "starts", "passes", "reseed", "selection", "store", "scoring", "api", "containers", "streamed", "estimator",
+    "bayesian", "figures", "report", "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
-    "dask": {"data", "workers", "passes", "starts"},
+    "dask": {"data", "workers", "passes", "starts", "containers"},
     "distributed": {"workers"},
-    "zarr": {"data", "store", "scoring", "datasets"},
-    "xarray": {"data", "store", "scoring", "datasets", "api", "figures", "report"},
-    "pandas": {"data", "results", "store", "datasets", "pipeline", "figures", "report"},
+    "zarr": {"data", "store", "scoring", "datasets", "containers"},
+    "xarray": {"data", "store", "scoring", "datasets", "api", "figures", "report", "containers"},
+    "pandas": {"data", "results", "store", "datasets", "pipeline", "figures", "report", "streamed"},
     "pydantic": {"config"},
-    "sklearn": {"initialise", "reseed"},
+    "sklearn": {"initialise", "reseed", "streamed", "estimator", "bayesian"},
     "numba": {"kernel"},
     "cyclopts": {"cli"},
     "matplotlib": {"figures", "report"},

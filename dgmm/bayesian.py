@@ -1,0 +1,288 @@
+"""scikit-learn's variational mixture on data of any size: another M-step on the same statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import sklearn.mixture
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+
+from dgmm.em import Setting, aitken
+from dgmm.errors import CollapseError
+from dgmm.families.gaussian import Gaussians
+from dgmm.frame import Frame, Moments
+from dgmm.mixture import Mixture
+from dgmm.passes import Passes
+from dgmm.statistics import SufficientStatistics
+from dgmm.streamed import StreamedMixture, change_rule, factors_of, precisions_of
+from dgmm.types import FloatArray
+from dgmm.variational import Posterior, Priors, gaussian_family, update
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+class VariationalAscent:
+    """The way up of one posterior; see `dgmm.em.Ascent`.
+
+    Parameters
+    ----------
+    start : Posterior
+        In frame coordinates.
+    setting : Setting
+    priors : Priors
+    stop : callable
+        Told the ascent after every update, whether it has arrived.
+    """
+
+    def __init__(
+        self, start: Posterior, setting: Setting, priors: Priors, stop: Callable[[VariationalAscent], bool]
+    ) -> None:
+        self.posterior = start
+        self.wanted = start.expected_mixture
+        #: The lower bound after every update, in the data's units.
+        self.trajectory: list[float] = []
+        self.remaining_gain = np.inf
+        self.converged = False
+        self.failure: str | None = None
+        self._setting = setting
+        self._priors = priors
+        self._stop = stop
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to evaluate."""
+        return self.converged or self.failure is not None
+
+    def tell(self, statistics: SufficientStatistics) -> None:
+        """Take the statistics of the mixture that was `wanted`."""
+        try:
+            self.posterior = update(self.wanted, statistics, self._setting, self._priors)
+        except CollapseError as error:
+            self.failure = str(error)
+            return
+        self.wanted = self.posterior.expected_mixture
+        self.trajectory.append(self.posterior.to_data(self._setting.frame).lower_bound(statistics.entropy))
+        self.remaining_gain = aitken(self.trajectory)
+        self.converged = self._stop(self)
+
+
+class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianMixture):
+    """Variational Gaussian mixture with scikit-learn's interface, for data in memory or out of it.
+
+    The same start climbs the same lower bound to the same posterior as `sklearn.mixture.BayesianGaussianMixture`, to
+    rounding; arrays in memory have the same starts as well. Dask, Zarr and xarray data are streamed, and predictions
+    come back in what held them.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+        Number of components K, at most: those that are not needed end with hardly any weight.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
+        Every component has a covariance of its own, all share one, or each has a variance per feature or just one.
+    tol : float, default=1e-3
+        Change of the lower bound, in nats in total, at which to stop.
+    reg_covar : float, default=1e-6
+        Added to the diagonal of every covariance of the samples, in squared units of the data.
+    max_iter : int, default=100
+        Iterations, each a pass over the data. With 0 the start is returned.
+    n_init : int, default=1
+        Starts; they climb side by side and share every pass, and the best one is kept.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
+        What a start is made of: the clusters of k-means, the seeds of k-means++, random responsibilities or random
+        samples.
+    weight_concentration_prior_type : {'dirichlet_process', 'dirichlet_distribution'}, default='dirichlet_process'
+        Prior of the weights.
+    weight_concentration_prior : float or None, default=None
+        Its concentration, of each component for the distribution; the smaller, the fewer components. By default 1/K.
+    mean_precision_prior : float or None, default=None
+        The number of samples that `mean_prior` is worth; 1 by default.
+    mean_prior : array-like of shape (n_features,), default=None
+        By default the mean of the data.
+    degrees_of_freedom_prior : float or None, default=None
+        Of the Wishart prior of the precisions; the number of features by default.
+    covariance_prior : float or array-like, default=None
+        Shape (d, d) for full and tied, (d,) for diag, a number for spherical. By default that of the data.
+    random_state : int, RandomState instance or None, default=None
+        Of the starts and of `sample`; an int also chooses the sample of rows that chunked data start from.
+    warm_start : bool, default=False
+        Begin a further fit where the last one ended.
+    verbose : int, default=0
+        1 prints the iterations of every start, 2 also lower bounds and seconds.
+    verbose_interval : int, default=10
+        Iterations from one print to the next.
+    sample_rows : int, default=100_000
+        Dask, Zarr and xarray data with more rows than this start from a random sample of so many. Other arrays start
+        from all their rows, as in scikit-learn.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (n_components,)
+        Expected weights.
+    means_ : ndarray of shape (n_components, n_features)
+        Expected means.
+    covariances_ : ndarray
+        Inverses of the expected precisions: (K, d, d) for full, (d, d) for tied, (K, d) for diag, (K,) for spherical.
+    precisions_ : ndarray
+        Of the same shape.
+    precisions_cholesky_ : ndarray
+        Upper triangular U with ``U U' = precision``; the square roots of the precisions for diag and spherical.
+    converged_ : bool
+    n_iter_ : int
+        Iterations of the best start.
+    lower_bound_ : float
+        Of the log evidence, up to a constant, in nats in total.
+    lower_bounds_ : list of float
+        After every iteration of the best start.
+    remaining_gain_ : float
+        Estimated gain in the lower bound still to come, in nats per sample; inf where too few iterations tell nothing.
+    weight_concentration_prior_ : float
+    weight_concentration_ : ndarray of shape (n_components,) or a pair of them
+        Parameters of the Dirichlet distribution, or of the beta distributions of the process.
+    mean_precision_prior_ : float
+    mean_precision_ : ndarray of shape (n_components,)
+    mean_prior_ : ndarray of shape (n_features,)
+    degrees_of_freedom_prior_ : float
+    degrees_of_freedom_ : ndarray of shape (n_components,), or a number for tied
+    covariance_prior_ : float or ndarray
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Columns of a DataFrame, variables of a Dataset, or string labels along the feature dimension of a DataArray.
+
+    See Also
+    --------
+    dgmm.GaussianMixture : Maximum likelihood.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import dgmm
+    >>> x = np.array([[1.0, 2.0], [1.0, 4.0], [1.0, 0.0], [4.0, 2.0], [12.0, 4.0], [10.0, 7.0]])
+    >>> dgmm.BayesianGaussianMixture(n_components=2, random_state=42).fit(x).predict([[0.0, 0.0], [9.0, 3.0]])
+    array([0, 1])
+    """
+
+    _theirs = sklearn.mixture.BayesianGaussianMixture
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **sklearn.mixture.BayesianGaussianMixture._parameter_constraints,
+        "sample_rows": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        n_components: int = 1,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weight_concentration_prior_type: str = "dirichlet_process",
+        weight_concentration_prior: float | None = None,
+        mean_precision_prior: float | None = None,
+        mean_prior: ArrayLike | None = None,
+        degrees_of_freedom_prior: float | None = None,
+        covariance_prior: ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        sample_rows: int = 100_000,
+    ) -> None:
+        super().__init__(
+            n_components=n_components,
+            covariance_type=covariance_type,
+            tol=tol,
+            reg_covar=reg_covar,
+            max_iter=max_iter,
+            n_init=n_init,
+            init_params=init_params,
+            weight_concentration_prior_type=weight_concentration_prior_type,
+            weight_concentration_prior=weight_concentration_prior,
+            mean_precision_prior=mean_precision_prior,
+            mean_prior=mean_prior,
+            degrees_of_freedom_prior=degrees_of_freedom_prior,
+            covariance_prior=covariance_prior,
+            random_state=random_state,
+            warm_start=warm_start,
+            verbose=verbose,
+            verbose_interval=verbose_interval,
+        )
+        self.sample_rows = sample_rows
+
+    def _priors(self, moments: Moments, checked: sklearn.mixture.BayesianGaussianMixture) -> Priors:
+        """Those that were given, as scikit-learn checks them, or of all the data."""
+        given = {
+            name: None if getattr(self, f"{name}_prior") is None else getattr(checked, f"{name}_prior_")
+            for name in ("weight_concentration", "mean_precision", "mean", "degrees_of_freedom", "covariance")
+        }
+        kind: Any = self.weight_concentration_prior_type
+        priors = Priors.for_data(
+            self.covariance_type, self.n_components, moments, weight_concentration_type=kind, **given
+        )
+        self.weight_concentration_prior_ = priors.weight_concentration
+        self.mean_precision_prior_ = priors.mean_precision
+        self.mean_prior_ = priors.mean
+        self.degrees_of_freedom_prior_ = priors.degrees_of_freedom
+        self.covariance_prior_ = priors.covariance if priors.covariance.ndim else float(priors.covariance)
+        return priors
+
+    def _maker(self, rows: FloatArray) -> sklearn.mixture.BayesianGaussianMixture:
+        """scikit-learn's own, which has checked its parameters."""
+        maker = self._plain()
+        maker._check_parameters(rows, xp=np)
+        return maker
+
+    def _make_starts(self, rows: FloatArray, passes: Passes, setting: Setting) -> list[VariationalAscent]:
+        maker = self._maker(rows)
+        priors = self._priors(passes.profile.moments, maker)
+        generator = check_random_state(self.random_state)
+        starts = []
+        for _ in range(self.n_init):
+            # of a sample, where there are more rows: one M-step makes up for it
+            maker._initialize_parameters(rows, generator, xp=np)
+            starts.append(self._ascent(posterior_of(maker).to_frame(setting.frame), setting, priors, -np.inf))
+        return starts
+
+    def _go_on(self, rows: FloatArray, passes: Passes, setting: Setting) -> VariationalAscent:
+        priors = self._priors(passes.profile.moments, self._maker(rows))
+        return self._ascent(posterior_of(self).to_frame(setting.frame), setting, priors, self.lower_bound_)
+
+    def _ascent(self, start: Posterior, setting: Setting, priors: Priors, before: float) -> VariationalAscent:
+        return VariationalAscent(start, setting, priors, change_rule(self.tol, 1.0, before))
+
+    def _unit(self, n_samples: int) -> float:
+        return 1.0
+
+    def _keep(self, start: VariationalAscent, frame: Frame, dtype: np.dtype[Any]) -> None:
+        posterior = start.posterior.to_data(frame)
+        upper, precisions = precisions_of(posterior.mixture)
+        concentration = posterior.weight_concentration
+        self.weight_concentration_ = tuple(concentration) if concentration.ndim == 2 else concentration
+        self.mean_precision_ = posterior.mean_precision
+        self.degrees_of_freedom_ = posterior.degrees_of_freedom[()]
+        self.weights_ = posterior.expected_weights.astype(dtype)
+        self.means_ = posterior.means.astype(dtype)
+        self.covariances_ = posterior.covariances.astype(dtype)
+        self.precisions_cholesky_ = upper.astype(dtype)
+        self.precisions_ = precisions.astype(dtype)
+
+    def _expected_mixture(self) -> Mixture:
+        return posterior_of(self).expected_mixture
+
+
+def posterior_of(model: sklearn.mixture.BayesianGaussianMixture) -> Posterior:
+    """The posterior of a model's attributes, in the data's units."""
+    factors = factors_of(model.covariance_type, model.precisions_cholesky_)
+    return Posterior(
+        gaussian_family(model.covariance_type),
+        np.array(model.weight_concentration_, dtype=float),
+        np.array(model.mean_precision_, dtype=float),
+        np.array(model.degrees_of_freedom_, dtype=float),
+        Gaussians(np.array(model.means_, dtype=float), factors),
+    )

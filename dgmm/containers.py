@@ -1,0 +1,308 @@
+"""What holds samples beside NumPy (Dask, Zarr, xarray), and scores that come back in the same, as lazy as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import dask.array
+import numpy as np
+import xarray as xr
+import zarr
+from dask.system import CPU_COUNT
+
+from dgmm.data import Samples, open_samples
+from dgmm.errors import InputError
+from dgmm.estep import score_samples
+from dgmm.passes import map_segments, read_ahead
+from dgmm.plan import Plan
+from dgmm.profile import complete_rows, refuse_infinite
+from dgmm.tree import Node, grow, merge_all
+from dgmm.types import AnyArray
+from dgmm.workers import Workers, one_blas_thread
+
+#: Rows of an array in memory that one thread scores at a time.
+BLOCK_ROWS = 65_536
+#: What several dimensions of features are stacked into.
+STACKED = "feature"
+
+What = Literal["label", "probabilities", "log_density"]
+LONG_NAMES: dict[What, str] = {
+    "label": "most probable component, -1 where a value is missing",
+    "probabilities": "probability of each component",
+    "log_density": "logarithm of the density, in the data's units",
+}
+Chunked = dask.array.Array | zarr.Array[Any] | xr.DataArray | xr.Dataset
+
+
+def is_chunked(x: object) -> bool:
+    """Whether this is read and scored chunk by chunk; anything else is for scikit-learn to make an array of."""
+    return isinstance(x, (dask.array.Array, zarr.Array, xr.DataArray, xr.Dataset))
+
+
+@dataclass(frozen=True)
+class Features:
+    """How to find the features in what is handed in.
+
+    Attributes
+    ----------
+    dims : tuple of str
+        Dimensions of an xarray object along which they lie; empty for the last one, or the variables of a dataset.
+    names : tuple of str
+        Where features have names.
+    """
+
+    dims: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+def named_features(x: Chunked, dims: str | Sequence[str] | None) -> Features:
+    """The features of what a model is fitted to.
+
+    Parameters
+    ----------
+    x : dask.array.Array, zarr.Array, xarray.DataArray or xarray.Dataset
+    dims : str or sequence of str, optional
+        Dimensions of an xarray object along which the features lie.
+
+    Raises
+    ------
+    InputError
+        If there is no such dimension.
+    """
+    wanted = (dims,) if isinstance(dims, str) else tuple(dims or ())
+    if not isinstance(x, (xr.DataArray, xr.Dataset)):
+        if wanted:
+            raise InputError(
+                f"feature_dims={dims!r} is for xarray objects: a {type(x).__name__} has no named dimensions"
+            )
+        return Features()
+    for dim in wanted:
+        if dim not in x.dims:
+            raise InputError(f"no dimension {dim!r}: it has {', '.join(map(str, x.dims))}")
+    if isinstance(x, xr.Dataset):
+        variables = tuple(sorted(map(str, x.data_vars)))
+        if not wanted and (len(variables) > 1 or (variables and x[variables[0]].ndim == 1)):
+            return Features((), variables)
+        if len(variables) != 1:
+            raise InputError(
+                f"feature_dims={dims!r} needs one variable, not {', '.join(variables) or 'none'}: choose one (ds[name])"
+            )
+        x = x[variables[0]]
+    wanted = wanted or tuple(map(str, x.dims[-1:]))
+    labels = x.coords[wanted[0]].values if len(wanted) == 1 and wanted[0] in x.coords else np.empty(0)
+    named = len(labels) > 0 and all(isinstance(label, str) for label in labels.tolist())
+    return Features(wanted, tuple(map(str, labels.tolist())) if named else ())
+
+
+def as_array(given: xr.DataArray | xr.Dataset, features: Features) -> tuple[xr.DataArray, str]:
+    """One array with the features along one dimension, and which; lazy where it is.
+
+    Raises
+    ------
+    InputError
+        If the features are not there.
+    """
+    if isinstance(given, xr.Dataset) and features.names and not features.dims:
+        known = ", ".join(map(str, given.data_vars))
+        missing = [name for name in features.names if name not in given]
+        if missing:
+            raise InputError(f"no variable {missing[0]!r} in the dataset: it has {known}")
+        dim = STACKED if STACKED not in given.dims else f"{STACKED}_"
+        return _chunked_as_stored(given[list(features.names)]).to_dataarray(dim), dim
+    if isinstance(given, xr.Dataset) and len(given.data_vars) != 1:
+        raise InputError(f"expected a dataset of one variable, not {', '.join(map(str, given.data_vars)) or 'none'}")
+    x = given[next(iter(given.data_vars))] if isinstance(given, xr.Dataset) else given
+    dims = features.dims if all(dim in x.dims for dim in features.dims) else ()
+    if not dims and len(features.dims) > 1:
+        raise InputError(f"no dimensions {', '.join(features.dims)}: it has {', '.join(map(str, x.dims))}")
+    dims = dims or tuple(map(str, x.dims[-1:]))
+    if len(dims) > 1:
+        x = _chunked_as_stored(x)
+        dim = STACKED if STACKED not in x.dims else f"{STACKED}_"
+        return x.stack({dim: dims}, create_index=False), dim
+    dim = dims[0]
+    if features.names and dim in x.coords:
+        labels = list(map(str, x.coords[dim].values.tolist()))
+        if labels != list(features.names):
+            if sorted(labels) != sorted(features.names):
+                raise InputError(f"features are {', '.join(labels)}, those of the fit {', '.join(features.names)}")
+            return x.sel({dim: list(features.names)}), dim
+    return x, dim
+
+
+def _chunked_as_stored(x: Any) -> Any:
+    """With what would be read from a store at once in Dask arrays of its chunks."""
+    variables = [x.variable] if isinstance(x, xr.DataArray) else [x[name].variable for name in x.data_vars]
+    if all(isinstance(v._data, (np.ndarray, dask.array.Array)) for v in variables):
+        return x
+    chunks: dict[Any, int] = {}
+    for v in variables:
+        found = v.encoding.get("shards") or v.encoding.get("chunks") or v.shape
+        chunks |= {dim: max(size, chunks.get(dim, 1)) for dim, size in zip(v.dims, found, strict=True)}
+    return x.chunk(chunks)
+
+
+def samples_of(x: Chunked, features: Features) -> Samples:
+    """Samples to be read segment by segment, their coordinates left aside."""
+    if not isinstance(x, (xr.DataArray, xr.Dataset)):
+        return open_samples(x)
+    if isinstance(x, xr.Dataset) and features.names and not features.dims:
+        return open_samples(x.drop_vars(list(x.coords)), features.names)
+    array, dim = as_array(x, features)
+    return open_samples(array.drop_vars([c for c in array.coords if c != dim]), feature_dim=dim)
+
+
+def all_rows(samples: Samples) -> AnyArray:
+    """The complete rows of all samples in C order of their grid, shape (n, d)."""
+    grid = samples.grid
+    regions = [grid.region(i) for i in range(len(grid))]
+    order = np.argsort(np.concatenate([grid.rows(region) for region in regions]))
+    rows = np.concatenate([samples.read(region) for region in regions])[order]
+    present = complete_rows(np.ascontiguousarray(rows))
+    return rows if present is None else rows[present]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What a mixture says of every row of a block.
+
+    Attributes
+    ----------
+    plan : Plan
+        Of the one mixture.
+    what : {"label", "probabilities", "log_density"}
+    """
+
+    plan: Plan
+    what: What
+
+    @property
+    def n_components(self) -> int:
+        """Number of components K."""
+        return self.plan.n_rows
+
+    def dtype(self, x: np.dtype[Any]) -> np.dtype[Any]:
+        """Of the scores of samples of this type: single precision stays single, as in scikit-learn."""
+        if self.what == "label":
+            return np.dtype(np.int64)
+        return np.dtype(np.float32 if x == np.float32 else np.float64)
+
+    def rows(self, x: AnyArray) -> AnyArray:
+        """Scores of complete rows (n, d): shape (n,), or (n, K) for probabilities."""
+        scores = score_samples(x, self.plan, probabilities=self.what == "probabilities")
+        values: AnyArray = getattr(scores, self.what)
+        return values.astype(self.dtype(x.dtype), copy=False)
+
+    def block(self, block: AnyArray) -> AnyArray:
+        """Scores of a block (..., d), -1 or NaN where a value is missing: shape (...), or (..., K)."""
+        x = np.ascontiguousarray(block).reshape(-1, block.shape[-1])
+        present = complete_rows(x)
+        kept = x if present is None else x[present]
+        if kept.dtype.kind == "f" and not np.isfinite(kept).all():
+            raise InputError("a sample is infinite: mark it missing (NaN)")
+        with one_blas_thread:
+            values = self.rows(kept)
+        if present is not None:
+            missing = -1 if self.what == "label" else np.nan
+            found, values = values, np.full((len(x), *values.shape[1:]), missing, dtype=values.dtype)
+            values[present] = found
+        return values.reshape(block.shape[:-1] + values.shape[1:])
+
+
+def score_array(x: AnyArray, scorer: Scorer) -> AnyArray:
+    """Scores of complete rows (n, d) in memory, by all cores where there are many."""
+    if len(x) <= BLOCK_ROWS:
+        return scorer.rows(x)
+    starts = range(0, len(x), BLOCK_ROWS)
+    with one_blas_thread, ThreadPoolExecutor(CPU_COUNT) as pool:
+        return np.concatenate(list(pool.map(lambda a: scorer.rows(x[a : a + BLOCK_ROWS]), starts)))
+
+
+def score_chunked(x: Chunked, scorer: Scorer, features: Features) -> dask.array.Array | xr.DataArray:
+    """Scores in what holds the samples: Dask for Dask and Zarr, a DataArray for xarray; nothing lazy is computed."""
+    if isinstance(x, (xr.DataArray, xr.Dataset)):
+        return _score_xarray(x, scorer, features)
+    lazy = x if isinstance(x, dask.array.Array) else dask.array.from_zarr(x, chunks=tuple(x.shards or x.chunks))
+    if lazy.ndim < 2:
+        raise InputError(f"expected samples by features, (n, d), not shape {lazy.shape}")
+    check_features(int(lazy.shape[-1]), scorer)
+    lazy = lazy.rechunk({lazy.ndim - 1: -1})
+    wide = scorer.what == "probabilities"
+    chunks = (*lazy.chunks[:-1], (scorer.n_components,)) if wide else lazy.chunks[:-1]
+    dtype = scorer.dtype(lazy.dtype)
+    return lazy.map_blocks(
+        partial(Scorer.block, scorer),
+        dtype=dtype,
+        chunks=chunks,
+        drop_axis=None if wide else lazy.ndim - 1,
+        meta=np.empty((0,) * len(chunks), dtype=dtype),
+        name=f"{scorer.what}-{dask.base.tokenize(lazy.name, scorer.plan.origin, scorer.plan.packed, scorer.what)}",
+    )
+
+
+def _score_xarray(x: xr.DataArray | xr.Dataset, scorer: Scorer, features: Features) -> xr.DataArray:
+    array, dim = as_array(x, features)
+    check_features(array.sizes[dim], scorer)
+    array = _chunked_as_stored(array)
+    if isinstance(array.data, dask.array.Array):
+        array = array.chunk({dim: -1})
+    wide = scorer.what == "probabilities"
+    component = "component" if "component" not in array.dims else "component_"
+    scores: xr.DataArray = xr.apply_ufunc(
+        partial(Scorer.block, scorer),
+        array,
+        input_core_dims=[[dim]],
+        output_core_dims=[[component] if wide else []],
+        dask="parallelized",
+        keep_attrs=False,
+        output_dtypes=[scorer.dtype(array.dtype)],
+        dask_gufunc_kwargs={"output_sizes": {component: scorer.n_components}} if wide else {},
+    )
+    return scores.rename(scorer.what).assign_attrs(long_name=LONG_NAMES[scorer.what])
+
+
+def check_features(n: int, scorer: Scorer) -> None:
+    """Refuse samples with another number of features than the model's."""
+    if n != len(scorer.plan.origin):
+        raise InputError(f"samples have {n} features, the model was fitted on {len(scorer.plan.origin)}")
+
+
+@dataclass(frozen=True)
+class Total:
+    """Sum of the log densities of so many complete rows."""
+
+    log_density: float
+    count: int
+
+    def merge(self, other: Total) -> Total:
+        """Of both."""
+        return Total(self.log_density + other.log_density, self.count + other.count)
+
+
+@dataclass(frozen=True)
+class TotalRun:
+    """The task of adding up the log densities of a run of segments."""
+
+    plan: Plan
+
+    def __call__(self, samples: Samples, run: range) -> list[Node[Total]]:
+        """Totals of a run."""
+        stack: list[Node[Total]] = []
+        with one_blas_thread:
+            for segment, x in read_ahead(samples, run, samples.read):
+                present = complete_rows(x)
+                kept = x if present is None else x[present]
+                total = float(score_samples(kept, self.plan).log_density.sum())
+                if not np.isfinite(total):
+                    refuse_infinite(samples.name, samples.features, samples.grid, segment, x)
+                grow(stack, Node(0, segment, Total(total, len(kept))))
+        return stack
+
+
+def total_log_density(samples: Samples, plan: Plan, workers: Workers) -> Total:
+    """The log-likelihood of all complete rows by the one mixture of a plan."""
+    return merge_all(node for nodes in map_segments(samples, workers, TotalRun(plan)) for node in nodes)

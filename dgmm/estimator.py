@@ -1,0 +1,341 @@
+"""scikit-learn's Gaussian mixture on data of any size: the same parameters, attributes, results and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+
+import numpy as np
+import sklearn.mixture
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from dgmm.api import check_components, select_samples
+from dgmm.config import Training, validated
+from dgmm.em import Ascent, Setting, relative_floor
+from dgmm.errors import InputError
+from dgmm.families import get_family
+from dgmm.frame import Frame, Moments
+from dgmm.mixture import Mixture
+from dgmm.passes import Passes
+from dgmm.results import Criterion, Selection
+from dgmm.streamed import Data, StreamedMixture, change_rule, mixture_of, precisions_of
+from dgmm.types import FloatArray
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
+    """Gaussian mixture with scikit-learn's interface, for data in memory or out of it.
+
+    With the default parameters the same start climbs the same trajectory to the same parameters as
+    `sklearn.mixture.GaussianMixture`, to rounding; arrays in memory have the same starts as well. Dask, Zarr and
+    xarray data are streamed, and predictions come back in what held them.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+        Number of components K.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
+        Every component has a covariance of its own, all share one, or each has a variance per feature or just one.
+    tol : float, default=1e-3
+        When to stop, in nats per sample; see `stop`.
+    reg_covar : float, default=1e-6
+        Added to the diagonal of every covariance, in squared units of the data; see `regularisation`.
+    max_iter : int, default=100
+        Iterations, each a pass over the data. With 0 the start is returned.
+    n_init : int, default=1
+        Starts; they climb side by side and share every pass, and the best one is kept.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
+        What a start is made of: the clusters of k-means, the seeds of k-means++, random responsibilities or random
+        samples.
+    weights_init : array-like of shape (n_components,), default=None
+    means_init : array-like of shape (n_components, n_features), default=None
+    precisions_init : array-like, default=None
+        Parameters that take the place of those of every start, in the data's units. Precisions, inverses of the
+        covariances, have shape (K, d, d) for full, (d, d) for tied, (K, d) for diag and (K,) for spherical.
+    random_state : int, RandomState instance or None, default=None
+        Of the starts and of `sample`; an int also chooses the sample of rows that chunked data start from.
+    warm_start : bool, default=False
+        Begin a further fit where the last one ended.
+    verbose : int, default=0
+        1 prints the iterations of every start, 2 also lower bounds and seconds.
+    verbose_interval : int, default=10
+        Iterations from one print to the next.
+    accelerate : {'none', 'anderson'}, default='none'
+        Plain EM, as in scikit-learn, or EM with Anderson's acceleration, which needs far fewer passes where components
+        overlap; it returns the best mixture it has evaluated and that one's own lower bound.
+    regularisation : {'absolute', 'relative'}, default='absolute'
+        Whether `reg_covar` is a variance, as in scikit-learn, or a share of the data's covariance, with which a change
+        of units changes nothing.
+    stop : {'change', 'remaining_gain'}, default='change'
+        Whether `tol` is held against the last change of the lower bound, as in scikit-learn, or against the estimated
+        gain still to come, which is what matters and may be many times larger.
+    sample_rows : int, default=100_000
+        Dask, Zarr and xarray data with more rows than this start from a random sample of so many. Other arrays start
+        from all their rows, as in scikit-learn.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (n_components,)
+    means_ : ndarray of shape (n_components, n_features)
+    covariances_ : ndarray
+        Of shape (K, d, d) for full, (d, d) for tied, (K, d) for diag and (K,) for spherical.
+    precisions_ : ndarray
+        Inverses of the covariances, of the same shape.
+    precisions_cholesky_ : ndarray
+        Upper triangular U with ``U U' = precision``; the square roots of the precisions for diag and spherical.
+    converged_ : bool
+    n_iter_ : int
+        Iterations of the best start.
+    lower_bound_ : float
+        Mean log-likelihood of the mixture before the last M-step, as in scikit-learn.
+    lower_bounds_ : list of float
+        The same after every iteration of the best start.
+    remaining_gain_ : float
+        Estimated gain in mean log-likelihood still to come, in nats per sample; inf where too few iterations tell
+        nothing.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Columns of a DataFrame, variables of a Dataset, or string labels along the feature dimension of a DataArray.
+    selection_ : dgmm.Selection
+        Of an estimator made by `select`.
+
+    Notes
+    -----
+    Beside the last four parameters it differs from scikit-learn where it says so: a component that has lost every
+    sample stays where it is, rather than at the origin; single precision data are summed in double precision; rows of
+    chunked data with missing values are left out. A collapsed component raises `dgmm.CollapseError`, a ValueError.
+    Array API input is not supported. ``set_output`` concerns transformers, which mixtures are not.
+
+    See Also
+    --------
+    dgmm.BayesianGaussianMixture : Variational inference with priors.
+    dgmm.train : Better starts and stopping as the default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import dgmm
+    >>> x = np.array([[1.0, 2.0], [1.0, 4.0], [1.0, 0.0], [10.0, 2.0], [10.0, 4.0], [10.0, 0.0]])
+    >>> mixture = dgmm.GaussianMixture(n_components=2, random_state=0).fit(x)
+    >>> mixture.predict([[0.0, 0.0], [12.0, 3.0]])
+    array([1, 0])
+    """
+
+    _theirs = sklearn.mixture.GaussianMixture
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **sklearn.mixture.GaussianMixture._parameter_constraints,
+        "accelerate": [StrOptions({"none", "anderson"})],
+        "regularisation": [StrOptions({"absolute", "relative"})],
+        "stop": [StrOptions({"change", "remaining_gain"})],
+        "sample_rows": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weights_init: ArrayLike | None = None,
+        means_init: ArrayLike | None = None,
+        precisions_init: ArrayLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        accelerate: str = "none",
+        regularisation: str = "absolute",
+        stop: str = "change",
+        sample_rows: int = 100_000,
+    ) -> None:
+        super().__init__(
+            n_components=n_components,
+            covariance_type=covariance_type,
+            tol=tol,
+            reg_covar=reg_covar,
+            max_iter=max_iter,
+            n_init=n_init,
+            init_params=init_params,
+            weights_init=weights_init,
+            means_init=means_init,
+            precisions_init=precisions_init,
+            random_state=random_state,
+            warm_start=warm_start,
+            verbose=verbose,
+            verbose_interval=verbose_interval,
+        )
+        self.accelerate = accelerate
+        self.regularisation = regularisation
+        self.stop = stop
+        self.sample_rows = sample_rows
+
+    @classmethod
+    def select(
+        cls,
+        X: Data,
+        n_components: int | Iterable[int] = range(1, 11),
+        covariance_type: str | Sequence[str] = ("full", "tied", "diag", "spherical"),
+        *,
+        criterion: str = "bic",
+        keep_all: bool = False,
+        feature_dims: str | Sequence[str] | None = None,
+        **training: Any,
+    ) -> Self:
+        """Choose the number of components and the covariance type; all candidates share every pass.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
+        n_components : int or iterable of int, default=range(1, 11)
+        covariance_type : str or sequence of str, default=all four
+        criterion : {"bic", "aic", "icl", "held_out"}, default="bic"
+        keep_all : bool, default=False
+            Run every candidate to convergence instead of dropping those that can no longer win.
+        feature_dims : str or sequence of str, optional
+            As for `fit`.
+        **training
+            As for `dgmm.select`, whose defaults apply: relative regularisation, ten starts on a sample, acceleration,
+            and the estimated gain still to come as the rule for stopping.
+
+        Returns
+        -------
+        GaussianMixture
+            The best candidate, fitted, with the parameters that would fit it again; ``selection_`` has the others.
+        """
+        options = validated(Training, training)
+        kinds = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
+        ks = check_components(list(n_components) if isinstance(n_components, Iterable) else n_components)
+        for kind in kinds:
+            get_family(kind)
+        if not kinds or criterion not in list(Criterion):
+            raise InputError(f"criterion must be {', '.join(Criterion)}, not {criterion!r}, and covariance_type named")
+        model = cls()
+        problem = model._problem(X, feature_dims)
+        with problem.open_workers() as workers:
+            selection: Selection = select_samples(
+                problem.samples, workers, ks, kinds, options, keep_all=keep_all, criterion=criterion
+            )
+        fit = selection.best
+        model.set_params(
+            n_components=fit.n_components,
+            covariance_type=fit.covariance_type,
+            tol=options.tol or 0.0,
+            reg_covar=options.reg_covar,
+            max_iter=options.max_iter,
+            n_init=options.n_init,
+            init_params=options.init_params,
+            random_state=options.seed,
+            accelerate=options.accelerate,
+            regularisation="relative",
+            stop="remaining_gain",
+            sample_rows=options.sample_rows,
+        )
+        model._set_mixture(fit.mixture, problem.dtype)
+        model.converged_ = fit.converged
+        model.n_iter_ = fit.n_passes
+        model.lower_bound_ = fit.log_likelihood / fit.n_samples
+        model.lower_bounds_ = [value / fit.n_samples for value in fit.trajectory]
+        model.remaining_gain_ = fit.remaining_gain
+        model.selection_ = selection
+        return model
+
+    def _floor(self, frame: Frame, moments: Moments) -> FloatArray:
+        if self.regularisation == "relative":
+            return relative_floor(moments, self.reg_covar)
+        return super()._floor(frame, moments)
+
+    def _ridge(self) -> float:
+        return 0.0 if self.regularisation == "relative" else self.reg_covar
+
+    def _make_starts(self, rows: FloatArray, passes: Passes, setting: Setting) -> list[Ascent]:
+        unit = 1.0
+        if self.regularisation == "relative":
+            # a start must not depend on units either
+            unit = float(np.sqrt(np.diagonal(passes.profile.moments.covariance).mean())) or 1.0
+        changed = {}
+        if unit != 1.0:
+            changed = {
+                "means_init": None if self.means_init is None else np.asarray(self.means_init) / unit,
+                "precisions_init": None if self.precisions_init is None else np.asarray(self.precisions_init) * unit**2,
+            }
+        maker = self._plain(**changed)
+        scaled = rows if unit == 1.0 else rows / unit
+        maker._check_parameters(scaled, xp=np)
+        generator = check_random_state(self.random_state)
+        starts = []
+        for _ in range(self.n_init):
+            maker._initialize_parameters(scaled, generator, xp=np)
+            start = mixture_of(
+                self.covariance_type, maker.weights_, maker.means_ * unit, maker.precisions_cholesky_ / unit
+            )
+            starts.append(self._ascent(start, setting, -np.inf))
+        return starts
+
+    def _go_on(self, rows: FloatArray, passes: Passes, setting: Setting) -> Ascent:
+        return self._ascent(self._expected_mixture(), setting, self.lower_bound_)
+
+    def _ascent(self, start: Mixture, setting: Setting, before: float) -> Ascent:
+        rule = None
+        if self.stop == "change":
+            rule = change_rule(self.tol, setting.moments.count, before, accelerated=self.accelerate != "none")
+        return Ascent(start.to_frame(setting.frame), setting, self.tol, cast(Any, self.accelerate), rule)
+
+    def _unit(self, n_samples: int) -> float:
+        return float(n_samples)
+
+    def _final(self, start: Ascent) -> float:
+        return super()._final(start) if self.accelerate == "none" else start.log_likelihood
+
+    def _keep(self, start: Ascent, frame: Frame, dtype: np.dtype[Any]) -> None:
+        # scikit-learn returns what the last M-step made, which nobody has evaluated
+        mixture = start.wanted if self.accelerate == "none" else start.best
+        self._set_mixture(mixture.to_data(frame), dtype)
+
+    def _set_mixture(self, mixture: Mixture, dtype: np.dtype[Any]) -> None:
+        upper, precisions = precisions_of(mixture)
+        self.weights_ = mixture.weights.astype(dtype)
+        self.means_ = mixture.means.astype(dtype)
+        self.covariances_ = mixture.covariances.astype(dtype)
+        self.precisions_cholesky_ = upper.astype(dtype)
+        self.precisions_ = precisions.astype(dtype)
+
+    def _expected_mixture(self) -> Mixture:
+        return mixture_of(self.covariance_type, self.weights_, self.means_, self.precisions_cholesky_)
+
+    def aic(self, X: Data) -> float:
+        """Akaike's information criterion of the model on samples; lower is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
+
+        Returns
+        -------
+        aic : float
+            ``-2 LL + 2 p``.
+        """
+        total, _ = self._total(X)
+        return -2 * total + 2 * int(self._n_parameters())
+
+    def bic(self, X: Data) -> float:
+        """Bayesian information criterion of the model on samples; lower is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
+
+        Returns
+        -------
+        bic : float
+            ``-2 LL + p log n``, n the number of complete rows.
+        """
+        total, count = self._total(X)
+        return -2 * total + int(self._n_parameters()) * float(np.log(count))

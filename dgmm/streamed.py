@@ -1,0 +1,541 @@
+"""What both mixture estimators do differently from scikit-learn's.
+
+Where the rows come from, the climb of all starts in shared passes, and scores that come back in what held the samples.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from dgmm.containers import (
+    Features,
+    Scorer,
+    What,
+    all_rows,
+    is_chunked,
+    named_features,
+    samples_of,
+    score_array,
+    score_chunked,
+    total_log_density,
+)
+from dgmm.data import Samples, open_samples
+from dgmm.em import Climber, Setting, climb
+from dgmm.errors import CollapseError, InputError
+from dgmm.families import get_family
+from dgmm.families.gaussian import Gaussians
+from dgmm.frame import Frame, Moments
+from dgmm.mixture import Mixture
+from dgmm.passes import Passes
+from dgmm.types import AnyArray, FloatArray
+from dgmm.workers import Workers, one_blas_thread, open_workers
+
+#: A weight of zero has no logarithm; with this one a component gets no sample that another has any use for.
+LEAST_WEIGHT = float(np.finfo(float).tiny)
+#: Rows and features of the table of components in a notebook.
+SHOWN_COMPONENTS, SHOWN_FEATURES = 20, 12
+
+#: Something with shape (n, d) that scikit-learn takes, or a chunked container.
+Data = Any
+
+
+class Start(Climber, Protocol):
+    """One start on its way up."""
+
+    trajectory: list[float]
+    converged: bool
+    failure: str | None
+    remaining_gain: float
+
+
+class Problem:
+    """The data of one fit, ready for passes.
+
+    Attributes
+    ----------
+    source : ndarray, dask.array.Array, zarr.Array, xarray.DataArray or xarray.Dataset
+        What was handed in; an array if that is what scikit-learn makes of it.
+    samples : Samples
+    features : Features
+    dtype : numpy.dtype
+        Of the samples and the fitted attributes: float32 or float64.
+    """
+
+    def __init__(self, source: Any, samples: Samples, features: Features) -> None:
+        self.source = source
+        self.samples = samples
+        self.features = features
+        single = all(f.array.dtype == np.float32 for f in samples.fields)
+        self.dtype = np.dtype(np.float32 if single else np.float64)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is an array in memory, as scikit-learn has it."""
+        return isinstance(self.source, np.ndarray)
+
+    def open_workers(self) -> AbstractContextManager[Workers]:
+        """The workers for the samples."""
+        return workers_for(self.samples)
+
+    def start_rows(self, passes: Passes, limit: int) -> FloatArray:
+        """Rows that starts are made of, in double precision: all, or the profile's sample of chunked data."""
+        if self.whole:
+            return np.asarray(self.source, dtype=np.float64)
+        if self.samples.grid.size <= limit:
+            return np.asarray(all_rows(self.samples), dtype=np.float64)
+        return passes.profile.sample.rows.x
+
+
+def workers_for(samples: Samples) -> AbstractContextManager[Workers]:
+    """Threads for what is in memory, which nobody should scatter; else the open client, or threads."""
+    return open_workers("threads" if samples.in_memory else None)
+
+
+class StreamedMixture:
+    """What both mixture estimators do differently from scikit-learn's, of which they are subclasses too."""
+
+    #: scikit-learn's own class.
+    _theirs: ClassVar[Any]
+
+    n_components: int
+    covariance_type: str
+    tol: float
+    reg_covar: float
+    max_iter: int
+    n_init: int
+    random_state: Any
+    warm_start: bool
+    verbose: int
+    verbose_interval: int
+    sample_rows: int
+    weights_: AnyArray
+    means_: AnyArray
+    covariances_: AnyArray
+    precisions_: AnyArray
+    precisions_cholesky_: AnyArray
+    n_features_in_: int
+    feature_names_in_: AnyArray
+    lower_bound_: float
+
+    def fit(self, X: Data, y: None = None, *, feature_dims: str | Sequence[str] | None = None) -> Self:
+        """Fit the mixture to samples that may lie anywhere.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
+            All dimensions of a chunked array but the last one are samples. Rows of chunked data with a missing value
+            (NaN) are left out; in an array in memory they are an error, as in scikit-learn.
+            An open distributed client does the work on chunked data, if there is one, else threads.
+        y : Ignored
+            There by convention.
+        feature_dims : str or sequence of str, optional
+            The dimensions of an xarray object along which the features lie; several are stacked. By default the last
+            dimension of a DataArray and the variables of a Dataset. Remembered for prediction.
+
+        Returns
+        -------
+        self : object
+            The fitted mixture.
+        """
+        self._fit(X, feature_dims)
+        return self
+
+    def fit_predict(self, X: Data, y: None = None, *, feature_dims: str | Sequence[str] | None = None) -> Any:
+        """Fit the mixture and label the same samples, as ``fit(X).predict(X)`` does.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
+            As for `fit`.
+        y : Ignored
+            There by convention.
+        feature_dims : str or sequence of str, optional
+            As for `fit`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,), dask.array.Array or xarray.DataArray
+            As from `predict`.
+        """
+        problem = self._fit(X, feature_dims)
+        if problem.whole:
+            return score_array(problem.source, self._scorer("label"))
+        return score_chunked(problem.source, self._scorer("label"), problem.features)
+
+    def predict(self, X: Data) -> Any:
+        """Label samples with their most probable component.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,), dask.array.Array or xarray.DataArray
+            In what held the samples: lazy and with the same chunks for Dask and Zarr, with the coordinates of the
+            samples for xarray. -1 where a value is missing in chunked data.
+        """
+        return self._score("label", X)
+
+    def predict_proba(self, X: Data) -> Any:
+        """Probability of every component for every sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
+
+        Returns
+        -------
+        resp : ndarray of shape (n_samples, n_components), dask.array.Array or xarray.DataArray
+            As for `predict`, with a last dimension ``component``. NaN where a value is missing in chunked data.
+        """
+        return self._score("probabilities", X)
+
+    def score_samples(self, X: Data) -> Any:
+        """Log density of every sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples,), dask.array.Array or xarray.DataArray
+            As for `predict`, in nats. NaN where a value is missing in chunked data.
+        """
+        return self._score("log_density", X)
+
+    def score(self, X: Data, y: None = None) -> float:
+        """Mean log density of the samples, in nats; chunked data are read once.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
+        y : Ignored
+            There by convention.
+
+        Returns
+        -------
+        log_likelihood : float
+            Over the complete rows.
+        """
+        total, count = self._total(X)
+        return total / count
+
+    @abstractmethod
+    def _make_starts(self, rows: FloatArray, passes: Passes, setting: Setting) -> list[Any]:
+        """``n_init`` starts, made of rows (m, d)."""
+
+    @abstractmethod
+    def _go_on(self, rows: FloatArray, passes: Passes, setting: Setting) -> Any:
+        """The start that continues from the fitted attributes."""
+
+    @abstractmethod
+    def _unit(self, n_samples: int) -> float:
+        """What a start's trajectory is divided by for the lower bound."""
+
+    @abstractmethod
+    def _keep(self, start: Any, frame: Frame, dtype: np.dtype[Any]) -> None:
+        """Set the attributes of the model."""
+
+    @abstractmethod
+    def _expected_mixture(self) -> Mixture:
+        """The mixture of the fitted attributes whose E-step scores samples."""
+
+    def _floor(self, frame: Frame, moments: Moments) -> FloatArray:
+        """Added to every covariance, in frame coordinates: `reg_covar` in squared units of the data."""
+        forward = frame.forward
+        square: FloatArray = np.diag(forward**2) if forward.ndim == 1 else forward @ forward.T
+        return self.reg_covar * square
+
+    def _ridge(self) -> float:
+        """About the least variance of a component, in squared units of the data: for the frame."""
+        return self.reg_covar
+
+    def _problem(self, X: Data, feature_dims: str | Sequence[str] | None) -> Problem:
+        """Validated data."""
+        if is_chunked(X):
+            features = named_features(X, feature_dims)
+            problem = Problem(X, samples_of(X, features), features)
+            self.n_features_in_ = problem.samples.n_features
+            if hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+            if features.names:
+                self.feature_names_in_ = np.array(features.names, dtype=object)
+        else:
+            if feature_dims is not None:
+                raise InputError(f"feature_dims={feature_dims!r} is for xarray objects, not for {type(X).__name__}")
+            x = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+            problem = Problem(x, open_samples(x), Features())
+        self._feature_dims = problem.features.dims
+        return problem
+
+    def _fit(self, X: Data, feature_dims: str | Sequence[str] | None) -> Problem:
+        """Climb from all starts in shared passes; set the attributes to the best."""
+        self._validate_params()  # type: ignore[attr-defined]
+        problem = self._problem(X, feature_dims)
+        with problem.open_workers() as workers:
+            with one_blas_thread:  # for small matrices others only spin
+                passes, setting = self._prepare(problem, workers)
+            starts = self._starts(problem, passes, setting)
+            n = passes.profile.n_samples
+            with one_blas_thread:
+                self._climb(starts, passes, n)
+                best = self._best(starts)
+                self._keep(best, setting.frame, problem.dtype)
+        bounds = [value / self._unit(n) for value in best.trajectory]
+        if not best.converged and self.max_iter > 0:
+            change = f", its last change {bounds[-1] - bounds[-2]:.2g}" if len(bounds) > 1 else ""
+            warnings.warn(
+                f"the best start did not converge in {len(bounds)} iterations{change} (tol {self.tol:g}): raise "
+                f"max_iter ({self.max_iter}) or tol, try another init_params, or look for degenerate data",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        self.converged_ = best.converged
+        self.n_iter_ = len(bounds)
+        self.lower_bound_ = self._final(best) / self._unit(n) if bounds else -np.inf
+        self.lower_bounds_ = bounds
+        self.remaining_gain_ = best.remaining_gain / n
+        return problem
+
+    def _prepare(self, problem: Problem, workers: Workers) -> tuple[Passes, Setting]:
+        """The profile pass, and what an M-step needs to know."""
+        passes = Passes(
+            problem.samples,
+            workers,
+            seed=int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0,
+            sample_rows=1 if problem.whole else self.sample_rows,
+            ridge=self._ridge(),
+        )
+        n = passes.profile.n_samples
+        if n < max(2, self.n_components):
+            raise InputError(
+                f"Expected n_samples >= n_components, and two at least: n_samples = {n} complete rows, "
+                f"n_components = {self.n_components}"
+            )
+        frame = passes.frame(get_family(self.covariance_type).frame)
+        moments = passes.profile.moments.in_frame(frame)
+        return passes, Setting(frame, moments, self._floor(frame, moments))
+
+    def _starts(self, problem: Problem, passes: Passes, setting: Setting) -> list[Any]:
+        rows = problem.start_rows(passes, self.sample_rows)
+        if self.warm_start and hasattr(self, "converged_"):
+            return [self._go_on(rows, passes, setting)]
+        return self._make_starts(rows, passes, setting)
+
+    def _climb(self, starts: Sequence[Start], passes: Passes, n: int) -> None:
+        """Passes until all starts have arrived; raises if a component of one collapses, as scikit-learn."""
+        began = time.perf_counter()
+        if self.verbose:
+            print(f"{len(starts)} starts on {n} samples")
+        for step in climb(starts, passes.accumulate, self.max_iter):
+            for i in step.ascents:
+                start = starts[i]
+                if start.failure is not None:
+                    raise CollapseError(start.failure)
+                self._report(i, start, step.number, n, time.perf_counter() - began)
+            began = time.perf_counter()
+
+    def _report(self, i: int, start: Start, number: int, n: int, seconds: float) -> None:
+        if not self.verbose or (number % self.verbose_interval and not start.done and number < self.max_iter):
+            return
+        values = [value / self._unit(n) for value in start.trajectory[-2:]]
+        change = values[-1] - values[0] if len(values) > 1 else np.inf
+        more = f", lower bound {values[-1]:.8g}, change {change:.3g}, {seconds:.3f} s" if self.verbose > 1 else ""
+        print(f"start {i}: iteration {number}{more}")
+        if start.done or number == self.max_iter:
+            print(f"start {i}: {'converged' if start.converged else 'did not converge'}")
+
+    def _best(self, starts: Sequence[Any]) -> Any:
+        """The start with the highest lower bound, the first of equals; without iterations the last one."""
+        if not self.max_iter:
+            return starts[-1]
+        best = starts[0]
+        for start in starts[1:]:
+            if self._final(start) > self._final(best):
+                best = start
+        return best
+
+    def _final(self, start: Any) -> float:
+        """The lower bound at the end of a climb, in the unit of its trajectory."""
+        return float(start.trajectory[-1])
+
+    def _scorer(self, what: What) -> Scorer:
+        with one_blas_thread:
+            return Scorer(self._expected_mixture().density_plan(ridge=0.0), what)
+
+    def _remembered(self) -> Features:
+        names = tuple(map(str, getattr(self, "feature_names_in_", ())))
+        return Features(getattr(self, "_feature_dims", ()), names)
+
+    def _score(self, what: What, X: Data) -> Any:
+        check_is_fitted(self)
+        if is_chunked(X):
+            return score_chunked(X, self._scorer(what), self._remembered())
+        return score_array(validate_data(self, X, reset=False), self._scorer(what))
+
+    def _total(self, X: Data) -> tuple[float, int]:
+        """Sum of the log densities of the complete rows, and how many there are."""
+        check_is_fitted(self)
+        if not is_chunked(X):
+            values = self._score("log_density", X)
+            return float(values.mean()) * len(values), len(values)
+        samples, scorer = samples_of(X, self._remembered()), self._scorer("log_density")
+        if samples.n_features != self.n_features_in_:
+            raise InputError(f"samples have {samples.n_features} features, the model has {self.n_features_in_}")
+        with workers_for(samples) as workers:
+            total = total_log_density(samples, scorer.plan, workers)
+        if not total.count:
+            raise InputError(f"no complete row in {samples.name}")
+        return total.log_density, total.count
+
+    @classmethod
+    def from_sklearn(cls, model: Any) -> Self:
+        """Take over a model of scikit-learn's, fitted or not.
+
+        Parameters
+        ----------
+        model : sklearn.mixture.GaussianMixture or sklearn.mixture.BayesianGaussianMixture
+            Of the class of the same name.
+
+        Returns
+        -------
+        GaussianMixture or BayesianGaussianMixture
+            With the same parameters and attributes.
+        """
+        if not isinstance(model, cls._theirs):
+            raise InputError(f"expected scikit-learn's {cls._theirs.__name__}, not a {type(model).__name__}")
+        new = cls(**{name: getattr(model, name) for name in cls._shared_names()})
+        _copy_attributes(model, new)
+        if hasattr(new, "converged_"):
+            new.remaining_gain_ = np.inf
+        return new
+
+    def to_sklearn(self) -> Any:
+        """The same fitted model as one of scikit-learn's own, for everything that asks for that class.
+
+        Returns
+        -------
+        sklearn.mixture.GaussianMixture or sklearn.mixture.BayesianGaussianMixture
+        """
+        check_is_fitted(self)
+        model = self._plain()
+        _copy_attributes(self, model, leave=("remaining_gain_", "selection_"))
+        return model
+
+    @classmethod
+    def _shared_names(cls) -> list[str]:
+        return sorted(cls._theirs().get_params())
+
+    def _plain(self, **changed: Any) -> Any:
+        """scikit-learn's own, with the parameters that it knows."""
+        known = {name: getattr(self, name) for name in self._shared_names()}
+        return self._theirs(**{**known, **changed})
+
+    def components_table(self) -> pd.DataFrame:
+        """Weight, means and standard deviations of the components, a row for each.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``weight`` and, for every feature, its ``mean`` and ``std``.
+        """
+        check_is_fitted(self)
+        k, d = self.means_.shape
+        c = np.asarray(self.covariances_, dtype=float)
+        match self.covariance_type:
+            case "full":
+                variances = np.diagonal(c, axis1=1, axis2=2)
+            case "tied":
+                variances = np.tile(np.diagonal(c), (k, 1))
+            case _:
+                variances = np.broadcast_to(c.reshape(k, -1), (k, d))
+        names = [str(name) for name in getattr(self, "feature_names_in_", [f"x{i}" for i in range(d)])]
+        columns: dict[tuple[str, str], AnyArray] = {("", "weight"): self.weights_}
+        for i, name in enumerate(names):
+            columns[name, "mean"], columns[name, "std"] = self.means_[:, i], np.sqrt(variances[:, i])
+        table = pd.DataFrame(columns)
+        table.index.name = "component"
+        return table
+
+    def _html_repr(self) -> str:
+        """scikit-learn's representation, and a table of the components of a fitted model."""
+        html: str = super()._html_repr()  # type: ignore[misc]
+        if not hasattr(self, "converged_"):
+            return html
+        table = self.components_table()
+        k, d = self.means_.shape
+        left_out = [f"{k - SHOWN_COMPONENTS} more components"] * (k > SHOWN_COMPONENTS)
+        left_out += [f"{d - SHOWN_FEATURES} more features"] * (d > SHOWN_FEATURES)
+        shown = table.iloc[:SHOWN_COMPONENTS, : 1 + 2 * SHOWN_FEATURES]
+        note = f"<p>and {' and '.join(left_out)}</p>" if left_out else ""
+        return f"{html}<div>{shown.to_html(float_format='{:.4g}'.format, border=0)}{note}</div>"
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.array_api_support = False
+        return tags
+
+
+def _copy_attributes(source: Any, target: Any, leave: Sequence[str] = ()) -> None:
+    """What fitting has set."""
+    for name, value in vars(source).items():
+        if name.endswith("_") and not name.startswith("_") and name not in leave:
+            setattr(target, name, value)
+
+
+def factors_of(covariance_type: str, precisions_cholesky: AnyArray) -> FloatArray:
+    """The factors of covariances that a `Mixture` keeps, from those of precisions that scikit-learn keeps."""
+    upper = np.asarray(precisions_cholesky, dtype=float)
+    if covariance_type in ("diag", "spherical"):
+        return 1 / upper
+    return np.tril(np.linalg.inv(np.swapaxes(upper, -1, -2)))
+
+
+def mixture_of(covariance_type: str, weights: AnyArray, means: AnyArray, precisions_cholesky: AnyArray) -> Mixture:
+    """A mixture from scikit-learn's attributes; the weights as they are."""
+    components = Gaussians(np.array(means, dtype=float), factors_of(covariance_type, precisions_cholesky))
+    return Mixture(get_family(covariance_type), np.maximum(np.asarray(weights, dtype=float), LEAST_WEIGHT), components)
+
+
+def precisions_of(mixture: Mixture) -> tuple[FloatArray, FloatArray]:
+    """scikit-learn's ``precisions_cholesky_`` and ``precisions_`` of a mixture."""
+    factors = mixture.components.factors
+    if mixture.covariance_type in ("diag", "spherical"):
+        return 1 / factors, factors**-2.0
+    upper = np.triu(np.swapaxes(np.linalg.inv(factors), -1, -2))
+    return upper, upper @ np.swapaxes(upper, -1, -2)
+
+
+def change_rule(tol: float, unit: float, before: float, *, accelerated: bool = False) -> Callable[[Any], bool]:
+    """scikit-learn's rule: stop when the lower bound changes by less than tol.
+
+    Parameters
+    ----------
+    tol : float
+    unit : float
+        What trajectories are divided by.
+    before : float
+        The lower bound before the first evaluation.
+    accelerated : bool
+        Points may be tried that are rejected: what counts is by how much the best one rises.
+    """
+
+    def stop(start: Start) -> bool:
+        values = start.trajectory
+        if accelerated:
+            return 0 <= values[-1] / unit - max([before, *(value / unit for value in values[:-1])]) < tol
+        return abs(values[-1] / unit - (values[-2] / unit if len(values) > 1 else before)) < tol
+
+    return stop

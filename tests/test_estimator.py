@@ -1,0 +1,536 @@
+"""GaussianMixture against scikit-learn's: the same start, the same results, whatever holds the samples."""
+
+import pickle
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+import sklearn.mixture
+import xarray as xr
+import zarr
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+import dgmm
+from dgmm.estimator import GaussianMixture
+
+TYPES = ["full", "tied", "diag", "spherical"]
+STARTS = ["kmeans", "k-means++", "random", "random_from_data"]
+PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]
+
+
+def data(n: int = 600, seed: int = 3) -> np.ndarray:
+    r = np.random.default_rng(seed)
+    parts = [r.standard_normal((n // 3, 3)) @ r.standard_normal((3, 3)) + 3 * r.standard_normal(3) for _ in range(3)]
+    return r.permutation(np.concatenate(parts))
+
+
+X = data()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """k-means in many threads on a busy machine waits for the slowest."""
+    with threadpool_limits(1):
+        yield
+
+
+def quietly(model: Any, *arguments: Any, **named: Any) -> Any:
+    """Fitted, whether it converges or not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(*arguments, **named)
+
+
+def plain(**parameters: Any) -> sklearn.mixture.GaussianMixture:
+    return sklearn.mixture.GaussianMixture(**parameters)
+
+
+def assert_same(ours: Any, theirs: Any, rtol: float = 1e-7) -> None:
+    assert ours.n_iter_ == theirs.n_iter_
+    assert ours.converged_ == theirs.converged_
+    # a component of one sample begins with reg_covar for a variance: its first lower bound is in the millions
+    assert_allclose(ours.lower_bounds_, theirs.lower_bounds_, rtol=1e-13, atol=1e-8)
+    assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, abs=1e-8)
+    for name in PARAMETERS:
+        assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=rtol, atol=rtol)
+
+
+CONTAINERS = ["numpy", "float32", "pandas", "dask", "zarr", "xarray"]
+
+
+def held(x: np.ndarray, container: str) -> Any:
+    match container:
+        case "float32":
+            return x.astype(np.float32)
+        case "pandas":
+            return pd.DataFrame(x, columns=["u", "v", "w"])
+        case "dask":
+            return da.from_array(x, chunks=(130, 2))
+        case "zarr":
+            return zarr.create_array({}, data=x, chunks=(130, 2))
+        case "xarray":
+            return xr.DataArray(x.T, dims=("feature", "time"), coords={"time": np.arange(len(x)) * 10.0})
+    return x
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("init_params", STARTS)
+@pytest.mark.parametrize("kind", TYPES)
+def test_it_is_scikit_learns(kind: str, init_params: str, container: str) -> None:
+    common = {"n_components": 4, "covariance_type": kind, "init_params": init_params, "n_init": 3, "tol": 1e-4}
+    x = held(X, container)
+    # single precision is summed in double
+    y = x.astype(float) if container == "float32" else X
+    theirs = quietly(plain(**common, random_state=0), y)
+    named = {"feature_dims": "feature"} if container == "xarray" else {}
+    ours = quietly(dgmm.GaussianMixture(**common, random_state=0), x, **named)
+    assert_same(ours, theirs, rtol=1e-4 if container == "float32" else 1e-7)
+    assert ours.n_features_in_ == 3
+    assert ours.means_.dtype == (np.float32 if container == "float32" else np.float64)
+    labels, probabilities, densities = ours.predict(x), ours.predict_proba(x), ours.score_samples(x)
+    lazy = container in ("dask", "zarr")
+    assert isinstance(labels, da.Array) == lazy
+    loose = 1e-3 if container == "float32" else 1e-7
+    assert (np.asarray(labels) == theirs.predict(y)).mean() > (0.99 if loose > 1e-7 else 1 - 1e-9)
+    assert_allclose(np.asarray(probabilities), theirs.predict_proba(y), atol=loose)
+    assert_allclose(np.asarray(densities), theirs.score_samples(y), rtol=loose, atol=loose)
+    assert ours.score(x) == pytest.approx(theirs.score(y), rel=loose)
+    assert ours.aic(x) == pytest.approx(theirs.aic(y), rel=loose)
+    assert ours.bic(x) == pytest.approx(theirs.bic(y), rel=loose)
+    if container == "pandas":
+        assert_array_equal(ours.feature_names_in_, ["u", "v", "w"])
+    if container == "xarray":
+        assert labels.dims == ("time",)
+        assert labels.time.equals(x.time)
+        assert probabilities.dims == ("time", "component")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("kind", TYPES)
+def test_given_parameters(kind: str, dtype: Any) -> None:
+    start = quietly(plain(n_components=3, covariance_type=kind, max_iter=2, random_state=1), X)
+    given = {"weights_init": start.weights_, "means_init": start.means_, "precisions_init": start.precisions_}
+    x = X.astype(dtype)
+    for names in (["weights_init"], ["means_init"], ["precisions_init"], list(given)):
+        common = {"n_components": 3, "covariance_type": kind, "random_state": 2, "tol": 1e-5}
+        common |= {name: given[name] for name in names}
+        theirs = quietly(plain(**common), x.astype(float))
+        assert_same(quietly(dgmm.GaussianMixture(**common), x), theirs, 1e-7 if dtype is np.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("container", ["numpy", "dask"])
+@pytest.mark.parametrize("kind", TYPES)
+def test_no_iterations(kind: str, container: str) -> None:
+    common = {"n_components": 3, "covariance_type": kind, "max_iter": 0, "n_init": 2, "random_state": 4}
+    theirs, ours = plain(**common).fit(X), dgmm.GaussianMixture(**common).fit(held(X, container))
+    for name in PARAMETERS:
+        assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-10, atol=1e-10)
+    assert (ours.n_iter_, ours.lower_bound_, ours.lower_bounds_) == (0, -np.inf, [])
+    assert not ours.converged_
+    assert_array_equal(np.asarray(ours.predict(X)), theirs.predict(X))
+
+
+def test_no_iterations_with_precisions_given() -> None:
+    ours = dgmm.GaussianMixture(2, max_iter=0, precisions_init=[4 * np.eye(3)] * 2).fit(X)
+    assert_allclose(ours.covariances_, [0.25 * np.eye(3)] * 2, atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_warm_start(kind: str) -> None:
+    common = {"n_components": 4, "covariance_type": kind, "max_iter": 3, "warm_start": True, "random_state": 5}
+    theirs, ours = plain(**common), dgmm.GaussianMixture(**common)
+    for _ in range(12):
+        assert_same(quietly(ours, X), quietly(theirs, X))
+    more = held(X, "dask")
+    assert quietly(ours, more).lower_bounds_[0] == pytest.approx(quietly(theirs, X).lower_bounds_[0], abs=1e-10)
+
+
+def test_fit_predict_is_fit_and_predict() -> None:
+    for container in CONTAINERS:
+        x = held(X, container)
+        named = {"feature_dims": "feature"} if container == "xarray" else {}
+        model = dgmm.GaussianMixture(3, max_iter=4, tol=0.5, random_state=0)
+        labels = model.fit_predict(x, **named)
+        assert_array_equal(np.asarray(labels), np.asarray(model.predict(x)))
+        assert type(labels) is type(model.predict(x))
+
+
+def test_one_generator_serves_all() -> None:
+    for model in (plain, dgmm.GaussianMixture):
+        generator = np.random.RandomState(7)
+        fitted = model(n_components=3, random_state=generator, n_init=2).fit(X)
+        x, labels = fitted.sample(5)
+        assert x.shape == (5, 3)
+        if model is plain:
+            expected = x, labels
+    assert_allclose(x, expected[0], rtol=1e-8)
+    assert_array_equal(labels, expected[1])
+
+
+def test_features_that_are_constant_or_dependent() -> None:
+    wide = np.column_stack([X, X[:, 0] + X[:, 1], np.full(len(X), 7.0), 1e6 * X[:, 2]])
+    # scikit-learn's own numbers lose digits here: the scales differ by 1e12, and nothing is left beside reg_covar
+    for kind in TYPES:
+        common = {"n_components": 3, "covariance_type": kind, "random_state": 0, "max_iter": 10, "tol": 0}
+        theirs, ours = quietly(plain(**common), wide), quietly(dgmm.GaussianMixture(**common), wide)
+        assert_allclose(ours.lower_bounds_, theirs.lower_bounds_, rtol=1e-3)
+        assert_allclose(ours.weights_, theirs.weights_, rtol=1e-2)
+        assert np.isfinite(np.asarray(ours.predict_proba(da.from_array(wide)))).all()
+    small = np.column_stack([X, np.full(len(X), 7.0), X[:, 0] - X[:, 1]])
+    for kind in TYPES:
+        common = {"n_components": 3, "covariance_type": kind, "random_state": 0, "max_iter": 10, "tol": 0}
+        theirs, ours = quietly(plain(**common), small), quietly(dgmm.GaussianMixture(**common), small)
+        assert_allclose(ours.lower_bounds_, theirs.lower_bounds_, rtol=1e-7)
+        assert_allclose(ours.score_samples(small), theirs.score_samples(small), atol=1e-6)
+
+
+def test_the_frame_is_only_a_choice_of_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in TYPES:
+        common = {"n_components": 3, "covariance_type": kind, "random_state": 0, "max_iter": 20, "tol": 0}
+        fits = []
+        for ridge in (0.0, 1e-6, 100.0):
+            monkeypatch.setattr(dgmm.GaussianMixture, "_ridge", lambda self, ridge=ridge: ridge)
+            fits.append(quietly(dgmm.GaussianMixture(**common), X))
+        for other in fits[1:]:
+            assert_allclose(other.lower_bounds_, fits[0].lower_bounds_, rtol=1e-12)
+            assert_allclose(other.precisions_, fits[0].precisions_, rtol=1e-8, atol=1e-10)
+
+
+def test_more_components_than_distinct_rows() -> None:
+    x = np.repeat([[0.0, 1.0], [2.0, 3.0]], 5, axis=0)
+    model = quietly(dgmm.GaussianMixture(4, random_state=0), x)
+    assert np.isfinite(model.lower_bound_)
+    with pytest.raises(ValueError, match="reg_covar"):
+        quietly(dgmm.GaussianMixture(4, reg_covar=0, random_state=0), x)
+
+
+def test_a_collapse_is_a_value_error() -> None:
+    x = np.concatenate([X, [[100.0, 100.0, 100.0]]])
+    start = {"weights_init": [0.5, 0.5], "means_init": [x.mean(axis=0), x[-1]], "precisions_init": [np.eye(3)] * 2}
+    with pytest.raises(dgmm.CollapseError, match=r"component 1 collapsed.*reg_covar") as caught:
+        dgmm.GaussianMixture(2, reg_covar=0, **start).fit(x)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_errors_and_warnings() -> None:
+    with pytest.warns(ConvergenceWarning, match=r"did not converge in 2 iterations.*max_iter \(2\)"):
+        dgmm.GaussianMixture(4, max_iter=2, tol=1e-9, random_state=0).fit(X)
+    with pytest.raises(NotFittedError):
+        dgmm.GaussianMixture().predict(held(X, "dask"))
+    with pytest.raises(ValueError, match="NaN"):
+        dgmm.GaussianMixture().fit(np.where(X > 1, np.nan, X))
+    with pytest.raises(ValueError, match="n_samples >= n_components"):
+        dgmm.GaussianMixture(4).fit(da.from_array(X[:3]))
+    with pytest.raises(ValueError, match="'accelerate' parameter"):
+        dgmm.GaussianMixture(accelerate="yes").fit(X)
+    model = dgmm.GaussianMixture(2, random_state=0).fit(X)
+    for x in (X[:, :2], held(X, "dask")[:, :2], xr.DataArray(X[:, :2])):
+        with pytest.raises(ValueError, match="2 features"):
+            model.predict(x)
+    with pytest.raises(ValueError, match="2 features"):
+        model.score(held(X, "dask")[:, :2])
+    with pytest.raises(dgmm.InputError, match="no dimension 'depth'"):
+        model.fit(xr.DataArray(X), feature_dims="depth")
+    with pytest.raises(dgmm.InputError, match="for xarray objects"):
+        model.fit(X, feature_dims="depth")
+    with pytest.raises(dgmm.InputError, match="for xarray objects"):
+        model.fit(held(X, "dask"), feature_dims="depth")
+    with pytest.raises(dgmm.InputError, match="infinite"):
+        model.predict(da.from_array(np.where(X > 1, np.inf, X))).compute()
+
+
+def test_verbosity(capsys: pytest.CaptureFixture[str]) -> None:
+    quietly(dgmm.GaussianMixture(4, n_init=2, max_iter=5, tol=0, random_state=0, verbose=1, verbose_interval=2), X)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "2 starts on 600 samples"
+    assert printed.count("start 1: iteration 2") == printed.count("start 0: iteration 4") == 1
+    assert printed[-1] == "start 1: did not converge"
+    dgmm.GaussianMixture(2, random_state=0, verbose=2).fit(X)
+    printed = capsys.readouterr().out.splitlines()
+    assert "lower bound" in printed[1]
+    assert printed[-1] == "start 0: converged"
+
+
+class TestBetterSemantics:
+    def test_acceleration_needs_fewer_passes_and_returns_what_it_evaluated(self) -> None:
+        r = np.random.default_rng(0)
+        x = np.concatenate([r.normal(0, 1, (2000, 2)), r.normal(1.5, 1, (2000, 2))])
+        common = {"n_components": 2, "tol": 1e-8, "max_iter": 5000, "random_state": 0}
+        plainly = dgmm.GaussianMixture(**common).fit(x)
+        fast = dgmm.GaussianMixture(**common, accelerate="anderson").fit(x)
+        assert fast.n_iter_ < plainly.n_iter_ / 3
+        assert fast.converged_
+        assert fast.lower_bound_ >= plainly.lower_bound_ - 1e-6
+        assert fast.lower_bound_ == pytest.approx(fast.score(x), abs=1e-12)
+        assert fast.lower_bound_ == max(fast.lower_bounds_)
+
+    def test_the_remaining_gain_is_what_remains(self) -> None:
+        r = np.random.default_rng(0)
+        x = np.concatenate([r.normal(0, 1, (2000, 2)), r.normal(1.5, 1, (2000, 2))])
+        common = {"n_components": 2, "max_iter": 5000, "random_state": 0}
+        top = dgmm.GaussianMixture(**common, tol=1e-10, accelerate="anderson").fit(x).lower_bound_
+        by_change = dgmm.GaussianMixture(**common, tol=1e-5).fit(x)
+        by_gain = dgmm.GaussianMixture(**common, tol=1e-5, stop="remaining_gain").fit(x)
+        assert by_gain.n_iter_ > by_change.n_iter_
+        assert top - by_change.lower_bound_ > 1e-5 > top - by_gain.lower_bound_
+        assert by_gain.remaining_gain_ <= 1e-5
+        assert by_change.remaining_gain_ > 1e-5
+
+    def test_relative_regularisation_knows_no_units(self) -> None:
+        for kind in TYPES:
+            common = {"n_components": 3, "covariance_type": kind, "random_state": 0, "reg_covar": 1e-4}
+            fits = [dgmm.GaussianMixture(**common, regularisation="relative").fit(c * X) for c in (1.0, 2.0**-30)]
+            assert_allclose(fits[1].means_, fits[0].means_ * 2.0**-30, rtol=1e-9)
+            assert_allclose(fits[1].covariances_, fits[0].covariances_ * 2.0**-60, rtol=1e-9)
+            absolute = dgmm.GaussianMixture(**common).fit(2.0**-30 * X)
+            assert not np.allclose(absolute.covariances_, fits[1].covariances_, rtol=0.5, atol=0)
+
+    def test_relative_regularisation_takes_parameters_in_the_datas_units(self) -> None:
+        start = plain(n_components=3, random_state=0, max_iter=0).fit(X)
+        given = {"weights_init": start.weights_, "means_init": start.means_, "precisions_init": start.precisions_}
+        model = dgmm.GaussianMixture(3, **given, regularisation="relative", max_iter=0).fit(X)
+        assert_allclose(model.means_, start.means_, rtol=1e-12)
+        assert_allclose(model.covariances_, start.covariances_, rtol=1e-7)
+
+    def test_large_chunked_data_start_from_a_sample(self) -> None:
+        x = da.from_array(data(3000), chunks=(500, 3))
+        common = {"n_components": 3, "max_iter": 0, "random_state": 0}
+        sampled = dgmm.GaussianMixture(**common, sample_rows=300).fit(x)
+        assert_allclose(sampled.weights_ * 300, np.round(sampled.weights_ * 300), atol=1e-9)
+        whole = dgmm.GaussianMixture(**common).fit(x)
+        assert_allclose(whole.means_, plain(**common).fit(x.compute()).means_, rtol=1e-9)
+        again = dgmm.GaussianMixture(**common, sample_rows=300).fit(x.rechunk((700, 3)))
+        assert_array_equal(sampled.means_, again.means_)
+        end = dgmm.GaussianMixture(3, sample_rows=300, random_state=0, tol=1e-6, max_iter=500).fit(x)
+        assert end.lower_bound_ > dgmm.GaussianMixture(3, random_state=0).fit(x).lower_bound_ - 0.05
+
+    def test_select(self) -> None:
+        o = dgmm.datasets.old_faithful()
+        model = dgmm.GaussianMixture.select(o, range(1, 5), ["full", "tied"])
+        table = model.selection_.table
+        assert (model.n_components, model.covariance_type) == tuple(table.loc[0, ["n_components", "covariance_type"]])
+        assert model.bic(o) == pytest.approx(table.loc[0, "bic"], rel=1e-9)
+        assert model.converged_
+        assert_array_equal(model.feature_names_in_, ["eruptions", "waiting"])
+        assert clone(model).fit(o).lower_bound_ == pytest.approx(model.lower_bound_, abs=0.02)
+        assert model.predict(o).dims == ("eruption",)
+        assert dgmm.GaussianMixture.select(X, 2, "diag", n_init=1).predict(X).shape == (600,)
+        with pytest.raises(dgmm.InputError, match="criterion"):
+            dgmm.GaussianMixture.select(X, 2, criterion="best")
+
+
+class Counting:
+    """Blocks of a Dask array that count how often they are computed."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        self.x, self.count, self.lock = x, 0, threading.Lock()
+
+    def __call__(self, block: np.ndarray, block_info: Any = None) -> np.ndarray:
+        if block_info is None or not block_info:
+            return block
+        with self.lock:
+            self.count += 1
+        return block
+
+
+def test_nothing_is_computed_before_it_is_asked_for() -> None:
+    counting = Counting(X)
+    x = da.from_array(X, chunks=(100, 3)).map_blocks(counting, dtype=float, meta=np.empty((0, 0)))
+    model = dgmm.GaussianMixture(3, random_state=0).fit(X)
+    lazy = [model.predict(x), model.predict_proba(x), model.score_samples(x)]
+    lazy.append(model.predict(xr.DataArray(x, dims=("time", "feature"))))
+    assert counting.count == 0
+    for scores in lazy:
+        assert isinstance(getattr(scores, "data", scores), da.Array) or dask.is_dask_collection(scores)
+        assert scores.chunks[0] == (100,) * 6
+    first = lazy[0][:100].compute()
+    assert counting.count == 1
+    assert_array_equal(first, model.predict(X[:100]))
+    # the profile, the rows of the starts, and what does not stay in memory
+    fresh = Counting(X)
+    y = da.from_array(X, chunks=(100, 3)).map_blocks(fresh, dtype=float, meta=np.empty((0, 0)))
+    dgmm.GaussianMixture(3, random_state=0).fit(y)
+    assert 6 <= fresh.count <= 18 + 6
+
+
+def test_missing_values_in_chunked_data() -> None:
+    x = X.copy()
+    x[::7, 1] = np.nan
+    present = ~np.isnan(x).any(axis=1)
+    theirs = plain(n_components=3, random_state=0).fit(x[present])
+    for holder in (da.from_array(x, chunks=(100, 2)), zarr.create_array({}, data=x, chunks=(100, 2)), xr.DataArray(x)):
+        ours = dgmm.GaussianMixture(3, random_state=0).fit(holder)
+        assert_same(ours, theirs)
+        labels = np.asarray(ours.predict(holder))
+        assert_array_equal(labels[present], theirs.predict(x[present]))
+        assert (labels[~present] == -1).all()
+        assert_array_equal(np.isnan(np.asarray(ours.predict_proba(holder))).all(axis=1), ~present)
+        assert_array_equal(np.isnan(np.asarray(ours.score_samples(holder))), ~present)
+        assert ours.bic(holder) == pytest.approx(theirs.bic(x[present]))
+
+
+def test_ocean_profiles_there_and_back() -> None:
+    temperature = dgmm.datasets.ocean_temperature().temperature
+    lazy = temperature.chunk({"month": 3, "lat": 45, "depth": 10})
+    model = dgmm.GaussianMixture(4, random_state=0, tol=0.1).fit(temperature, feature_dims="depth")
+    labels = model.predict(temperature)
+    assert labels.dims == ("month", "lat", "lon")
+    for name in labels.dims:
+        assert labels[name].equals(temperature[name])
+    complete = temperature.notnull().all("depth")
+    assert ((labels == -1) == ~complete).all()
+    assert int(complete.sum()) == 108_972
+    promised = model.predict(lazy)
+    assert dask.is_dask_collection(promised)
+    assert promised.chunks == ((3,) * 4, (45, 45), (180,))
+    xr.testing.assert_identical(promised.compute(), labels)
+    again = dgmm.GaussianMixture(4, random_state=0, tol=0.1).fit(lazy, feature_dims="depth")
+    assert_allclose(again.means_, model.means_, rtol=1e-10)
+    probabilities = model.predict_proba(lazy)
+    assert probabilities.dims == ("month", "lat", "lon", "component")
+    assert_allclose(probabilities.sum("component").values[complete.values], 1, rtol=1e-12)
+    assert labels.attrs["long_name"].startswith("most probable component")
+
+
+def test_features_of_xarray_objects(tmp_path: Any) -> None:
+    r = np.random.default_rng(1)
+    cube = xr.DataArray(r.normal(size=(40, 2, 30, 3)), dims=("t", "level", "station", "gas"))
+    model = dgmm.GaussianMixture(2, random_state=0).fit(cube, feature_dims=["level", "gas"])
+    flat = cube.transpose("t", "station", "level", "gas").values.reshape(1200, 6)
+    theirs = plain(n_components=2, random_state=0).fit(flat)
+    assert_same(model, theirs)
+    for x in (cube, cube.chunk({"t": 10})):
+        labels = model.predict(x)
+        assert labels.dims == ("t", "station")
+        assert_array_equal(labels.values.ravel(), theirs.predict(flat))
+    # variables are features, by name and whatever the order
+    dataset = xr.Dataset({"b": ("s", X[:, 1]), "a": ("s", X[:, 0]), "c": ("s", X[:, 2])})
+    model = dgmm.GaussianMixture(3, random_state=0).fit(dataset)
+    assert_array_equal(model.feature_names_in_, ["a", "b", "c"])
+    assert_same(model, plain(n_components=3, random_state=0).fit(X))
+    labels = model.predict(X) if False else model.predict(dataset[["c", "b", "a"]])
+    assert_array_equal(labels, model.predict(pd.DataFrame(X, columns=["a", "b", "c"])))
+    stacked = dataset.to_dataarray("gas").transpose("s", "gas")
+    assert_array_equal(model.predict(stacked), labels)
+    assert_array_equal(dgmm.GaussianMixture(3, random_state=0).fit(stacked).feature_names_in_, ["b", "a", "c"])
+    with pytest.raises(dgmm.InputError, match="no variable 'c'"):
+        model.predict(dataset[["a", "b"]])
+    # a store that is opened without Dask is not read at once
+    dataset.chunk({"s": 100}).to_zarr(tmp_path / "s.zarr", zarr_format=3, consolidated=False)
+    stored = xr.open_zarr(tmp_path / "s.zarr", chunks=None, consolidated=False)
+    assert_allclose(dgmm.GaussianMixture(3, random_state=0).fit(stored).means_, model.means_, rtol=1e-10)
+    promised = model.predict(stored)
+    assert promised.chunks == ((100,) * 6,)
+    assert_array_equal(promised, labels)
+
+
+def test_arrays_of_several_dimensions() -> None:
+    cube = da.from_array(X.reshape(20, 30, 3), chunks=(7, 30, 2))
+    model = dgmm.GaussianMixture(3, random_state=0).fit(cube)
+    assert_same(model, plain(n_components=3, random_state=0).fit(X))
+    assert model.predict(cube).chunks == ((7, 7, 6), (30,))
+    assert model.predict_proba(cube).shape == (20, 30, 3)
+    assert_array_equal(model.predict(cube).compute().ravel(), model.predict(X))
+
+
+def test_on_a_cluster(client: Any) -> None:
+    x = da.from_array(X, chunks=(100, 3))
+    with client.as_current():
+        model = dgmm.GaussianMixture(3, random_state=0).fit(x)
+        labels = model.predict(x).compute()
+        assert model.score(x) == pytest.approx(model.score(X), rel=1e-12)
+    assert_same(model, plain(n_components=3, random_state=0).fit(X))
+    assert_array_equal(labels, model.predict(X))
+
+
+def test_at_home_in_scikit_learn() -> None:
+    pipeline = make_pipeline(StandardScaler(), dgmm.GaussianMixture(8, random_state=0))
+    pipeline.fit(X)
+    expected = make_pipeline(StandardScaler(), plain(n_components=8, random_state=0)).fit(X)
+    assert_array_equal(pipeline.predict(X), expected.predict(X))
+    grid = {"gaussianmixture__n_components": [1, 2, 3], "gaussianmixture__covariance_type": ["full", "diag"]}
+    search = GridSearchCV(pipeline, grid, cv=3).fit(X)
+    theirs = GridSearchCV(expected, grid, cv=3).fit(X)
+    assert_allclose(search.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"], rtol=1e-8)
+    copy = clone(pipeline)
+    assert copy[-1].get_params() == pipeline[-1].get_params()
+    assert not hasattr(copy[-1], "means_")
+    again = pickle.loads(pickle.dumps(pipeline))
+    assert_array_equal(again.predict(X), pipeline.predict(X))
+    model = dgmm.GaussianMixture().set_params(**pipeline[-1].get_params())
+    assert model.get_params() == pipeline[-1].get_params()
+    theirs_parameters = sklearn.mixture.GaussianMixture().get_params()
+    ours = dgmm.GaussianMixture().get_params()
+    assert {name: ours[name] for name in theirs_parameters} == theirs_parameters
+    assert isinstance(model, sklearn.mixture.GaussianMixture)
+
+
+def test_a_table_of_components_in_a_notebook() -> None:
+    frame = pd.DataFrame(X, columns=["u", "<v>", "w"])
+    with sklearn.config_context(display="diagram"):
+        model = dgmm.GaussianMixture(2, random_state=0)
+        assert '<table class="dataframe"' not in model._repr_html_()
+        model.fit(frame)
+        html = model._repr_html_()
+        assert "sk-top-container" in html
+        table = html[html.index('<table class="dataframe"') :]
+        assert "&lt;v&gt;" in table
+        assert f"{model.weights_[0]:.4g}" in table
+        assert f"{np.sqrt(model.covariances_[1, 2, 2]):.4g}" in table
+        assert "GaussianMixture" in make_pipeline(StandardScaler(), model)._repr_html_()
+        assert model._repr_mimebundle_()["text/html"].count('<table class="dataframe"') == 1
+        many = quietly(
+            dgmm.GaussianMixture(30, max_iter=1, random_state=0), np.random.default_rng(0).normal(size=(90, 15))
+        )
+        assert "10 more components and 3 more features" in many._repr_html_()
+    for kind in TYPES:
+        table = dgmm.GaussianMixture(2, covariance_type=kind, random_state=0).fit(frame).components_table()
+        assert table.shape == (2, 7)
+        assert (table.xs("std", axis=1, level=1) > 0).all(axis=None)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_to_and_from_scikit_learn(kind: str) -> None:
+    frame = pd.DataFrame(X, columns=["u", "v", "w"])
+    ours = dgmm.GaussianMixture(3, covariance_type=kind, random_state=0, accelerate="anderson").fit(frame)
+    theirs = ours.to_sklearn()
+    assert type(theirs) is sklearn.mixture.GaussianMixture
+    assert_array_equal(theirs.predict(frame), ours.predict(frame))
+    assert_allclose(theirs.score_samples(frame), ours.score_samples(frame), rtol=1e-9)
+    assert clone(theirs).get_params()["covariance_type"] == kind
+    again = dgmm.GaussianMixture.from_sklearn(pickle.loads(pickle.dumps(theirs)))
+    assert isinstance(again, GaussianMixture)
+    assert_allclose(again.predict_proba(frame), ours.predict_proba(frame), atol=1e-12)
+    assert again.get_params()["random_state"] == 0
+    assert again.n_iter_ == ours.n_iter_
+    again.set_params(warm_start=True).fit(frame)
+    assert again.lower_bound_ >= ours.lower_bound_ - 1e-9
+    assert not hasattr(dgmm.GaussianMixture.from_sklearn(plain(n_components=5)), "means_")
+    with pytest.raises(dgmm.InputError, match="StandardScaler"):
+        dgmm.GaussianMixture.from_sklearn(StandardScaler())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", TYPES)
+def test_onnx(kind: str) -> None:
+    skl2onnx, onnxruntime = pytest.importorskip("skl2onnx"), pytest.importorskip("onnxruntime")
+    x = X.astype(np.float32)
+    model = dgmm.GaussianMixture(3, covariance_type=kind, random_state=0).fit(x)
+    exported = skl2onnx.to_onnx(model.to_sklearn(), x[:1])
+    session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
+    labels, probabilities = session.run(None, {session.get_inputs()[0].name: x})[:2]
+    assert_array_equal(labels.ravel(), model.predict(x))
+    assert_allclose(probabilities, model.predict_proba(x), atol=1e-4)
