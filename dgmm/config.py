@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, Va
 
 from dgmm.errors import InputError
 from dgmm.families import FAMILIES
+from dgmm.types import Acceleration, StartMethod
 
 
 class Settings(BaseModel):
@@ -134,7 +135,7 @@ class Training(Settings):
         description="Added to every covariance, as a share of the data's own covariance.",
     )
     n_init: Count = Field(10, description="Starts of each candidate on the sample; the best one goes on.")
-    init_params: Literal["kmeans", "k-means++", "random", "random_from_data"] = Field(
+    init_params: StartMethod = Field(
         "kmeans",
         description="What a start is made of: the clusters of k-means; the rows nearest to each seed of k-means++; "
         "random labels; the rows nearest to each of some random rows.",
@@ -142,9 +143,7 @@ class Training(Settings):
     seed: int = Field(0, ge=0, lt=2**63, description="Of the sample of rows and of the starts.")
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
-    accelerate: Literal["anderson", "none"] = Field(
-        "anderson", description="Acceleration of EM: Anderson's, or none (plain EM)."
-    )
+    accelerate: Acceleration = Field("anderson", description="Acceleration of EM: Anderson's, or none (plain EM).")
     compute_dtype: Literal["float64", "float32"] = Field(
         "float64",
         description="Precision of the E-step's matrix products; sums over slices are always float64. float32 is up to "

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -18,10 +18,9 @@ from dgmm.errors import CollapseError
 from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.statistics import SufficientStatistics
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import Acceleration, AnyArray, FloatArray
 
 Accumulate = Callable[[Sequence[Mixture]], list[SufficientStatistics]]
-Acceleration = Literal["anderson", "none"]
 #: A mixture to be evaluated, and the estimated gain in log-likelihood still to come at the one evaluated last.
 Proposal = tuple[Mixture, float]
 Proposals = Generator[Proposal, SufficientStatistics, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
@@ -20,9 +20,7 @@ from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
-from dgmm.types import AnyArray, FloatArray
-
-Method = Literal["kmeans", "k-means++", "random", "random_from_data"]
+from dgmm.types import AnyArray, FloatArray, StartMethod
 
 #: Lloyd steps after k-means++: EM does the rest.
 LLOYD_STEPS = 20
@@ -33,7 +31,7 @@ GIVEN_ROUNDING = 1e-6
 
 
 def start_labels(
-    method: Method,
+    method: StartMethod,
     x: FloatArray,
     whitened: FloatArray,
     n_components: int,
@@ -97,7 +95,7 @@ def _random(x: FloatArray, n_components: int, seed: int, weights: FloatArray | N
     return np.random.default_rng(seed).permutation(len(x)) % n_components
 
 
-METHODS: dict[Method, Callable[[FloatArray, int, int, FloatArray | None], AnyArray]] = {
+METHODS: dict[StartMethod, Callable[[FloatArray, int, int, FloatArray | None], AnyArray]] = {
     "kmeans": _lloyd,
     "k-means++": _nearest_seed,
     "random": _random,

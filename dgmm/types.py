@@ -1,6 +1,6 @@
-"""Names for the array types used throughout."""
+"""Names for types used throughout: of arrays, and of the choices that settings offer."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,3 +10,7 @@ FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 AnyArray = NDArray[Any]
+
+#: How EM is accelerated, and what a start is made of.
+Acceleration = Literal["anderson", "none"]
+StartMethod = Literal["kmeans", "k-means++", "random", "random_from_data"]

@@ -15,16 +15,17 @@ from dgmm.config import Training
 from dgmm.data import open_samples
 from dgmm.em import Ascent, Setting
 from dgmm.families import get_family
-from dgmm.initialise import Given, Method, check_given, from_labels, start_labels
+from dgmm.initialise import Given, check_given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.results import Criterion
 from dgmm.rows import Rows
 from dgmm.starts import Candidate, settings_for, start_on_sample
+from dgmm.types import StartMethod
 from dgmm.workers import threads
 
 KINDS = ["full", "tied", "diag", "spherical"]
-METHODS: list[Method] = ["kmeans", "k-means++", "random", "random_from_data"]
+METHODS: list[StartMethod] = ["kmeans", "k-means++", "random", "random_from_data"]
 K, D = 4, 3
 
 
@@ -45,14 +46,14 @@ def setting_of(x: np.ndarray, kind: str, reg_covar: float = 0) -> Setting:
     return settings_for([Candidate(K, kind)], passes.profile.moments, passes.frame, reg_covar)[kind]
 
 
-def labels_of(x: np.ndarray, method: Method, n_init: int = 2, seed: int = 0) -> list[np.ndarray]:
+def labels_of(x: np.ndarray, method: StartMethod, n_init: int = 2, seed: int = 0) -> list[np.ndarray]:
     whitened = (x - x.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
     return list(start_labels(method, (x - x.mean(axis=0)) / x.std(axis=0), whitened, K, n_init, seed))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_start_is_a_mixture_within_the_data(method: Method, kind: str) -> None:
+def test_a_start_is_a_mixture_within_the_data(method: StartMethod, kind: str) -> None:
     x = clouds()
     setting = setting_of(x, kind)
     for labels in labels_of(x, method, n_init=4):
@@ -68,7 +69,7 @@ def test_a_start_is_a_mixture_within_the_data(method: Method, kind: str) -> None
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_starts_depend_on_the_seed_and_nothing_else(method: Method) -> None:
+def test_starts_depend_on_the_seed_and_nothing_else(method: StartMethod) -> None:
     x = clouds()
     with threadpool_limits(1):
         alone = labels_of(x, method, n_init=6)
@@ -81,7 +82,7 @@ def test_starts_depend_on_the_seed_and_nothing_else(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_fit_is_reproducible(method: Method) -> None:
+def test_a_fit_is_reproducible(method: StartMethod) -> None:
     x = clouds(500)
     first, again = (dgmm.train(x, K, init_params=method, n_init=2, seed=3) for _ in range(2))
     assert first.trajectory == again.trajectory
@@ -90,7 +91,7 @@ def test_a_fit_is_reproducible(method: Method) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_best_of_ten_starts_is_scikit_learns(method: Method, kind: str) -> None:
+def test_the_best_of_ten_starts_is_scikit_learns(method: StartMethod, kind: str) -> None:
     x = clouds()
     reference = GaussianMixture(
         K, covariance_type=kind, n_init=10, tol=1e-12, max_iter=1000, reg_covar=0, random_state=0
