@@ -313,6 +313,18 @@ class Ascent:
         """Whether there is nothing left to evaluate."""
         return self.converged or self.left or self.failure is not None
 
+    @property
+    def hope(self) -> float:
+        """What it may at most be hoped to gain yet, in nats.
+
+        Plateaus fool the estimate, so that it is what the later half of the evaluations has gained, if that is more;
+        and twice as much to be safe.
+        """
+        if not self.trajectory:
+            return np.inf
+        before = max(self.trajectory[: (len(self.trajectory) + 1) // 2])
+        return 2 * max(self.remaining_gain, self.log_likelihood - before)
+
     def tell(self, statistics: SufficientStatistics) -> None:
         """Take the statistics of the mixture that was `wanted`."""
         statistics = self._complete(statistics)

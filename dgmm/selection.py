@@ -25,7 +25,7 @@ logger = logging.getLogger("dgmm")
 #: A candidate is dropped once its criterion, with twice the gain it can still hope for, is this much worse than the
 #: best: very strong evidence in the terms of Kass and Raftery (1995).
 MARGIN = STRONG
-#: No candidate is dropped before this pass, or unless it lags by more than it has gained in all passes so far.
+#: No candidate is dropped before this pass.
 SETTLED = 6
 
 
@@ -185,8 +185,8 @@ class Race:
         for step, _ in self._pass_by_pass(challengers, history):
             for c, a in challengers.items():
                 old = self.ascents[c]
-                hope = a.log_likelihood + max(2 * a.remaining_gain, a.log_likelihood - a.trajectory[0])
-                if step.number >= SETTLED and not wanted[c] and not a.done and hope < old.log_likelihood:
+                hopeless = a.log_likelihood + a.hope < old.log_likelihood
+                if step.number >= SETTLED and not wanted[c] and not a.done and hopeless:
                     a.left = True
         for c, a in challengers.items():
             old = self.ascents[c]
@@ -224,8 +224,7 @@ class Race:
 
     def hope(self, c: Candidate) -> float:
         """How much lower its criterion may become."""
-        a = self.ascents[c]
-        return max(4 * a.remaining_gain, 2 * (a.log_likelihood - a.trajectory[0]))
+        return 2 * self.ascents[c].hope
 
     def may_win(self, c: Candidate, leader: Candidate) -> bool:
         """Whether its criterion, at the limit it can hope for and by a margin, reaches the leader's."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from dask.system import CPU_COUNT
@@ -29,7 +30,7 @@ from dgmm.results import Criterion, Standing
 from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Node, merge_all
-from dgmm.types import FloatArray
+from dgmm.types import AnyArray, FloatArray
 from dgmm.workers import one_blas_thread
 
 logger = logging.getLogger("dgmm")
@@ -115,7 +116,7 @@ def start_on_sample(
     """The best of ``n_init`` starts of every candidate, converged on the sample, in frame coordinates.
 
     A start that cannot become as good as the best of its candidate on the sample is left where it is, and so is a
-    candidate that cannot become as good as the best by a criterion.
+    candidate that cannot become as good as the best by a criterion: if that shows in its first start, it gets no more.
 
     Parameters
     ----------
@@ -149,31 +150,43 @@ def start_on_sample(
         standardised = (x - profile.moments.mean) / deviations
         whitened = _whitened(x, frame, standardised)
         n_init = 1 if given is not None and given.complete else options.n_init
+        labels: dict[int, Iterator[AnyArray]] = {}
         for k in sorted({c.n_components for c in several}):
             if k > len(x):
                 raise InputError(
                     f"n_components={k} is more than the {len(x)} rows of the sample on which starts are tried: "
                     f"raise start_rows ({options.start_rows}) and sample_rows ({options.sample_rows})"
                 )
-            for labels in start_labels(options.init_params, standardised, whitened, k, n_init, options.seed, weights):
-                for c in several:
-                    if c.n_components == k:
+            labels[k] = start_labels(options.init_params, standardised, whitened, k, n_init, options.seed, weights)
+
+        def more_starts(wanted: Sequence[Candidate], n: int) -> None:
+            """The next n starts of some candidates; those of one size share their labels."""
+            for k in sorted({c.n_components for c in wanted}):
+                for its_labels in islice(labels[k], n):
+                    for c in (c for c in wanted if c.n_components == k):
                         setting = settings[c.covariance_type]
-                        family = get_family(c.covariance_type)
                         with one_blas_thread:
-                            start = from_labels(family, small.rows, labels, k, setting)
+                            start = from_labels(get_family(c.covariance_type), small.rows, its_labels, k, setting)
                             if given is not None:
                                 start = given.replace_in(start, setting.frame)
                         ascents.append((c, _ascent(start, setting, options)))
-        _climb_on_sample("starts", ascents, small, START_PASSES, criterion, profile.n_samples)
+
+        contest = Contest(criterion, profile.n_samples, options.reg_covar)
+        if criterion is not None and n_init > 1:
+            more_starts(several, 1)
+            _climb_on_sample("first starts", ascents, small, SETTLED, contest)
+            more_starts([c for c, a in ascents if not a.left], n_init - 1)
+        else:
+            more_starts(several, n_init)
+        _climb_on_sample("starts", ascents, small, START_PASSES, contest)
         ascents = [(c, a) for c in several for a in _most_likely(c, ascents, STARTS_KEPT, failures)]
-        _climb_on_sample("best starts", ascents, small, SAMPLE_PASSES, criterion, profile.n_samples)
+        _climb_on_sample("best starts", ascents, small, SAMPLE_PASSES, contest)
     best = {c: a for c in several for a in _most_likely(c, ascents, 1, failures, options.reg_covar)}
     for size in sizes[1:]:
         larger = SampleRows(profile.sample.first(size), frame)
         settings = settings_for(best, larger.moments, frame, options.reg_covar)
         climbing = {c: _ascent(a.best, settings[c.covariance_type], options) for c, a in best.items() if not a.left}
-        _climb_on_sample("sample", list(climbing.items()), larger, SAMPLE_PASSES, criterion, profile.n_samples)
+        _climb_on_sample("sample", list(climbing.items()), larger, SAMPLE_PASSES, contest)
         best |= climbing
     return {c: a.best for c, a in best.items()}, failures
 
@@ -222,26 +235,13 @@ def _whitened(x: FloatArray, frame: Callable[[FrameKind], Frame], standardised: 
 
 
 def _climb_on_sample(
-    what: str,
-    starts: Sequence[tuple[Candidate, Ascent]],
-    rows: SampleRows,
-    max_passes: int,
-    criterion: Criterion | None,
-    n_samples: int,
+    what: str, starts: Sequence[tuple[Candidate, Ascent]], rows: SampleRows, max_passes: int, contest: Contest
 ) -> None:
-    """Climb as far as it is worth; ``n_samples`` is that of all the data, for the criterion."""
-    began, done, ascents = time.perf_counter(), 0, [a for _, a in starts]
+    """Climb as far as it is worth."""
+    began, done, ascents = time.perf_counter(), 0, [a for _, a in starts if not a.done]
     for step in climb(ascents, rows.accumulate, max_passes):
         done = step.number
-        lowest: dict[Candidate, float] = {}
-        values = [_value(a, criterion, n_samples) for a in ascents]
-        for (c, _), value in zip(starts, values, strict=True):
-            lowest[c] = min(value, lowest.get(c, np.inf))
-        best = min(lowest.values())
-        for (c, a), value in zip(starts, values, strict=True):
-            settled = a.converged or done >= SETTLED
-            hope = max(4 * a.remaining_gain, 2 * (a.log_likelihood - a.trajectory[0]))
-            a.left |= settled and value - hope > (lowest[c] if criterion is None else best) + CERTAIN
+        contest.leave_hopeless(starts, settled=done >= SETTLED)
     components = sum(a.best.n_components for a in ascents)
     logger.info(
         "%s: %d mixtures (%d components) on %d rows of the sample, %d passes, %.1f s",
@@ -249,16 +249,50 @@ def _climb_on_sample(
     )  # fmt: skip
 
 
-def _value(a: Ascent, criterion: Criterion | None, n_samples: int) -> float:
-    """The criterion of all the data if these were as the sample is, brought back to the sample's size."""
-    if a.statistics is None:
-        return np.inf
-    if criterion in (None, Criterion.HELD_OUT):
-        criterion = Criterion.AIC  # what rows that are held out would say, on average
-    m, s = a.setting.moments.count, a.statistics
-    times = n_samples / m
-    standing = Standing(times * a.log_likelihood, a.best.n_parameters, n_samples, times * s.entropy, np.nan)
-    return standing.criterion(criterion) / times
+@dataclass(frozen=True)
+class Contest:
+    """Which starts are not worth going on with on the sample.
+
+    Attributes
+    ----------
+    criterion : Criterion or None
+        By which candidates compete; None where only the starts of each compete with one another.
+    n_samples : int
+        Of all the data.
+    reg_covar : float
+    """
+
+    criterion: Criterion | None
+    n_samples: int
+    reg_covar: float
+
+    def value(self, a: Ascent) -> float:
+        """The criterion of all the data if these were as the sample is, brought back to the sample's size."""
+        if a.statistics is None:
+            return np.inf
+        # what rows that are held out would say, on average, is what AIC estimates
+        criterion = Criterion.AIC if self.criterion in (None, Criterion.HELD_OUT) else self.criterion
+        times = self.n_samples / a.setting.moments.count
+        log_likelihood, entropy = times * a.log_likelihood, times * a.statistics.entropy
+        standing = Standing(log_likelihood, a.best.n_parameters, self.n_samples, entropy, np.nan)
+        return standing.criterion(criterion) / times
+
+    def leave_hopeless(self, starts: Sequence[tuple[Candidate, Ascent]], *, settled: bool) -> None:
+        """Leave those that cannot reach the best of their competitors; the likelihood of unsound ones means nothing."""
+        groups: dict[Candidate | None, list[tuple[float, Ascent]]] = {}
+        for c, a in starts:
+            groups.setdefault(c if self.criterion is None else None, []).append((self.value(a), a))
+        for group in groups.values():
+            ranked = sorted(group, key=lambda pair: pair[0])
+            best = next((value for value, a in ranked if self._is_sound(a)), np.inf)
+            for value, a in ranked:
+                # starts come to plateaus that they leave again: what they have gained so far they may gain once more
+                hope = max(a.hope, a.log_likelihood - a.trajectory[0]) if a.trajectory else np.inf
+                a.left |= (settled or a.converged) and value - 2 * hope > best + CERTAIN
+
+    def _is_sound(self, a: Ascent) -> bool:
+        n_rows = round(a.setting.moments.count)
+        return a.failure is None and not unsound_components(a.best, a.setting, n_rows, self.reg_covar)
 
 
 def unsound_components(mixture: Mixture, setting: Setting, n: int, reg_covar: float) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from dgmm.passes import Passes
 from dgmm.results import Criterion
 from dgmm.rows import Rows
 from dgmm.starts import Candidate, settings_for, start_on_sample
+from dgmm.statistics import SufficientStatistics
 from dgmm.types import StartMethod
 from dgmm.workers import threads
 
@@ -329,3 +330,23 @@ def test_starts_that_cannot_win_on_the_sample_are_left(caplog: pytest.LogCapture
     assert set(raced) == set(kept) == set(candidates)
     best = candidates[0]
     np.testing.assert_array_equal(raced[best].means, kept[best].means)
+
+
+def test_a_likelihood_that_means_nothing_leaves_nobody_behind() -> None:
+    """A component on next to nothing has any likelihood: the start that it is in is no measure of the others."""
+    x = clouds()
+    setting = setting_of(x, "full", reg_covar=1e-6)
+    covariances = np.stack([np.eye(D), 1e-14 * np.eye(D)])
+    pair: list[tuple[Candidate, Ascent]] = []
+    for covariance, value in ((covariances, 1e6), (np.stack([np.eye(D)] * 2), -1e3)):
+        mixture = Mixture.gaussian("full", [0.5, 0.5], x[:2], covariance).to_frame(setting.frame)
+        a = Ascent(mixture, setting)
+        a.trajectory, a.log_likelihood, a.remaining_gain = [value, value], value, 0.0
+        a.statistics = SufficientStatistics(value, len(x), np.ones((2, 10)), np.zeros(2, dtype=bool), 0.0)
+        pair.append((Candidate(2, "full"), a))
+    contest = starts.Contest(Criterion.BIC, len(x), 1e-6)
+    contest.leave_hopeless(pair, settled=True)
+    assert [a.left for _, a in pair] == [False, False]
+    pair[0][1].best = pair[1][1].best
+    contest.leave_hopeless(pair, settled=True)
+    assert [a.left for _, a in pair] == [False, True]
