@@ -121,6 +121,7 @@ def selections(short: bool) -> None:
     ocean = ocean[~np.isnan(ocean).any(axis=1)].astype(float)
     known = mixture_rows(20_000 if short else 1_000_000, 3, 6, 3.0)
     top = 3 if short else 12
+    dgmm.select(known[:5000], [2], max_iter=2)  # compiles
     for name, x in (("ocean profiles", ocean[::20] if short else ocean), ("six clusters in 3 dimensions", known)):
 
         def grid(x: np.ndarray = x) -> tuple[float, str]:
