@@ -25,7 +25,7 @@ logger = logging.getLogger("dgmm")
 #: A candidate is dropped once its criterion, with twice the gain it can still hope for, is this much worse than the
 #: best: very strong evidence in the terms of Kass and Raftery (1995).
 MARGIN = STRONG
-#: No candidate is dropped before this pass.
+#: No candidate is dropped before this pass, unless it cannot win on the sample either.
 SETTLED = 6
 
 
@@ -62,9 +62,10 @@ def fit_candidates(
         "profile: %d samples of %d features, %d left out with missing values, in %d segments",
         profile.n_samples, samples.n_features, profile.n_missing, len(samples.grid),
     )  # fmt: skip
-    starts, failures = start_on_sample(
+    found = start_on_sample(
         profile, candidates, options, passes.frame, given, criterion=None if keep_all else criterion
     )
+    starts, failures = dict(found.mixtures), dict(found.failures)
     for c in candidates:
         if c.n_components == 1:
             starts[c] = one_component(get_family(c.covariance_type), settings[c.covariance_type])
@@ -72,7 +73,7 @@ def fit_candidates(
         c: Ascent(start, settings[c.covariance_type], options.tol, options.accelerate) for c, start in starts.items()
     }
     with one_blas_thread:  # or the threads of an M-step would spin on where the next pass wants to compute
-        race = Race(passes, ascents, options, criterion)
+        race = Race(passes, ascents, options, criterion, found.hopes)
         race.run(keep_all=keep_all)
         race.reseed(candidates if len(candidates) == 1 else [race.leader()])
     fits = {}
@@ -95,15 +96,23 @@ class Race:
     options : Training
     criterion : Criterion
         By which they are compared.
+    hopes : dict
+        Candidates that cannot win on the sample -> what they may gain yet, in nats per sample.
     """
 
     def __init__(
-        self, passes: Passes, ascents: dict[Candidate, Ascent], options: Training, criterion: Criterion
+        self,
+        passes: Passes,
+        ascents: dict[Candidate, Ascent],
+        options: Training,
+        criterion: Criterion,
+        hopes: dict[Candidate, float],
     ) -> None:
         self.passes = passes
         self.ascents = ascents
         self.options = options
         self.criterion = criterion
+        self.hopes = hopes
         self.n = passes.profile.n_samples
         self.n_held_out = passes.profile.held_out.count
         #: Candidates that were dropped, after which pass and why.
@@ -126,7 +135,7 @@ class Race:
             revived = [c for c in self.dropped if c == leader or self.may_win(c, leader)]
             for c in revived:
                 del self.dropped[c]
-                self.ascents[c].failure = None
+                self.ascents[c].left = False
             if not revived:
                 break
 
@@ -140,10 +149,11 @@ class Race:
                 self.done, len(step.ascents), leader, ascent.log_likelihood / n, last_gain(ascent.trajectory) / n,
                 ascent.remaining_gain / n, n / seconds,
             )  # fmt: skip
-            if not keep_all and self.done >= SETTLED:
-                for c in self.ascents:
-                    if not self.ascents[c].done and not self.may_win(c, leader):
-                        self.drop(c, leader)
+            for c in () if keep_all else self.ascents:
+                # what cannot win on the sample only shows its criterion on all the data
+                settled = self.done >= SETTLED or (self.done == 1 and c in self.hopes)
+                if settled and not self.ascents[c].done and not self.may_win(c, leader):
+                    self.drop(c, leader)
 
     def _pass_by_pass(
         self, ascents: dict[Candidate, Ascent], history: dict[Candidate, list[tuple[float, float]]]
@@ -224,7 +234,8 @@ class Race:
 
     def hope(self, c: Candidate) -> float:
         """How much lower its criterion may become."""
-        return 2 * self.ascents[c].hope
+        a = self.ascents[c]
+        return 2 * (a.hope if len(a.trajectory) > 1 else self.n * self.hopes.get(c, np.inf))
 
     def may_win(self, c: Candidate, leader: Candidate) -> bool:
         """Whether its criterion, at the limit it can hope for and by a margin, reaches the leader's."""

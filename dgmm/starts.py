@@ -104,6 +104,26 @@ def settings_for(
     return settings
 
 
+@dataclass(frozen=True)
+class Starts:
+    """What the climb on the sample has come to.
+
+    Attributes
+    ----------
+    mixtures : dict
+        Candidate -> its best start, in frame coordinates.
+    failures : dict
+        Candidate -> why there is none.
+    hopes : dict
+        Candidates that were left, since they cannot win on the sample -> what they might still have gained there, in
+        nats per sample.
+    """
+
+    mixtures: dict[Candidate, Mixture]
+    failures: dict[Candidate, str]
+    hopes: dict[Candidate, float]
+
+
 def start_on_sample(
     profile: Profile,
     candidates: Sequence[Candidate],
@@ -112,7 +132,7 @@ def start_on_sample(
     given: Given | None = None,
     *,
     criterion: Criterion | None = None,
-) -> tuple[dict[Candidate, Mixture], dict[Candidate, str]]:
+) -> Starts:
     """The best of ``n_init`` starts of every candidate, converged on the sample, in frame coordinates.
 
     A start that cannot become as good as the best of its candidate on the sample is left where it is, and so is a
@@ -133,10 +153,7 @@ def start_on_sample(
 
     Returns
     -------
-    starts : dict
-        Candidate -> `Mixture`.
-    failures : dict
-        Candidate -> why there is none.
+    Starts
     """
     sizes = sample_sizes(options, len(profile.sample.rows), profile.n_samples)
     several = [c for c in candidates if c.n_components > 1]
@@ -188,7 +205,8 @@ def start_on_sample(
         climbing = {c: _ascent(a.best, settings[c.covariance_type], options) for c, a in best.items() if not a.left}
         _climb_on_sample("sample", list(climbing.items()), larger, SAMPLE_PASSES, contest)
         best |= climbing
-    return {c: a.best for c, a in best.items()}, failures
+    hopes = {c: hope_of(a) / a.setting.moments.count for c, a in best.items() if a.left}
+    return Starts({c: a.best for c, a in best.items()}, failures, hopes)
 
 
 def _most_likely(
@@ -286,13 +304,19 @@ class Contest:
             ranked = sorted(group, key=lambda pair: pair[0])
             best = next((value for value, a in ranked if self._is_sound(a)), np.inf)
             for value, a in ranked:
-                # starts come to plateaus that they leave again: what they have gained so far they may gain once more
-                hope = max(a.hope, a.log_likelihood - a.trajectory[0]) if a.trajectory else np.inf
-                a.left |= (settled or a.converged) and value - 2 * hope > best + CERTAIN
+                a.left |= (settled or a.converged) and value - 2 * hope_of(a) > best + CERTAIN
 
     def _is_sound(self, a: Ascent) -> bool:
         n_rows = round(a.setting.moments.count)
         return a.failure is None and not unsound_components(a.best, a.setting, n_rows, self.reg_covar)
+
+
+def hope_of(a: Ascent) -> float:
+    """What a start may be hoped to gain yet on the sample, in nats.
+
+    Starts come to plateaus that they leave again: what they have gained so far they may gain once more.
+    """
+    return max(a.hope, a.log_likelihood - a.trajectory[0]) if a.trajectory else np.inf
 
 
 def unsound_components(mixture: Mixture, setting: Setting, n: int, reg_covar: float) -> tuple[int, ...]:
