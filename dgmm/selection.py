@@ -70,7 +70,9 @@ def fit_candidates(
         if c.n_components == 1:
             starts[c] = one_component(get_family(c.covariance_type), settings[c.covariance_type])
     ascents = {
-        c: Ascent(start, settings[c.covariance_type], options.tol, options.accelerate) for c, start in starts.items()
+        c: Ascent(starts[c], settings[c.covariance_type], options.tol, options.accelerate)
+        for c in candidates
+        if c in starts
     }
     with one_blas_thread:  # or the threads of an M-step would spin on where the next pass wants to compute
         race = Race(passes, ascents, options, criterion, found.hopes)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from dask.system import CPU_COUNT
@@ -30,16 +29,16 @@ from dgmm.results import Criterion, Standing
 from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Node, merge_all
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import Acceleration, FloatArray
 from dgmm.workers import one_blas_thread
 
 logger = logging.getLogger("dgmm")
 
 #: All starts make this many passes over the start rows; this many of them go on (Biernacki et al. 2003).
 START_PASSES, STARTS_KEPT = 20, 3
-#: No start is left before this pass, nor a candidate that is behind by less than this on the sample: a sample that
-#: prefers another by 50 nats is not mistaken.
-SETTLED, CERTAIN = 6, 100.0
+#: A candidate is hopeless if the sample prefers another by this much beyond all hope, on the scale of -2
+#: log-likelihood: a sample of any size is hardly mistaken by 50 nats.
+CERTAIN = 100.0
 #: Passes over each larger sample, and the share of p/2 nats that may be missing there: what a sample of m rows
 #: leaves undecided is p/2 nats in any case.
 SAMPLE_PASSES, SAMPLE_TOLERANCE = 200, 0.02
@@ -115,8 +114,7 @@ class Starts:
     failures : dict
         Candidate -> why there is none.
     hopes : dict
-        Candidates that were left, since they cannot win on the sample -> what they might still have gained there, in
-        nats per sample.
+        Candidates that cannot win on the sample -> what they might still have gained there, in nats per sample.
     """
 
     mixtures: dict[Candidate, Mixture]
@@ -135,8 +133,7 @@ def start_on_sample(
 ) -> Starts:
     """The best of ``n_init`` starts of every candidate, converged on the sample, in frame coordinates.
 
-    A start that cannot become as good as the best of its candidate on the sample is left where it is, and so is a
-    candidate that cannot become as good as the best by a criterion: if that shows in its first start, it gets no more.
+    After some passes of all starts, a candidate that cannot become as good as the best by a criterion goes no further.
 
     Parameters
     ----------
@@ -159,6 +156,8 @@ def start_on_sample(
     several = [c for c in candidates if c.n_components > 1]
     failures: dict[Candidate, str] = {}
     ascents: list[tuple[Candidate, Ascent]] = []
+    best: dict[Candidate, Ascent] = {}
+    contest = Contest(criterion, profile.n_samples, options.reg_covar)
     if several:
         small = SampleRows(profile.sample.first(sizes[0]), frame)
         x, weights = small.rows.x, small.rows.weights
@@ -167,67 +166,73 @@ def start_on_sample(
         standardised = (x - profile.moments.mean) / deviations
         whitened = _whitened(x, frame, standardised)
         n_init = 1 if given is not None and given.complete else options.n_init
-        labels: dict[int, Iterator[AnyArray]] = {}
         for k in sorted({c.n_components for c in several}):
             if k > len(x):
                 raise InputError(
                     f"n_components={k} is more than the {len(x)} rows of the sample on which starts are tried: "
                     f"raise start_rows ({options.start_rows}) and sample_rows ({options.sample_rows})"
                 )
-            labels[k] = start_labels(options.init_params, standardised, whitened, k, n_init, options.seed, weights)
-
-        def more_starts(wanted: Sequence[Candidate], n: int) -> None:
-            """The next n starts of some candidates; those of one size share their labels."""
-            for k in sorted({c.n_components for c in wanted}):
-                for its_labels in islice(labels[k], n):
-                    for c in (c for c in wanted if c.n_components == k):
+            for labels in start_labels(options.init_params, standardised, whitened, k, n_init, options.seed, weights):
+                for c in several:
+                    if c.n_components == k:
                         setting = settings[c.covariance_type]
                         with one_blas_thread:
-                            start = from_labels(get_family(c.covariance_type), small.rows, its_labels, k, setting)
+                            start = from_labels(get_family(c.covariance_type), small.rows, labels, k, setting)
                             if given is not None:
                                 start = given.replace_in(start, setting.frame)
-                        ascents.append((c, _ascent(start, setting, options)))
-
-        contest = Contest(criterion, profile.n_samples, options.reg_covar)
-        if criterion is not None and n_init > 1:
-            more_starts(several, 1)
-            _climb_on_sample("first starts", ascents, small, SETTLED, contest)
-            more_starts([c for c, a in ascents if not a.left], n_init - 1)
-        else:
-            more_starts(several, n_init)
-        _climb_on_sample("starts", ascents, small, START_PASSES, contest)
-        ascents = [(c, a) for c in several for a in _most_likely(c, ascents, STARTS_KEPT, failures)]
-        _climb_on_sample("best starts", ascents, small, SAMPLE_PASSES, contest)
-    best = {c: a for c in several for a in _most_likely(c, ascents, 1, failures, options.reg_covar)}
+                        # plain EM for as few passes as these: acceleration would cost more than it saves
+                        ascents.append((c, _ascent(start, setting, options, "none")))
+        _climb_on_sample("starts", ascents, small, START_PASSES)
+        best = _best_of(several, ascents, options.reg_covar, failures)
+        hopeless = contest.hopeless(best)
+        kept = [
+            (c, _ascent(a.best, a.setting, options))
+            for c in best
+            if c not in hopeless
+            for a in _most_likely(c, ascents, STARTS_KEPT)
+        ]
+        _climb_on_sample("best starts", kept, small, SAMPLE_PASSES)
+        best = {c: best[c] for c in hopeless} | _best_of(
+            [c for c in best if c not in hopeless], kept, options.reg_covar, failures
+        )
     for size in sizes[1:]:
         larger = SampleRows(profile.sample.first(size), frame)
         settings = settings_for(best, larger.moments, frame, options.reg_covar)
-        climbing = {c: _ascent(a.best, settings[c.covariance_type], options) for c, a in best.items() if not a.left}
-        _climb_on_sample("sample", list(climbing.items()), larger, SAMPLE_PASSES, contest)
+        hopeless = contest.hopeless(best)
+        climbing = {
+            c: _ascent(a.best, settings[c.covariance_type], options) for c, a in best.items() if c not in hopeless
+        }
+        _climb_on_sample("sample", list(climbing.items()), larger, SAMPLE_PASSES)
         best |= climbing
-    hopes = {c: hope_of(a) / a.setting.moments.count for c, a in best.items() if a.left}
-    return Starts({c: a.best for c, a in best.items()}, failures, hopes)
+    return Starts({c: a.best for c, a in best.items()}, failures, contest.hopeless(best))
+
+
+def _best_of(
+    candidates: Sequence[Candidate],
+    ascents: Sequence[tuple[Candidate, Ascent]],
+    reg_covar: float,
+    failures: dict[Candidate, str],
+) -> dict[Candidate, Ascent]:
+    """The most likely sound ascent of each candidate, or the most likely one; says where all have failed."""
+    best = {}
+    for c in candidates:
+        for a in _most_likely(c, ascents, 1, reg_covar):
+            best[c] = a
+        if c not in best:
+            failures[c] = next(str(a.failure) for candidate, a in ascents if candidate == c)
+    return best
 
 
 def _most_likely(
-    c: Candidate,
-    ascents: Sequence[tuple[Candidate, Ascent]],
-    n: int,
-    failures: dict[Candidate, str],
-    reg_covar: float | None = None,
+    c: Candidate, ascents: Sequence[tuple[Candidate, Ascent]], n: int, reg_covar: float | None = None
 ) -> list[Ascent]:
-    """The n most likely of a candidate's ascents; sound ones first, if asked for."""
-    its = [a for candidate, a in ascents if candidate == c]
-    sound = [a for a in its if a.failure is None]
-    if its and not sound:
-        failures[c] = str(its[0].failure)
+    """The n most likely of a candidate's ascents that have not failed; sound ones first, if asked for."""
+    its = [a for candidate, a in ascents if candidate == c and a.failure is None]
 
     def merit(a: Ascent) -> tuple[bool, float]:
-        n_rows = round(a.setting.moments.count)
-        unsound = reg_covar is not None and unsound_components(a.best, a.setting, n_rows, reg_covar)
-        return not unsound, a.log_likelihood
+        return reg_covar is None or is_sound(a, reg_covar), a.log_likelihood
 
-    return sorted(sound, key=merit, reverse=True)[:n]
+    return sorted(its, key=merit, reverse=True)[:n]
 
 
 def sample_sizes(options: Training, n_sample: int, n_samples: int) -> list[int]:
@@ -239,9 +244,9 @@ def sample_sizes(options: Training, n_sample: int, n_samples: int) -> list[int]:
     return [round(first * (last / first) ** (i / levels)) for i in range(levels + 1)]
 
 
-def _ascent(start: Mixture, setting: Setting, options: Training) -> Ascent:
+def _ascent(start: Mixture, setting: Setting, options: Training, acceleration: Acceleration | None = None) -> Ascent:
     tol = SAMPLE_TOLERANCE * 0.5 * start.n_parameters / setting.moments.count
-    return Ascent(start, setting, tol, options.accelerate)
+    return Ascent(start, setting, tol, acceleration or options.accelerate)
 
 
 def _whitened(x: FloatArray, frame: Callable[[FrameKind], Frame], standardised: FloatArray) -> FloatArray:
@@ -252,14 +257,10 @@ def _whitened(x: FloatArray, frame: Callable[[FrameKind], Frame], standardised: 
     return whitening.to_frame((x - whitening.origin).T).T
 
 
-def _climb_on_sample(
-    what: str, starts: Sequence[tuple[Candidate, Ascent]], rows: SampleRows, max_passes: int, contest: Contest
-) -> None:
-    """Climb as far as it is worth."""
-    began, done, ascents = time.perf_counter(), 0, [a for _, a in starts if not a.done]
+def _climb_on_sample(what: str, starts: Sequence[tuple[Candidate, Ascent]], rows: SampleRows, max_passes: int) -> None:
+    began, done, ascents = time.perf_counter(), 0, [a for _, a in starts]
     for step in climb(ascents, rows.accumulate, max_passes):
         done = step.number
-        contest.leave_hopeless(starts, settled=done >= SETTLED)
     components = sum(a.best.n_components for a in ascents)
     logger.info(
         "%s: %d mixtures (%d components) on %d rows of the sample, %d passes, %.1f s",
@@ -269,12 +270,12 @@ def _climb_on_sample(
 
 @dataclass(frozen=True)
 class Contest:
-    """Which starts are not worth going on with on the sample.
+    """Which candidates are not worth going on with on the sample.
 
     Attributes
     ----------
     criterion : Criterion or None
-        By which candidates compete; None where only the starts of each compete with one another.
+        None where every candidate is wanted for its own sake.
     n_samples : int
         Of all the data.
     reg_covar : float
@@ -285,38 +286,39 @@ class Contest:
     reg_covar: float
 
     def value(self, a: Ascent) -> float:
-        """The criterion of all the data if these were as the sample is, brought back to the sample's size."""
-        if a.statistics is None:
+        """The criterion per sample, if all the data were as this sample is."""
+        if a.statistics is None or self.criterion is None:
             return np.inf
         # what rows that are held out would say, on average, is what AIC estimates
-        criterion = Criterion.AIC if self.criterion in (None, Criterion.HELD_OUT) else self.criterion
+        criterion = Criterion.AIC if self.criterion is Criterion.HELD_OUT else self.criterion
         times = self.n_samples / a.setting.moments.count
         log_likelihood, entropy = times * a.log_likelihood, times * a.statistics.entropy
         standing = Standing(log_likelihood, a.best.n_parameters, self.n_samples, entropy, np.nan)
-        return standing.criterion(criterion) / times
+        return standing.criterion(criterion) / self.n_samples
 
-    def leave_hopeless(self, starts: Sequence[tuple[Candidate, Ascent]], *, settled: bool) -> None:
-        """Leave those that cannot reach the best of their competitors; the likelihood of unsound ones means nothing."""
-        groups: dict[Candidate | None, list[tuple[float, Ascent]]] = {}
-        for c, a in starts:
-            groups.setdefault(c if self.criterion is None else None, []).append((self.value(a), a))
-        for group in groups.values():
-            ranked = sorted(group, key=lambda pair: pair[0])
-            best = next((value for value, a in ranked if self._is_sound(a)), np.inf)
-            for value, a in ranked:
-                a.left |= (settled or a.converged) and value - 2 * hope_of(a) > best + CERTAIN
+    def hopeless(self, best: dict[Candidate, Ascent]) -> dict[Candidate, float]:
+        """Those that cannot reach the best sound one -> what they might still gain, in nats per sample.
 
-    def _is_sound(self, a: Ascent) -> bool:
-        n_rows = round(a.setting.moments.count)
-        return a.failure is None and not unsound_components(a.best, a.setting, n_rows, self.reg_covar)
+        Starts come to plateaus that they leave again: what they have gained so far they may gain once more.
+        """
+        values = {c: self.value(a) for c, a in best.items()}
+        ranked = sorted(best, key=lambda c: values[c])
+        leader = next((c for c in ranked if is_sound(best[c], self.reg_covar)), None)
+        if self.criterion is None or leader is None:
+            return {}
+        found = {}
+        for c, a in best.items():
+            m = a.setting.moments.count
+            hope = max(a.hope, a.log_likelihood - a.trajectory[0]) if a.trajectory else np.inf
+            if values[c] - 2 * hope / m > values[leader] + CERTAIN / m:
+                found[c] = hope / m
+        return found
 
 
-def hope_of(a: Ascent) -> float:
-    """What a start may be hoped to gain yet on the sample, in nats.
-
-    Starts come to plateaus that they leave again: what they have gained so far they may gain once more.
-    """
-    return max(a.hope, a.log_likelihood - a.trajectory[0]) if a.trajectory else np.inf
+def is_sound(a: Ascent, reg_covar: float) -> bool:
+    """Whether all components of the best mixture it has seen mean something."""
+    n_rows = round(a.setting.moments.count)
+    return a.failure is None and not unsound_components(a.best, a.setting, n_rows, reg_covar)
 
 
 def unsound_components(mixture: Mixture, setting: Setting, n: int, reg_covar: float) -> tuple[int, ...]:

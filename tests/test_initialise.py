@@ -335,20 +335,30 @@ def test_starts_that_cannot_win_on_the_sample_are_left(caplog: pytest.LogCapture
 
 
 def test_a_likelihood_that_means_nothing_leaves_nobody_behind() -> None:
-    """A component on next to nothing has any likelihood: the start that it is in is no measure of the others."""
+    """A component on next to nothing has any likelihood: the candidate that it is in is no measure of the others."""
     x = clouds()
     setting = setting_of(x, "full", reg_covar=1e-6)
-    covariances = np.stack([np.eye(D), 1e-14 * np.eye(D)])
-    pair: list[tuple[Candidate, Ascent]] = []
-    for covariance, value in ((covariances, 1e6), (np.stack([np.eye(D)] * 2), -1e3)):
-        mixture = Mixture.gaussian("full", [0.5, 0.5], x[:2], covariance).to_frame(setting.frame)
+    narrow, wide = np.stack([np.eye(D), 1e-14 * np.eye(D)]), np.stack([np.eye(D)] * 2)
+    best: dict[Candidate, Ascent] = {}
+    for k, (covariances, value) in enumerate(((narrow, 1e6), (wide, -1e3)), 2):
+        mixture = Mixture.gaussian("full", [0.5, 0.5], x[:2], covariances).to_frame(setting.frame)
         a = Ascent(mixture, setting)
         a.trajectory, a.log_likelihood, a.remaining_gain = [value, value], value, 0.0
         a.statistics = SufficientStatistics(value, len(x), np.ones((2, 10)), np.zeros(2, dtype=bool), 0.0)
-        pair.append((Candidate(2, "full"), a))
+        best[Candidate(k, "full")] = a
     contest = starts.Contest(Criterion.BIC, len(x), 1e-6)
-    contest.leave_hopeless(pair, settled=True)
-    assert [a.left for _, a in pair] == [False, False]
-    pair[0][1].best = pair[1][1].best
-    contest.leave_hopeless(pair, settled=True)
-    assert [a.left for _, a in pair] == [False, True]
+    assert contest.hopeless(best) == {}
+    best[Candidate(2, "full")].best = best[Candidate(3, "full")].best
+    assert set(contest.hopeless(best)) == {Candidate(3, "full")}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_leaving_candidates_on_the_sample_does_not_change_who_wins(seed: int) -> None:
+    r = np.random.default_rng(seed)
+    centres, shapes = 2 * r.normal(size=(8, 3)), np.eye(3) + 0.4 * r.normal(size=(8, 3, 3))
+    labels = r.choice(8, size=12_000, p=r.dirichlet(np.full(8, 3.0)))
+    x = np.einsum("nj,njk->nk", r.normal(size=(12_000, 3)), shapes[labels]) + centres[labels]
+    how: dict[str, Any] = {"n_components": [2, 4, 6, 8, 10], "start_rows": 2000, "n_init": 3, "seed": seed}
+    raced, kept = dgmm.select(x, **how), dgmm.select(x, keep_all=True, **how)
+    assert any(f.state == "dropped at pass 1" for f in raced.fits)
+    assert raced.best.bic <= kept.best.bic + 1
