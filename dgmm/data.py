@@ -133,8 +133,8 @@ class Samples:
         return self.n_features * self.itemsize + 8 * (self.weights is not None)
 
     def with_features(self, names: Sequence[str]) -> Samples:
-        """The same samples with their variables in the order of ``names``, if those are their names."""
-        if tuple(names) == self.features or self.feature_dim or sorted(names) != sorted(self.features):
+        """The same samples with the variables of these names, in this order, if they are all there."""
+        if tuple(names) == self.features or self.feature_dim or not set(names) <= set(self.features):
             return self
         fields = tuple(self.fields[self.features.index(name)] for name in names)
         return replace(self, features=tuple(names), fields=fields)
@@ -237,7 +237,9 @@ def open_samples(
         if opened.ndim < 2:
             raise InputError(f"{name} has shape {opened.shape}: samples and features need two dimensions, (n, d)")
         feature_dim = feature_dim or str(opened.dims[-1])
-        opened = opened.to_dataset(name="data" if opened.name is None else str(opened.name))
+        # an array may be called like its coordinate, as xarray calls one that is made of it
+        named = opened.name is not None and opened.name not in opened.coords
+        opened = opened.to_dataset(name=str(opened.name) if named else "data")
     if isinstance(opened, xr.Dataset):
         if isinstance(weights, str):
             if weights not in opened.variables:
@@ -276,7 +278,7 @@ def _with_weights(samples: Samples, weights: Any) -> Samples:
         fits = tuple(array.shape) == samples.grid.shape
     if not fits:
         raise InputError(
-            f"weights have shape {tuple(weights.shape)}, the samples of {samples.name} {samples.grid.shape} "
+            f"weights have shape {tuple(field.array.shape)}, the samples of {samples.name} {samples.grid.shape} "
             f"({', '.join(samples.dims)}): give one weight for each"
         )
     _check_numeric("weights", samples.name, field)
@@ -449,8 +451,12 @@ def _chunks(name: str, array: Any) -> tuple[int, ...] | None:
         if isinstance(array._data, dask.array.Array):
             array = array._data
         else:
-            found = array.encoding.get("shards") or array.encoding.get("chunks")
-            return tuple(found) if found else None
+            # in the order of the store: a selection may have fewer dimensions, or others first
+            stored = array.encoding.get("shards") or array.encoding.get("chunks")
+            named = array.encoding.get("preferred_chunks")
+            if named and not array.encoding.get("shards"):
+                return tuple(min(int(named.get(dim, n)), n) for dim, n in array.sizes.items())
+            return tuple(stored) if stored and len(stored) == array.ndim else None
     if isinstance(array, dask.array.Array):
         if any(np.isnan(c) for axis in array.chunks for c in axis):
             raise InputError(f"{name} has chunks of unknown size: call compute_chunk_sizes() first")

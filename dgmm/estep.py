@@ -193,7 +193,7 @@ def normalise(joint: FloatArray, weights: FloatArray) -> float:
     np.exp(joint, out=joint)
     total = joint.sum(axis=0)
     joint *= weights / total
-    return float(weights @ (np.log(total) + top))
+    return float((weights * (np.log(total) + top)).sum())
 
 
 def unpack(totals: PassTotals, plan: Plan) -> list[SufficientStatistics]:

@@ -150,13 +150,12 @@ def score_samples(
     overwrite: bool = False,
 ) -> Scored:
     """Score all samples into a Zarr group that appears when it is complete."""
-    mixture = model.mixture
+    mixture, samples = model.mixture, samples.with_features(model.features)
     if samples.n_features != mixture.n_features:
         raise InputError(
-            f"{samples.name} has {samples.n_features} features, the model was fitted on {mixture.n_features} "
-            f"({shortened(model.features)})"
+            f"{samples.name} has {samples.n_features} features ({shortened(samples.features)}), the model was fitted "
+            f"on {mixture.n_features} ({shortened(model.features)}): name those to use (variables, or feature_dim)"
         )
-    samples = samples.with_features(model.features)
     if samples.features != model.features:
         logger.warning("features are named %s, those of the model %s", samples.features[:8], model.features[:8])
     taken = {*VARIABLES} & {*map(str, samples.coords.coords), *samples.dims}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import uuid
@@ -222,6 +223,12 @@ class _BlasLimit:
     """
 
     def __init__(self) -> None:
+        self._reset()
+        # threads do not survive a fork: the child would wait for the keeper for ever
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
         self._keeper: ThreadPoolExecutor | None = None

@@ -537,3 +537,23 @@ def test_datetime_features_keep_their_names() -> None:
     source = xr.DataArray(np.zeros((3, 2)), dims=("s", "time"), coords={"time": days})
     features = open_samples(source, feature_dim="time").features
     assert [f[:10] for f in features] == ["2020-01-01", "2020-02-01"]
+
+
+def test_chunks_go_by_the_name_of_their_dimension(tmp_path: Path) -> None:
+    dataset = xr.Dataset({"a": (("time", "lat", "depth"), np.arange(240.0).reshape(4, 20, 3))})
+    dataset.to_zarr(tmp_path / "d.zarr", zarr_format=3, consolidated=False, encoding={"a": {"chunks": (1, 10, 3)}})
+    lazy = xr.open_zarr(tmp_path / "d.zarr", chunks=None, consolidated=False).a
+    for part, expected in (
+        (lazy, (1, 10, 3)),
+        (lazy.transpose("lat", "time", "depth"), (10, 1, 3)),
+        (lazy.isel(time=0), (10, 3)),
+        (lazy.isel(lat=slice(5)), (1, 5, 3)),
+    ):
+        samples = open_samples(part, feature_dim="depth")
+        assert samples.fields[0].chunks == expected
+        np.testing.assert_array_equal(read_all(samples), part.values.reshape(-1, 3))
+
+
+def test_an_array_may_be_called_like_its_coordinate() -> None:
+    depth = xr.DataArray([[1.0, 2.0], [4.0, 3.0]], {"depth": [0, 5]}, ("n", "depth"), name="depth")
+    np.testing.assert_array_equal(read_all(open_samples(depth)), depth.values)

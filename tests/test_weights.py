@@ -211,7 +211,7 @@ def test_settings_name_the_weights(tmp_path: Path, blobs: np.ndarray) -> None:
     fit = run_train(Train.model_validate(settings))
     assert fit.features == ("a", "b")
     assert fit.bic == dgmm.train(blobs, 3, weights=w).bic
-    scores = dgmm.score(out, tmp_path / "d.zarr", tmp_path / "s.zarr", variables=["a", "b"])
+    scores = dgmm.score(out, tmp_path / "d.zarr", tmp_path / "s.zarr")  # the model knows its variables
     assert (scores.label.values >= 0).all()
 
 
@@ -236,6 +236,7 @@ def test_selection_takes_weights(blobs: np.ndarray) -> None:
         (np.array([1.0, 1.0, np.inf]), r"the weight of sample \(2\) of ndarray is inf"),
         (np.ones(4), r"weights have shape \(4,\), the samples of ndarray \(3,\) \(sample\)"),
         (np.ones((3, 1)), r"weights have shape \(3, 1\)"),
+        ([1.0, 2.0], r"weights have shape \(2,\)"),
         (np.array(["a", "b", "c"]), "weights in ndarray is not numeric"),
         ("area", "ndarray is a single array: hand in the weights as an array, not as 'area'"),
         (np.zeros(3), "no complete row in ndarray: all 3 have a missing value or no weight"),
