@@ -527,15 +527,15 @@ def change_rule(tol: float, unit: float, before: float, *, accelerated: bool = F
     unit : float
         What trajectories are divided by.
     before : float
-        The lower bound before the first evaluation.
+        The lower bound before the first evaluation, maybe of other data: the first value alone is held against it.
     accelerated : bool
         Points may be tried that are rejected: what counts is by how much the best one rises.
     """
 
     def stop(start: Start) -> bool:
-        values = start.trajectory
+        *earlier, last = (value / unit for value in start.trajectory)
         if accelerated:
-            return 0 <= values[-1] / unit - max([before, *(value / unit for value in values[:-1])]) < tol
-        return abs(values[-1] / unit - (values[-2] / unit if len(values) > 1 else before)) < tol
+            return 0 <= last - max(earlier, default=before) < tol
+        return abs(last - (earlier[-1] if earlier else before)) < tol
 
     return stop

@@ -158,6 +158,15 @@ def test_warm_start(kind: str) -> None:
     assert quietly(ours, more).lower_bounds_[0] == pytest.approx(quietly(theirs, X).lower_bounds_[0], abs=1e-10)
 
 
+def test_an_accelerated_warm_start_on_other_data_ends() -> None:
+    model = dgmm.GaussianMixture(3, accelerate="anderson", warm_start=True, tol=1e-6, max_iter=300, random_state=0)
+    model.fit(X)
+    # ten times as wide: no lower bound comes near the last one's
+    model.fit(10 * X)
+    assert model.converged_
+    assert model.n_iter_ < 300
+
+
 def test_fit_predict_is_fit_and_predict() -> None:
     for container in CONTAINERS:
         x = held(X, container)
