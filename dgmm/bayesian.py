@@ -275,6 +275,9 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
     def _expected_mixture(self) -> Mixture:
         return posterior_of(self).expected_mixture
 
+    def _log_scale(self) -> float:
+        return posterior_of(self).log_scale
+
 
 def posterior_of(model: sklearn.mixture.BayesianGaussianMixture) -> Posterior:
     """The posterior of a model's attributes, in the data's units."""

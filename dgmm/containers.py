@@ -175,10 +175,13 @@ class Scorer:
     plan : Plan
         Of the one mixture.
     what : {"label", "probabilities", "log_density"}
+    log_scale : float
+        Added to the log densities of that mixture.
     """
 
     plan: Plan
     what: What
+    log_scale: float = 0.0
 
     @property
     def n_components(self) -> int:
@@ -195,6 +198,8 @@ class Scorer:
         """Scores of complete rows (n, d): shape (n,), or (n, K) for probabilities."""
         scores = score_samples(x, self.plan, probabilities=self.what == "probabilities")
         values: AnyArray = getattr(scores, self.what)
+        if self.what == "log_density":
+            values = values + self.log_scale
         return values.astype(self.dtype(x.dtype), copy=False)
 
     def block(self, block: AnyArray) -> AnyArray:
@@ -233,14 +238,14 @@ def score_chunked(x: Chunked, scorer: Scorer, features: Features) -> dask.array.
     lazy = lazy.rechunk({lazy.ndim - 1: -1})
     wide = scorer.what == "probabilities"
     chunks = (*lazy.chunks[:-1], (scorer.n_components,)) if wide else lazy.chunks[:-1]
-    dtype = scorer.dtype(lazy.dtype)
+    dtype, plan = scorer.dtype(lazy.dtype), scorer.plan
     return lazy.map_blocks(
         partial(Scorer.block, scorer),
         dtype=dtype,
         chunks=chunks,
         drop_axis=None if wide else lazy.ndim - 1,
         meta=np.empty((0,) * len(chunks), dtype=dtype),
-        name=f"{scorer.what}-{dask.base.tokenize(lazy.name, scorer.plan.origin, scorer.plan.packed, scorer.what)}",
+        name=f"{scorer.what}-{dask.base.tokenize(lazy.name, plan.origin, plan.packed, scorer.what, scorer.log_scale)}",
     )
 
 
@@ -287,7 +292,7 @@ class Total:
 class TotalRun:
     """The task of adding up the log densities of a run of segments."""
 
-    plan: Plan
+    scorer: Scorer
 
     def __call__(self, samples: Samples, run: range) -> list[Node[Total]]:
         """Totals of a run."""
@@ -296,13 +301,15 @@ class TotalRun:
             for segment, x in read_ahead(samples, run, samples.read):
                 present = complete_rows(x)
                 kept = x if present is None else x[present]
-                total = float(score_samples(kept, self.plan).log_density.sum())
+                # in double precision, whatever the samples are
+                densities = score_samples(kept, self.scorer.plan).log_density
+                total = float(densities.sum()) + len(kept) * self.scorer.log_scale
                 if not np.isfinite(total):
                     refuse_infinite(samples.name, samples.features, samples.grid, segment, x)
                 grow(stack, Node(0, segment, Total(total, len(kept))))
         return stack
 
 
-def total_log_density(samples: Samples, plan: Plan, workers: Workers) -> Total:
-    """The log-likelihood of all complete rows by the one mixture of a plan."""
-    return merge_all(node for nodes in map_segments(samples, workers, TotalRun(plan)) for node in nodes)
+def total_log_density(samples: Samples, scorer: Scorer, workers: Workers) -> Total:
+    """The sum of the log densities of all complete rows."""
+    return merge_all(node for nodes in map_segments(samples, workers, TotalRun(scorer)) for node in nodes)

@@ -252,6 +252,10 @@ class StreamedMixture:
     def _expected_mixture(self) -> Mixture:
         """The mixture of the fitted attributes whose E-step scores samples."""
 
+    def _log_scale(self) -> float:
+        """What is added to the log densities of that mixture."""
+        return 0.0
+
     def _floor(self, frame: Frame, moments: Moments) -> FloatArray:
         """Added to every covariance, in frame coordinates: `reg_covar` in squared units of the data."""
         forward = frame.forward
@@ -373,7 +377,7 @@ class StreamedMixture:
 
     def _scorer(self, what: What) -> Scorer:
         with one_blas_thread:
-            return Scorer(self._expected_mixture().density_plan(ridge=0.0), what)
+            return Scorer(self._expected_mixture().density_plan(ridge=0.0), what, self._log_scale())
 
     def _remembered(self) -> Features:
         names = tuple(map(str, getattr(self, "feature_names_in_", ())))
@@ -395,7 +399,7 @@ class StreamedMixture:
         if samples.n_features != self.n_features_in_:
             raise InputError(f"samples have {samples.n_features} features, the model has {self.n_features_in_}")
         with workers_for(samples) as workers:
-            total = total_log_density(samples, scorer.plan, workers)
+            total = total_log_density(samples, scorer, workers)
         if not total.count:
             raise InputError(f"no complete row in {samples.name}")
         return total.log_density, total.count
