@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 from dask.system import CPU_COUNT
 
-from dgmm.data import Samples, open_samples
+from dgmm.data import Samples, open_samples, packing, unmasked
 from dgmm.errors import InputError
 from dgmm.estep import score_samples
 from dgmm.passes import map_segments, read_ahead
@@ -204,13 +204,13 @@ class Scorer:
 
     def block(self, block: AnyArray) -> AnyArray:
         """Scores of a block (..., d), -1 or NaN where a value is missing: shape (...), or (..., K)."""
-        x = np.ascontiguousarray(block).reshape(-1, block.shape[-1])
+        x = np.ascontiguousarray(unmasked(block)).reshape(-1, block.shape[-1])
         present = complete_rows(x)
         kept = x if present is None else x[present]
         if kept.dtype.kind == "f" and not np.isfinite(kept).all():
             raise InputError("a sample is infinite: mark it missing (NaN)")
         with one_blas_thread:
-            values = self.rows(kept)
+            values = self.rows(kept).astype(self.dtype(block.dtype), copy=False)
         if present is not None:
             missing = -1 if self.what == "label" else np.nan
             found, values = values, np.full((len(x), *values.shape[1:]), missing, dtype=values.dtype)
@@ -231,6 +231,9 @@ def score_chunked(x: Chunked, scorer: Scorer, features: Features) -> dask.array.
     """Scores in what holds the samples: Dask for Dask and Zarr, a DataArray for xarray; nothing lazy is computed."""
     if isinstance(x, (xr.DataArray, xr.Dataset)):
         return _score_xarray(x, scorer, features)
+    if isinstance(x, zarr.Array) and packing(x):
+        packed = ", ".join(sorted(packing(x)))
+        raise InputError(f"Array is packed ({packed}): open the dataset that it belongs to (xarray.open_zarr)")
     lazy = x if isinstance(x, dask.array.Array) else dask.array.from_zarr(x, chunks=tuple(x.shards or x.chunks))
     if lazy.ndim < 2:
         raise InputError(f"expected samples by features, (n, d), not shape {lazy.shape}")

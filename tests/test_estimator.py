@@ -391,6 +391,31 @@ def test_missing_values_in_chunked_data() -> None:
         assert ours.bic(holder) == pytest.approx(theirs.bic(x[present]))
 
 
+def test_what_a_mask_hides_is_missing() -> None:
+    mask = np.zeros(X.shape, dtype=bool)
+    mask[::7, 1] = True
+    hidden = mask.any(axis=1)
+    model = dgmm.GaussianMixture(3, random_state=0).fit(X)
+    for dtype in (np.float64, np.float32):
+        x = da.ma.masked_array(da.from_array(X.astype(dtype), chunks=(100, 2)), da.from_array(mask, chunks=(100, 2)))
+        for scores, missing in ((model.predict(x), -1), (model.score_samples(x), np.nan)):
+            values = scores.compute()
+            assert type(values) is np.ndarray
+            assert values.dtype == scores.dtype
+            assert_array_equal(values[hidden], missing)
+        assert_array_equal(model.predict(x).compute()[~hidden], model.predict(X.astype(dtype)[~hidden]))
+        assert np.isnan(model.predict_proba(x).compute()[hidden]).all()
+        assert np.isfinite(model.score(x))
+
+
+def test_packed_numbers_are_not_the_values() -> None:
+    packed = zarr.create_array({}, data=(X * 100).astype(np.int16), chunks=(100, 3), attributes={"scale_factor": 0.01})
+    model = dgmm.GaussianMixture(2, random_state=0).fit(X)
+    for use in (model.fit, model.predict, model.score_samples, model.score):
+        with pytest.raises(dgmm.InputError, match=r"is packed \(scale_factor\): open the dataset"):
+            use(packed)
+
+
 def test_ocean_profiles_there_and_back() -> None:
     temperature = dgmm.datasets.ocean_temperature().temperature
     lazy = temperature.chunk({"month": 3, "lat": 45, "depth": 10})
