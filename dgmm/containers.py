@@ -177,11 +177,14 @@ class Scorer:
     what : {"label", "probabilities", "log_density"}
     log_scale : float
         Added to the log densities of that mixture.
+    single : bool
+        Whether the model is of single precision.
     """
 
     plan: Plan
     what: What
     log_scale: float = 0.0
+    single: bool = False
 
     @property
     def n_components(self) -> int:
@@ -189,10 +192,10 @@ class Scorer:
         return self.plan.n_rows
 
     def dtype(self, x: np.dtype[Any]) -> np.dtype[Any]:
-        """Of the scores of samples of this type: single precision stays single, as in scikit-learn."""
+        """Of the scores of samples of this type: single precision if samples and model are, as in scikit-learn."""
         if self.what == "label":
             return np.dtype(np.int64)
-        return np.dtype(np.float32 if x == np.float32 else np.float64)
+        return np.dtype(np.float32 if self.single and x == np.float32 else np.float64)
 
     def rows(self, x: AnyArray) -> AnyArray:
         """Scores of complete rows (n, d): shape (n,), or (n, K) for probabilities."""
@@ -202,15 +205,19 @@ class Scorer:
             values = values + self.log_scale
         return values.astype(self.dtype(x.dtype), copy=False)
 
-    def block(self, block: AnyArray) -> AnyArray:
-        """Scores of a block (..., d), -1 or NaN where a value is missing: shape (...), or (..., K)."""
+    def block(self, block: AnyArray, *, threads: bool = False) -> AnyArray:
+        """Scores of a block (..., d), -1 or NaN where a value is missing: shape (...), or (..., K).
+
+        A block that is a task of many has one core, one that is all there is has all of them (``threads``).
+        """
         x = np.ascontiguousarray(unmasked(block)).reshape(-1, block.shape[-1])
         present = complete_rows(x)
         kept = x if present is None else x[present]
         if kept.dtype.kind == "f" and not np.isfinite(kept).all():
             raise InputError("a sample is infinite: mark it missing (NaN)")
         with one_blas_thread:
-            values = self.rows(kept).astype(self.dtype(block.dtype), copy=False)
+            values = score_array(kept, self) if threads else self.rows(kept)
+        values = values.astype(self.dtype(block.dtype), copy=False)
         if present is not None:
             missing = -1 if self.what == "label" else np.nan
             found, values = values, np.full((len(x), *values.shape[1:]), missing, dtype=values.dtype)
@@ -242,13 +249,14 @@ def score_chunked(x: Chunked, scorer: Scorer, features: Features) -> dask.array.
     wide = scorer.what == "probabilities"
     chunks = (*lazy.chunks[:-1], (scorer.n_components,)) if wide else lazy.chunks[:-1]
     dtype, plan = scorer.dtype(lazy.dtype), scorer.plan
+    token = dask.base.tokenize(lazy.name, plan.origin, plan.packed, scorer.what, scorer.log_scale, scorer.single)
     return lazy.map_blocks(
         partial(Scorer.block, scorer),
         dtype=dtype,
         chunks=chunks,
         drop_axis=None if wide else lazy.ndim - 1,
         meta=np.empty((0,) * len(chunks), dtype=dtype),
-        name=f"{scorer.what}-{dask.base.tokenize(lazy.name, plan.origin, plan.packed, scorer.what, scorer.log_scale)}",
+        name=f"{scorer.what}-{token}",
     )
 
 
@@ -256,12 +264,13 @@ def _score_xarray(x: xr.DataArray | xr.Dataset, scorer: Scorer, features: Featur
     array, dim = as_array(x, features)
     check_features(array.sizes[dim], scorer)
     array = _chunked_as_stored(array)
-    if isinstance(array.data, dask.array.Array):
+    lazy = isinstance(array.data, dask.array.Array)
+    if lazy:
         array = array.chunk({dim: -1})
     wide = scorer.what == "probabilities"
     component = "component" if "component" not in array.dims else "component_"
     scores: xr.DataArray = xr.apply_ufunc(
-        partial(Scorer.block, scorer),
+        partial(Scorer.block, scorer, threads=not lazy),
         array,
         input_core_dims=[[dim]],
         output_core_dims=[[component] if wide else []],

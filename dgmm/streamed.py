@@ -377,7 +377,8 @@ class StreamedMixture:
 
     def _scorer(self, what: What) -> Scorer:
         with one_blas_thread:
-            return Scorer(self._expected_mixture().density_plan(ridge=0.0), what, self._log_scale())
+            plan = self._expected_mixture().density_plan(ridge=0.0)
+        return Scorer(plan, what, self._log_scale(), self.means_.dtype == np.float32)
 
     def _remembered(self) -> Features:
         names = tuple(map(str, getattr(self, "feature_names_in_", ())))

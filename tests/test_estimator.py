@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import dgmm
+import dgmm.containers
 from dgmm.estimator import GaussianMixture
 
 TYPES = ["full", "tied", "diag", "spherical"]
@@ -406,6 +407,37 @@ def test_what_a_mask_hides_is_missing() -> None:
         assert_array_equal(model.predict(x).compute()[~hidden], model.predict(X.astype(dtype)[~hidden]))
         assert np.isnan(model.predict_proba(x).compute()[hidden]).all()
         assert np.isfinite(model.score(x))
+
+
+def test_scores_are_single_precision_if_samples_and_model_are() -> None:
+    for fitted in (np.float32, np.float64):
+        ours = dgmm.GaussianMixture(2, random_state=0).fit(X.astype(fitted))
+        theirs = plain(n_components=2, random_state=0).fit(X.astype(fitted))
+        for dtype in (np.float32, np.float64, np.int64):
+            x = X.astype(dtype)
+            for name in ("predict_proba", "score_samples"):
+                expected = getattr(theirs, name)(x).dtype
+                for container in ("numpy", "dask", "zarr"):
+                    scores = getattr(ours, name)(held(x, container))
+                    assert scores.dtype == np.asarray(scores).dtype == expected
+                assert getattr(ours, name)(xr.DataArray(x)).dtype == expected
+
+
+def test_xarray_in_memory_is_scored_by_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    rows = dgmm.containers.Scorer.rows
+
+    def told(self: Any, x: np.ndarray) -> np.ndarray:
+        seen.add(len(x))
+        return rows(self, x)
+
+    monkeypatch.setattr(dgmm.containers.Scorer, "rows", told)
+    monkeypatch.setattr(dgmm.containers, "BLOCK_ROWS", 100)
+    model = dgmm.GaussianMixture(2, random_state=0).fit(X)
+    labels = model.predict(xr.DataArray(np.where(np.arange(600)[:, None] % 3, X, np.nan)))
+    assert seen == {100}
+    assert_array_equal(labels[1::3], model.predict(X[1::3]))
+    assert (labels[::3] == -1).all()
 
 
 def test_packed_numbers_are_not_the_values() -> None:
