@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 from dask.system import CPU_COUNT
 
-from dgmm.data import Samples, open_samples, packing, unmasked
+from dgmm.data import Samples, open_samples, packing, shortened, unmasked
 from dgmm.errors import InputError
 from dgmm.estep import score_samples
 from dgmm.passes import map_segments, read_ahead
@@ -28,6 +28,8 @@ from dgmm.workers import Workers, one_blas_thread
 BLOCK_ROWS = 65_536
 #: What several dimensions of features are stacked into.
 STACKED = "feature"
+#: Numbers along the features are the same to this share.
+LABEL_ERROR = 1e-9
 
 What = Literal["label", "probabilities", "log_density"]
 LONG_NAMES: dict[What, str] = {
@@ -43,7 +45,7 @@ def is_chunked(x: object) -> bool:
     return isinstance(x, (dask.array.Array, zarr.Array, xr.DataArray, xr.Dataset))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """How to find the features in what is handed in.
 
@@ -53,10 +55,16 @@ class Features:
         Dimensions of an xarray object along which they lie; empty for the last one, or the variables of a dataset.
     names : tuple of str
         Where features have names.
+    labels : ndarray or None
+        The coordinate along the one dimension of features, if there is any: strings, numbers or times.
+    given : bool
+        Whether the dimensions were asked for by name, so that no other will do.
     """
 
     dims: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    labels: AnyArray | None = None
+    given: bool = False
 
 
 def named_features(x: Chunked, dims: str | Sequence[str] | None) -> Features:
@@ -71,7 +79,7 @@ def named_features(x: Chunked, dims: str | Sequence[str] | None) -> Features:
     Raises
     ------
     InputError
-        If there is no such dimension.
+        If there is no such dimension, or the variables of a dataset are not all features.
     """
     wanted = (dims,) if isinstance(dims, str) else tuple(dims or ())
     if not isinstance(x, (xr.DataArray, xr.Dataset)):
@@ -84,18 +92,56 @@ def named_features(x: Chunked, dims: str | Sequence[str] | None) -> Features:
         if dim not in x.dims:
             raise InputError(f"no dimension {dim!r}: it has {', '.join(map(str, x.dims))}")
     if isinstance(x, xr.Dataset):
+        _check_variables(x)
         variables = tuple(sorted(map(str, x.data_vars)))
-        if not wanted and (len(variables) > 1 or (variables and x[variables[0]].ndim == 1)):
+        if not wanted and (len(variables) > 1 or x[variables[0]].ndim == 1):
+            _check_alike(x, variables)
             return Features((), variables)
         if len(variables) != 1:
             raise InputError(
-                f"feature_dims={dims!r} needs one variable, not {', '.join(variables) or 'none'}: choose one (ds[name])"
+                f"feature_dims={dims!r} needs one variable, not {', '.join(variables)}: choose one (ds[name])"
             )
         x = x[variables[0]]
-    wanted = wanted or tuple(map(str, x.dims[-1:]))
-    labels = x.coords[wanted[0]].values if len(wanted) == 1 and wanted[0] in x.coords else np.empty(0)
-    named = len(labels) > 0 and all(isinstance(label, str) for label in labels.tolist())
-    return Features(wanted, tuple(map(str, labels.tolist())) if named else ())
+    _check_dimensions(x)
+    found = wanted or tuple(map(str, x.dims[-1:]))
+    labels = _labels(x, found[0]) if len(found) == 1 else None
+    names = labels.tolist() if labels is not None and labels.dtype.kind == "U" else []
+    return Features(found, tuple(names), labels, bool(wanted))
+
+
+def _check_variables(x: xr.Dataset) -> None:
+    if not x.data_vars:
+        raise InputError("the dataset holds no variables")
+
+
+def _check_dimensions(x: xr.DataArray) -> None:
+    if not x.ndim:
+        raise InputError("a DataArray of shape () has no samples: samples and features need two dimensions, (n, d)")
+
+
+def _check_alike(x: xr.Dataset, variables: Sequence[str]) -> None:
+    """Refuse a dataset of which not all variables can be features."""
+    first = x[variables[0]]
+    choose = 'choose the features (ds[["a", "b"]])'
+    for name in variables:
+        if x[name].dtype.kind not in "fiu":
+            raise InputError(f"{name} in the dataset is not numeric, its dtype is {x[name].dtype}: {choose}")
+        if set(x[name].dims) != set(first.dims):
+            raise InputError(
+                f"variables of the dataset differ in their dimensions, {first.name} ({', '.join(map(str, first.dims))})"
+                f" and {name} ({', '.join(map(str, x[name].dims))}): {choose}"
+            )
+    _check_dimensions(first)
+
+
+def _labels(x: xr.DataArray, dim: str) -> AnyArray | None:
+    """The coordinate along a dimension, strings of one type; None if there is none that can be compared."""
+    if dim not in x.coords:
+        return None
+    labels: AnyArray = x.coords[dim].values
+    if all(isinstance(label, str) for label in labels.tolist()):
+        return np.array(labels.tolist(), dtype=str)
+    return labels if labels.dtype.kind in "fiuMm" else None
 
 
 def as_array(given: xr.DataArray | xr.Dataset, features: Features) -> tuple[xr.DataArray, str]:
@@ -106,44 +152,98 @@ def as_array(given: xr.DataArray | xr.Dataset, features: Features) -> tuple[xr.D
     InputError
         If the features are not there.
     """
-    if isinstance(given, xr.Dataset) and features.names and not features.dims:
+    if isinstance(given, xr.Dataset):
+        _check_variables(given)
         known = ", ".join(map(str, given.data_vars))
-        missing = [name for name in features.names if name not in given]
-        if missing:
-            raise InputError(f"no variable {missing[0]!r} in the dataset: it has {known}")
-        dim = STACKED if STACKED not in given.dims else f"{STACKED}_"
-        return _chunked_as_stored(given[list(features.names)]).to_dataarray(dim), dim
-    if isinstance(given, xr.Dataset) and len(given.data_vars) != 1:
-        raise InputError(f"expected a dataset of one variable, not {', '.join(map(str, given.data_vars)) or 'none'}")
-    x = given[next(iter(given.data_vars))] if isinstance(given, xr.Dataset) else given
-    dims = features.dims if all(dim in x.dims for dim in features.dims) else ()
-    if not dims and len(features.dims) > 1:
-        raise InputError(f"no dimensions {', '.join(features.dims)}: it has {', '.join(map(str, x.dims))}")
-    dims = dims or tuple(map(str, x.dims[-1:]))
+        if features.names and not features.dims:
+            missing = [name for name in features.names if name not in given]
+            if missing:
+                raise InputError(f"no variable {missing[0]!r} in the dataset: it has {known}")
+            dim = STACKED if STACKED not in given.dims else f"{STACKED}_"
+            return _chunked_as_stored(given[list(features.names)]).to_dataarray(dim), dim
+        if len(given.data_vars) != 1:
+            stacked = "" if features.dims else ' or stack them (ds.to_dataarray("feature").transpose(..., "feature"))'
+            raise InputError(
+                f"the model was fitted on an array, not on the variables {known}: choose one (ds[name]){stacked}"
+            )
+        x = given[next(iter(given.data_vars))]
+    else:
+        x = given
+    _check_dimensions(x)
+    missing = [dim for dim in features.dims if dim not in x.dims]
+    if missing and features.given:
+        raise InputError(
+            f"no dimension {missing[0]!r}, along which the features of the fit lie (feature_dims): it has "
+            f"{', '.join(map(str, x.dims))}"
+        )
+    dims = features.dims if features.dims and not missing else tuple(map(str, x.dims[-1:]))
     if len(dims) > 1:
-        x = _chunked_as_stored(x)
+        x = _chunked_as_stored(x, dims)
         dim = STACKED if STACKED not in x.dims else f"{STACKED}_"
         return x.stack({dim: dims}, create_index=False), dim
-    dim = dims[0]
-    if features.names and dim in x.coords:
-        labels = list(map(str, x.coords[dim].values.tolist()))
-        if labels != list(features.names):
-            if sorted(labels) != sorted(features.names):
-                raise InputError(f"features are {', '.join(labels)}, those of the fit {', '.join(features.names)}")
-            return x.sel({dim: list(features.names)}), dim
-    return x, dim
+    return _in_order(x, dims[0], features), dims[0]
 
 
-def _chunked_as_stored(x: Any) -> Any:
-    """With what would be read from a store at once in Dask arrays of its chunks."""
-    variables = [x.variable] if isinstance(x, xr.DataArray) else [x[name].variable for name in x.data_vars]
-    if all(isinstance(v._data, (np.ndarray, dask.array.Array)) for v in variables):
+def _in_order(x: xr.DataArray, dim: str, features: Features) -> xr.DataArray:
+    """With the features in the order of the fit, by their labels; as they are where either has none.
+
+    Raises
+    ------
+    InputError
+        If there are others.
+    """
+    fitted = np.array(features.names) if features.names else features.labels
+    labels = _labels(x, dim)
+    if fitted is None or labels is None:
         return x
-    chunks: dict[Any, int] = {}
-    for v in variables:
-        found = v.encoding.get("shards") or v.encoding.get("chunks") or v.shape
-        chunks |= {dim: max(size, chunks.get(dim, 1)) for dim, size in zip(v.dims, found, strict=True)}
-    return x.chunk(chunks)
+    given = labels
+    if "U" in (given.dtype.kind, fitted.dtype.kind):
+        given, fitted = given.astype(str), fitted.astype(str)
+    there, here = np.argsort(fitted, kind="stable"), np.argsort(given, kind="stable")
+    if len(given) != len(fitted) or not _same(given[here], fitted[there]):
+        raise InputError(
+            f"features are {shortened(list(map(str, labels)))}, those of the fit {shortened(list(map(str, fitted)))}"
+        )
+    order = np.empty_like(here)
+    order[there] = here
+    return x if (order == np.arange(len(order))).all() else x.isel({dim: order})
+
+
+def _same(a: AnyArray, b: AnyArray) -> bool:
+    """Whether labels are the same; numbers to the rounding of the coarser type."""
+    if {a.dtype.kind, b.dtype.kind} <= set("fiu"):
+        error = max(LABEL_ERROR, *(8 * float(np.finfo(v.dtype).eps) for v in (a, b) if v.dtype.kind == "f"), 0.0)
+        return np.allclose(a, b, rtol=error, atol=0, equal_nan=True)
+    return np.array_equal(a, b)
+
+
+def _chunked_as_stored(x: Any, feature_dims: Sequence[str] = ()) -> Any:
+    """With what would be read from a store at once in Dask arrays of its chunks.
+
+    Chunks go by the names of dimensions, whose order and number may have changed since the store was opened. What is
+    stored in no chunks, or under other names, is cut along the samples.
+    """
+    variables = {name: x[name].variable for name in x.data_vars} if isinstance(x, xr.Dataset) else {None: x.variable}
+    if all(isinstance(v._data, (np.ndarray, dask.array.Array)) for v in variables.values()):
+        return x
+    chunks: dict[Any, Any] = {}
+    for v in variables.values():
+        for dim, size in _stored_chunks(v).items():
+            if dim in v.dims:
+                chunks[dim] = max(min(size, v.sizes[dim]), chunks.get(dim, 1))
+    chunks = {dim: -1 if dim in feature_dims else "auto" for dim in x.dims} | chunks
+    # only these: coordinates are not read in chunks
+    cut = {name: v.chunk({dim: chunks[dim] for dim in v.dims}) for name, v in variables.items()}
+    return x.assign(cut) if isinstance(x, xr.Dataset) else x.copy(deep=False, data=cut[None].data)
+
+
+def _stored_chunks(v: xr.Variable) -> dict[Any, int]:
+    """Lengths of the chunks in which a variable is stored, the shards where there are any, by dimension."""
+    chunks = v.encoding.get("preferred_chunks") or {}
+    shards = v.encoding.get("shards") or ()
+    if len(shards) == len(chunks):
+        chunks = dict(zip(chunks, shards, strict=True))
+    return {dim: int(np.max(size)) for dim, size in chunks.items()}
 
 
 def samples_of(x: Chunked, features: Features) -> Samples:
@@ -263,7 +363,7 @@ def score_chunked(x: Chunked, scorer: Scorer, features: Features) -> dask.array.
 def _score_xarray(x: xr.DataArray | xr.Dataset, scorer: Scorer, features: Features) -> xr.DataArray:
     array, dim = as_array(x, features)
     check_features(array.sizes[dim], scorer)
-    array = _chunked_as_stored(array)
+    array = _chunked_as_stored(array, (dim,))
     lazy = isinstance(array.data, dask.array.Array)
     if lazy:
         array = array.chunk({dim: -1})

@@ -10,6 +10,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -281,7 +282,7 @@ class StreamedMixture:
                 raise InputError(f"feature_dims={feature_dims!r} is for xarray objects, not for {type(X).__name__}")
             x = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
             problem = Problem(x, open_samples(x), Features())
-        self._feature_dims = problem.features.dims
+        self._features = problem.features
         return problem
 
     def _fit(self, X: Data, feature_dims: str | Sequence[str] | None) -> Problem:
@@ -382,7 +383,7 @@ class StreamedMixture:
 
     def _remembered(self) -> Features:
         names = tuple(map(str, getattr(self, "feature_names_in_", ())))
-        return Features(getattr(self, "_feature_dims", ()), names)
+        return replace(getattr(self, "_features", Features()), names=names)
 
     def _score(self, what: What, X: Data) -> Any:
         check_is_fitted(self)

@@ -487,7 +487,7 @@ def test_features_of_xarray_objects(tmp_path: Any) -> None:
     model = dgmm.GaussianMixture(3, random_state=0).fit(dataset)
     assert_array_equal(model.feature_names_in_, ["a", "b", "c"])
     assert_same(model, plain(n_components=3, random_state=0).fit(X))
-    labels = model.predict(X) if False else model.predict(dataset[["c", "b", "a"]])
+    labels = model.predict(dataset[["c", "b", "a"]])
     assert_array_equal(labels, model.predict(pd.DataFrame(X, columns=["a", "b", "c"])))
     stacked = dataset.to_dataarray("gas").transpose("s", "gas")
     assert_array_equal(model.predict(stacked), labels)
@@ -501,6 +501,80 @@ def test_features_of_xarray_objects(tmp_path: Any) -> None:
     promised = model.predict(stored)
     assert promised.chunks == ((100,) * 6,)
     assert_array_equal(promised, labels)
+
+
+def test_labels_along_the_features_say_which_is_which() -> None:
+    depth = np.array([0.1, 10.0, 20.0])
+    x = xr.DataArray(X, dims=("time", "depth"), coords={"depth": depth})
+    model = dgmm.GaussianMixture(3, random_state=0).fit(x, feature_dims="depth")
+    expected = model.predict(X)
+    for other in (x, x[:, ::-1], x[:, [2, 0, 1]], x[:, ::-1].chunk(time=100), x[:, ::-1].drop_vars("depth")[:, ::-1]):
+        assert_array_equal(model.predict(other), expected)
+        assert model.score(other) == pytest.approx(model.score(X))
+    assert_array_equal(model.predict(x.assign_coords(depth=depth.astype(np.float32))[:, ::-1]), expected)
+    for wrong in (depth + 1, depth[::-1] * 2, np.array(["a", "b", "c"]), np.array(depth, dtype="datetime64[ns]")):
+        with pytest.raises(dgmm.InputError, match=r"features are .*, those of the fit 0\.1, 10\.0, 20\.0"):
+            model.predict(x.assign_coords(depth=wrong))
+    days = np.array(["2001-01-01", "2001-01-02", "2001-01-03"], dtype="datetime64[ns]")
+    dated = dgmm.GaussianMixture(3, random_state=0).fit(x.assign_coords(depth=days))
+    assert_array_equal(dated.predict(x.assign_coords(depth=days)[:, ::-1]), expected)
+    # where nothing was asked for by name any last dimension will do
+    renamed = x.drop_vars("depth").rename(depth="level")
+    assert_array_equal(dgmm.GaussianMixture(3, random_state=0).fit(x).predict(renamed), expected)
+    for use in (model.predict, model.score):
+        with pytest.raises(dgmm.InputError, match=r"no dimension 'depth'.*feature_dims.*time, level"):
+            use(renamed)
+
+
+def test_what_xarray_cannot_be_fitted_or_scored() -> None:
+    model = dgmm.GaussianMixture(2, random_state=0).fit(X)
+    dataset = xr.Dataset({name: ("s", X[:, i]) for i, name in enumerate("abc")})
+    for use in (model.fit, model.predict, model.score):
+        with pytest.raises(dgmm.InputError, match=r"shape \(\) has no samples"):
+            use(xr.DataArray(1.0))
+        with pytest.raises(dgmm.InputError, match="holds no variables"):
+            use(xr.Dataset(coords={"s": [1, 2]}))
+    with pytest.raises(dgmm.InputError, match=r"shape \(\) has no samples"):
+        model.fit(xr.Dataset({"a": 1.0, "b": 2.0}))
+    for other in (("t", [1.0, 2.0]), ("s", ["x"] * 600), ((), 1.0)):
+        with pytest.raises(dgmm.InputError, match=r'choose the features \(ds\[\["a", "b"\]\]\)'):
+            model.fit(dataset.assign(d=other))
+    model.fit(X)
+    for use in (model.predict, model.score):
+        with pytest.raises(dgmm.InputError, match=r'ds\.to_dataarray\("feature"\)\.transpose\(\.\.\., "feature"\)'):
+            use(dataset)
+    assert_array_equal(model.predict(dataset.to_dataarray("feature").transpose(..., "feature")), model.predict(X))
+
+
+def test_what_is_opened_lazily_is_cut_by_the_names_of_its_dimensions(tmp_path: Any) -> None:
+    r = np.random.default_rng(2)
+    cube = xr.DataArray(
+        r.normal(size=(6, 40, 30, 3)), dims=("m", "lat", "lon", "gas"), coords={"lat": np.arange(40.0)}, name="x"
+    )
+    expected = dgmm.GaussianMixture(2, random_state=0).fit(cube)
+    cube.chunk(m=2, lat=20, lon=15).to_dataset().to_zarr(tmp_path / "s.zarr", zarr_format=3, consolidated=False)
+    stored = xr.open_zarr(tmp_path / "s.zarr", chunks=None, consolidated=False).x
+    parts = [
+        (stored, ((2, 2, 2), (20, 20), (15, 15))),
+        (stored.transpose("lon", "gas", "m", "lat"), ((15, 15), (2, 2, 2), (20, 20))),
+        (stored.isel(m=3), ((20, 20), (15, 15))),
+        (stored.isel(lon=slice(4)), ((2, 2, 2), (20, 20), (4,))),
+        (stored.rename(lat="y"), ((2, 2, 2), (40,), (15, 15))),
+    ]
+    for part, chunks in parts:
+        model = dgmm.GaussianMixture(2, random_state=0, max_iter=2, tol=1e6).fit(part, feature_dims="gas")
+        assert model.n_iter_ == 2
+        promised = model.predict(part)
+        assert promised.chunks == chunks
+        assert_array_equal(promised, model.predict(part.load()))
+    cube.to_netcdf(tmp_path / "s.nc", engine="scipy")
+    with xr.open_dataset(tmp_path / "s.nc", engine="scipy") as file, dask.config.set({"array.chunk-size": "20kiB"}):
+        promised = expected.predict(file.x)
+        assert dask.is_dask_collection(promised)
+        assert promised.data.npartitions > 1
+        assert_array_equal(promised, expected.predict(cube))
+        both = dgmm.GaussianMixture(2, random_state=0).fit(file, feature_dims=["gas", "lat"])
+        assert both.predict(file).dims == ("m", "lon")
 
 
 def test_arrays_of_several_dimensions() -> None:
