@@ -249,8 +249,10 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
             starts.append(self._ascent(posterior_of(maker).to_frame(setting.frame), setting, priors, -np.inf))
         return starts
 
-    def _go_on(self, rows: FloatArray, passes: Passes, setting: Setting) -> VariationalAscent:
-        priors = self._priors(passes.profile.moments, self._maker(rows))
+    def _go_on(self, passes: Passes, setting: Setting) -> VariationalAscent:
+        # all that is checked is the number of features
+        checked = self._maker(np.zeros((2, self.n_features_in_)))
+        priors = self._priors(passes.profile.moments, checked)
         return self._ascent(posterior_of(self).to_frame(setting.frame), setting, priors, self.lower_bound_)
 
     def _ascent(self, start: Posterior, setting: Setting, priors: Priors, before: float) -> VariationalAscent:

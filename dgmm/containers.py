@@ -19,9 +19,9 @@ from dgmm.errors import InputError
 from dgmm.estep import score_samples
 from dgmm.passes import map_segments, read_ahead
 from dgmm.plan import Plan
-from dgmm.profile import complete_rows, refuse_infinite
+from dgmm.profile import Sample, complete_rows, refuse_infinite, row_hashes
 from dgmm.tree import Node, grow, merge_all
-from dgmm.types import AnyArray
+from dgmm.types import AnyArray, FloatArray
 from dgmm.workers import Workers, one_blas_thread
 
 #: Rows of an array in memory that one thread scores at a time.
@@ -256,14 +256,13 @@ def samples_of(x: Chunked, features: Features) -> Samples:
     return open_samples(array.drop_vars([c for c in array.coords if c != dim]), feature_dim=dim)
 
 
-def all_rows(samples: Samples) -> AnyArray:
-    """The complete rows of all samples in C order of their grid, shape (n, d)."""
-    grid = samples.grid
-    regions = [grid.region(i) for i in range(len(grid))]
-    order = np.argsort(np.concatenate([grid.rows(region) for region in regions]))
-    rows = np.concatenate([samples.read(region) for region in regions])[order]
-    present = complete_rows(np.ascontiguousarray(rows))
-    return rows if present is None else rows[present]
+def rows_in_order(sample: Sample, size: int, seed: int) -> FloatArray:
+    """All complete rows of ``size`` in C order of their grid, from a sample that has them all, shape (n, d)."""
+    # no two rows have the same hash
+    hashes = row_hashes(np.arange(size, dtype=np.uint64), seed)
+    by_hash = np.argsort(hashes)
+    numbers = by_hash[np.searchsorted(hashes[by_hash], sample.keys)]
+    return sample.rows.x[np.argsort(numbers)]
 
 
 @dataclass(frozen=True)

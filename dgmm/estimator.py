@@ -279,7 +279,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             starts.append(self._ascent(start, setting, -np.inf))
         return starts
 
-    def _go_on(self, rows: FloatArray, passes: Passes, setting: Setting) -> Ascent:
+    def _go_on(self, passes: Passes, setting: Setting) -> Ascent:
         return self._ascent(self._expected_mixture(), setting, self.lower_bound_)
 
     def _ascent(self, start: Mixture, setting: Setting, before: float) -> Ascent:

@@ -22,9 +22,9 @@ from dgmm.containers import (
     Features,
     Scorer,
     What,
-    all_rows,
     is_chunked,
     named_features,
+    rows_in_order,
     samples_of,
     score_array,
     score_chunked,
@@ -88,13 +88,12 @@ class Problem:
         """The workers for the samples."""
         return workers_for(self.samples)
 
-    def start_rows(self, passes: Passes, limit: int) -> FloatArray:
+    def start_rows(self, passes: Passes, limit: int, seed: int) -> FloatArray:
         """Rows that starts are made of, in double precision: all, or the profile's sample of chunked data."""
         if self.whole:
             return np.asarray(self.source, dtype=np.float64)
-        if self.samples.grid.size <= limit:
-            return np.asarray(all_rows(self.samples), dtype=np.float64)
-        return passes.profile.sample.rows.x
+        sample, size = passes.profile.sample, self.samples.grid.size
+        return rows_in_order(sample, size, seed) if size <= limit else sample.rows.x
 
 
 def workers_for(samples: Samples) -> AbstractContextManager[Workers]:
@@ -238,8 +237,12 @@ class StreamedMixture:
         """``n_init`` starts, made of rows (m, d)."""
 
     @abstractmethod
-    def _go_on(self, rows: FloatArray, passes: Passes, setting: Setting) -> Any:
+    def _go_on(self, passes: Passes, setting: Setting) -> Any:
         """The start that continues from the fitted attributes."""
+
+    @property
+    def _goes_on(self) -> bool:
+        return self.warm_start and hasattr(self, "converged_")
 
     @abstractmethod
     def _unit(self, n_samples: int) -> float:
@@ -314,12 +317,17 @@ class StreamedMixture:
         self.remaining_gain_ = best.remaining_gain / n
         return problem
 
+    @property
+    def _seed(self) -> int:
+        """Of the sample of rows."""
+        return int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0
+
     def _prepare(self, problem: Problem, workers: Workers) -> tuple[Passes, Setting]:
         """The profile pass, and what an M-step needs to know."""
         passes = Passes(
             problem.samples,
             workers,
-            seed=int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0,
+            seed=self._seed,
             sample_rows=1 if problem.whole else self.sample_rows,
             ridge=self._ridge(),
         )
@@ -334,10 +342,9 @@ class StreamedMixture:
         return passes, Setting(frame, moments, self._floor(frame, moments))
 
     def _starts(self, problem: Problem, passes: Passes, setting: Setting) -> list[Any]:
-        rows = problem.start_rows(passes, self.sample_rows)
-        if self.warm_start and hasattr(self, "converged_"):
-            return [self._go_on(rows, passes, setting)]
-        return self._make_starts(rows, passes, setting)
+        if self._goes_on:
+            return [self._go_on(passes, setting)]
+        return self._make_starts(problem.start_rows(passes, self.sample_rows, self._seed), passes, setting)
 
     def _climb(self, starts: Sequence[Start], passes: Passes, n: int) -> None:
         """Passes until all starts have arrived; raises if a component of one collapses, as scikit-learn."""
