@@ -292,6 +292,12 @@ class StreamedMixture:
         """Climb from all starts in shared passes; set the attributes to the best."""
         self._validate_params()  # type: ignore[attr-defined]
         problem = self._problem(X, feature_dims)
+        if self._goes_on:
+            self._check_fitted_for(problem.samples.n_features)
+        elif not problem.whole and self.sample_rows < min(self.n_components, problem.samples.grid.size):
+            raise InputError(
+                f"n_components={self.n_components} cannot start from sample_rows={self.sample_rows} rows: raise it"
+            )
         with problem.open_workers() as workers:
             with one_blas_thread:  # for small matrices others only spin
                 passes, setting = self._prepare(problem, workers)
@@ -315,6 +321,8 @@ class StreamedMixture:
         self.lower_bound_ = self._final(best) / self._unit(n) if bounds else -np.inf
         self.lower_bounds_ = bounds
         self.remaining_gain_ = best.remaining_gain / n
+        if hasattr(self, "selection_"):
+            del self.selection_  # of another fit
         return problem
 
     @property
@@ -340,6 +348,17 @@ class StreamedMixture:
         frame = passes.frame(get_family(self.covariance_type).frame)
         moments = passes.profile.moments.in_frame(frame)
         return passes, Setting(frame, moments, self._floor(frame, moments))
+
+    def _check_fitted_for(self, n_features: int) -> None:
+        """Refuse to go on from what was fitted to something else."""
+        k, d = self.means_.shape
+        wanted = self.n_components, self.covariance_type, n_features
+        fitted = k, fitted_type(self.means_, self.precisions_cholesky_, self.covariance_type), d
+        if wanted != fitted:
+            raise InputError(
+                "n_components, covariance_type and the number of features are {}, {} and {}, but {}, {} and {} in the "
+                "fitted model, from which warm_start cannot go on: set warm_start=False".format(*wanted, *fitted)
+            )
 
     def _starts(self, problem: Problem, passes: Passes, setting: Setting) -> list[Any]:
         if self._goes_on:
@@ -408,6 +427,8 @@ class StreamedMixture:
         if samples.n_features != self.n_features_in_:
             raise InputError(f"samples have {samples.n_features} features, the model has {self.n_features_in_}")
         with workers_for(samples) as workers:
+            if workers.client is not None:
+                samples.check_for_cluster()
             total = total_log_density(samples, scorer, workers)
         if not total.count:
             raise InputError(f"no complete row in {samples.name}")
@@ -433,6 +454,9 @@ class StreamedMixture:
         _copy_attributes(model, new)
         if hasattr(new, "converged_"):
             new.remaining_gain_ = np.inf
+            # arrays of one number for tied Bayesian mixtures
+            new.lower_bound_ = float(np.ravel(model.lower_bound_)[0])
+            new.lower_bounds_ = [float(np.ravel(value)[0]) for value in model.lower_bounds_]
         return new
 
     def to_sklearn(self) -> Any:
@@ -467,7 +491,8 @@ class StreamedMixture:
         check_is_fitted(self)
         k, d = self.means_.shape
         c = np.asarray(self.covariances_, dtype=float)
-        match self.covariance_type:
+        # of the fit: the parameter may have been set since
+        match fitted_type(self.means_, self.precisions_cholesky_, self.covariance_type):
             case "full":
                 variances = np.diagonal(c, axis1=1, axis2=2)
             case "tied":
@@ -506,6 +531,18 @@ def _copy_attributes(source: Any, target: Any, leave: Sequence[str] = ()) -> Non
     for name, value in vars(source).items():
         if name.endswith("_") and not name.startswith("_") and name not in leave:
             setattr(target, name, value)
+
+
+def fitted_type(means: AnyArray, precisions_cholesky: AnyArray, preferred: str) -> str:
+    """The covariance type of scikit-learn's attributes, by their shapes; the preferred one where both would do."""
+    k, d = means.shape
+    if precisions_cholesky.ndim != 2:
+        return "full" if precisions_cholesky.ndim == 3 else "spherical"
+    if d == k == 1 and preferred in ("tied", "diag"):
+        return preferred
+    # as many components as features: roots of precisions are never zero, a triangular factor's half is
+    is_factor = precisions_cholesky.shape == (d, d) and not np.tril(precisions_cholesky, -1).any()
+    return "tied" if is_factor else "diag"
 
 
 def factors_of(covariance_type: str, precisions_cholesky: AnyArray) -> FloatArray:

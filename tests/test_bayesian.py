@@ -153,6 +153,14 @@ def test_many_features(kind: str) -> None:
     assert_allclose(ours.predict_proba(x), theirs.predict_proba(x), atol=1e-8)
 
 
+def test_scikit_learns_go_on_as_ours() -> None:
+    theirs = quietly(plain(n_components=3, covariance_type="tied", random_state=0, max_iter=3, warm_start=True), X)
+    ours = quietly(dgmm.BayesianGaussianMixture.from_sklearn(theirs).set_params(max_iter=200), X)
+    assert ours.converged_ is True
+    assert isinstance(ours.lower_bound_, float)
+    assert_same(ours, quietly(theirs.set_params(max_iter=200), X))
+
+
 def test_copies() -> None:
     model = quietly(dgmm.BayesianGaussianMixture(n_components=3, random_state=0), X)
     assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), model.predict(X))

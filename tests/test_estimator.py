@@ -159,6 +159,31 @@ def test_warm_start(kind: str) -> None:
     assert quietly(ours, more).lower_bounds_[0] == pytest.approx(quietly(theirs, X).lower_bounds_[0], abs=1e-10)
 
 
+def test_a_warm_start_from_something_else_is_refused() -> None:
+    model = dgmm.GaussianMixture(3, random_state=0, warm_start=True).fit(X)
+    for changed in ({"n_components": 2}, {"covariance_type": "tied"}, {"covariance_type": "diag"}):
+        other = clone(model).fit(X).set_params(**changed)
+        for x in (X, held(X, "dask")):
+            with pytest.raises(dgmm.InputError, match=r"but 3, full and 3 in the fitted model.*set warm_start=False"):
+                other.fit(x)
+        other.set_params(warm_start=False).fit(X)
+    with pytest.raises(dgmm.InputError, match=r"are 3, full and 2, but 3, full and 3 in"):
+        model.fit(X[:, :2])
+    # as many components as features, so that the shapes of all covariances are the same
+    for kind, other in (("tied", "diag"), ("diag", "tied")):
+        model = dgmm.GaussianMixture(3, covariance_type=kind, random_state=0, warm_start=True).fit(X)
+        with pytest.raises(dgmm.InputError, match=f"but 3, {kind} and 3"):
+            model.set_params(covariance_type=other).fit(X)
+
+
+def test_more_components_than_rows_of_the_sample() -> None:
+    x = held(X, "dask")
+    with pytest.raises(dgmm.InputError, match="n_components=5 cannot start from sample_rows=4"):
+        dgmm.GaussianMixture(5, sample_rows=4).fit(x)
+    quietly(dgmm.GaussianMixture(5, sample_rows=4, random_state=0, max_iter=1), X)
+    quietly(dgmm.GaussianMixture(5, sample_rows=5, random_state=0, max_iter=1), x)
+
+
 def test_an_accelerated_warm_start_on_other_data_ends() -> None:
     model = dgmm.GaussianMixture(3, accelerate="anderson", warm_start=True, tol=1e-6, max_iter=300, random_state=0)
     model.fit(X)
@@ -338,6 +363,7 @@ class TestBetterSemantics:
         assert clone(model).fit(o).lower_bound_ == pytest.approx(model.lower_bound_, abs=0.02)
         assert model.predict(o).dims == ("eruption",)
         assert dgmm.GaussianMixture.select(X, 2, "diag", n_init=1).predict(X).shape == (600,)
+        assert not hasattr(quietly(model, X), "selection_")
         with pytest.raises(dgmm.InputError, match="criterion"):
             dgmm.GaussianMixture.select(X, 2, criterion="best")
 
@@ -594,6 +620,11 @@ def test_on_a_cluster(client: Any) -> None:
         model = dgmm.GaussianMixture(3, random_state=0).fit(x)
         labels = model.predict(x).compute()
         assert model.score(x) == pytest.approx(model.score(X), rel=1e-12)
+        persisted = x.persist()
+        assert_array_equal(model.predict(persisted).compute(), labels)
+        for use in (model.fit, model.score, model.bic):
+            with pytest.raises(dgmm.InputError, match=r"hand in the array before persist\(\)"):
+                use(persisted)
     assert_same(model, plain(n_components=3, random_state=0).fit(X))
     assert_array_equal(labels, model.predict(X))
 
@@ -642,6 +673,17 @@ def test_a_table_of_components_in_a_notebook() -> None:
         table = dgmm.GaussianMixture(2, covariance_type=kind, random_state=0).fit(frame).components_table()
         assert table.shape == (2, 7)
         assert (table.xs("std", axis=1, level=1) > 0).all(axis=None)
+
+
+def test_a_notebook_shows_the_fitted_type_whatever_is_set_since() -> None:
+    for k in (1, 2, 3):
+        for kind in TYPES:
+            model = dgmm.GaussianMixture(k, covariance_type=kind, random_state=0).fit(X)
+            expected = model.components_table()
+            for other in TYPES:
+                model.set_params(covariance_type=other)
+                pd.testing.assert_frame_equal(model.components_table(), expected)
+                assert '<table class="dataframe"' in model._repr_html_()
 
 
 @pytest.mark.parametrize("kind", TYPES)
