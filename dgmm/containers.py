@@ -41,7 +41,15 @@ Chunked = dask.array.Array | zarr.Array[Any] | xr.DataArray | xr.Dataset
 
 
 def is_chunked(x: object) -> bool:
-    """Whether this is read and scored chunk by chunk; anything else is for scikit-learn to make an array of."""
+    """Whether this is read and scored chunk by chunk; anything else is for scikit-learn to make an array of.
+
+    Raises
+    ------
+    InputError
+        If that would compute a lazy table into memory.
+    """
+    if hasattr(x, "to_dask_array"):
+        raise InputError(f"a Dask {type(x).__name__} is a lazy table: hand in df.to_dask_array(lengths=True)")
     return isinstance(x, (dask.array.Array, zarr.Array, xr.DataArray, xr.Dataset))
 
 

@@ -364,8 +364,12 @@ class TestBetterSemantics:
         assert model.predict(o).dims == ("eruption",)
         assert dgmm.GaussianMixture.select(X, 2, "diag", n_init=1).predict(X).shape == (600,)
         assert not hasattr(quietly(model, X), "selection_")
-        with pytest.raises(dgmm.InputError, match="criterion"):
+        with pytest.raises(dgmm.InputError, match="unknown criterion 'best': use bic"):
             dgmm.GaussianMixture.select(X, 2, criterion="best")
+        with pytest.raises(dgmm.InputError, match="covariance_type is empty"):
+            dgmm.GaussianMixture.select(X, [1], [])
+        with pytest.raises(dgmm.InputError, match="set seed=3 instead"):
+            dgmm.GaussianMixture.select(X, random_state=3)
 
 
 class Counting:
@@ -572,6 +576,20 @@ def test_what_xarray_cannot_be_fitted_or_scored() -> None:
         with pytest.raises(dgmm.InputError, match=r'ds\.to_dataarray\("feature"\)\.transpose\(\.\.\., "feature"\)'):
             use(dataset)
     assert_array_equal(model.predict(dataset.to_dataarray("feature").transpose(..., "feature")), model.predict(X))
+
+
+def test_a_lazy_table_is_not_computed() -> None:
+    frames = pytest.importorskip("dask.dataframe")
+    frame = frames.from_pandas(pd.DataFrame(X, columns=["u", "v", "w"]), npartitions=3)
+    model = dgmm.GaussianMixture(2, random_state=0).fit(X)
+    for use in (model.fit, model.fit_predict, model.predict, model.score, dgmm.GaussianMixture.select):
+        with pytest.raises(dgmm.InputError, match=r"hand in df\.to_dask_array\(lengths=True\)"):
+            use(frame)
+    assert_array_equal(model.predict(frame.to_dask_array(lengths=True)), model.predict(X))
+
+
+def test_public_names() -> None:
+    assert set(dir(dgmm)) == {*dgmm.__all__, "__version__"}
 
 
 def test_what_is_opened_lazily_is_cut_by_the_names_of_its_dimensions(tmp_path: Any) -> None:
