@@ -249,8 +249,10 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
             starts.append(self._ascent(posterior_of(maker).to_frame(setting.frame), setting, priors, -np.inf))
         return starts
 
-    def _go_on(self, rows: FloatArray, passes: Passes, setting: Setting) -> VariationalAscent:
-        priors = self._priors(passes.profile.moments, self._maker(rows))
+    def _go_on(self, passes: Passes, setting: Setting) -> VariationalAscent:
+        # all that is checked is the number of features
+        checked = self._maker(np.zeros((2, self.n_features_in_)))
+        priors = self._priors(passes.profile.moments, checked)
         return self._ascent(posterior_of(self).to_frame(setting.frame), setting, priors, self.lower_bound_)
 
     def _ascent(self, start: Posterior, setting: Setting, priors: Priors, before: float) -> VariationalAscent:
@@ -274,6 +276,9 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
 
     def _expected_mixture(self) -> Mixture:
         return posterior_of(self).expected_mixture
+
+    def _log_scale(self) -> float:
+        return posterior_of(self).log_scale
 
 
 def posterior_of(model: sklearn.mixture.BayesianGaussianMixture) -> Posterior:

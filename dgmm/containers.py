@@ -14,20 +14,22 @@ import xarray as xr
 import zarr
 from dask.system import CPU_COUNT
 
-from dgmm.data import Samples, open_samples
+from dgmm.data import Samples, open_samples, packing, shortened, unmasked
 from dgmm.errors import InputError
 from dgmm.estep import score_samples
 from dgmm.passes import map_segments, read_ahead
 from dgmm.plan import Plan
-from dgmm.profile import complete_rows, refuse_infinite
+from dgmm.profile import Sample, complete_rows, refuse_infinite, row_hashes
 from dgmm.tree import Node, grow, merge_all
-from dgmm.types import AnyArray
+from dgmm.types import AnyArray, FloatArray
 from dgmm.workers import Workers, one_blas_thread
 
 #: Rows of an array in memory that one thread scores at a time.
 BLOCK_ROWS = 65_536
 #: What several dimensions of features are stacked into.
 STACKED = "feature"
+#: Numbers along the features are the same to this share.
+LABEL_ERROR = 1e-9
 
 What = Literal["label", "probabilities", "log_density"]
 LONG_NAMES: dict[What, str] = {
@@ -39,11 +41,19 @@ Chunked = dask.array.Array | zarr.Array[Any] | xr.DataArray | xr.Dataset
 
 
 def is_chunked(x: object) -> bool:
-    """Whether this is read and scored chunk by chunk; anything else is for scikit-learn to make an array of."""
+    """Whether this is read and scored chunk by chunk; anything else is for scikit-learn to make an array of.
+
+    Raises
+    ------
+    InputError
+        If that would compute a lazy table into memory.
+    """
+    if hasattr(x, "to_dask_array"):
+        raise InputError(f"a Dask {type(x).__name__} is a lazy table: hand in df.to_dask_array(lengths=True)")
     return isinstance(x, (dask.array.Array, zarr.Array, xr.DataArray, xr.Dataset))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """How to find the features in what is handed in.
 
@@ -53,10 +63,16 @@ class Features:
         Dimensions of an xarray object along which they lie; empty for the last one, or the variables of a dataset.
     names : tuple of str
         Where features have names.
+    labels : ndarray or None
+        The coordinate along the one dimension of features, if there is any: strings, numbers or times.
+    given : bool
+        Whether the dimensions were asked for by name, so that no other will do.
     """
 
     dims: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    labels: AnyArray | None = None
+    given: bool = False
 
 
 def named_features(x: Chunked, dims: str | Sequence[str] | None) -> Features:
@@ -71,7 +87,7 @@ def named_features(x: Chunked, dims: str | Sequence[str] | None) -> Features:
     Raises
     ------
     InputError
-        If there is no such dimension.
+        If there is no such dimension, or the variables of a dataset are not all features.
     """
     wanted = (dims,) if isinstance(dims, str) else tuple(dims or ())
     if not isinstance(x, (xr.DataArray, xr.Dataset)):
@@ -84,18 +100,56 @@ def named_features(x: Chunked, dims: str | Sequence[str] | None) -> Features:
         if dim not in x.dims:
             raise InputError(f"no dimension {dim!r}: it has {', '.join(map(str, x.dims))}")
     if isinstance(x, xr.Dataset):
+        _check_variables(x)
         variables = tuple(sorted(map(str, x.data_vars)))
-        if not wanted and (len(variables) > 1 or (variables and x[variables[0]].ndim == 1)):
+        if not wanted and (len(variables) > 1 or x[variables[0]].ndim == 1):
+            _check_alike(x, variables)
             return Features((), variables)
         if len(variables) != 1:
             raise InputError(
-                f"feature_dims={dims!r} needs one variable, not {', '.join(variables) or 'none'}: choose one (ds[name])"
+                f"feature_dims={dims!r} needs one variable, not {', '.join(variables)}: choose one (ds[name])"
             )
         x = x[variables[0]]
-    wanted = wanted or tuple(map(str, x.dims[-1:]))
-    labels = x.coords[wanted[0]].values if len(wanted) == 1 and wanted[0] in x.coords else np.empty(0)
-    named = len(labels) > 0 and all(isinstance(label, str) for label in labels.tolist())
-    return Features(wanted, tuple(map(str, labels.tolist())) if named else ())
+    _check_dimensions(x)
+    found = wanted or tuple(map(str, x.dims[-1:]))
+    labels = _labels(x, found[0]) if len(found) == 1 else None
+    names = labels.tolist() if labels is not None and labels.dtype.kind == "U" else []
+    return Features(found, tuple(names), labels, bool(wanted))
+
+
+def _check_variables(x: xr.Dataset) -> None:
+    if not x.data_vars:
+        raise InputError("the dataset holds no variables")
+
+
+def _check_dimensions(x: xr.DataArray) -> None:
+    if not x.ndim:
+        raise InputError("a DataArray of shape () has no samples: samples and features need two dimensions, (n, d)")
+
+
+def _check_alike(x: xr.Dataset, variables: Sequence[str]) -> None:
+    """Refuse a dataset of which not all variables can be features."""
+    first = x[variables[0]]
+    choose = 'choose the features (ds[["a", "b"]])'
+    for name in variables:
+        if x[name].dtype.kind not in "fiu":
+            raise InputError(f"{name} in the dataset is not numeric, its dtype is {x[name].dtype}: {choose}")
+        if set(x[name].dims) != set(first.dims):
+            raise InputError(
+                f"variables of the dataset differ in their dimensions, {first.name} ({', '.join(map(str, first.dims))})"
+                f" and {name} ({', '.join(map(str, x[name].dims))}): {choose}"
+            )
+    _check_dimensions(first)
+
+
+def _labels(x: xr.DataArray, dim: str) -> AnyArray | None:
+    """The coordinate along a dimension, strings of one type; None if there is none that can be compared."""
+    if dim not in x.coords:
+        return None
+    labels: AnyArray = x.coords[dim].values
+    if all(isinstance(label, str) for label in labels.tolist()):
+        return np.array(labels.tolist(), dtype=str)
+    return labels if labels.dtype.kind in "fiuMm" else None
 
 
 def as_array(given: xr.DataArray | xr.Dataset, features: Features) -> tuple[xr.DataArray, str]:
@@ -106,44 +160,98 @@ def as_array(given: xr.DataArray | xr.Dataset, features: Features) -> tuple[xr.D
     InputError
         If the features are not there.
     """
-    if isinstance(given, xr.Dataset) and features.names and not features.dims:
+    if isinstance(given, xr.Dataset):
+        _check_variables(given)
         known = ", ".join(map(str, given.data_vars))
-        missing = [name for name in features.names if name not in given]
-        if missing:
-            raise InputError(f"no variable {missing[0]!r} in the dataset: it has {known}")
-        dim = STACKED if STACKED not in given.dims else f"{STACKED}_"
-        return _chunked_as_stored(given[list(features.names)]).to_dataarray(dim), dim
-    if isinstance(given, xr.Dataset) and len(given.data_vars) != 1:
-        raise InputError(f"expected a dataset of one variable, not {', '.join(map(str, given.data_vars)) or 'none'}")
-    x = given[next(iter(given.data_vars))] if isinstance(given, xr.Dataset) else given
-    dims = features.dims if all(dim in x.dims for dim in features.dims) else ()
-    if not dims and len(features.dims) > 1:
-        raise InputError(f"no dimensions {', '.join(features.dims)}: it has {', '.join(map(str, x.dims))}")
-    dims = dims or tuple(map(str, x.dims[-1:]))
+        if features.names and not features.dims:
+            missing = [name for name in features.names if name not in given]
+            if missing:
+                raise InputError(f"no variable {missing[0]!r} in the dataset: it has {known}")
+            dim = STACKED if STACKED not in given.dims else f"{STACKED}_"
+            return _chunked_as_stored(given[list(features.names)]).to_dataarray(dim), dim
+        if len(given.data_vars) != 1:
+            stacked = "" if features.dims else ' or stack them (ds.to_dataarray("feature").transpose(..., "feature"))'
+            raise InputError(
+                f"the model was fitted on an array, not on the variables {known}: choose one (ds[name]){stacked}"
+            )
+        x = given[next(iter(given.data_vars))]
+    else:
+        x = given
+    _check_dimensions(x)
+    missing = [dim for dim in features.dims if dim not in x.dims]
+    if missing and features.given:
+        raise InputError(
+            f"no dimension {missing[0]!r}, along which the features of the fit lie (feature_dims): it has "
+            f"{', '.join(map(str, x.dims))}"
+        )
+    dims = features.dims if features.dims and not missing else tuple(map(str, x.dims[-1:]))
     if len(dims) > 1:
-        x = _chunked_as_stored(x)
+        x = _chunked_as_stored(x, dims)
         dim = STACKED if STACKED not in x.dims else f"{STACKED}_"
         return x.stack({dim: dims}, create_index=False), dim
-    dim = dims[0]
-    if features.names and dim in x.coords:
-        labels = list(map(str, x.coords[dim].values.tolist()))
-        if labels != list(features.names):
-            if sorted(labels) != sorted(features.names):
-                raise InputError(f"features are {', '.join(labels)}, those of the fit {', '.join(features.names)}")
-            return x.sel({dim: list(features.names)}), dim
-    return x, dim
+    return _in_order(x, dims[0], features), dims[0]
 
 
-def _chunked_as_stored(x: Any) -> Any:
-    """With what would be read from a store at once in Dask arrays of its chunks."""
-    variables = [x.variable] if isinstance(x, xr.DataArray) else [x[name].variable for name in x.data_vars]
-    if all(isinstance(v._data, (np.ndarray, dask.array.Array)) for v in variables):
+def _in_order(x: xr.DataArray, dim: str, features: Features) -> xr.DataArray:
+    """With the features in the order of the fit, by their labels; as they are where either has none.
+
+    Raises
+    ------
+    InputError
+        If there are others.
+    """
+    fitted = np.array(features.names) if features.names else features.labels
+    labels = _labels(x, dim)
+    if fitted is None or labels is None:
         return x
-    chunks: dict[Any, int] = {}
-    for v in variables:
-        found = v.encoding.get("shards") or v.encoding.get("chunks") or v.shape
-        chunks |= {dim: max(size, chunks.get(dim, 1)) for dim, size in zip(v.dims, found, strict=True)}
-    return x.chunk(chunks)
+    given = labels
+    if "U" in (given.dtype.kind, fitted.dtype.kind):
+        given, fitted = given.astype(str), fitted.astype(str)
+    there, here = np.argsort(fitted, kind="stable"), np.argsort(given, kind="stable")
+    if len(given) != len(fitted) or not _same(given[here], fitted[there]):
+        raise InputError(
+            f"features are {shortened(list(map(str, labels)))}, those of the fit {shortened(list(map(str, fitted)))}"
+        )
+    order = np.empty_like(here)
+    order[there] = here
+    return x if (order == np.arange(len(order))).all() else x.isel({dim: order})
+
+
+def _same(a: AnyArray, b: AnyArray) -> bool:
+    """Whether labels are the same; numbers to the rounding of the coarser type."""
+    if {a.dtype.kind, b.dtype.kind} <= set("fiu"):
+        error = max(LABEL_ERROR, *(8 * float(np.finfo(v.dtype).eps) for v in (a, b) if v.dtype.kind == "f"), 0.0)
+        return np.allclose(a, b, rtol=error, atol=0, equal_nan=True)
+    return np.array_equal(a, b)
+
+
+def _chunked_as_stored(x: Any, feature_dims: Sequence[str] = ()) -> Any:
+    """With what would be read from a store at once in Dask arrays of its chunks.
+
+    Chunks go by the names of dimensions, whose order and number may have changed since the store was opened. What is
+    stored in no chunks, or under other names, is cut along the samples.
+    """
+    variables = {name: x[name].variable for name in x.data_vars} if isinstance(x, xr.Dataset) else {None: x.variable}
+    if all(isinstance(v._data, (np.ndarray, dask.array.Array)) for v in variables.values()):
+        return x
+    chunks: dict[Any, Any] = {}
+    for v in variables.values():
+        for dim, size in _stored_chunks(v).items():
+            if dim in v.dims:
+                chunks[dim] = max(min(size, v.sizes[dim]), chunks.get(dim, 1))
+    chunks = {dim: -1 if dim in feature_dims else "auto" for dim in x.dims} | chunks
+    # only these: coordinates are not read in chunks
+    cut = {name: v.chunk({dim: chunks[dim] for dim in v.dims}) for name, v in variables.items()}
+    return x.assign(cut) if isinstance(x, xr.Dataset) else x.copy(deep=False, data=cut[None].data)
+
+
+def _stored_chunks(v: xr.Variable) -> dict[Any, int]:
+    """Lengths of the chunks in which a variable is stored, the shards where there are any, by dimension."""
+    chunks = v.encoding.get("preferred_chunks") or {}
+    shards = v.encoding.get("shards") or ()
+    if len(shards) == len(chunks):
+        chunks = dict(zip(chunks, shards, strict=True))
+    return {dim: int(np.max(size)) for dim, size in chunks.items()}
 
 
 def samples_of(x: Chunked, features: Features) -> Samples:
@@ -156,14 +264,13 @@ def samples_of(x: Chunked, features: Features) -> Samples:
     return open_samples(array.drop_vars([c for c in array.coords if c != dim]), feature_dim=dim)
 
 
-def all_rows(samples: Samples) -> AnyArray:
-    """The complete rows of all samples in C order of their grid, shape (n, d)."""
-    grid = samples.grid
-    regions = [grid.region(i) for i in range(len(grid))]
-    order = np.argsort(np.concatenate([grid.rows(region) for region in regions]))
-    rows = np.concatenate([samples.read(region) for region in regions])[order]
-    present = complete_rows(np.ascontiguousarray(rows))
-    return rows if present is None else rows[present]
+def rows_in_order(sample: Sample, size: int, seed: int) -> FloatArray:
+    """All complete rows of ``size`` in C order of their grid, from a sample that has them all, shape (n, d)."""
+    # no two rows have the same hash
+    hashes = row_hashes(np.arange(size, dtype=np.uint64), seed)
+    by_hash = np.argsort(hashes)
+    numbers = by_hash[np.searchsorted(hashes[by_hash], sample.keys)]
+    return sample.rows.x[np.argsort(numbers)]
 
 
 @dataclass(frozen=True)
@@ -175,10 +282,16 @@ class Scorer:
     plan : Plan
         Of the one mixture.
     what : {"label", "probabilities", "log_density"}
+    log_scale : float
+        Added to the log densities of that mixture.
+    single : bool
+        Whether the model is of single precision.
     """
 
     plan: Plan
     what: What
+    log_scale: float = 0.0
+    single: bool = False
 
     @property
     def n_components(self) -> int:
@@ -186,26 +299,32 @@ class Scorer:
         return self.plan.n_rows
 
     def dtype(self, x: np.dtype[Any]) -> np.dtype[Any]:
-        """Of the scores of samples of this type: single precision stays single, as in scikit-learn."""
+        """Of the scores of samples of this type: single precision if samples and model are, as in scikit-learn."""
         if self.what == "label":
             return np.dtype(np.int64)
-        return np.dtype(np.float32 if x == np.float32 else np.float64)
+        return np.dtype(np.float32 if self.single and x == np.float32 else np.float64)
 
     def rows(self, x: AnyArray) -> AnyArray:
         """Scores of complete rows (n, d): shape (n,), or (n, K) for probabilities."""
         scores = score_samples(x, self.plan, probabilities=self.what == "probabilities")
         values: AnyArray = getattr(scores, self.what)
+        if self.what == "log_density":
+            values = values + self.log_scale
         return values.astype(self.dtype(x.dtype), copy=False)
 
-    def block(self, block: AnyArray) -> AnyArray:
-        """Scores of a block (..., d), -1 or NaN where a value is missing: shape (...), or (..., K)."""
-        x = np.ascontiguousarray(block).reshape(-1, block.shape[-1])
+    def block(self, block: AnyArray, *, threads: bool = False) -> AnyArray:
+        """Scores of a block (..., d), -1 or NaN where a value is missing: shape (...), or (..., K).
+
+        A block that is a task of many has one core, one that is all there is has all of them (``threads``).
+        """
+        x = np.ascontiguousarray(unmasked(block)).reshape(-1, block.shape[-1])
         present = complete_rows(x)
         kept = x if present is None else x[present]
         if kept.dtype.kind == "f" and not np.isfinite(kept).all():
             raise InputError("a sample is infinite: mark it missing (NaN)")
         with one_blas_thread:
-            values = self.rows(kept)
+            values = score_array(kept, self) if threads else self.rows(kept)
+        values = values.astype(self.dtype(block.dtype), copy=False)
         if present is not None:
             missing = -1 if self.what == "label" else np.nan
             found, values = values, np.full((len(x), *values.shape[1:]), missing, dtype=values.dtype)
@@ -226,6 +345,9 @@ def score_chunked(x: Chunked, scorer: Scorer, features: Features) -> dask.array.
     """Scores in what holds the samples: Dask for Dask and Zarr, a DataArray for xarray; nothing lazy is computed."""
     if isinstance(x, (xr.DataArray, xr.Dataset)):
         return _score_xarray(x, scorer, features)
+    if isinstance(x, zarr.Array) and packing(x):
+        packed = ", ".join(sorted(packing(x)))
+        raise InputError(f"Array is packed ({packed}): open the dataset that it belongs to (xarray.open_zarr)")
     lazy = x if isinstance(x, dask.array.Array) else dask.array.from_zarr(x, chunks=tuple(x.shards or x.chunks))
     if lazy.ndim < 2:
         raise InputError(f"expected samples by features, (n, d), not shape {lazy.shape}")
@@ -233,27 +355,29 @@ def score_chunked(x: Chunked, scorer: Scorer, features: Features) -> dask.array.
     lazy = lazy.rechunk({lazy.ndim - 1: -1})
     wide = scorer.what == "probabilities"
     chunks = (*lazy.chunks[:-1], (scorer.n_components,)) if wide else lazy.chunks[:-1]
-    dtype = scorer.dtype(lazy.dtype)
+    dtype, plan = scorer.dtype(lazy.dtype), scorer.plan
+    token = dask.base.tokenize(lazy.name, plan.origin, plan.packed, scorer.what, scorer.log_scale, scorer.single)
     return lazy.map_blocks(
         partial(Scorer.block, scorer),
         dtype=dtype,
         chunks=chunks,
         drop_axis=None if wide else lazy.ndim - 1,
         meta=np.empty((0,) * len(chunks), dtype=dtype),
-        name=f"{scorer.what}-{dask.base.tokenize(lazy.name, scorer.plan.origin, scorer.plan.packed, scorer.what)}",
+        name=f"{scorer.what}-{token}",
     )
 
 
 def _score_xarray(x: xr.DataArray | xr.Dataset, scorer: Scorer, features: Features) -> xr.DataArray:
     array, dim = as_array(x, features)
     check_features(array.sizes[dim], scorer)
-    array = _chunked_as_stored(array)
-    if isinstance(array.data, dask.array.Array):
+    array = _chunked_as_stored(array, (dim,))
+    lazy = isinstance(array.data, dask.array.Array)
+    if lazy:
         array = array.chunk({dim: -1})
     wide = scorer.what == "probabilities"
     component = "component" if "component" not in array.dims else "component_"
     scores: xr.DataArray = xr.apply_ufunc(
-        partial(Scorer.block, scorer),
+        partial(Scorer.block, scorer, threads=not lazy),
         array,
         input_core_dims=[[dim]],
         output_core_dims=[[component] if wide else []],
@@ -287,7 +411,7 @@ class Total:
 class TotalRun:
     """The task of adding up the log densities of a run of segments."""
 
-    plan: Plan
+    scorer: Scorer
 
     def __call__(self, samples: Samples, run: range) -> list[Node[Total]]:
         """Totals of a run."""
@@ -296,13 +420,15 @@ class TotalRun:
             for segment, x in read_ahead(samples, run, samples.read):
                 present = complete_rows(x)
                 kept = x if present is None else x[present]
-                total = float(score_samples(kept, self.plan).log_density.sum())
+                # in double precision, whatever the samples are
+                densities = score_samples(kept, self.scorer.plan).log_density
+                total = float(densities.sum()) + len(kept) * self.scorer.log_scale
                 if not np.isfinite(total):
                     refuse_infinite(samples.name, samples.features, samples.grid, segment, x)
                 grow(stack, Node(0, segment, Total(total, len(kept))))
         return stack
 
 
-def total_log_density(samples: Samples, plan: Plan, workers: Workers) -> Total:
-    """The log-likelihood of all complete rows by the one mixture of a plan."""
-    return merge_all(node for nodes in map_segments(samples, workers, TotalRun(plan)) for node in nodes)
+def total_log_density(samples: Samples, scorer: Scorer, workers: Workers) -> Total:
+    """The sum of the log densities of all complete rows."""
+    return merge_all(node for nodes in map_segments(samples, workers, TotalRun(scorer)) for node in nodes)

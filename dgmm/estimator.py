@@ -72,7 +72,8 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         of units changes nothing.
     stop : {'change', 'remaining_gain'}, default='change'
         Whether `tol` is held against the last change of the lower bound, as in scikit-learn, or against the estimated
-        gain still to come, which is what matters and may be many times larger.
+        gain still to come, which is what matters and may be many times larger; there it is never taken below 0.1 % of
+        p/2 nats in total, p the number of parameters.
     sample_rows : int, default=100_000
         Dask, Zarr and xarray data with more rows than this start from a random sample of so many. Other arrays start
         from all their rows, as in scikit-learn.
@@ -208,15 +209,20 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         Returns
         -------
         GaussianMixture
-            The best candidate, fitted, with the parameters that would fit it again; ``selection_`` has the others.
+            The best candidate, fitted, with the parameters that would nearly fit it again: ``start_rows``,
+            ``worst_rows``, ``holdout`` and ``compute_dtype`` are not kept. ``selection_`` has the others.
         """
+        if "random_state" in training:
+            raise InputError(f"select() has no random_state: set seed={training['random_state']!r} instead")
         options = validated(Training, training)
         kinds = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
         ks = check_components(list(n_components) if isinstance(n_components, Iterable) else n_components)
+        if not kinds:
+            raise InputError("covariance_type is empty: name at least one covariance type")
         for kind in kinds:
             get_family(kind)
-        if not kinds or criterion not in list(Criterion):
-            raise InputError(f"criterion must be {', '.join(Criterion)}, not {criterion!r}, and covariance_type named")
+        if criterion not in list(Criterion):
+            raise InputError(f"unknown criterion {criterion!r}: use {', '.join(Criterion)}")
         model = cls()
         problem = model._problem(X, feature_dims)
         with problem.open_workers() as workers:
@@ -279,7 +285,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             starts.append(self._ascent(start, setting, -np.inf))
         return starts
 
-    def _go_on(self, rows: FloatArray, passes: Passes, setting: Setting) -> Ascent:
+    def _go_on(self, passes: Passes, setting: Setting) -> Ascent:
         return self._ascent(self._expected_mixture(), setting, self.lower_bound_)
 
     def _ascent(self, start: Mixture, setting: Setting, before: float) -> Ascent:

@@ -10,6 +10,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -21,9 +22,9 @@ from dgmm.containers import (
     Features,
     Scorer,
     What,
-    all_rows,
     is_chunked,
     named_features,
+    rows_in_order,
     samples_of,
     score_array,
     score_chunked,
@@ -87,13 +88,12 @@ class Problem:
         """The workers for the samples."""
         return workers_for(self.samples)
 
-    def start_rows(self, passes: Passes, limit: int) -> FloatArray:
+    def start_rows(self, passes: Passes, limit: int, seed: int) -> FloatArray:
         """Rows that starts are made of, in double precision: all, or the profile's sample of chunked data."""
         if self.whole:
             return np.asarray(self.source, dtype=np.float64)
-        if self.samples.grid.size <= limit:
-            return np.asarray(all_rows(self.samples), dtype=np.float64)
-        return passes.profile.sample.rows.x
+        sample, size = passes.profile.sample, self.samples.grid.size
+        return rows_in_order(sample, size, seed) if size <= limit else sample.rows.x
 
 
 def workers_for(samples: Samples) -> AbstractContextManager[Workers]:
@@ -237,8 +237,12 @@ class StreamedMixture:
         """``n_init`` starts, made of rows (m, d)."""
 
     @abstractmethod
-    def _go_on(self, rows: FloatArray, passes: Passes, setting: Setting) -> Any:
+    def _go_on(self, passes: Passes, setting: Setting) -> Any:
         """The start that continues from the fitted attributes."""
+
+    @property
+    def _goes_on(self) -> bool:
+        return self.warm_start and hasattr(self, "converged_")
 
     @abstractmethod
     def _unit(self, n_samples: int) -> float:
@@ -251,6 +255,10 @@ class StreamedMixture:
     @abstractmethod
     def _expected_mixture(self) -> Mixture:
         """The mixture of the fitted attributes whose E-step scores samples."""
+
+    def _log_scale(self) -> float:
+        """What is added to the log densities of that mixture."""
+        return 0.0
 
     def _floor(self, frame: Frame, moments: Moments) -> FloatArray:
         """Added to every covariance, in frame coordinates: `reg_covar` in squared units of the data."""
@@ -277,13 +285,19 @@ class StreamedMixture:
                 raise InputError(f"feature_dims={feature_dims!r} is for xarray objects, not for {type(X).__name__}")
             x = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
             problem = Problem(x, open_samples(x), Features())
-        self._feature_dims = problem.features.dims
+        self._features = problem.features
         return problem
 
     def _fit(self, X: Data, feature_dims: str | Sequence[str] | None) -> Problem:
         """Climb from all starts in shared passes; set the attributes to the best."""
         self._validate_params()  # type: ignore[attr-defined]
         problem = self._problem(X, feature_dims)
+        if self._goes_on:
+            self._check_fitted_for(problem.samples.n_features)
+        elif not problem.whole and self.sample_rows < min(self.n_components, problem.samples.grid.size):
+            raise InputError(
+                f"n_components={self.n_components} cannot start from sample_rows={self.sample_rows} rows: raise it"
+            )
         with problem.open_workers() as workers:
             with one_blas_thread:  # for small matrices others only spin
                 passes, setting = self._prepare(problem, workers)
@@ -307,14 +321,21 @@ class StreamedMixture:
         self.lower_bound_ = self._final(best) / self._unit(n) if bounds else -np.inf
         self.lower_bounds_ = bounds
         self.remaining_gain_ = best.remaining_gain / n
+        if hasattr(self, "selection_"):
+            del self.selection_  # of another fit
         return problem
+
+    @property
+    def _seed(self) -> int:
+        """Of the sample of rows."""
+        return int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0
 
     def _prepare(self, problem: Problem, workers: Workers) -> tuple[Passes, Setting]:
         """The profile pass, and what an M-step needs to know."""
         passes = Passes(
             problem.samples,
             workers,
-            seed=int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0,
+            seed=self._seed,
             sample_rows=1 if problem.whole else self.sample_rows,
             ridge=self._ridge(),
         )
@@ -328,11 +349,21 @@ class StreamedMixture:
         moments = passes.profile.moments.in_frame(frame)
         return passes, Setting(frame, moments, self._floor(frame, moments))
 
+    def _check_fitted_for(self, n_features: int) -> None:
+        """Refuse to go on from what was fitted to something else."""
+        k, d = self.means_.shape
+        wanted = self.n_components, self.covariance_type, n_features
+        fitted = k, fitted_type(self.means_, self.precisions_cholesky_, self.covariance_type), d
+        if wanted != fitted:
+            raise InputError(
+                "n_components, covariance_type and the number of features are {}, {} and {}, but {}, {} and {} in the "
+                "fitted model, from which warm_start cannot go on: set warm_start=False".format(*wanted, *fitted)
+            )
+
     def _starts(self, problem: Problem, passes: Passes, setting: Setting) -> list[Any]:
-        rows = problem.start_rows(passes, self.sample_rows)
-        if self.warm_start and hasattr(self, "converged_"):
-            return [self._go_on(rows, passes, setting)]
-        return self._make_starts(rows, passes, setting)
+        if self._goes_on:
+            return [self._go_on(passes, setting)]
+        return self._make_starts(problem.start_rows(passes, self.sample_rows, self._seed), passes, setting)
 
     def _climb(self, starts: Sequence[Start], passes: Passes, n: int) -> None:
         """Passes until all starts have arrived; raises if a component of one collapses, as scikit-learn."""
@@ -373,11 +404,12 @@ class StreamedMixture:
 
     def _scorer(self, what: What) -> Scorer:
         with one_blas_thread:
-            return Scorer(self._expected_mixture().density_plan(ridge=0.0), what)
+            plan = self._expected_mixture().density_plan(ridge=0.0)
+        return Scorer(plan, what, self._log_scale(), self.means_.dtype == np.float32)
 
     def _remembered(self) -> Features:
         names = tuple(map(str, getattr(self, "feature_names_in_", ())))
-        return Features(getattr(self, "_feature_dims", ()), names)
+        return replace(getattr(self, "_features", Features()), names=names)
 
     def _score(self, what: What, X: Data) -> Any:
         check_is_fitted(self)
@@ -395,7 +427,9 @@ class StreamedMixture:
         if samples.n_features != self.n_features_in_:
             raise InputError(f"samples have {samples.n_features} features, the model has {self.n_features_in_}")
         with workers_for(samples) as workers:
-            total = total_log_density(samples, scorer.plan, workers)
+            if workers.client is not None:
+                samples.check_for_cluster()
+            total = total_log_density(samples, scorer, workers)
         if not total.count:
             raise InputError(f"no complete row in {samples.name}")
         return total.log_density, total.count
@@ -420,6 +454,9 @@ class StreamedMixture:
         _copy_attributes(model, new)
         if hasattr(new, "converged_"):
             new.remaining_gain_ = np.inf
+            # arrays of one number for tied Bayesian mixtures
+            new.lower_bound_ = float(np.ravel(model.lower_bound_)[0])
+            new.lower_bounds_ = [float(np.ravel(value)[0]) for value in model.lower_bounds_]
         return new
 
     def to_sklearn(self) -> Any:
@@ -454,7 +491,8 @@ class StreamedMixture:
         check_is_fitted(self)
         k, d = self.means_.shape
         c = np.asarray(self.covariances_, dtype=float)
-        match self.covariance_type:
+        # of the fit: the parameter may have been set since
+        match fitted_type(self.means_, self.precisions_cholesky_, self.covariance_type):
             case "full":
                 variances = np.diagonal(c, axis1=1, axis2=2)
             case "tied":
@@ -495,6 +533,18 @@ def _copy_attributes(source: Any, target: Any, leave: Sequence[str] = ()) -> Non
             setattr(target, name, value)
 
 
+def fitted_type(means: AnyArray, precisions_cholesky: AnyArray, preferred: str) -> str:
+    """The covariance type of scikit-learn's attributes, by their shapes; the preferred one where both would do."""
+    k, d = means.shape
+    if precisions_cholesky.ndim != 2:
+        return "full" if precisions_cholesky.ndim == 3 else "spherical"
+    if d == k == 1 and preferred in ("tied", "diag"):
+        return preferred
+    # as many components as features: roots of precisions are never zero, a triangular factor's half is
+    is_factor = precisions_cholesky.shape == (d, d) and not np.tril(precisions_cholesky, -1).any()
+    return "tied" if is_factor else "diag"
+
+
 def factors_of(covariance_type: str, precisions_cholesky: AnyArray) -> FloatArray:
     """The factors of covariances that a `Mixture` keeps, from those of precisions that scikit-learn keeps."""
     upper = np.asarray(precisions_cholesky, dtype=float)
@@ -527,15 +577,15 @@ def change_rule(tol: float, unit: float, before: float, *, accelerated: bool = F
     unit : float
         What trajectories are divided by.
     before : float
-        The lower bound before the first evaluation.
+        The lower bound before the first evaluation, maybe of other data: the first value alone is held against it.
     accelerated : bool
         Points may be tried that are rejected: what counts is by how much the best one rises.
     """
 
     def stop(start: Start) -> bool:
-        values = start.trajectory
+        *earlier, last = (value / unit for value in start.trajectory)
         if accelerated:
-            return 0 <= values[-1] / unit - max([before, *(value / unit for value in values[:-1])]) < tol
-        return abs(values[-1] / unit - (values[-2] / unit if len(values) > 1 else before)) < tol
+            return 0 <= last - max(earlier, default=before) < tol
+        return abs(last - (earlier[-1] if earlier else before)) < tol
 
     return stop

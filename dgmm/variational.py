@@ -298,15 +298,25 @@ class Posterior:
 
     @property
     def expected_mixture(self) -> Mixture:
-        """The mixture whose E-step is the variational one; its weights do not sum to one.
+        """The mixture whose E-step is the variational one; the largest of its weights is one.
 
-        Its log joint densities are ``E[log pi_k] + E[log N(x | k)]`` (Bishop 2006, equations 10.46, 10.64 and
-        10.65), of which all but the densities of `components` goes into the weights.
+        Its log joint densities and `log_scale` together are ``E[log pi_k] + E[log N(x | k)]`` (Bishop 2006, equations
+        10.46, 10.64 and 10.65), of which all but the densities of `components` goes into the weights.
+        Responsibilities do not depend on the scale, nor does their entropy.
         """
+        weights = np.exp(self._log_weights - self.log_scale)
+        return Mixture(self.family, np.maximum(weights, SMALLEST_WEIGHT), self.components)
+
+    @property
+    def log_scale(self) -> float:
+        """What the log densities of `expected_mixture` lack: for many features no double holds its exponential."""
+        return float(self._log_weights.max())
+
+    @property
+    def _log_weights(self) -> FloatArray:
         d, nu = self.n_features, self.degrees_of_freedom
         log_shrinkage = d * np.log(2 / nu) + digamma(halves(nu, d)).sum(axis=0)
-        log_weights = self.expected_log_weights + 0.5 * (log_shrinkage - d / self.mean_precision)
-        return Mixture(self.family, np.maximum(np.exp(log_weights), SMALLEST_WEIGHT), self.components)
+        return self.expected_log_weights + 0.5 * (log_shrinkage - d / self.mean_precision)
 
     def lower_bound(self, entropy: float) -> float:
         """Of the log evidence, up to a constant of the data and the priors; in the data's units if this is.

@@ -139,6 +139,28 @@ def test_missing_values_and_priors_of_all_rows() -> None:
     assert sampled.mean_precision_.sum() == pytest.approx(present.sum() + 3)
 
 
+@pytest.mark.parametrize("kind", ["diag", "spherical"])
+def test_many_features(kind: str) -> None:
+    """Expected log weights are far below the logarithm of any double."""
+    r = np.random.default_rng(0)
+    x = np.concatenate([r.standard_normal((20, 2000)), 0.3 + 1.5 * r.standard_normal((40, 2000))])
+    common = {"n_components": 3, "covariance_type": kind, "random_state": 0, "max_iter": 5}
+    ours, theirs = quietly(dgmm.BayesianGaussianMixture(**common), x), quietly(plain(**common), x)
+    assert_same(ours, theirs)
+    for held in (x, da.from_array(x, chunks=(25, 2000))):
+        assert_allclose(np.asarray(ours.score_samples(held)), theirs.score_samples(x), rtol=1e-9)
+        assert ours.score(held) == pytest.approx(theirs.score(x), rel=1e-9)
+    assert_allclose(ours.predict_proba(x), theirs.predict_proba(x), atol=1e-8)
+
+
+def test_scikit_learns_go_on_as_ours() -> None:
+    theirs = quietly(plain(n_components=3, covariance_type="tied", random_state=0, max_iter=3, warm_start=True), X)
+    ours = quietly(dgmm.BayesianGaussianMixture.from_sklearn(theirs).set_params(max_iter=200), X)
+    assert ours.converged_ is True
+    assert isinstance(ours.lower_bound_, float)
+    assert_same(ours, quietly(theirs.set_params(max_iter=200), X))
+
+
 def test_copies() -> None:
     model = quietly(dgmm.BayesianGaussianMixture(n_components=3, random_state=0), X)
     assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), model.predict(X))

@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import dgmm
+import dgmm.containers
 from dgmm.estimator import GaussianMixture
 
 TYPES = ["full", "tied", "diag", "spherical"]
@@ -156,6 +157,40 @@ def test_warm_start(kind: str) -> None:
         assert_same(quietly(ours, X), quietly(theirs, X))
     more = held(X, "dask")
     assert quietly(ours, more).lower_bounds_[0] == pytest.approx(quietly(theirs, X).lower_bounds_[0], abs=1e-10)
+
+
+def test_a_warm_start_from_something_else_is_refused() -> None:
+    model = dgmm.GaussianMixture(3, random_state=0, warm_start=True).fit(X)
+    for changed in ({"n_components": 2}, {"covariance_type": "tied"}, {"covariance_type": "diag"}):
+        other = clone(model).fit(X).set_params(**changed)
+        for x in (X, held(X, "dask")):
+            with pytest.raises(dgmm.InputError, match=r"but 3, full and 3 in the fitted model.*set warm_start=False"):
+                other.fit(x)
+        other.set_params(warm_start=False).fit(X)
+    with pytest.raises(dgmm.InputError, match=r"are 3, full and 2, but 3, full and 3 in"):
+        model.fit(X[:, :2])
+    # as many components as features, so that the shapes of all covariances are the same
+    for kind, other in (("tied", "diag"), ("diag", "tied")):
+        model = dgmm.GaussianMixture(3, covariance_type=kind, random_state=0, warm_start=True).fit(X)
+        with pytest.raises(dgmm.InputError, match=f"but 3, {kind} and 3"):
+            model.set_params(covariance_type=other).fit(X)
+
+
+def test_more_components_than_rows_of_the_sample() -> None:
+    x = held(X, "dask")
+    with pytest.raises(dgmm.InputError, match="n_components=5 cannot start from sample_rows=4"):
+        dgmm.GaussianMixture(5, sample_rows=4).fit(x)
+    quietly(dgmm.GaussianMixture(5, sample_rows=4, random_state=0, max_iter=1), X)
+    quietly(dgmm.GaussianMixture(5, sample_rows=5, random_state=0, max_iter=1), x)
+
+
+def test_an_accelerated_warm_start_on_other_data_ends() -> None:
+    model = dgmm.GaussianMixture(3, accelerate="anderson", warm_start=True, tol=1e-6, max_iter=300, random_state=0)
+    model.fit(X)
+    # ten times as wide: no lower bound comes near the last one's
+    model.fit(10 * X)
+    assert model.converged_
+    assert model.n_iter_ < 300
 
 
 def test_fit_predict_is_fit_and_predict() -> None:
@@ -328,8 +363,13 @@ class TestBetterSemantics:
         assert clone(model).fit(o).lower_bound_ == pytest.approx(model.lower_bound_, abs=0.02)
         assert model.predict(o).dims == ("eruption",)
         assert dgmm.GaussianMixture.select(X, 2, "diag", n_init=1).predict(X).shape == (600,)
-        with pytest.raises(dgmm.InputError, match="criterion"):
+        assert not hasattr(quietly(model, X), "selection_")
+        with pytest.raises(dgmm.InputError, match="unknown criterion 'best': use bic"):
             dgmm.GaussianMixture.select(X, 2, criterion="best")
+        with pytest.raises(dgmm.InputError, match="covariance_type is empty"):
+            dgmm.GaussianMixture.select(X, [1], [])
+        with pytest.raises(dgmm.InputError, match="set seed=3 instead"):
+            dgmm.GaussianMixture.select(X, random_state=3)
 
 
 class Counting:
@@ -359,11 +399,13 @@ def test_nothing_is_computed_before_it_is_asked_for() -> None:
     first = lazy[0][:100].compute()
     assert counting.count == 1
     assert_array_equal(first, model.predict(X[:100]))
-    # the profile, the rows of the starts, and what does not stay in memory
+    # the profile, and what is kept in memory for the passes
     fresh = Counting(X)
     y = da.from_array(X, chunks=(100, 3)).map_blocks(fresh, dtype=float, meta=np.empty((0, 0)))
-    dgmm.GaussianMixture(3, random_state=0).fit(y)
-    assert 6 <= fresh.count <= 18 + 6
+    model = dgmm.GaussianMixture(3, random_state=0, warm_start=True).fit(y)
+    assert fresh.count == 12
+    quietly(model.set_params(max_iter=1), y)
+    assert fresh.count == 24
 
 
 def test_missing_values_in_chunked_data() -> None:
@@ -380,6 +422,62 @@ def test_missing_values_in_chunked_data() -> None:
         assert_array_equal(np.isnan(np.asarray(ours.predict_proba(holder))).all(axis=1), ~present)
         assert_array_equal(np.isnan(np.asarray(ours.score_samples(holder))), ~present)
         assert ours.bic(holder) == pytest.approx(theirs.bic(x[present]))
+
+
+def test_what_a_mask_hides_is_missing() -> None:
+    mask = np.zeros(X.shape, dtype=bool)
+    mask[::7, 1] = True
+    hidden = mask.any(axis=1)
+    model = dgmm.GaussianMixture(3, random_state=0).fit(X)
+    for dtype in (np.float64, np.float32):
+        x = da.ma.masked_array(da.from_array(X.astype(dtype), chunks=(100, 2)), da.from_array(mask, chunks=(100, 2)))
+        for scores, missing in ((model.predict(x), -1), (model.score_samples(x), np.nan)):
+            values = scores.compute()
+            assert type(values) is np.ndarray
+            assert values.dtype == scores.dtype
+            assert_array_equal(values[hidden], missing)
+        assert_array_equal(model.predict(x).compute()[~hidden], model.predict(X.astype(dtype)[~hidden]))
+        assert np.isnan(model.predict_proba(x).compute()[hidden]).all()
+        assert np.isfinite(model.score(x))
+
+
+def test_scores_are_single_precision_if_samples_and_model_are() -> None:
+    for fitted in (np.float32, np.float64):
+        ours = dgmm.GaussianMixture(2, random_state=0).fit(X.astype(fitted))
+        theirs = plain(n_components=2, random_state=0).fit(X.astype(fitted))
+        for dtype in (np.float32, np.float64, np.int64):
+            x = X.astype(dtype)
+            for name in ("predict_proba", "score_samples"):
+                expected = getattr(theirs, name)(x).dtype
+                for container in ("numpy", "dask", "zarr"):
+                    scores = getattr(ours, name)(held(x, container))
+                    assert scores.dtype == np.asarray(scores).dtype == expected
+                assert getattr(ours, name)(xr.DataArray(x)).dtype == expected
+
+
+def test_xarray_in_memory_is_scored_by_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    rows = dgmm.containers.Scorer.rows
+
+    def told(self: Any, x: np.ndarray) -> np.ndarray:
+        seen.add(len(x))
+        return rows(self, x)
+
+    monkeypatch.setattr(dgmm.containers.Scorer, "rows", told)
+    monkeypatch.setattr(dgmm.containers, "BLOCK_ROWS", 100)
+    model = dgmm.GaussianMixture(2, random_state=0).fit(X)
+    labels = model.predict(xr.DataArray(np.where(np.arange(600)[:, None] % 3, X, np.nan)))
+    assert seen == {100}
+    assert_array_equal(labels[1::3], model.predict(X[1::3]))
+    assert (labels[::3] == -1).all()
+
+
+def test_packed_numbers_are_not_the_values() -> None:
+    packed = zarr.create_array({}, data=(X * 100).astype(np.int16), chunks=(100, 3), attributes={"scale_factor": 0.01})
+    model = dgmm.GaussianMixture(2, random_state=0).fit(X)
+    for use in (model.fit, model.predict, model.score_samples, model.score):
+        with pytest.raises(dgmm.InputError, match=r"is packed \(scale_factor\): open the dataset"):
+            use(packed)
 
 
 def test_ocean_profiles_there_and_back() -> None:
@@ -421,7 +519,7 @@ def test_features_of_xarray_objects(tmp_path: Any) -> None:
     model = dgmm.GaussianMixture(3, random_state=0).fit(dataset)
     assert_array_equal(model.feature_names_in_, ["a", "b", "c"])
     assert_same(model, plain(n_components=3, random_state=0).fit(X))
-    labels = model.predict(X) if False else model.predict(dataset[["c", "b", "a"]])
+    labels = model.predict(dataset[["c", "b", "a"]])
     assert_array_equal(labels, model.predict(pd.DataFrame(X, columns=["a", "b", "c"])))
     stacked = dataset.to_dataarray("gas").transpose("s", "gas")
     assert_array_equal(model.predict(stacked), labels)
@@ -435,6 +533,94 @@ def test_features_of_xarray_objects(tmp_path: Any) -> None:
     promised = model.predict(stored)
     assert promised.chunks == ((100,) * 6,)
     assert_array_equal(promised, labels)
+
+
+def test_labels_along_the_features_say_which_is_which() -> None:
+    depth = np.array([0.1, 10.0, 20.0])
+    x = xr.DataArray(X, dims=("time", "depth"), coords={"depth": depth})
+    model = dgmm.GaussianMixture(3, random_state=0).fit(x, feature_dims="depth")
+    expected = model.predict(X)
+    for other in (x, x[:, ::-1], x[:, [2, 0, 1]], x[:, ::-1].chunk(time=100), x[:, ::-1].drop_vars("depth")[:, ::-1]):
+        assert_array_equal(model.predict(other), expected)
+        assert model.score(other) == pytest.approx(model.score(X))
+    assert_array_equal(model.predict(x.assign_coords(depth=depth.astype(np.float32))[:, ::-1]), expected)
+    for wrong in (depth + 1, depth[::-1] * 2, np.array(["a", "b", "c"]), np.array(depth, dtype="datetime64[ns]")):
+        with pytest.raises(dgmm.InputError, match=r"features are .*, those of the fit 0\.1, 10\.0, 20\.0"):
+            model.predict(x.assign_coords(depth=wrong))
+    days = np.array(["2001-01-01", "2001-01-02", "2001-01-03"], dtype="datetime64[ns]")
+    dated = dgmm.GaussianMixture(3, random_state=0).fit(x.assign_coords(depth=days))
+    assert_array_equal(dated.predict(x.assign_coords(depth=days)[:, ::-1]), expected)
+    # where nothing was asked for by name any last dimension will do
+    renamed = x.drop_vars("depth").rename(depth="level")
+    assert_array_equal(dgmm.GaussianMixture(3, random_state=0).fit(x).predict(renamed), expected)
+    for use in (model.predict, model.score):
+        with pytest.raises(dgmm.InputError, match=r"no dimension 'depth'.*feature_dims.*time, level"):
+            use(renamed)
+
+
+def test_what_xarray_cannot_be_fitted_or_scored() -> None:
+    model = dgmm.GaussianMixture(2, random_state=0).fit(X)
+    dataset = xr.Dataset({name: ("s", X[:, i]) for i, name in enumerate("abc")})
+    for use in (model.fit, model.predict, model.score):
+        with pytest.raises(dgmm.InputError, match=r"shape \(\) has no samples"):
+            use(xr.DataArray(1.0))
+        with pytest.raises(dgmm.InputError, match="holds no variables"):
+            use(xr.Dataset(coords={"s": [1, 2]}))
+    with pytest.raises(dgmm.InputError, match=r"shape \(\) has no samples"):
+        model.fit(xr.Dataset({"a": 1.0, "b": 2.0}))
+    for other in (("t", [1.0, 2.0]), ("s", ["x"] * 600), ((), 1.0)):
+        with pytest.raises(dgmm.InputError, match=r'choose the features \(ds\[\["a", "b"\]\]\)'):
+            model.fit(dataset.assign(d=other))
+    model.fit(X)
+    for use in (model.predict, model.score):
+        with pytest.raises(dgmm.InputError, match=r'ds\.to_dataarray\("feature"\)\.transpose\(\.\.\., "feature"\)'):
+            use(dataset)
+    assert_array_equal(model.predict(dataset.to_dataarray("feature").transpose(..., "feature")), model.predict(X))
+
+
+def test_a_lazy_table_is_not_computed() -> None:
+    frames = pytest.importorskip("dask.dataframe")
+    frame = frames.from_pandas(pd.DataFrame(X, columns=["u", "v", "w"]), npartitions=3)
+    model = dgmm.GaussianMixture(2, random_state=0).fit(X)
+    for use in (model.fit, model.fit_predict, model.predict, model.score, dgmm.GaussianMixture.select):
+        with pytest.raises(dgmm.InputError, match=r"hand in df\.to_dask_array\(lengths=True\)"):
+            use(frame)
+    assert_array_equal(model.predict(frame.to_dask_array(lengths=True)), model.predict(X))
+
+
+def test_public_names() -> None:
+    assert set(dir(dgmm)) == {*dgmm.__all__, "__version__"}
+
+
+def test_what_is_opened_lazily_is_cut_by_the_names_of_its_dimensions(tmp_path: Any) -> None:
+    r = np.random.default_rng(2)
+    cube = xr.DataArray(
+        r.normal(size=(6, 40, 30, 3)), dims=("m", "lat", "lon", "gas"), coords={"lat": np.arange(40.0)}, name="x"
+    )
+    expected = dgmm.GaussianMixture(2, random_state=0).fit(cube)
+    cube.chunk(m=2, lat=20, lon=15).to_dataset().to_zarr(tmp_path / "s.zarr", zarr_format=3, consolidated=False)
+    stored = xr.open_zarr(tmp_path / "s.zarr", chunks=None, consolidated=False).x
+    parts = [
+        (stored, ((2, 2, 2), (20, 20), (15, 15))),
+        (stored.transpose("lon", "gas", "m", "lat"), ((15, 15), (2, 2, 2), (20, 20))),
+        (stored.isel(m=3), ((20, 20), (15, 15))),
+        (stored.isel(lon=slice(4)), ((2, 2, 2), (20, 20), (4,))),
+        (stored.rename(lat="y"), ((2, 2, 2), (40,), (15, 15))),
+    ]
+    for part, chunks in parts:
+        model = dgmm.GaussianMixture(2, random_state=0, max_iter=2, tol=1e6).fit(part, feature_dims="gas")
+        assert model.n_iter_ == 2
+        promised = model.predict(part)
+        assert promised.chunks == chunks
+        assert_array_equal(promised, model.predict(part.load()))
+    cube.to_netcdf(tmp_path / "s.nc", engine="scipy")
+    with xr.open_dataset(tmp_path / "s.nc", engine="scipy") as file, dask.config.set({"array.chunk-size": "20kiB"}):
+        promised = expected.predict(file.x)
+        assert dask.is_dask_collection(promised)
+        assert promised.data.npartitions > 1
+        assert_array_equal(promised, expected.predict(cube))
+        both = dgmm.GaussianMixture(2, random_state=0).fit(file, feature_dims=["gas", "lat"])
+        assert both.predict(file).dims == ("m", "lon")
 
 
 def test_arrays_of_several_dimensions() -> None:
@@ -452,6 +638,11 @@ def test_on_a_cluster(client: Any) -> None:
         model = dgmm.GaussianMixture(3, random_state=0).fit(x)
         labels = model.predict(x).compute()
         assert model.score(x) == pytest.approx(model.score(X), rel=1e-12)
+        persisted = x.persist()
+        assert_array_equal(model.predict(persisted).compute(), labels)
+        for use in (model.fit, model.score, model.bic):
+            with pytest.raises(dgmm.InputError, match=r"hand in the array before persist\(\)"):
+                use(persisted)
     assert_same(model, plain(n_components=3, random_state=0).fit(X))
     assert_array_equal(labels, model.predict(X))
 
@@ -500,6 +691,17 @@ def test_a_table_of_components_in_a_notebook() -> None:
         table = dgmm.GaussianMixture(2, covariance_type=kind, random_state=0).fit(frame).components_table()
         assert table.shape == (2, 7)
         assert (table.xs("std", axis=1, level=1) > 0).all(axis=None)
+
+
+def test_a_notebook_shows_the_fitted_type_whatever_is_set_since() -> None:
+    for k in (1, 2, 3):
+        for kind in TYPES:
+            model = dgmm.GaussianMixture(k, covariance_type=kind, random_state=0).fit(X)
+            expected = model.components_table()
+            for other in TYPES:
+                model.set_params(covariance_type=other)
+                pd.testing.assert_frame_equal(model.components_table(), expected)
+                assert '<table class="dataframe"' in model._repr_html_()
 
 
 @pytest.mark.parametrize("kind", TYPES)
