@@ -203,12 +203,7 @@ def start_on_sample(
             c: _ascent(a.best, settings[c.covariance_type], options) for c, a in best.items() if c not in hopeless
         }
         _climb_on_sample("sample", list(climbing.items()), larger, SAMPLE_PASSES)
-        # one whose component has shrunk to a few rows of this sample is no start for all the data
-        best |= {
-            c: a
-            for c, a in climbing.items()
-            if is_sound(a, options.reg_covar) or not is_sound(best[c], options.reg_covar)
-        }
+        best |= climbing
     return Starts({c: a.best for c, a in best.items()}, failures, contest.hopeless(best))
 
 

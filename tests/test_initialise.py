@@ -362,15 +362,3 @@ def test_leaving_candidates_on_the_sample_does_not_change_who_wins(seed: int) ->
     raced, kept = dgmm.select(x, **how), dgmm.select(x, keep_all=True, **how)
     assert any(f.state == "dropped at pass 1" for f in raced.fits)
     assert raced.best.bic <= kept.best.bic + 1
-
-
-def test_a_larger_sample_that_ruins_a_start_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, candidate = clouds(6000), Candidate(K, "full")
-    passes, options = passes_over(x), Training(start_rows=1000, n_init=2)
-    followed = start_on_sample(passes.profile, [candidate], options, passes.frame).mixtures[candidate]
-    monkeypatch.setattr(starts, "is_sound", lambda a, reg_covar: a.setting.moments.count <= 1000)
-    kept = start_on_sample(passes.profile, [candidate], options, passes.frame).mixtures[candidate]
-    monkeypatch.setattr(starts, "sample_sizes", lambda options, n_sample, n_samples: [1000])
-    small = start_on_sample(passes.profile, [candidate], options, passes.frame).mixtures[candidate]
-    np.testing.assert_array_equal(kept.means, small.means)
-    assert not np.array_equal(followed.means, kept.means)
