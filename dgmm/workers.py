@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import sys
 import threading
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +24,7 @@ from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 from threadpoolctl import ThreadpoolController
 
-from dgmm.errors import InputError
+from dgmm.errors import DgmmError, InputError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -48,6 +51,9 @@ REUSING_MEMORY = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 * 2**20,
     "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
 }
+
+#: Seconds for which tasks that are told to stop are waited for: more than a segment takes.
+GRACE = 60.0
 
 #: Ctrl-C in a terminal reaches the workers too; it is the driver that stops them.
 DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
@@ -87,19 +93,21 @@ class Workers:
         return delayed(value, name=f"{type(value).__name__}-{uuid.uuid4().hex}", traverse=False)
 
     def map(self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
-        """Results of a function called with each of the arguments, in order."""
+        """Results of a function called with each of the arguments, in order.
+
+        When it raises, nothing of it runs any more: what was begun has been told to stop, and waited for.
+        """
         if self.client is not None:
-            task = delayed(function, pure=False)
-            return list(dask.compute(*[task(*given) for given in arguments], scheduler=self.client, traverse=False))
+            return map_on_cluster(self.client, function, arguments)
         if len(arguments) == 1:
             return [function(*arguments[0])]
-        given_up = threading.Event()
+        crew = Crew()
         # a partial leaves nothing for Dask to look into
-        graph = {i: (partial(_interruptible, given_up, function, *given),) for i, given in enumerate(arguments)}
+        graph = {i: (partial(crew.call, function, *given),) for i, given in enumerate(arguments)}
         try:
             return list(dask.threaded.get(graph, list(graph), num_workers=self.n_threads))
         except BaseException:
-            given_up.set()
+            crew.give_up()
             raise
 
     def keep(self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -203,16 +211,100 @@ def of_client(client: Client) -> Workers:
 _task = threading.local()
 
 
-def _interruptible(given_up: threading.Event, function: Callable[..., T], *given: Any) -> T:
-    """Call a function in a thread of this process that can be told that nobody waits any more."""
-    _task.given_up = given_up
-    return function(*given)
+class Crew:
+    """Tasks of one call that can be told that nobody waits for them any more, and waited for."""
+
+    def __init__(self) -> None:
+        self._given_up = False
+        self._at_work = 0
+        self._change = threading.Condition()
+
+    def call(self, function: Callable[..., T], *given: Any) -> T:
+        """Call a function as one of the tasks."""
+        with self._change:
+            self._at_work += 1
+        try:
+            _task.wanted = lambda: not self._given_up
+            stop_if_interrupted()
+            return function(*given)
+        finally:
+            with self._change:
+                self._at_work -= 1
+                self._change.notify_all()
+
+    def give_up(self) -> None:
+        """Tell all tasks to go no further, and wait until none is at work."""
+        with self._change:
+            self._given_up = True
+            self._change.wait_for(lambda: not self._at_work)
+
+
+#: In a worker process: calls for whose tasks nobody waits any more.
+_given_up: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong in a task; a result like any other, so that no worker prints it."""
+
+    error: Exception
+
+
+def map_on_cluster(client: Client, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
+    """`Workers.map` on the workers of a client."""
+    from distributed import as_completed, wait
+
+    call = uuid.uuid4().hex
+    task = delayed(partial(call_on_worker, call, function), pure=False, name=_name(function), traverse=False)
+    futures = client.compute(
+        [task(*given, dask_key_name=f"{_name(function)}-{call}-{i}") for i, given in enumerate(arguments)],
+        traverse=False,
+    )
+    results = {}
+    try:
+        for future, result in as_completed(futures, with_results=True, loop=client.loop):
+            if isinstance(result, Failure):
+                raise result.error
+            results[future.key] = result
+    except BaseException:
+        # those that are at work stop after their segment, and those that are not begin none
+        if client.status == "running":
+            client.run(give_up, call, wait=False, on_error="ignore")
+            with client.as_current(), contextlib.suppress(TimeoutError):
+                wait(futures, timeout=GRACE)
+        raise
+    return [results[future.key] for future in futures]
+
+
+def call_on_worker(call: str, function: Callable[..., T], *given: Any) -> T | Failure:
+    """Call a function as one of the tasks of a call."""
+    _task.wanted = lambda: call not in _given_up
+    try:
+        stop_if_interrupted()
+        return function(*given)
+    except Exception as error:
+        if not isinstance(error, DgmmError):
+            error.add_note(f"in a task, at\n{traceback.format_exc()}")
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            return Failure(RuntimeError(f"{type(error).__name__}: {error}"))
+        return Failure(error)
+
+
+async def give_up(call: str) -> None:
+    """Note in a worker process that nobody waits for the tasks of a call any more."""
+    _given_up.add(call)
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def stop_if_interrupted() -> None:
-    """End a task whose driver has given up; to be called between segments."""
-    given_up: threading.Event | None = getattr(_task, "given_up", None)
-    if given_up is not None and given_up.is_set():
+    """End a task for which nobody waits any more; to be called between segments."""
+    wanted: Callable[[], bool] | None = getattr(_task, "wanted", None)
+    if wanted is not None and not wanted():
         raise InterruptedError("the driver gave up")
 
 

@@ -1,10 +1,18 @@
 """Threads, and what becomes of them."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
+from distributed import Client
+
+from dgmm.errors import InputError
+from dgmm.workers import Workers, of_client, stop_if_interrupted, threads
 
 FORKED = """
 import os, signal
@@ -28,3 +36,78 @@ def test_a_forked_child_can_compute_as_its_parent_did() -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORKED]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+# ---- when a call ends, nothing of it runs any more -------------------------------------------------------------------
+
+
+def work(folder: str, i: int, fails: bool) -> int:
+    """A task that says for how long it is at work; one fails once another is."""
+    mark = Path(folder, f"task-{i}")
+    mark.touch()
+    try:
+        if fails and i == 0:
+            while len(os.listdir(folder)) < 2:
+                time.sleep(0.01)
+            raise InputError("task 0 has had enough")
+        for _ in range(3000 if fails or i % 2 else 1):
+            time.sleep(0.01)
+            stop_if_interrupted()
+        return i
+    finally:
+        mark.unlink()
+
+
+@pytest.fixture(params=["threads", "processes"])
+def workers(request: pytest.FixtureRequest) -> Workers:
+    return threads(2) if request.param == "threads" else of_client(request.getfixturevalue("client"))
+
+
+def test_a_failure_stops_all_tasks_and_waits_for_them(workers: Workers, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="task 0 has had enough"):
+        workers.map(work, [(str(tmp_path), i, True) for i in reversed(range(8))])
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupt_stops_all_tasks_and_waits_for_them(workers: Workers, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        while len(os.listdir(tmp_path)) < 2:
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        workers.map(work, [(str(tmp_path), i, False) for i in range(8)])
+    assert os.listdir(tmp_path) == []
+    assert workers.map(work, [(str(tmp_path), 2 * i, False) for i in range(3)]) == [0, 2, 4], "the next call is another"
+
+
+class Unpicklable(Exception):
+    """What cannot travel."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(f"{a} and {b}")
+
+
+def fail(kind: str) -> None:
+    if kind == "input":
+        raise InputError("one line")
+    raise Unpicklable(1, 2) if kind == "unpicklable" else ZeroDivisionError("division by zero")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "text"),
+    [
+        ("input", InputError, "one line"),
+        ("other", ZeroDivisionError, "division by zero"),
+        ("unpicklable", RuntimeError, "Unpicklable: 1 and 2"),
+    ],
+)
+def test_what_goes_wrong_in_a_worker_comes_back_and_is_not_printed(
+    kind: str, error: type[Exception], text: str, client: Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(error, match=text) as caught:
+        of_client(client).map(fail, [(kind,), (kind,)])
+    assert capfd.readouterr().err == ""
+    notes = getattr(caught.value, "__notes__", [])
+    assert ("in fail" in "".join(notes)) == (kind == "other"), "a mistake of ours can be found, a user's needs no stack"
