@@ -17,6 +17,7 @@ from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
 from dgmm.initialise import Given, check_given
 from dgmm.passes import Passes
+from dgmm.places import place_at
 from dgmm.results import Criterion, Fit, Selection
 from dgmm.scoring import score_samples
 from dgmm.selection import fit_candidates, select_candidates
@@ -172,11 +173,14 @@ def score(
         What was written, lazily.
     """
     fit = model if isinstance(model, Fit) else store.load(model)
-    inputs = [place for place in (model, source) if isinstance(place, (str, os.PathLike))]
-    store.refuse_existing(out, overwrite, *inputs)
     samples = open_samples(source, variables, feature_dim)
-    with open_workers(scheduler) as workers:
-        score_samples(fit, samples, out, workers, probabilities=probabilities, overwrite=overwrite)
+    inputs = [place for place in (model, source) if isinstance(place, (str, os.PathLike))]
+    # workers of ours are gone before what they wrote of an output that is given up is removed
+    with (
+        place_at(out).begin("scores", overwrite=overwrite, inputs=inputs) as output,
+        open_workers(scheduler) as workers,
+    ):
+        score_samples(fit, samples, output, workers, probabilities=probabilities)
     return open_scores(out)
 
 

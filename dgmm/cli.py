@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -273,18 +276,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_app(which: App, arguments: Sequence[str]) -> int:
-    """Run a command; the exit code is 0, 2 for bad input, 1 for what went wrong later, 130 for Ctrl-C."""
+    """Run a command; its exit code.
+
+    It is 0, 2 for bad input, 1 for what went wrong later, 130 for Ctrl-C, 143 where the system ended it (SIGTERM).
+    """
     try:
-        which(list(arguments), exit_on_error=False, print_error=False)
+        with terminable():
+            which(list(arguments), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return complain(" ".join(str(error).split()), 2)
     except InputError as error:
         return complain(str(error), 2)
     except (DgmmError, OSError, RuntimeError) as error:  # a codec's complaint is a RuntimeError
         return complain(" ".join(str(error).split()) or type(error).__name__, 1)
+    except Terminated:
+        return complain("terminated: nothing half-written is left; run the same command again", 143)
     except KeyboardInterrupt:
         return complain("interrupted: nothing half-written is left; run the same command again", 130)
     return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which the system asks a process to end."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Context in which SIGTERM interrupts as Ctrl-C does, so that everything is cleared up."""
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def complain(message: str, code: int) -> int:

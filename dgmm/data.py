@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import dask.array
 import numpy as np
@@ -21,10 +22,14 @@ from xarray.backends.zarr import FillValueCoder
 from dgmm.errors import InputError
 from dgmm.grid import Grid, Region
 from dgmm.rows import Rows
+from dgmm.runs import Run
 from dgmm.types import AnyArray, FloatArray
 
 #: Where Zarr stores may be, beside local paths.
 SCHEMES = ("s3", "gs", "az", "file")
+
+#: Suffix of the folder beside an output in which it is claimed and made, and the record in it of who does.
+PARTIAL, RECORD = ".partial", "dgmm-run.json"
 
 #: Who decodes the chunks of a store that is opened by its path, as settings of zarr.
 DECODERS: dict[str, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}}
@@ -292,7 +297,7 @@ def open_store(source: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
         try:
             return zarr.open(place, mode="r")
         except (FileNotFoundError, ValueError, KeyError, NotADirectoryError) as error:
-            raise InputError(f"{source} is not a Zarr store: {_one_line(error)}") from None
+            raise InputError(f"{source} is not a Zarr store{unfinished(source)}: {one_line(error)}") from None
 
 
 @contextmanager
@@ -310,29 +315,83 @@ def _open_dataset(name: str, group: zarr.Group) -> xr.Dataset:
     try:
         return xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=False)
     except (KeyError, ValueError) as error:
-        raise InputError(f"xarray cannot read {name}: {_one_line(error)}") from None
+        raise InputError(f"xarray cannot read {name}: {one_line(error)}") from None
 
 
 def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
     """The zarr store of a path or URL; for reading it must exist."""
     url = os.fspath(source)
-    if "://" not in url:
-        if read_only and not os.path.exists(url):
-            raise InputError(f"no such store: {url}")
-        return url
-    scheme = url.split("://")[0]
-    if scheme not in SCHEMES or "::" in url:
-        raise InputError(f"cannot open {url}: use a path or one of {', '.join(s + '://' for s in SCHEMES)}")
-    try:
-        import obstore.store
-    except ImportError:
-        raise InputError(f"reading {url} needs obstore: pip install dgmm[cloud]") from None
-    options: dict[str, Any] = {"mkdir": True} if scheme == "file" and not read_only else {}
+    path = local_path(url)
+    if path is not None:
+        if read_only and not os.path.exists(path):
+            raise InputError(f"no such store: {url}{unfinished(url)}")
+        return path
+    check_url(url)
+    import obstore.store
+
     with _obstore_errors(url):
-        return zarr.storage.ObjectStore(obstore.store.from_url(url, **options), read_only=read_only)
+        return zarr.storage.ObjectStore(obstore.store.from_url(url), read_only=read_only)
 
 
-def _one_line(error: Exception) -> str:
+def check_url(url: str) -> None:
+    """Raise `InputError` if this is no URL that can be opened, or obstore, which does, is not installed."""
+    if url.split("://")[0] not in SCHEMES or "::" in url:
+        raise InputError(f"cannot open {url}: use a path or one of {', '.join(s + '://' for s in SCHEMES)}")
+    if importlib.util.find_spec("obstore") is None:
+        raise InputError(f"{url} needs obstore: pip install dgmm[cloud]")
+
+
+def local_path(place: str | os.PathLike[str]) -> str | None:
+    """A path as it is, and that of a ``file://`` URL; None for any other URL."""
+    url = os.fspath(place)
+    if "://" not in url:
+        return url
+    if not url.startswith("file://"):
+        return None
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise InputError(f"cannot open {url}: it names a host; use file:///path")
+    return unquote(parts.path)
+
+
+def object_at(url: str) -> tuple[Any, str]:
+    """The obstore store and the key in it of a URL; the store is that of the folder."""
+    scheme, _, rest = url.partition("://")
+    parts = [part for part in rest.split("/") if part]
+    if len(parts) < 2:
+        raise InputError(f"{url} is a whole bucket: name a place within it")
+    folder = store_at(f"{scheme}://{'/'.join(parts[:-1])}", read_only=False)
+    return folder.store, parts[-1]
+
+
+def record_of(place: str | os.PathLike[str]) -> Run | None:
+    """The run that has claimed a path or URL for its output and not finished; None if there is none."""
+    path = local_path(place)
+    try:
+        if path is not None:
+            with open(os.path.join(path.rstrip("/") + PARTIAL, RECORD), "rb") as file:
+                return Run.from_json(file.read())
+        import obstore
+
+        objects, key = object_at(os.fspath(place))
+        return Run.from_json(bytes(obstore.get(objects, f"{key}{PARTIAL}/{RECORD}").bytes()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def unfinished(place: str | os.PathLike[str]) -> str:
+    """What to add to the news that nothing lies at a place: who is making it, or has died over it."""
+    try:
+        run = record_of(place)
+    except Exception:  # it is only a remark
+        return ""
+    if run is None:
+        return ""
+    return f" ({run} {'is writing it' if run.alive else 'has died and left it unfinished'})"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

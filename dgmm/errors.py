@@ -9,8 +9,12 @@ class InputError(DgmmError, ValueError):
     """Something that was handed in cannot be used: data, settings, a path. The command line exits with 2."""
 
 
-class OutputExistsError(InputError):
-    """The place to write to is taken, and overwriting was not asked for."""
+class OutputError(InputError):
+    """The place to write to cannot be used."""
+
+
+class OutputExistsError(OutputError):
+    """The place to write to is taken: by an output that is not to be replaced, a stranger, or another run."""
 
 
 class CollapseError(DgmmError, ValueError):

@@ -15,6 +15,7 @@ from dgmm.config import Cluster, Data, Pipeline, Score, Select, Settings, Train
 from dgmm.data import Samples, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.errors import InputError, OutputExistsError
+from dgmm.places import Status, place_at
 from dgmm.results import Criterion, Fit, Selection
 from dgmm.scoring import Scored, score_samples
 from dgmm.workers import Workers, open_workers
@@ -29,6 +30,8 @@ MODEL, TABLE, SCORES, REPORT, PICTURE = (
     "report.html",
     "report.png",
 )
+#: Written into a bundled data set.
+EXAMPLE_FORMAT = "dgmm-example-1"
 #: Rows of the sample that the report draws.
 REPORT_ROWS = 5000
 
@@ -50,21 +53,30 @@ def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:
 
 def run_train(settings: Train) -> Fit:
     """Train and write the model."""
-    store.refuse_existing(settings.out, settings.overwrite, settings.data.path)
     samples = samples_of(settings.data)
-    with workers_of(settings.cluster) as workers:
+    # claimed first: what cannot be written is better found before the work than after it
+    with (
+        place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=[settings.data.path]) as output,
+        workers_of(settings.cluster) as workers,
+    ):
         fit = train_samples(samples, workers, settings.n_components, settings.covariance_type, settings.training)
-    store.save(fit, settings.out, settings=made_with(settings), overwrite=settings.overwrite)
+        with store.rescued(fit, settings=made_with(settings)):
+            store.write(output, fit, settings=made_with(settings))
+            output.finish()
     return fit
 
 
 def run_select(settings: Select) -> Selection:
     """Select and write the best model and the table of candidates."""
-    model, table = os.path.join(settings.out, MODEL), os.path.join(settings.out, TABLE)
-    for place in (model, table):
-        store.refuse_existing(place, settings.overwrite, settings.data.path)
-    samples = samples_of(settings.data)
-    with workers_of(settings.cluster) as workers:
+    samples, inputs = samples_of(settings.data), [settings.data.path]
+    model, table = (place_at(os.path.join(settings.out, name)) for name in (MODEL, TABLE))
+    # a table without its model is what a run has left that got no further
+    stale = settings.overwrite or model.state().status is not Status.FINISHED
+    with (
+        model.begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
+        table.begin("table", overwrite=stale, inputs=inputs) as listing,
+        workers_of(settings.cluster) as workers,
+    ):
         selection = select_samples(
             samples,
             workers,
@@ -74,31 +86,29 @@ def run_select(settings: Select) -> Selection:
             keep_all=settings.keep_all,
             criterion=settings.criterion,
         )
-    store.save(
-        selection.best,
-        model,
-        table=selection.table,
-        settings=made_with(settings),
-        overwrite=settings.overwrite,
-    )
-    store.write_text(table, selection.table.to_csv(index=False))
+        with store.rescued(selection.best, table=selection.table, settings=made_with(settings)):
+            store.write(output, selection.best, table=selection.table, settings=made_with(settings))
+            listing.write(selection.table.to_csv(index=False).encode())
+            listing.finish()
+            output.finish()
     return selection
 
 
 def run_score(settings: Score) -> Scored:
     """Score and write the scores."""
-    store.refuse_existing(settings.out, settings.overwrite, settings.data.path, settings.model)
     fit = store.load(settings.model)
-    samples = samples_of(settings.data)
-    with workers_of(settings.cluster) as workers:
+    samples, inputs = samples_of(settings.data), [settings.data.path, settings.model]
+    with (
+        place_at(settings.out).begin("scores", overwrite=settings.overwrite, inputs=inputs) as output,
+        workers_of(settings.cluster) as workers,
+    ):
         return score_samples(
             fit,
             samples,
-            settings.out,
+            output,
             workers,
             probabilities=settings.probabilities,
             settings=made_with(settings),
-            overwrite=settings.overwrite,
         )
 
 
@@ -117,14 +127,16 @@ def write_example(job: Pipeline) -> str:
         return path
     if job.example not in DATASETS:
         raise InputError(f"no bundled data set {job.example!r}: choose from {', '.join(DATASETS)}")
-    if store.exists(path) and not job.overwrite:
+    state = place_at(path).state()
+    if state.status is Status.STRANGE or (state.status is Status.FINISHED and not job.overwrite):
         logger.info("%s exists", path)
         return path
-    dataset = DATASETS[job.example]()
+    dataset = DATASETS[job.example]().assign_attrs(format=EXAMPLE_FORMAT)
     # one chunk along the first dimension at a time, so that there is something to share out
     chunks = {name: {"chunks": (1, *v.shape[1:]) if v.ndim > 2 else v.shape} for name, v in dataset.data_vars.items()}
-    with store.writing(path, overwrite=job.overwrite) as place:
-        dataset.to_zarr(place, mode="w", zarr_format=3, consolidated=False, encoding=chunks)
+    with place_at(path).begin("example", overwrite=job.overwrite) as output:
+        dataset.to_zarr(output.store(), mode="w-", zarr_format=3, consolidated=False, encoding=chunks)
+        output.finish()
     logger.info("wrote %s", path)
     return path
 
@@ -152,7 +164,7 @@ def score_stage(job: Pipeline) -> str:
 
 def is_done(path: str, wanted: Select | Score) -> bool:
     """Whether a result is there, made with these settings; one made with others is not replaced unasked."""
-    if wanted.overwrite or not store.exists(path):
+    if wanted.overwrite or place_at(path).state().status is not Status.FINISHED:
         return False
     found = store.attributes(path)
     before, now = found.get("settings"), made_with(wanted)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-from pathlib import Path
 from typing import cast
 
 import jinja2
@@ -33,8 +32,8 @@ from dgmm.figures import (
     states,
     strides,
 )
+from dgmm.places import place_at
 from dgmm.results import STRONG, Criterion, Fit
-from dgmm.store import PARTIAL
 from dgmm.types import FloatArray
 
 #: Rows of the table of candidates, features in the table of components.
@@ -116,9 +115,13 @@ def write_report(
         strong=STRONG,
         criterion=NAMES[criterion],
     )
-    _replace(path, page.encode())
+    files = [("report", path, page.encode())]
     if picture is not None:
-        _replace(picture, _png(main_figure(fit, table, view if on else None, along, rows, criterion)))
+        files.append(("picture", picture, _png(main_figure(fit, table, view if on else None, along, rows, criterion))))
+    for what, place, content in files:
+        with place_at(place).begin(what, overwrite=True) as output:
+            output.write(content)
+            output.finish()
 
 
 def cautions(fit: Fit, table: pd.DataFrame | None, criterion: Criterion = Criterion.BIC) -> list[str]:
@@ -154,16 +157,9 @@ def cautions(fit: Fit, table: pd.DataFrame | None, criterion: Criterion = Criter
 
 def _png(figure: FigureBase) -> bytes:
     buffer = io.BytesIO()
-    cast(Figure, figure).savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+    cast(Figure, figure).savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": "dgmm"})
     return buffer.getvalue()
 
 
 def _data_url(figure: FigureBase) -> str:
     return f"data:image/png;base64,{base64.b64encode(_png(figure)).decode()}"
-
-
-def _replace(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all."""
-    part = Path(os.fspath(path) + PARTIAL)
-    part.write_bytes(content)
-    os.replace(part, path)

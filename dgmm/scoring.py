@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +14,16 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
-from dgmm.data import Samples, shortened, store_at
+from dgmm.data import Samples, shortened
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import score_samples as score_rows
 from dgmm.memory import check_memory, score_bytes
 from dgmm.mixture import Mixture
 from dgmm.passes import map_segments, read_ahead
+from dgmm.places import Output, Writer
 from dgmm.profile import complete_rows, refuse_infinite
 from dgmm.results import Fit
-from dgmm.store import UNFINISHED, digest, writing
+from dgmm.store import digest
 from dgmm.tree import Node, grow, merge_all
 from dgmm.types import AnyArray, IntArray
 from dgmm.workers import Workers, one_blas_thread
@@ -64,48 +64,29 @@ class Scored:
 class ScoreRun:
     """The task of scoring a run of segments, each written to the output as soon as it is done."""
 
-    def __init__(self, mixture: Mixture, out: str, probabilities: bool) -> None:
+    def __init__(self, mixture: Mixture, writer: Writer, probabilities: bool) -> None:
         self.plan = mixture.density_plan()
-        self.out = out
+        self.writer = writer
         self.probabilities = probabilities
 
-    def __call__(self, samples: Samples, run: range) -> list[Node[Scored]] | Exception:
-        """Score the segments of a run; returns what went wrong rather than raising it.
-
-        Nothing may be written any more when the driver hears of a failure, or it could not clear up.
-        """
+    def __call__(self, samples: Samples, run: range) -> list[Node[Scored]]:
+        """Score the segments of a run."""
         stack: list[Node[Scored]] = []
-        try:
-            group = self._open()
-            arrays: dict[str, Any] = {
-                name: group[name] for name in VARIABLES if name != "probabilities" or self.probabilities
-            }
-            with one_blas_thread:
-                for segment, x in read_ahead(samples, run, samples.read):
-                    if self._open().attrs.get(UNFINISHED) == "stopped":
-                        break
-                    region = samples.grid.region(segment)
-                    shape = tuple(s.stop - s.start for s in region)
-                    values, scored = self.score(x)
-                    if not np.isfinite(scored.log_density):
-                        refuse_infinite(samples.name, samples.features, samples.grid, segment, x)
-                        raise DgmmError(
-                            f"the log density of a sample in region {region} of {samples.name} is not finite"
-                        )
-                    for name, value in values.items():
-                        arrays[name][region] = value.reshape(shape + value.shape[1:])
-                    grow(stack, Node(0, segment, scored))
-        except Exception as error:
-            self.stop()
-            return error
+        names = [name for name in VARIABLES if name != "probabilities" or self.probabilities]
+        arrays = {name: self.writer.array(name) for name in names}
+        with one_blas_thread:
+            for segment, x in read_ahead(samples, run, samples.read):
+                region = samples.grid.region(segment)
+                shape = tuple(s.stop - s.start for s in region)
+                values, scored = self.score(x)
+                if not np.isfinite(scored.log_density):
+                    refuse_infinite(samples.name, samples.features, samples.grid, segment, x)
+                    raise DgmmError(f"the log density of a sample in region {region} of {samples.name} is not finite")
+                self.writer.check()
+                for name, value in values.items():
+                    arrays[name][region] = value.reshape(shape + value.shape[1:])
+                grow(stack, Node(0, segment, scored))
         return stack
-
-    def _open(self) -> zarr.Group:
-        return zarr.open_group(store_at(self.out, read_only=False), mode="r+")
-
-    def stop(self) -> None:
-        """Tell all tasks to go no further."""
-        self._open().attrs[UNFINISHED] = "stopped"
 
     def score(self, x: AnyArray) -> tuple[dict[str, AnyArray], Scored]:
         """Variables of the output for the rows of ``x`` (n, d), and what they come to."""
@@ -142,14 +123,13 @@ def label_dtype(n_components: int) -> type[np.signedinteger]:
 def score_samples(
     model: Fit,
     samples: Samples,
-    out: str | os.PathLike[str],
+    output: Output,
     workers: Workers,
     *,
     probabilities: bool = False,
     settings: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
 ) -> Scored:
-    """Score all samples into a Zarr group that appears when it is complete."""
+    """Score all samples into an output that has been begun, and finish it."""
     mixture, samples = model.mixture, samples.with_features(model.features)
     if samples.n_features != mixture.n_features:
         raise InputError(
@@ -164,17 +144,12 @@ def score_samples(
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
     check_memory(samples, workers, score_bytes(samples, mixture.n_components, probabilities=probabilities))
     began = time.perf_counter()
-    with writing(out, overwrite=overwrite) as place:
-        create(place, samples, model, probabilities, dict(settings or {}))
-        task = ScoreRun(mixture, place, probabilities)
-        try:
-            parts = map_segments(samples, workers, task)
-        except BaseException:
-            task.stop()
-            raise
-        total = merged(parts)
-        write_coordinates(place, samples)
-        del task._open().attrs[UNFINISHED]
+    store = output.store()
+    create(store, samples, model, probabilities, dict(settings or {}))
+    parts = map_segments(samples, workers, ScoreRun(mixture, output.writer, probabilities))
+    total = merge_all((node for nodes in parts for node in nodes), len(samples.grid))
+    write_coordinates(store, samples)
+    output.finish()
     seconds = time.perf_counter() - began
     logger.info(
         "scored %d samples (%d missing) in %.1f s, %.3g rows/s",
@@ -183,20 +158,10 @@ def score_samples(
     return total
 
 
-def merged(parts: Sequence[list[Node[Scored]] | Exception]) -> Scored:
-    """All parts together; raises the first failure there was."""
-    nodes: list[Node[Scored]] = []
-    for part in parts:
-        if isinstance(part, Exception):
-            raise part
-        nodes.extend(part)
-    return merge_all(nodes)
-
-
-def create(place: str, samples: Samples, model: Fit, probabilities: bool, settings: dict[str, Any]) -> None:
-    """Create the empty arrays of the output; nothing that was left there stays."""
+def create(store: Any, samples: Samples, model: Fit, probabilities: bool, settings: dict[str, Any]) -> None:
+    """Create the empty arrays of the output in a store."""
     k = model.n_components
-    group = zarr.open_group(store_at(place, read_only=False), mode="w", zarr_format=3)
+    group = zarr.create_group(store, zarr_format=3)
     group.attrs.update(
         {
             **{str(name): plain(value) for name, value in samples.coords.attrs.items()},
@@ -207,7 +172,6 @@ def create(place: str, samples: Samples, model: Fit, probabilities: bool, settin
             "covariance_type": model.covariance_type,
             "model": digest(model.mixture),
             "settings": settings,
-            UNFINISHED: True,
         }
     )
     grid, dims = samples.grid, samples.dims
@@ -242,14 +206,13 @@ def plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
-def write_coordinates(place: str, samples: Samples) -> None:
-    """Add the coordinates of the input's grid."""
+def write_coordinates(store: Any, samples: Samples) -> None:
+    """Add the coordinates of the input's grid to a store."""
     coords = samples.coords.drop_encoding()
     if not coords.variables:
         return
     with warnings.catch_warnings():
         # strings have no settled Zarr v3 data type yet; the format they are written in is what xarray reads
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
-        store = store_at(place, read_only=False)
         attributes = xr.open_zarr(store, chunks=None, consolidated=False).attrs
         coords.assign_attrs(attributes).to_zarr(store, mode="a", zarr_format=3, consolidated=False)

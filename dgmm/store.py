@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import os
-import shutil
+import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,79 +17,19 @@ import pandas as pd
 import xarray as xr
 import zarr
 
-from dgmm.data import open_store, store_at
-from dgmm.errors import InputError, OutputExistsError
+from dgmm.data import one_line, open_store, unfinished
+from dgmm.errors import DgmmError, InputError
 from dgmm.families import get_family
 from dgmm.mixture import Mixture
+from dgmm.places import Output, place_at
 from dgmm.results import Fit
 
 #: Written into every model; a reader of another version refuses.
 FORMAT = "dgmm-model-1"
-#: What a folder must hold to be replaced.
-ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
-#: Attribute of a group at a URL, where nothing can be moved into place, for as long as it is not finished.
-UNFINISHED = "unfinished"
 #: A gain still to come that is not known yet; JSON has no infinity.
 UNKNOWN = -1.0
-#: Suffix of a local output that is not finished.
-PARTIAL = ".partial"
 
 Path = str | os.PathLike[str]
-
-
-def exists(path: Path) -> bool:
-    """Whether something finished lies at a path or URL."""
-    if "://" not in os.fspath(path):
-        return os.path.lexists(path)
-    try:
-        return UNFINISHED not in open_store(path).attrs
-    except InputError:
-        return False
-
-
-def refuse_existing(path: Path, overwrite: bool, *inputs: Path) -> None:
-    """Raise where an output would replace something without being asked to, what it is made from, or a stranger."""
-    place = os.path.realpath(path)
-    for source in inputs:
-        if "://" not in os.fspath(source) and os.path.commonpath([place, os.path.realpath(source)]) in (
-            place, os.path.realpath(source),
-        ):  # fmt: skip
-            raise OutputExistsError(f"{path} is where the input {source} lies: choose another place")
-    if os.path.islink(path):
-        raise OutputExistsError(f"{path} is a symbolic link: name the place that it points to")
-    if not exists(path):
-        return
-    if not overwrite:
-        raise OutputExistsError(f"{path} exists already: choose another place, or overwrite it (--overwrite)")
-    local = "://" not in os.fspath(path)
-    ours = os.path.isfile(path) and os.fspath(path).endswith((".json", ".csv"))
-    if local and not ours and not any(os.path.exists(os.path.join(path, marker)) for marker in ZARR_MARKERS):
-        raise OutputExistsError(f"{path} exists and is not a Zarr store: remove it yourself, or choose another place")
-
-
-@contextmanager
-def writing(path: Path, *, overwrite: bool) -> Iterator[str]:
-    """Where to write a Zarr group that appears at ``path`` when it is complete, and not at all otherwise.
-
-    A local group is written beside its place and moved there at the end. A URL is written in place.
-    """
-    refuse_existing(path, overwrite)
-    place = os.fspath(path)
-    if "://" in place:
-        zarr.open_group(store_at(place, read_only=False), mode="w")
-        yield place
-        return
-    place = place.rstrip("/")
-    partial = place + PARTIAL
-    os.makedirs(os.path.dirname(os.path.abspath(place)), exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        yield partial
-        if os.path.lexists(place):
-            shutil.rmtree(place)
-        os.replace(partial, place)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[str, Any] | None = None) -> xr.Dataset:
@@ -210,13 +151,44 @@ def save(
     OutputExistsError
         If the place is taken and ``overwrite`` is False.
     """
+    with place_at(path).begin("model", overwrite=overwrite) as output:
+        write(output, fit, table=table, settings=settings)
+        output.finish()
+
+
+def write(
+    output: Output, fit: Fit, *, table: pd.DataFrame | None = None, settings: Mapping[str, Any] | None = None
+) -> None:
+    """Write a fit to an output that has been begun; see `save`."""
     dataset = to_dataset(fit, table, settings)
-    if os.fspath(path).endswith(".json"):
-        refuse_existing(path, overwrite)
-        write_text(path, json.dumps(dataset.to_dict(), indent=1, allow_nan=False) + "\n")
-        return
-    with writing(path, overwrite=overwrite) as place:
-        dataset.to_zarr(store_at(place, read_only=False), mode="w", zarr_format=3, consolidated=False)
+    if output.place.name.endswith(".json"):
+        output.write((json.dumps(dataset.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+    else:
+        dataset.to_zarr(output.store(), mode="w-", zarr_format=3, consolidated=False)
+
+
+@contextmanager
+def rescued(
+    fit: Fit, *, table: pd.DataFrame | None = None, settings: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """Context in which a fit is written where it belongs; if that fails it is written somewhere else.
+
+    Raises
+    ------
+    DgmmError
+        That says what failed, and where the fit lies.
+    """
+    try:
+        yield
+    except Exception as error:
+        for folder in (os.getcwd(), tempfile.gettempdir(), os.path.expanduser("~")):
+            place = os.path.join(folder, f"dgmm-model-{uuid.uuid4().hex[:8]}.json")
+            try:
+                save(fit, place, table=table, settings=settings)
+            except Exception:
+                continue
+            raise DgmmError(f"the model could not be written ({one_line(error)}); it is kept in {place}") from error
+        raise
 
 
 def load(path: Path) -> Fit:
@@ -227,11 +199,11 @@ def load(path: Path) -> Fit:
 def load_dataset(path: Path) -> xr.Dataset:
     """A stored model as a dataset, as it is."""
     if os.fspath(path).endswith(".json"):
+        content = place_at(path).content()
+        if content is None:
+            raise InputError(f"no such model: {path}{unfinished(path)}")
         try:
-            with open(path, encoding="utf-8") as file:
-                return xr.Dataset.from_dict(dict(json.load(file)))
-        except FileNotFoundError:
-            raise InputError(f"no such model: {path}") from None
+            return xr.Dataset.from_dict(dict(json.loads(content)))
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(f"{path} is not a dgmm model: {error}") from None
     group = open_store(path)
@@ -257,14 +229,3 @@ def candidates(path: Path) -> pd.DataFrame | None:
     """The table of candidates stored with a selected model, None if it was trained alone."""
     records = load_dataset(path).attrs.get("candidates")
     return None if records is None else pd.DataFrame(records)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is there as a whole or not at all."""
-    place = os.fspath(path)
-    if "://" in place:
-        raise InputError(f"cannot write {place}: plain files go to local paths")
-    os.makedirs(os.path.dirname(os.path.abspath(place)), exist_ok=True)
-    with open(place + PARTIAL, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(place + PARTIAL, place)

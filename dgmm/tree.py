@@ -35,19 +35,25 @@ def grow(stack: list[Node[T]], node: Node[T]) -> None:
     stack.append(node)
 
 
-def merge_all(nodes: Iterable[Node[T]]) -> T:
+def merge_all(nodes: Iterable[Node[T]], n_leaves: int | None = None) -> T:
     """The value of the whole tree from nodes in order that cover it; siblings first, what is left from the right.
 
     Raises
     ------
     ValueError
-        If there are no nodes.
+        If there are no nodes, or they do not cover ``n_leaves``, where that is known.
     """
     stack: list[Node[T]] = []
+    covered = 0
     for node in nodes:
+        if n_leaves is not None and node.index << node.level != covered:
+            raise ValueError(f"leaf {covered} of a tree of {n_leaves} is missing, or not in its place")
+        covered += 1 << node.level
         grow(stack, node)
     if not stack:
         raise ValueError("a tree needs at least one leaf")
+    if n_leaves not in (None, covered):
+        raise ValueError(f"{covered} leaves of a tree of {n_leaves} are there")
     value = stack.pop().value
     while stack:
         value = stack.pop().value.merge(value)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
 from collections.abc import Iterator
 
 import dask
@@ -36,6 +42,45 @@ def client() -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@pytest.fixture(scope="session")
+def _s3() -> Iterator[str]:
+    """A server that speaks S3, on loopback, with one bucket; the environment says how to reach it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                assert server.poll() is None, "the server did not start"
+                time.sleep(0.05)
+        urllib.request.urlopen(urllib.request.Request(f"{address}/bucket", method="PUT")).close()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {
+                "AWS_ACCESS_KEY_ID": "testing",
+                "AWS_SECRET_ACCESS_KEY": "testing",
+                "AWS_REGION": "us-east-1",
+                "AWS_ENDPOINT_URL": address,
+                "AWS_ALLOW_HTTP": "true",
+            }.items():
+                patch.setenv(name, value)
+            yield "s3://bucket"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
+def s3(_s3: str) -> str:
+    """URL of a prefix in a bucket, for one test alone."""
+    return f"{_s3}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture(scope="session")

@@ -523,7 +523,7 @@ BAD: dict[str, tuple[Callable[[np.ndarray], list[str]], list[str]]] = {
     # outputs
     "output is a folder of something else": (
         occupied,
-        ["out.zarr", "not a Zarr store"],
+        ["out.zarr", "not written"],
     ),
 }
 

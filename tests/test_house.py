@@ -10,16 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
-    "types", "errors", "rows", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config", "em",
-    "variational", "initialise", "grid", "tree", "profile", "data", "datasets", "workers", "memory", "results",
-    "starts", "passes", "reseed", "selection", "store", "scoring", "api", "containers", "streamed", "estimator",
-    "bayesian", "figures", "report", "pipeline", "cli",
+    "types", "errors", "rows", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config",
+    "em", "variational", "initialise", "grid", "tree", "profile", "runs", "data", "datasets", "places", "workers",
+    "memory", "results", "starts", "passes", "reseed", "selection", "store", "scoring", "api", "containers",
+    "streamed", "estimator", "bayesian", "figures", "report", "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
     "dask": {"data", "workers", "passes", "starts", "containers"},
     "distributed": {"workers"},
-    "zarr": {"data", "store", "scoring", "datasets", "containers"},
+    "zarr": {"data", "places", "store", "scoring", "datasets", "containers"},
+    "obstore": {"data", "places"},
     "xarray": {"data", "store", "scoring", "datasets", "api", "figures", "report", "containers"},
     "pandas": {"data", "results", "store", "datasets", "pipeline", "figures", "report", "streamed"},
     "pydantic": {"config"},

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import obstore
 import pandas as pd
 import pytest
 import xarray as xr
@@ -23,9 +27,12 @@ from zarr.storage import MemoryStore
 
 import dgmm
 from dgmm import grid as grid_module
-from dgmm.data import open_samples
+from dgmm.api import open_scores
+from dgmm.cli import main
+from dgmm.data import object_at, open_samples
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.mixture import Mixture
+from dgmm.places import State, Status, place_at
 from dgmm.results import Fit
 from dgmm.scoring import ScoreRun, label_dtype, score_samples
 from dgmm.store import save
@@ -537,24 +544,28 @@ def test_a_crash_midway_leaves_no_output(tmp_path: Path) -> None:
 
 def test_a_crash_leaves_nothing_to_those_who_are_still_at_work(tmp_path: Path) -> None:
     """One thread fails while another is in the middle of a block: what that one writes late must not stay."""
-    failed, late = threading.Event(), threading.Event()
+    failed, late, readers = threading.Event(), threading.Event(), []
 
     def block(part: np.ndarray, block_info: Any = None) -> np.ndarray:
-        place = block_info[0]["chunk-location"][0] if block_info else None
-        if place == 0:
-            failed.wait(30)
-            time.sleep(0.2)
-            late.set()
-        if place == 5:
+        if not block_info:
+            return part
+        readers.append(threading.get_ident())
+        if readers[-1] != readers[0]:
             failed.set()
             raise Poison("unreadable")
+        failed.wait(30)
+        time.sleep(0.2)
+        late.set()
         return part
 
     source = da.from_array(table(), chunks=(20, 3)).map_blocks(block, dtype=float, meta=np.empty((0, 0)))
-    with open_workers("threads", n_workers=2) as workers, pytest.raises(Poison):
-        score_samples(fit_of(make_mixture()), open_samples(source), tmp_path / "s.zarr", workers)
-    assert late.wait(30)
-    time.sleep(0.5)
+    with (
+        pytest.raises(Poison),
+        place_at(tmp_path / "s.zarr").begin("scores", overwrite=False) as output,
+        open_workers("threads", n_workers=2) as workers,
+    ):
+        score_samples(fit_of(make_mixture()), open_samples(source), output, workers)
+    assert late.is_set(), "whoever was at work has been waited for"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -562,6 +573,105 @@ def test_a_crash_in_a_worker_process_leaves_no_output(client: Client, tmp_path: 
     with pytest.raises(Exception, match="unreadable"):
         dgmm.score(fit_of(make_mixture()), poisoned(table()), tmp_path / "s.zarr", scheduler=client)
     assert list(tmp_path.iterdir()) == []
+
+
+INTERRUPTED = """
+import sys, threading, time
+import dgmm
+from dgmm import cli, data, grid
+
+grid.MIN_ROWS = 16
+kind, out, model, second = sys.argv[1:]
+began, read = threading.Event(), data.Samples.read
+calls = []
+
+def slow(samples, region):
+    calls.append(region)
+    if len(calls) > 12:
+        if not began.is_set():
+            began.set()
+            print("in the middle", flush=True)
+        time.sleep(0.3)
+    return read(samples, region)
+
+data.Samples.read = slow
+if kind == "command":
+    sys.exit(cli.main(["score", model, f"{model}.in", "--out", out, "--quiet"]))
+try:
+    dgmm.score(model, f"{model}.in", out)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+data.Samples.read = read
+dgmm.score(second, f"{model}.in", out)
+print("scored", flush=True)
+"""
+
+
+def in_the_middle(kind: str, out: str, tmp_path: Path) -> subprocess.Popen[str]:
+    """A process in the middle of scoring; whatever it leaves shows where its output belongs."""
+    model, second = str(tmp_path / "model.zarr"), str(tmp_path / "second.zarr")
+    save(fit_of(make_mixture()), model)
+    save(fit_of(make_mixture("diag")), second)
+    zarr.create_array(f"{model}.in", shape=(300, 3), chunks=(10, 3), dtype="f8")[...] = table()
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, kind, out, model, second],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in the middle\n"
+    return process
+
+
+def assert_nothing_is_left(out: str) -> None:
+    assert place_at(out).state().status is Status.ABSENT
+    if "://" not in out:
+        assert not Path(out).parent.exists()
+    else:
+        folder, _ = object_at(out)
+        assert list(obstore.list(folder)) == []
+
+
+@pytest.mark.parametrize(("where", "number", "code"), [("path", signal.SIGTERM, 143), ("s3", signal.SIGINT, 130)])
+def test_an_interrupted_command_leaves_nothing(
+    where: str, number: int, code: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    out = f"{request.getfixturevalue('s3')}/s.zarr" if where == "s3" else str(tmp_path / "out" / "s.zarr")
+    with in_the_middle("command", out, tmp_path) as process:
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "nothing half-written is left" in errors
+    assert len(errors.splitlines()) == 1
+    assert_nothing_is_left(out)
+
+
+def test_a_run_after_an_interrupted_one_in_the_same_process_is_its_own(tmp_path: Path) -> None:
+    """Nothing that the first has begun gets into the second, and the second is complete."""
+    out = str(tmp_path / "s.zarr")
+    with in_the_middle("library", out, tmp_path) as process:
+        process.send_signal(signal.SIGINT)
+        told, errors = process.communicate(timeout=60)
+    assert told.splitlines() == ["interrupted", "scored"], errors
+    assert_scores(open_scores(out), table(), make_mixture("diag"))
+
+
+def test_a_killed_command_leaves_what_says_so_and_does_not_stand_in_the_way(
+    s3: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = f"{s3}/s.zarr"
+    with in_the_middle("command", out, tmp_path) as process:
+        # while it lives nobody else gets in
+        again = ["score", str(tmp_path / "model.zarr"), str(tmp_path / "model.zarr.in"), "--out", out, "--quiet"]
+        assert main([*again, "--overwrite"]) == 2
+        assert "is being written by run" in (told := capsys.readouterr().err)
+        assert f"process {process.pid}" in told
+        process.kill()
+    assert place_at(out).state().status is Status.UNFINISHED
+    assert main(["info", out]) == 2
+    assert "has died and left it unfinished" in capsys.readouterr().err
+    assert main(again) == 0
+    assert_scores(open_scores(out), table(), make_mixture())
+    assert place_at(out).state() == State(Status.FINISHED, "scores")
 
 
 def test_a_crash_midway_leaves_what_was_there(tmp_path: Path) -> None:
@@ -614,7 +724,8 @@ def test_other_names_of_features_are_mentioned(tmp_path: Path, caplog: pytest.Lo
 def test_the_summary_adds_up(tmp_path: Path) -> None:
     """Counts by label, missing rows and the total log-likelihood."""
     x, mixture = table(), make_mixture()
-    total = score_samples(fit_of(mixture), open_samples(x), tmp_path / "s.zarr", threads(2))
+    with place_at(tmp_path / "s.zarr").begin("scores", overwrite=False) as output:
+        total = score_samples(fit_of(mixture), open_samples(x), output, threads(2))
     present = ~np.isnan(x).any(axis=1)
     expected = oracle(mixture)
     np.testing.assert_array_equal(total.counts, np.bincount(expected.predict(x[present]), minlength=3))

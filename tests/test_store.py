@@ -16,8 +16,10 @@ import xarray as xr
 import zarr
 
 from dgmm import store
-from dgmm.errors import InputError, OutputExistsError
+from dgmm.errors import DgmmError, InputError, OutputExistsError
 from dgmm.mixture import Mixture
+from dgmm.places import place_at
+from dgmm.places.local import LocalOutput
 from dgmm.results import Fit
 
 TYPES = ("full", "tied", "diag", "spherical")
@@ -334,7 +336,7 @@ def test_what_is_no_zarr_store_is_never_replaced(name: str, tmp_path: Path) -> N
     else:
         precious = place
     precious.write_text("do not lose me")
-    with pytest.raises(OutputExistsError, match="is not a Zarr store"):
+    with pytest.raises(OutputExistsError, match="not written"):
         store.save(make_fit(), place, overwrite=True)
     assert precious.read_text() == "do not lose me"
 
@@ -356,30 +358,19 @@ class Interruption(BaseException):
     """As Ctrl-C is: not an Exception."""
 
 
-def interrupted(place: Path, error: type[BaseException], *, overwrite: bool) -> None:
-    """A write that gets as far as its first array."""
-    with store.writing(place, overwrite=overwrite) as partial:
-        zarr.open_group(partial, mode="w").create_array("x", shape=(3,), dtype="f8")
-        # a reader sees what was there before, if anything was, until all is done
-        assert place.exists() == overwrite
-        raise error
-
-
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, Interruption])
-def test_an_interrupted_write_leaves_nothing(error: type[BaseException], tmp_path: Path) -> None:
-    with pytest.raises(error):
-        interrupted(tmp_path / "out.zarr", error, overwrite=False)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, Interruption])
-def test_what_existed_survives_a_failed_overwrite(error: type[BaseException], tmp_path: Path) -> None:
+@pytest.mark.parametrize("existed", [False, True])
+def test_an_interrupted_write_leaves_what_was_there(existed: bool, error: type[BaseException], tmp_path: Path) -> None:
     place, fit = tmp_path / "m.zarr", make_fit()
-    store.save(fit, place)
-    with pytest.raises(error):
-        interrupted(place, error, overwrite=True)
-    assert [p.name for p in tmp_path.iterdir()] == ["m.zarr"]
-    assert_same(store.load(place), fit)
+    if existed:
+        store.save(fit, place)
+    with pytest.raises(error), place_at(place).begin("model", overwrite=True) as output:
+        store.write(output, make_fit(seed=1))
+        assert place.exists() == existed, "a reader sees what was there before until all is done"
+        raise error
+    assert [p.name for p in tmp_path.iterdir()] == ["m.zarr"] * existed
+    if existed:
+        assert_same(store.load(place), fit)
 
 
 def test_a_fit_that_cannot_be_written_leaves_nothing(path: Path) -> None:
@@ -389,17 +380,45 @@ def test_a_fit_that_cannot_be_written_leaves_nothing(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def test_leftovers_of_a_killed_run_do_not_get_into_the_next(tmp_path: Path) -> None:
-    place = tmp_path / "m.zarr"
-    left = tmp_path / ("m.zarr" + store.PARTIAL)
-    zarr.open_group(str(left), mode="w").create_array("stray", shape=(3,), dtype="f8")
-    with store.writing(place, overwrite=False) as partial:
-        zarr.open_group(partial, mode="a").create_array("x", shape=(3,), dtype="f8")
-    assert [p.name for p in tmp_path.iterdir()] == ["m.zarr"]
-    assert list(zarr.open_group(str(place), mode="r").array_keys()) == ["x"]
+# ---- where else -----------------------------------------------------------------------------------------------------
 
 
-def test_exists(tmp_path: Path) -> None:
-    assert not store.exists(tmp_path / "m.zarr")
-    store.save(make_fit(), tmp_path / "m.zarr")
-    assert store.exists(tmp_path / "m.zarr")
+def test_a_fit_that_cannot_be_written_where_it_belongs_is_written_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of work are not lost to a full disk."""
+    full, free = tmp_path / "full", tmp_path / "free"
+    full.mkdir(), free.mkdir()
+    monkeypatch.chdir(full)
+    monkeypatch.setattr("tempfile.tempdir", str(free))
+    real = LocalOutput.publish
+
+    def publish(output: LocalOutput) -> None:
+        if str(full) in output.target:
+            raise OSError(28, "No space left on device")
+        real(output)
+
+    monkeypatch.setattr(LocalOutput, "publish", publish)
+    table = pd.DataFrame({"bic": [1.0]})
+    with (
+        pytest.raises(DgmmError, match=r"could not be written \(.*No space left on device\); it is kept in") as caught,
+        place_at(full / "m.zarr").begin("model", overwrite=False) as output,
+        store.rescued(make_fit(), table=table, settings={"k": 3}),
+    ):
+        store.write(output, make_fit())
+        output.finish()
+    (kept,) = free.iterdir()
+    assert str(caught.value).endswith(f"it is kept in {kept}")
+    assert_same(store.load(kept), make_fit())
+    assert store.load_dataset(kept).attrs["settings"] == {"k": 3}
+    pd.testing.assert_frame_equal(store.candidates(kept), table)
+    assert list(full.iterdir()) == []
+
+
+def test_a_fit_that_can_be_written_nowhere_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LocalOutput, "publish", fail)
+    with pytest.raises(OSError, match="No space left"), store.rescued(make_fit()):
+        fail()

@@ -1,0 +1,347 @@
+"""What all places have in common: what may lie there, who may write, and when an output appears."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import zarr
+
+from dgmm.data import local_path, one_line, record_of, store_at
+from dgmm.errors import DgmmError, OutputError, OutputExistsError
+from dgmm.runs import Heartbeat, Run
+
+logger = logging.getLogger("dgmm")
+
+Path = str | os.PathLike[str]
+
+#: What makes a folder a Zarr group.
+ROOT = "zarr.json"
+#: An output that is replaced waits in the folder of the claim under this suffix until its successor is in its place.
+OLD = "-old"
+#: By what it holds among its first bytes a file is known as an output of ours.
+SIGNATURES = {
+    "model": b'"format": "dgmm-model-',
+    "table": b"n_components,covariance_type,",
+    "report": b'name="generator" content="dgmm',
+    "picture": b"Software\0dgmm",
+}
+HEAD = 4096
+
+
+class Status(StrEnum):
+    """What lies at a place."""
+
+    ABSENT = "absent"
+    #: Claimed by a run, alive or dead, and not complete.
+    UNFINISHED = "unfinished"
+    FINISHED = "finished"
+    #: Something that is not ours, and never replaced.
+    STRANGE = "strange"
+
+
+@dataclass(frozen=True)
+class State:
+    """What lies at a place.
+
+    Attributes
+    ----------
+    status : Status
+    what : str
+        Of a finished output: model, scores, example, table, report or picture.
+    detail : str
+        Why it is strange.
+    run : Run or None
+        Whose an unfinished output is.
+    """
+
+    status: Status
+    what: str = ""
+    detail: str = ""
+    run: Run | None = None
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What tasks need to write their parts of an output; travels to workers.
+
+    Attributes
+    ----------
+    place : str
+    target : str
+        Path or URL at which the group is being made.
+    run : str
+        Whose output it is.
+    """
+
+    place: str
+    target: str
+    run: str
+
+    def check(self) -> None:
+        """Raise where the output is not this run's any more: it was given up, and another may be at work."""
+        found = record_of(self.place)
+        if found is None or found.id != self.run:
+            now = "its claim is gone" if found is None else f"it is now that of {found}"
+            raise DgmmError(f"{self.place} is not to be written by run {self.run[:8]} any more: {now}")
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        """One of the arrays, to be written to."""
+        return zarr.open_array(store_at(self.target, read_only=False), path=name, mode="r+")
+
+
+class Output(ABC):
+    """An output that is being made.
+
+    Attributes
+    ----------
+    place : Place
+    run : Run
+    what : str
+        Kind of output.
+    overwrite : bool
+        Whether it may take the place of another of its kind.
+    finished : bool
+    """
+
+    def __init__(self, place: Place, run: Run, what: str, overwrite: bool) -> None:
+        self.place = place
+        self.run = run
+        self.what = what
+        self.overwrite = overwrite
+        self.finished = False
+
+    @property
+    @abstractmethod
+    def target(self) -> str:
+        """Path or URL at which a group is being made."""
+
+    @property
+    def writer(self) -> Writer:
+        """What tasks need to write their parts."""
+        return Writer(self.place.name, self.target, self.run.id)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the claim is still that of this run."""
+        found = record_of(self.place.name)
+        return found is not None and found.id == self.run.id
+
+    @abstractmethod
+    def claim(self) -> None:
+        """Take the place, over from a dead run if need be."""
+
+    @abstractmethod
+    def beat(self) -> None:
+        """Give a sign of life."""
+
+    @abstractmethod
+    def store(self) -> Any:
+        """The zarr store of a group, empty at the first call, which is when what is replaced at a URL is deleted."""
+
+    @abstractmethod
+    def write(self, content: bytes) -> None:
+        """The whole content of an output that is a single file."""
+
+    def finish(self) -> None:
+        """Let it appear at its place.
+
+        Raises
+        ------
+        OutputError
+            If something has come to lie there in the meantime.
+        DgmmError
+            If another run has taken over.
+        """
+        self.writer.check()
+        self.place.look(self.what, overwrite=self.overwrite)
+        self.publish()
+        self.finished = True
+
+    @abstractmethod
+    def publish(self) -> None:
+        """Put it where it belongs."""
+
+    @abstractmethod
+    def clean(self) -> None:
+        """Remove the claim, and all that was written of an output that is given up."""
+
+    def refuse_claimed(self, found: Run) -> None:
+        """Raise if the run that has claimed the place is alive."""
+        name = self.place.name
+        if found.alive:
+            raise OutputExistsError(f"{name} is being written by {found}: wait for it or stop it, or choose another")
+        logger.info("%s was left unfinished by %s, which is dead: taking over", name, found)
+
+
+class Place(ABC):
+    """A path or URL at which an output lies or will lie.
+
+    Attributes
+    ----------
+    name : str
+        As it was given, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def state(self) -> State:
+        """What lies here.
+
+        Raises
+        ------
+        OutputError
+            If that cannot be told: nothing is taken for free that could not be looked at.
+        """
+        with explained(self.name, "look at"):
+            found = self.found()
+            run = None if found.status in (Status.FINISHED, Status.STRANGE) else record_of(self.name)
+        if run is not None:
+            return State(Status.UNFINISHED, run=run)
+        if found.status is Status.UNFINISHED:
+            return State(Status.STRANGE, detail="holds files that no run of dgmm lays claim to")
+        return found
+
+    def look(self, what: str, *, overwrite: bool, inputs: Iterable[Path] = ()) -> State:
+        """Raise if an output may not come here; nothing is changed.
+
+        Parameters
+        ----------
+        what : str
+            Kind of output; only one of the same kind is ever replaced.
+        overwrite : bool
+        inputs : iterable of paths and URLs
+            What the output is made from.
+
+        Raises
+        ------
+        OutputExistsError
+            If something finished lies here and is not to be replaced, or something that is not ours, or if the place
+            lies within an input or around it.
+        OutputError
+            If it cannot be looked at.
+        """
+        for source in inputs:
+            if overlap(self.name, source):
+                raise OutputExistsError(f"{self.name} is where the input {source} lies: choose another place")
+        state = self.state()
+        if state.status is Status.STRANGE:
+            raise OutputExistsError(f"{self.name} {state.detail}: remove it yourself, or choose another place")
+        if state.status is Status.FINISHED and state.what != what:
+            raise OutputExistsError(
+                f"{self.name} holds another output of dgmm ({state.what}, not {what}): remove it yourself, or choose "
+                "another place"
+            )
+        if state.status is Status.FINISHED and not overwrite:
+            raise OutputExistsError(f"{self.name} exists already: choose another place, or overwrite it (--overwrite)")
+        return state
+
+    @contextmanager
+    def begin(self, what: str, *, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterator[Output]:
+        """Claim the place for an output; it is given up again unless `Output.finish` is called.
+
+        Parameters
+        ----------
+        what, overwrite, inputs
+            As for `look`.
+
+        Raises
+        ------
+        OutputError
+            As for `look`; if another run is at work here; or if the place cannot be written to.
+        """
+        self.look(what, overwrite=overwrite, inputs=inputs)
+        run = Run.begin()
+        output = self.output(run, what, overwrite)
+        try:
+            with explained(self.name, "write to"):
+                output.claim()
+            # again: an output may have been put back, or finished by somebody who was faster
+            self.look(what, overwrite=overwrite)
+            with Heartbeat(output.beat):
+                yield output
+        finally:
+            try:
+                output.clean()
+            except Exception as error:
+                logger.warning("%s: what %s leaves behind could not be removed: %s", self.name, run, one_line(error))
+            run.end()
+
+    @abstractmethod
+    def content(self) -> bytes | None:
+        """The file that lies here; None if there is none."""
+
+    @abstractmethod
+    def found(self) -> State:
+        """What lies here, claims aside; unfinished if there are parts of an output."""
+
+    @abstractmethod
+    def output(self, run: Run, what: str, overwrite: bool) -> Output:
+        """An output to be made here."""
+
+
+def state_of_group(root: bytes | None, alien: Sequence[str]) -> State:
+    """State of a folder by the metadata of its root, if any, and the names of what is no part of a Zarr group."""
+    what = None if root is None else what_of(root)
+    if root is not None and what is None:
+        return State(Status.STRANGE, detail="was not written by dgmm")
+    if alien:
+        return State(Status.STRANGE, detail=f"holds what dgmm has not written ({', '.join(sorted(alien)[:3])})")
+    return State(Status.UNFINISHED) if what is None else State(Status.FINISHED, what=what)
+
+
+def what_of(root: bytes) -> str | None:
+    """Kind of output by the metadata of a Zarr group; None if it is not ours."""
+    try:
+        name = json.loads(root)["attributes"]["format"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    parts = name.split("-") if isinstance(name, str) else []
+    return parts[1] if len(parts) == 3 and parts[0] == "dgmm" else None
+
+
+def state_of_file(head: bytes) -> State:
+    """State of a file by its first bytes."""
+    for what, signature in SIGNATURES.items():
+        if signature in head:
+            return State(Status.FINISHED, what=what)
+    return State(Status.STRANGE, detail="is a file that was not written by dgmm")
+
+
+def overlap(a: Path, b: Path) -> bool:
+    """Whether one place lies within the other, or is the same."""
+    first, second = parts_of(a), parts_of(b)
+    n = min(len(first), len(second))
+    return first[:n] == second[:n]
+
+
+def parts_of(path: Path) -> tuple[str, ...]:
+    """A path or URL as the names on the way to it, links followed."""
+    local = local_path(path)
+    if local is not None:
+        return ("", *os.path.realpath(local).strip("/").split("/"))
+    scheme, _, rest = os.fspath(path).partition("://")
+    return (scheme, *(part for part in rest.split("/") if part))
+
+
+@contextmanager
+def explained(name: str, doing: str) -> Iterator[None]:
+    """Say in one line, and as a user's mistake, what a file system or an object store says in its own words."""
+    try:
+        yield
+    except DgmmError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise OutputError(f"cannot {doing} {name}: {error.strerror or one_line(error)}") from error
+        if type(error).__module__.startswith("obstore"):
+            raise OutputError(f"cannot {doing} {name}: {str(error).strip().splitlines()[0]}") from error
+        raise

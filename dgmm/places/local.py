@@ -1,0 +1,203 @@
+"""Places on a file system: outputs are made beside them and moved."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+from typing import Any
+
+from dgmm.data import PARTIAL, RECORD, record_of, store_at
+from dgmm.errors import OutputExistsError
+from dgmm.places.base import HEAD, OLD, ROOT, Output, Place, State, Status, state_of_file, state_of_group
+from dgmm.runs import Run, is_id
+
+logger = logging.getLogger("dgmm")
+
+
+class LocalPlace(Place):
+    """A path.
+
+    Attributes
+    ----------
+    path : str
+    folder : str
+        Of a claim.
+    """
+
+    def __init__(self, name: str, path: str) -> None:
+        super().__init__(name)
+        self.path = path.rstrip("/") or "/"
+        self.folder = self.path + PARTIAL
+
+    def content(self) -> bytes | None:
+        """The file that lies here; None if there is none."""
+        try:
+            return read(self.path)
+        except FileNotFoundError:
+            return None
+
+    def found(self) -> State:
+        """What lies here, claims aside."""
+        try:
+            os.lstat(self.path)
+        except FileNotFoundError:
+            return State(Status.ABSENT)
+        if os.path.islink(self.path):
+            return State(Status.STRANGE, detail="is a symbolic link: name what it points to")
+        if not os.path.isdir(self.path):
+            return state_of_file(read(self.path, HEAD))
+        root = os.path.join(self.path, ROOT)
+        alien = [name for name in os.listdir(self.path) if name != ROOT and not self._is_node(name)]
+        state = state_of_group(read(root) if os.path.isfile(root) else None, alien)
+        if state.status is Status.UNFINISHED:  # that is never here
+            return State(Status.STRANGE, detail="is a folder that was not made by dgmm")
+        return state
+
+    def _is_node(self, name: str) -> bool:
+        return os.path.isfile(os.path.join(self.path, name, ROOT))
+
+    def output(self, run: Run, what: str, overwrite: bool) -> Output:
+        """An output to be made here."""
+        return LocalOutput(self, run, what, overwrite)
+
+
+class LocalOutput(Output):
+    """An output that is made in the folder of its claim."""
+
+    place: LocalPlace
+
+    def __init__(self, place: LocalPlace, run: Run, what: str, overwrite: bool) -> None:
+        super().__init__(place, run, what, overwrite)
+        self._made: list[str] = []
+
+    @property
+    def target(self) -> str:
+        """A path in the folder of the claim."""
+        return os.path.join(self.place.folder, self.run.id)
+
+    def claim(self) -> None:
+        """Take the place, over from a dead run if need be."""
+        self._make_folders()
+        while not self._take():
+            continue
+
+    def _take(self) -> bool:
+        """Put the record of the run into the folder of the claim; False if that was removed meanwhile."""
+        folder = self.place.folder
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            pass
+        else:
+            self._made.append(folder)
+        if os.path.islink(folder) or os.path.isfile(folder):
+            raise OutputExistsError(f"{folder} is in the way and was not left by dgmm: remove it yourself")
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return False
+        try:
+            # of several that find the claim of a dead run one takes it, and the others then find a live one
+            with contextlib.suppress(OSError):  # not every file system has locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                if not os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+                    return False
+            except FileNotFoundError:
+                return False
+            names, found = os.listdir(folder), record_of(self.place.name)
+            if found is not None:
+                self.refuse_claimed(found)
+            elif not all(name == RECORD or is_id(name.partition("-")[0]) for name in names):
+                raise OutputExistsError(f"{folder} is in the way and was not left by dgmm: remove it yourself")
+            self._put_record()
+            for name in names:
+                self._take_over(name)
+            return True
+        finally:
+            os.close(descriptor)
+
+    def _take_over(self, name: str) -> None:
+        """Put back or remove what a dead run has left in the folder of its claim."""
+        left, path = os.path.join(self.place.folder, name), self.place.path
+        if name.endswith(OLD) and not os.path.lexists(path):
+            os.rename(left, path)
+            logger.info("%s: put back what a run was replacing when it died", self.place.name)
+        elif name != RECORD:
+            remove(left)
+
+    def beat(self) -> None:
+        """Give a sign of life."""
+        if self.is_ours:
+            self._put_record()
+
+    def _put_record(self) -> None:
+        part = self.target + "-record"
+        try:
+            with open(part, "wb") as file:
+                file.write(self.run.now().to_json())
+            os.replace(part, os.path.join(self.place.folder, RECORD))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.remove(part)
+            raise
+
+    def store(self) -> Any:
+        """The zarr store of a group."""
+        return store_at(self.target, read_only=False)
+
+    def write(self, content: bytes) -> None:
+        """The whole content of a file."""
+        with open(self.target, "wb") as file:
+            file.write(content)
+
+    def publish(self) -> None:
+        """Move it into place; a group that is replaced is moved aside first, and removed with the claim."""
+        path, old = self.place.path, self.target + OLD
+        if not os.path.isdir(path) and not os.path.isdir(self.target):
+            os.replace(self.target, path)
+            return
+        if os.path.lexists(path):
+            os.rename(path, old)
+        try:
+            os.rename(self.target, path)
+        except BaseException:
+            if os.path.lexists(old):
+                os.rename(old, path)
+            raise
+
+    def clean(self) -> None:
+        """Remove the folder of the claim, and those above it that were made for an output that did not come."""
+        if self.is_ours:
+            remove(self.place.folder)
+        if not self.finished:
+            for folder in reversed(self._made):
+                with contextlib.suppress(OSError):  # somebody uses it by now
+                    os.rmdir(folder)
+
+    def _make_folders(self) -> None:
+        """Make the folders above the place, and remember which."""
+        missing, folder = [], os.path.dirname(os.path.abspath(self.place.path))
+        while not os.path.lexists(folder):
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        for folder in reversed(missing):
+            os.mkdir(folder)
+            self._made.append(folder)
+
+
+def read(path: str, size: int = -1) -> bytes:
+    """The first bytes of a file."""
+    with open(path, "rb") as file:
+        return file.read(size)
+
+
+def remove(path: str) -> None:
+    """Remove a file, or a folder with everything in it."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
