@@ -12,7 +12,7 @@ import xarray as xr
 import zarr
 from distributed import Client
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+from scipy.stats import kstest, multivariate_normal
 
 import dgmm
 from dgmm.config import Train
@@ -25,7 +25,7 @@ from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.pipeline import run_train
 from dgmm.plan import make_plan
-from dgmm.profile import Sample, row_hashes, sample_keys
+from dgmm.profile import Sample, is_held_out, row_hashes, sample_keys
 from dgmm.rows import Rows
 from dgmm.workers import of_client, threads
 
@@ -134,7 +134,7 @@ def test_only_the_ratios_matter(blobs: np.ndarray) -> None:
 def test_held_out_rows_are_weighted(blobs: np.ndarray) -> None:
     w = weights_for(len(blobs))
     fit = dgmm.train(blobs, 3, weights=w, holdout=0.3)
-    out = row_hashes(np.arange(len(blobs), dtype=np.uint64), 0) >= np.uint64(0.7 * 2.0**64)
+    out = is_held_out(np.arange(len(blobs), dtype=np.uint64), 0, 0.3)
     assert fit.n_samples == (~out).sum()
     np.testing.assert_allclose(fit.held_out, np.average(fit.mixture.log_density(blobs[out]), weights=w[out]), rtol=1e-9)
 
@@ -158,6 +158,41 @@ def test_the_sample_stands_for_the_weighted_data(limit: int) -> None:
     wanted = np.average(x[:, 0], weights=w)
     assert abs(np.mean(found) - wanted) < 4 * error + 1e-12 + 0.02 * (limit == 50)  # a ratio is biased by 1/m
     assert (error < 1e-12) == (limit == 600)
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.05, 0.2, 0.5])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_sample_stands_for_the_data_whatever_is_held_out(weighted: bool, holdout: float) -> None:
+    """Weights cos(lat), over samples of many seeds: weighted means of |lat| and its square are the population's."""
+    lat = np.random.default_rng(0).uniform(-90, 90, 2000)
+    w = np.cos(np.deg2rad(lat)) if weighted else np.ones(2000)
+    samples = open_samples(np.abs(lat)[:, None], weights=w if weighted else None)
+    found, kept = [], []
+    for seed in range(60):
+        profile = Passes(samples, threads(1), seed=seed, sample_rows=200, holdout=holdout).profile
+        rows = profile.sample.first(150)
+        found.append([np.average(rows.x[:, 0] ** p, weights=rows.weights) for p in (1, 2)])
+        kept.append(profile.n_samples)
+    assert abs(np.mean(kept) / 2000 - (1 - holdout)) < 4 * np.sqrt(holdout * (1 - holdout) / 2000 / 60) + 1e-12
+    error = np.std(found, axis=0) / np.sqrt(len(found))
+    wanted = np.array([np.average(np.abs(lat) ** p, weights=w) for p in (1, 2)])
+    assert (error < 0.02 * wanted).all(), "the test must be able to tell"
+    assert (np.abs(np.mean(found, axis=0) - wanted) < 4 * error).all()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_keys_of_the_sample_know_nothing_of_who_is_held_out(share: float) -> None:
+    """Times their weights they are standard exponential numbers, among the rows held out and among the others."""
+    rows, w = np.arange(20_000, dtype=np.uint64), weights_for(20_000)
+    keys, out = sample_keys(row_hashes(rows, 3), w), is_held_out(rows, 3, share)
+    for part in (out, ~out):
+        assert kstest((keys * w)[part], "expon").pvalue > 1e-3
+    assert abs(out.mean() - share) < 4 * np.sqrt(share * (1 - share) / len(rows))
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-17, 1e-300])
+def test_a_share_of_next_to_nothing_holds_nothing_out(share: float) -> None:
+    assert not is_held_out(np.arange(100, dtype=np.uint64), 0, share).any()
 
 
 def test_a_sample_of_a_sample_weighs_by_its_own_last_key() -> None:
