@@ -226,6 +226,8 @@ class Passes:
         leaf = ProfileSegment(samples.name, samples.features, samples.grid, seed, sample_rows, holdout)
         found: Profile = self._fold(leaf, read_rows)
         self.n_reads += 1
+        if not found.n_samples and found.held_out.count:
+            raise InputError(f"holdout {holdout:g} leaves none of the complete rows of {samples.name} to fit: lower it")
         if not found.n_samples:
             light = "" if samples.weights is None else " or no weight"
             raise InputError(f"no complete row in {samples.name}: all {found.n_missing} have a missing value{light}")

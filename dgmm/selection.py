@@ -309,6 +309,12 @@ def select_candidates(
     """Fit the grid and choose the sound candidate with the lowest criterion."""
     if criterion is Criterion.HELD_OUT and not options.holdout:
         raise InputError("criterion held_out needs rows that no fit sees: give holdout, their share, such as 0.1")
+    if criterion is Criterion.HELD_OUT and not passes.profile.held_out.count:
+        raise InputError(
+            f"criterion held_out has no row to go by: holdout {options.holdout:g} holds none of the "
+            f"{passes.profile.n_samples} complete rows of {passes.samples.name} out: raise it, or choose by another "
+            "criterion"
+        )
     candidates = [Candidate(k, kind) for kind in covariance_type for k in n_components]
     fits, failures = fit_candidates(passes, candidates, options, keep_all=keep_all, criterion=criterion)
     sound = [f for f in fits.values() if not f.collapsed and f.state != "collapsed"]

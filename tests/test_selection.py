@@ -233,6 +233,24 @@ def test_criteria_that_cannot_be_used_are_refused() -> None:
         dgmm.train(blobs(100), 1, holdout=0.9)
 
 
+def test_a_holdout_that_holds_no_row_out_cannot_choose() -> None:
+    """All would be NaN, and the first of the grid the winner."""
+    with pytest.raises(dgmm.InputError) as caught:
+        dgmm.select(blobs(50), [1, 2, 3], ["full"], criterion="held_out", holdout=1e-4)
+    assert str(caught.value) == (
+        "criterion held_out has no row to go by: holdout 0.0001 holds none of the 50 complete rows of ndarray out: "
+        "raise it, or choose by another criterion"
+    )
+    fit = dgmm.train(blobs(50), 1, holdout=1e-4)
+    assert np.isnan(fit.held_out), "where nobody asks for it, it is just not known"
+
+
+def test_a_holdout_of_all_rows_is_refused() -> None:
+    seed = next(s for s in range(100) if is_held_out(np.arange(2, dtype=np.uint64), s, 0.5).all())
+    with pytest.raises(dgmm.InputError, match=r"holdout 0.5 leaves none of the complete rows of ndarray to fit"):
+        dgmm.train(blobs(2), 1, holdout=0.5, seed=seed)
+
+
 def test_what_was_dropped_says_when_and_why(selection: dgmm.Selection) -> None:
     table = selection.table
     dropped = table[table["state"].str.startswith("dropped")]
