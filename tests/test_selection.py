@@ -9,6 +9,7 @@ import pytest
 import zarr
 
 import dgmm
+from dgmm import race
 from dgmm.config import Training
 from dgmm.datasets import ocean_temperature
 from dgmm.profile import is_held_out
@@ -158,9 +159,7 @@ def test_the_ocean_in_the_frame_is_exact_without_the_guard() -> None:
 
 def test_the_winner_is_converged_even_if_the_leader_collapses_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates that were dropped for a leader that collapsed afterwards are taken up again."""
-    import dgmm.selection
-
-    sound, calls = dgmm.selection.unsound_components, {"n": 0}
+    sound, calls = race.unsound_components, {"n": 0}
 
     def collapses_late(mixture, setting, n, reg_covar):  # type: ignore[no-untyped-def]
         calls["n"] += mixture.n_components == 4
@@ -168,8 +167,8 @@ def test_the_winner_is_converged_even_if_the_leader_collapses_late(monkeypatch: 
             return (0,)
         return sound(mixture, setting, n, reg_covar)
 
-    monkeypatch.setattr(dgmm.selection, "unsound_components", collapses_late)
-    monkeypatch.setattr(dgmm.selection, "SETTLED", 2)
+    monkeypatch.setattr(race, "unsound_components", collapses_late)
+    monkeypatch.setattr(race, "SETTLED", 2)
     chosen = dgmm.select(blobs(), [1, 2, 3, 4], ["spherical"])
     assert chosen.best.n_components == 3
     assert chosen.best.converged
