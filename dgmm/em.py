@@ -298,7 +298,7 @@ class Ascent:
         self.remaining_gain = np.inf
         self.converged = False
         #: Why the candidate cannot go on, if so.
-        self.failure: str | None = None
+        self.failure: CollapseError | None = None
         #: Whether it is not worth going on, with nothing wrong with it.
         self.left = False
         self._enough = 0.5 * NEGLIGIBLE * start.n_parameters
@@ -336,7 +336,7 @@ class Ascent:
         try:
             self.wanted, self.remaining_gain = self._proposals.send(statistics)
         except CollapseError as error:
-            self.failure = str(error)
+            self.failure = error
             return
         if self.wanted.n_components == 1:
             # a single component's M-step does not depend on where it starts: its second value is the optimum

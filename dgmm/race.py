@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dgmm.config import Training
 from dgmm.em import Ascent, Pass, climb
+from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.passes import Passes
 from dgmm.reseed import reseed
 from dgmm.results import STRONG, Criterion, Fit, Standing
@@ -24,209 +26,236 @@ MARGIN = STRONG
 SETTLED = 6
 
 
+@dataclass
+class Runner:
+    """One candidate on its way up, and the records of the passes it took part in.
+
+    Attributes
+    ----------
+    ascent : Ascent
+    hope_on_sample : float
+        If it cannot win on the sample: what it may gain yet, in nats per sample; inf for the others.
+    history : list
+        Per pass: the estimated gain still to come, and seconds.
+    dropped : Outcome or None
+    """
+
+    ascent: Ascent
+    hope_on_sample: float = np.inf
+    history: list[tuple[float, float]] = field(default_factory=list)
+    dropped: Outcome | None = None
+
+
 class Race:
     """Candidates on all the data, pass by pass, and who is still in it.
 
     Parameters
     ----------
     passes : Passes
-    ascents : dict
+    ascents : mapping
         Candidate -> its way up.
     options : Training
     criterion : Criterion
         By which they are compared.
-    hopes : dict
+    hopes : mapping
         Candidates that cannot win on the sample -> what they may gain yet, in nats per sample.
     """
 
     def __init__(
         self,
         passes: Passes,
-        ascents: dict[Candidate, Ascent],
+        ascents: Mapping[Candidate, Ascent],
         options: Training,
         criterion: Criterion,
-        hopes: dict[Candidate, float],
+        hopes: Mapping[Candidate, float],
     ) -> None:
         self.passes = passes
-        self.ascents = ascents
+        self.runners = {c: Runner(a, hopes.get(c, np.inf)) for c, a in ascents.items()}
         self.options = options
         self.criterion = criterion
-        self.hopes = hopes
         self.n = passes.profile.n_samples
         self.n_held_out = passes.profile.held_out.count
-        #: Candidates that were dropped, after which pass and why.
-        self.dropped: dict[Candidate, tuple[int, str]] = {}
-        #: Per pass that a candidate took part in: the estimated gain still to come, and seconds.
-        self.history: dict[Candidate, list[tuple[float, float]]] = {c: [] for c in ascents}
         #: Passes so far.
         self.done = 0
 
     def run(self, *, keep_all: bool) -> None:
-        """Climb until all have arrived, were dropped, or `max_iter` passes are made.
-
-        Whom the dropped ones lost to may have collapsed since: those that could win after all climb on.
-        """
-        while self.done < self.options.max_iter:
+        """Climb until all have arrived, were dropped, or `max_iter` passes are made; then look for what was missed."""
+        self._climb(keep_all=keep_all)
+        # whom the dropped ones lost to may have collapsed since
+        while self.done < self.options.max_iter and self._revive():
             self._climb(keep_all=keep_all)
-            if not self.dropped:
-                break
-            leader = self.leader()
-            revived = [c for c in self.dropped if c == leader or self.may_win(c, leader)]
-            for c in revived:
-                del self.dropped[c]
-                self.ascents[c].left = False
-            if not revived:
-                break
+        self._reseed(self.runners if len(self.runners) == 1 else [self.leader()])
 
     def _climb(self, *, keep_all: bool) -> None:
         n = self.n
-        for step, seconds in self._pass_by_pass(self.ascents, self.history):
+        for step, seconds in self._pass_by_pass(self.runners):
             leader = self.leader()
-            ascent = self.ascents[leader]
+            ascent = self.runners[leader].ascent
             logger.info(
                 "pass %d: %d alive, best %s, %.9g nats/sample, gained %.2g, to come %.2g, %.3g rows/s",
                 self.done, len(step.ascents), leader, ascent.log_likelihood / n, last_gain(ascent.trajectory) / n,
                 ascent.remaining_gain / n, n / seconds,
             )  # fmt: skip
-            for c in () if keep_all else self.ascents:
+            for c, runner in () if keep_all else self.runners.items():
                 # what cannot win on the sample only shows its criterion on all the data
-                settled = self.done >= SETTLED or (self.done == 1 and c in self.hopes)
-                if settled and not self.ascents[c].done and not self.may_win(c, leader):
+                settled = self.done >= SETTLED or (self.done == 1 and runner.hope_on_sample < np.inf)
+                if settled and not runner.ascent.done and not self.may_win(runner, leader):
                     self.drop(c, leader)
 
-    def _pass_by_pass(
-        self, ascents: dict[Candidate, Ascent], history: dict[Candidate, list[tuple[float, float]]]
-    ) -> Iterator[tuple[Pass, float]]:
+    def _pass_by_pass(self, runners: Mapping[Candidate, Runner]) -> Iterator[tuple[Pass, float]]:
         """Climb for as many passes as are left, and keep the records; yields each pass and its seconds."""
-        candidates, began = list(ascents), time.perf_counter()
-        for step in climb(list(ascents.values()), self.passes.accumulate, self.options.max_iter - self.done):
+        climbing, began = list(runners.values()), time.perf_counter()
+        for step in climb([r.ascent for r in climbing], self.passes.accumulate, self.options.max_iter - self.done):
             self.done += 1
             seconds = time.perf_counter() - began
-            for c in (candidates[i] for i in step.ascents):
-                history[c].append((ascents[c].remaining_gain / self.n, seconds))
+            for runner in (climbing[i] for i in step.ascents):
+                runner.history.append((runner.ascent.remaining_gain / self.n, seconds))
             yield step, seconds
             began = time.perf_counter()
 
-    def reseed(self, winners: Sequence[Candidate]) -> None:
+    def _revive(self) -> bool:
+        """Take up again those that were dropped and could win after all; whether there are any."""
+        dropped = {c: r for c, r in self.runners.items() if r.dropped is not None}
+        leader = self.leader()
+        revived = [r for c, r in dropped.items() if c == leader or self.may_win(r, leader)]
+        for runner in revived:
+            runner.dropped, runner.ascent.left = None, False
+        return bool(revived)
+
+    def _reseed(self, winners: Collection[Candidate]) -> None:
         """Look for what the winners miss, and give collapsed candidates another try, on the rows explained worst."""
         options, profile = self.options, self.passes.profile
-        again = options.on_collapse or ("report" if len(self.ascents) == 1 else "reseed")
+        again = options.on_collapse or ("report" if len(self.runners) == 1 else "reseed")
         wanted: dict[Candidate, tuple[int, ...]] = {}
-        for c, a in self.ascents.items():
-            if a.best.n_components == 1 or a.statistics is None or c in self.dropped:
+        for c, runner in self.runners.items():
+            a = runner.ascent
+            if a.best.n_components == 1 or a.statistics is None or runner.dropped is not None:
                 continue
-            collapsed = self.collapsed(c)
+            collapsed = self.collapsed(a)
             if (collapsed and again == "reseed") or (not collapsed and c in winners and self.n > options.start_rows):
                 wanted[c] = collapsed
         if not wanted or not options.worst_rows or self.done >= options.max_iter:
             return
-        mixtures = [self.ascents[c].best.to_data(self.ascents[c].setting.frame) for c in wanted]
+        mixtures = [self.runners[c].ascent.best.to_data(self.runners[c].ascent.setting.frame) for c in wanted]
         rows = profile.sample.first(options.start_rows)
-        challengers: dict[Candidate, Ascent] = {}
+        challengers: dict[Candidate, Runner] = {}
         for (c, collapsed), worst in zip(wanted.items(), self.passes.worst(mixtures, options.worst_rows), strict=True):
-            a = self.ascents[c]
+            a = self.runners[c].ascent
             assert a.statistics is not None
             new = reseed(a.best, a.statistics, a.setting, worst, rows, collapsed=collapsed, seed=options.seed)
             if new is not None:
-                challengers[c] = Ascent(new.mixture, a.setting, options.tol, options.accelerate)
+                challengers[c] = Runner(Ascent(new.mixture, a.setting, options.tol, options.accelerate))
                 logger.info("%s: trying components %s on the rows explained worst", c, new.replaced)
-        history: dict[Candidate, list[tuple[float, float]]] = {c: [] for c in challengers}
-        for step, _ in self._pass_by_pass(challengers, history):
-            for c, a in challengers.items():
-                old = self.ascents[c]
+        for step, _ in self._pass_by_pass(challengers):
+            for c, challenger in challengers.items():
+                a, old = challenger.ascent, self.runners[c].ascent
                 hopeless = a.log_likelihood + a.hope < old.log_likelihood
                 if step.number >= SETTLED and not wanted[c] and not a.done and hopeless:
                     a.left = True
-        for c, a in challengers.items():
-            old = self.ascents[c]
-            unsound = unsound_components(a.best, a.setting, self.n, options.reg_covar)
-            if unsound or not a.trajectory or (not wanted[c] and a.log_likelihood <= old.log_likelihood):
+        for c, challenger in challengers.items():
+            a, runner = challenger.ascent, self.runners[c]
+            old = runner.ascent
+            better = bool(wanted[c]) or a.log_likelihood > old.log_likelihood
+            if a.statistics is None or self.collapsed(a) or not better:
                 logger.info("%s: the rows explained worst make no better component", c)
                 continue
             logger.info("%s: log-likelihood %.9g becomes %.9g", c, old.log_likelihood, a.log_likelihood)
-            self.history[c] += history[c]
+            runner.history += challenger.history
             a.trajectory[:0] = old.trajectory
-            self.ascents[c] = a
+            runner.ascent = a
 
     def drop(self, c: Candidate, leader: Candidate) -> None:
         """Take a candidate out, and say why."""
+        runner, best = self.runners[c], self.value(self.runners[leader])
         reason = (
-            f"{self.criterion} {self.value(c):.6g}, at most {self.hope(c):.3g} less at its limit, cannot reach "
-            f"{self.value(leader):.6g} of {leader}"
+            f"{self.criterion} {self.value(runner):.6g}, at most {self.hope(runner):.3g} less at its limit, cannot "
+            f"reach {best:.6g} of {leader}"
         )
-        self.ascents[c].left = True
-        self.dropped[c] = self.done, reason
+        runner.ascent.left = True
+        runner.dropped = Outcome(OutcomeKind.DROPPED, self.done, reason=reason)
         logger.info("pass %d: dropped %s: its %s", self.done, c, reason)
 
-    def value(self, c: Candidate) -> float:
+    def value(self, runner: Runner) -> float:
         """Its criterion so far."""
-        a = self.ascents[c]
-        entropy, held_out = self.judgement(c)
+        a = runner.ascent
+        if a.statistics is None:
+            return np.inf
+        entropy, held_out = self.judgement(a)
         return Standing(a.log_likelihood, a.best.n_parameters, self.n, entropy, held_out).criterion(self.criterion)
 
-    def judgement(self, c: Candidate) -> tuple[float, float]:
+    def judgement(self, a: Ascent) -> tuple[float, float]:
         """Entropy of the responsibilities, and mean log density of the rows that are held out."""
-        statistics = self.ascents[c].statistics
-        if statistics is None:
+        if a.statistics is None:
             return np.nan, np.nan
-        return statistics.entropy, statistics.held_out / self.n_held_out if self.n_held_out else np.nan
+        return a.statistics.entropy, a.statistics.held_out / self.n_held_out if self.n_held_out else np.nan
 
-    def hope(self, c: Candidate) -> float:
+    def hope(self, runner: Runner) -> float:
         """How much lower its criterion may become."""
-        a = self.ascents[c]
-        return 2 * (a.hope if len(a.trajectory) > 1 else self.n * self.hopes.get(c, np.inf))
+        a = runner.ascent
+        return 2 * (a.hope if len(a.trajectory) > 1 else self.n * runner.hope_on_sample)
 
-    def may_win(self, c: Candidate, leader: Candidate) -> bool:
+    def may_win(self, runner: Runner, leader: Candidate) -> bool:
         """Whether its criterion, at the limit it can hope for and by a margin, reaches the leader's."""
-        return self.value(c) - self.hope(c) <= self.value(leader) + MARGIN
+        return self.value(runner) - self.hope(runner) <= self.value(self.runners[leader]) + MARGIN
 
     def leader(self) -> Candidate:
         """The lowest criterion so far, among those that have not collapsed if there are any."""
-        ranked = sorted(self.ascents, key=self.value)
-        sound = (c for c in ranked if self.ascents[c].failure is None and not self.collapsed(c))
-        return next(sound, ranked[0])
+        ranked = sorted(self.runners, key=lambda c: self.value(self.runners[c]))
+        return next((c for c in ranked if not self.collapsed(self.runners[c].ascent)), ranked[0])
 
-    def collapsed(self, c: Candidate) -> tuple[int, ...]:
-        """Its components that mean nothing."""
-        a = self.ascents[c]
-        return unsound_components(a.best, a.setting, self.n, self.options.reg_covar)
+    def collapsed(self, a: Ascent) -> tuple[int, ...]:
+        """Its components that mean nothing: those of the best mixture, and the one that its climb has ended with."""
+        ended = () if a.failure is None else a.failure.components or range(a.best.n_components)
+        unsound = unsound_components(a.best, a.setting, self.n, self.options.reg_covar)
+        return tuple(sorted({*ended, *unsound}))
+
+    def outcome(self, c: Candidate) -> Outcome:
+        """What has become of a candidate, its components in canonical order."""
+        runner = self.runners[c]
+        a, n_passes = runner.ascent, len(runner.ascent.trajectory)
+        collapsed = self.collapsed(a)
+        if a.statistics is None:
+            return Outcome(OutcomeKind.FAILED, n_passes, reason=f"its log-likelihood is {a.trajectory[-1]:g}")
+        if collapsed:
+            place = np.argsort(a.best.canonical_order())
+            numbers = tuple(sorted(place[list(collapsed)].tolist()))
+            ended = "" if a.failure is None else f", which ended its climb at pass {n_passes}"
+            several = ", ".join(map(str, numbers))
+            which = f"components {several} have" if len(numbers) > 1 else f"component {several} has"
+            advice = f"lower n_components ({c.n_components}) or raise reg_covar ({self.options.reg_covar:g})"
+            reason = f"{which} too few samples or no extent{ended}: {advice}"
+            return Outcome(OutcomeKind.COLLAPSED, n_passes, numbers, reason)
+        if runner.dropped is not None:
+            return runner.dropped
+        return Outcome(OutcomeKind.CONVERGED if a.converged else OutcomeKind.STOPPED, n_passes)
 
     def to_fit(self, c: Candidate) -> Fit:
-        """What has become of a candidate."""
-        ascent, profile, n = self.ascents[c], self.passes.profile, self.n
-        order = ascent.best.canonical()
-        collapsed = unsound_components(order, ascent.setting, n, self.options.reg_covar)
-        n_passes, reason = len(ascent.trajectory), ""
-        if collapsed or ascent.failure:
-            state = "collapsed"
-            reason = ascent.failure or (
-                f"components {', '.join(map(str, collapsed))} have too few samples or no extent: lower n_components or "
-                f"raise reg_covar ({self.options.reg_covar:g})"
-            )
-        elif c in self.dropped:
-            state, reason = f"dropped at pass {self.dropped[c][0]}", self.dropped[c][1]
-        else:
-            state = "converged" if ascent.converged else f"stopped at pass {n_passes}"
-        entropy, held_out = self.judgement(c)
-        gains, seconds = zip(*self.history[c], strict=True)
+        """The fit of a candidate."""
+        runner, profile = self.runners[c], self.passes.profile
+        a = runner.ascent
+        entropy, held_out = self.judgement(a)
+        gains, seconds = zip(*runner.history, strict=True)
         return Fit(
-            mixture=order.to_data(ascent.setting.frame),
-            log_likelihood=ascent.log_likelihood,
-            n_samples=n,
+            mixture=a.best.canonical().to_data(a.setting.frame),
+            log_likelihood=a.log_likelihood,
+            n_samples=self.n,
             n_missing=profile.n_missing,
-            n_passes=n_passes,
-            converged=ascent.converged,
-            remaining_gain=ascent.remaining_gain / n,
-            trajectory=tuple(ascent.trajectory),
+            n_passes=len(a.trajectory),
+            outcome=self.outcome(c),
+            remaining_gain=a.remaining_gain / self.n,
+            trajectory=tuple(a.trajectory),
             features=self.passes.samples.features,
-            collapsed=collapsed,
-            state=state,
-            reason=reason,
             entropy=entropy,
             held_out=held_out,
             remaining_gains=gains,
             seconds=seconds,
         )
+
+    def results(self) -> tuple[dict[Candidate, Fit], dict[Candidate, Outcome]]:
+        """The fits, and what has become of those that have none."""
+        outcomes = {c: self.outcome(c) for c in self.runners}
+        failed = {c: o for c, o in outcomes.items() if o.kind is OutcomeKind.FAILED}
+        return {c: self.to_fit(c) for c in self.runners if c not in failed}, failed
 
 
 def last_gain(trajectory: Sequence[float]) -> float:

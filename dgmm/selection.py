@@ -11,6 +11,7 @@ from dgmm.em import Ascent
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
 from dgmm.initialise import Given, one_component
+from dgmm.outcome import Outcome
 from dgmm.passes import Passes
 from dgmm.race import Race
 from dgmm.results import Criterion, Fit, Selection, choose
@@ -28,7 +29,7 @@ def fit_candidates(
     keep_all: bool = True,
     criterion: Criterion = Criterion.BIC,
     given: Given | None = None,
-) -> tuple[dict[Candidate, Fit], dict[Candidate, str]]:
+) -> tuple[dict[Candidate, Fit], dict[Candidate, Outcome]]:
     """Fit every candidate; the passes over all the data are shared.
 
     Returns
@@ -36,7 +37,7 @@ def fit_candidates(
     fits : dict
         Candidate -> `Fit`.
     failures : dict
-        Candidate -> why there is none.
+        Candidate -> what has become of it, where there is none.
     """
     samples, profile = passes.samples, passes.profile
     for c in candidates:
@@ -67,15 +68,10 @@ def fit_candidates(
     }
     with one_blas_thread:  # or the threads of an M-step would spin on where the next pass wants to compute
         race = Race(passes, ascents, options, criterion, found.hopes)
-        race.run(keep_all=keep_all)
-        race.reseed(candidates if len(candidates) == 1 else [race.leader()])
-    fits = {}
-    for c, ascent in ascents.items():
-        if not ascent.trajectory:
-            failures[c] = ascent.failure or "no pass was made"
-            continue
-        fits[c] = race.to_fit(c)
-    return fits, failures
+        if ascents:
+            race.run(keep_all=keep_all)
+        fits, failed = race.results()
+    return fits, failures | failed
 
 
 def select_candidates(
@@ -98,12 +94,12 @@ def select_candidates(
         )
     candidates = [Candidate(k, kind) for kind in covariance_type for k in n_components]
     fits, failures = fit_candidates(passes, candidates, options, keep_all=keep_all, criterion=criterion)
-    sound = [f for f in fits.values() if not f.collapsed and f.state != "collapsed"]
+    sound = [f for f in fits.values() if f.outcome.is_sound]
     if not sound:
         raise CollapseError(
-            f"every candidate collapsed: lower n_components ({max(n_components)}) or raise reg_covar "
+            f"every candidate collapsed: lower n_components ({', '.join(map(str, n_components))}) or raise reg_covar "
             f"({options.reg_covar:g})"
         )
     best, ties = choose(sound, criterion)
-    reasons = {(c.n_components, c.covariance_type): why for c, why in failures.items()}
-    return Selection(best, tuple(fits.values()), passes.n_reads, reasons, criterion, ties)
+    outcomes = {(c.n_components, c.covariance_type): outcome for c, outcome in failures.items()}
+    return Selection(best, tuple(fits.values()), passes.n_reads, outcomes, criterion, ties)

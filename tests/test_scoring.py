@@ -26,6 +26,7 @@ from dgmm import grid as grid_module
 from dgmm.data import open_samples
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.mixture import Mixture
+from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.results import Fit
 from dgmm.scoring import ScoreRun, label_dtype, score_samples
 from dgmm.store import save
@@ -42,7 +43,7 @@ def several_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fit_of(mixture: Mixture, features: tuple[str, ...] = ()) -> Fit:
     names = features or tuple(str(i) for i in range(mixture.n_features))
-    return Fit(mixture, -1.0, 10, 0, 1, True, 0.0, (-1.0,), names)
+    return Fit(mixture, -1.0, 10, 0, 1, Outcome(OutcomeKind.CONVERGED, 1), 0.0, (-1.0,), names)
 
 
 def make_mixture(kind: str = "full", k: int = 3, d: int = 3, offset: float = 0.0) -> Mixture:

@@ -12,6 +12,7 @@ import dgmm
 from dgmm import race
 from dgmm.config import Training
 from dgmm.datasets import ocean_temperature
+from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.profile import is_held_out
 from dgmm.results import Criterion, choose, make_table
 from dgmm.starts import sample_sizes
@@ -272,7 +273,7 @@ def test_a_fit_within_the_uncertainty_of_another_is_a_tie() -> None:
     assert ties == (unsure,)
     table = make_table([fits[3], fits[4], unsure], {}, tied=[best, *ties])
     assert table["tie"].tolist() == [True, True, False]
-    assert choose([replace(unsure, converged=False), fits[4]], Criterion.BIC)[1] == ()
+    assert choose([replace(unsure, outcome=Outcome(OutcomeKind.STOPPED, 9)), fits[4]], Criterion.BIC)[1] == ()
 
 
 def test_the_trajectory_says_what_was_to_come_and_how_long_it_took() -> None:
