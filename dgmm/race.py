@@ -206,8 +206,7 @@ class Race:
     def collapsed(self, a: Ascent) -> tuple[int, ...]:
         """Its components that mean nothing: those of the best mixture, and the one that its climb has ended with."""
         ended = () if a.failure is None else a.failure.components or range(a.best.n_components)
-        unsound = unsound_components(a.best, a.setting, self.n, self.options.reg_covar)
-        return tuple(sorted({*ended, *unsound}))
+        return tuple(sorted({*ended, *unsound_components(a, self.options.reg_covar)}))
 
     def outcome(self, c: Candidate) -> Outcome:
         """What has become of a candidate, its components in canonical order."""

@@ -320,19 +320,21 @@ class Contest:
 
 def is_sound(a: Ascent, reg_covar: float) -> bool:
     """Whether all components of the best mixture it has seen mean something."""
-    n_rows = round(a.setting.moments.count)
-    return a.failure is None and not unsound_components(a.best, a.setting, n_rows, reg_covar)
+    return a.failure is None and not unsound_components(a, reg_covar)
 
 
-def unsound_components(mixture: Mixture, setting: Setting, n: int, reg_covar: float) -> tuple[int, ...]:
-    """Components that mean nothing, because the likelihood of a mixture is unbounded.
+def unsound_components(a: Ascent, reg_covar: float) -> tuple[int, ...]:
+    """Components of the best mixture of an ascent that mean nothing: the likelihood of a mixture is unbounded.
 
     These are components with fewer effective rows than d + 1; at the regularisation floor; or spurious: on a
     handful of rows (`ROWS_PER_DIMENSION` d) that happen to be nearly collinear (the smallest eigenvalue in the frame
     is below `NARROW`).
     """
+    mixture, setting = a.best, a.setting
     family, d = mixture.family, mixture.n_features
-    counts = mixture.weights * n
+    counts = mixture.weights * setting.moments.count
+    if a.statistics is not None:
+        counts = counts * a.statistics.effective_shares
     narrowness = family.narrowness(mixture.components, setting.moments)
     few = counts < d + 1
     floored = narrowness < FLOOR_FACTOR * reg_covar

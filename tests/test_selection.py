@@ -12,6 +12,7 @@ import dgmm
 from dgmm import race
 from dgmm.config import Training
 from dgmm.datasets import ocean_temperature
+from dgmm.em import Ascent
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.profile import is_held_out
 from dgmm.results import Criterion, choose, make_table
@@ -162,11 +163,11 @@ def test_the_winner_is_converged_even_if_the_leader_collapses_late(monkeypatch: 
     """Candidates that were dropped for a leader that collapsed afterwards are taken up again."""
     sound, calls = race.unsound_components, {"n": 0}
 
-    def collapses_late(mixture, setting, n, reg_covar):  # type: ignore[no-untyped-def]
-        calls["n"] += mixture.n_components == 4
-        if mixture.n_components == 4 and calls["n"] > 3:  # after candidates were dropped at the second pass
+    def collapses_late(a: Ascent, reg_covar: float) -> tuple[int, ...]:
+        calls["n"] += a.best.n_components == 4
+        if a.best.n_components == 4 and calls["n"] > 3:  # after candidates were dropped at the second pass
             return (0,)
-        return sound(mixture, setting, n, reg_covar)
+        return sound(a, reg_covar)
 
     monkeypatch.setattr(race, "unsound_components", collapses_late)
     monkeypatch.setattr(race, "SETTLED", 2)

@@ -27,6 +27,7 @@ from dgmm.pipeline import run_train
 from dgmm.plan import make_plan
 from dgmm.profile import Sample, is_held_out, row_hashes, sample_keys
 from dgmm.rows import Rows
+from dgmm.statistics import SufficientStatistics
 from dgmm.workers import of_client, threads
 
 KINDS = ["full", "tied", "diag", "spherical"]
@@ -58,6 +59,7 @@ def test_the_compiled_e_step_weighs_as_the_plain_one(blobs: np.ndarray, kinds: l
     plan = make_plan(mixtures, frames)
     a, b = accumulate_samples(x, plan, weights), accumulate_plainly(x, plan, weights)
     np.testing.assert_allclose(a.log_likelihoods, b.log_likelihoods, rtol=1e-12)
+    np.testing.assert_allclose(a.squares, b.squares, rtol=1e-11, atol=1e-11 * weights.max())
     np.testing.assert_allclose(a.count, weights.sum(), rtol=1e-14)
     assert a.count == b.count
     for ours, theirs in zip(a.sums, b.sums, strict=True):
@@ -100,6 +102,8 @@ def test_a_pass_is_that_of_scipy(blobs: np.ndarray, kind: str, cluster: bool, cl
     np.testing.assert_allclose(found.log_likelihood + shared, w @ density, rtol=1e-12)
     np.testing.assert_allclose(found.sums[:, 0], r.sum(axis=1), rtol=1e-10)
     np.testing.assert_allclose(found.sums[:, 1:3], r @ frame.to_frame((x - frame.origin).T).T, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.squares, (w * r).sum(axis=1), rtol=1e-10)
+    np.testing.assert_allclose(found.effective_shares, r.sum(axis=1) / (w * r).sum(axis=1), rtol=1e-9)
     responsibilities = r / w
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(responsibilities > 0, responsibilities * np.log(responsibilities), 0.0)
@@ -216,6 +220,42 @@ def test_starts_see_the_weights(blobs: np.ndarray, method: str) -> None:
     w = np.where(group == 2, 1e-9, 1.0)
     fit = dgmm.train(blobs, 2, weights=w, init_params=method)
     np.testing.assert_allclose(fit.mixture.means, [[0.0, 0.0], [9.0, 1.0]], atol=0.3)
+
+
+def line_at(place: float, n: int, seed: int = 0) -> np.ndarray:
+    """Rows that are nearly collinear."""
+    r = np.random.default_rng(seed)
+    return np.array([place, 0.0, 0.0]) + r.standard_normal((n, 1)) + 0.05 * r.standard_normal((n, 3))
+
+
+@pytest.mark.parametrize(
+    ("group", "weight", "collapsed"),
+    [
+        (line_at(12, 5), 60.0, (1,)),  # 300 rows by weight, and a line through five
+        (line_at(12, 300), 1.0, ()),  # a line that 300 rows confirm
+        (line_at(12, 20), 1.0, (1,)),
+        (
+            12 * np.eye(3)[0] + np.random.default_rng(1).standard_normal((1000, 3)),
+            1e-3,
+            (),
+        ),  # one row by weight, not few
+        (12 * np.eye(3)[0] + np.random.default_rng(1).standard_normal((3, 3)), 1e3, (0,)),  # nothing but three rows
+    ],
+)
+def test_a_component_means_something_by_its_effective_rows(
+    group: np.ndarray, weight: float, collapsed: tuple[int, ...]
+) -> None:
+    x = np.concatenate([np.random.default_rng(0).standard_normal((2000, 3)), group])
+    w = np.concatenate([np.ones(2000), np.full(len(group), weight)])
+    given = {"means_init": [[0.0] * 3, [12.0, 0, 0]], "weights_init": [0.9, 0.1], "precisions_init": [np.eye(3)] * 2}
+    assert dgmm.train(x, 2, weights=w, **given).collapsed == collapsed
+
+
+def test_effective_shares_are_one_without_weights_and_where_there_is_nothing() -> None:
+    sums, none = np.array([[4.0, 1.0], [0.0, 0.0]]), np.zeros(2, dtype=bool)
+    assert SufficientStatistics(0.0, 4.0, sums, none).effective_shares.tolist() == [1, 1]
+    equal = SufficientStatistics(0.0, 4.0, sums, none, squares=np.array([8.0, 0.0]))
+    assert equal.effective_shares.tolist() == [0.5, 1], "two rows of weight two"
 
 
 def test_a_coordinate_or_variable_weighs_along_its_dimensions() -> None:
