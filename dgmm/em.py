@@ -327,7 +327,7 @@ class Ascent:
 
     def tell(self, statistics: SufficientStatistics) -> None:
         """Take the statistics of the mixture that was `wanted`."""
-        statistics = self._complete(statistics)
+        statistics = self.complete(self.wanted, statistics)
         value = statistics.log_likelihood
         self.trajectory.append(value)
         if value > self.log_likelihood:
@@ -344,11 +344,11 @@ class Ascent:
         enough = max(self._enough, self._tol * statistics.count)
         self.converged = self.remaining_gain <= enough if self._stop is None else self._stop(self)
 
-    def _complete(self, statistics: SufficientStatistics) -> SufficientStatistics:
-        """With the part of the log-likelihood that the family's theta leaves out."""
+    def complete(self, mixture: Mixture, statistics: SufficientStatistics) -> SufficientStatistics:
+        """Statistics of a mixture with the part of the log-likelihood that its family's theta leaves out."""
         if statistics.local.all():
             return statistics
-        family, components = self.wanted.family, self.wanted.components
+        family, components = mixture.family, mixture.components
         shared = family.shared_log_likelihood(components, self.setting.moments)
         held = self.setting.held_out
         apart = 0.0 if held is None else family.shared_log_likelihood(components, held)

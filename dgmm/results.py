@@ -61,13 +61,15 @@ class Fit:
     mixture : Mixture
         In the data's units, components by weight, largest first.
     log_likelihood : float
-        Total, of this very mixture, in nats.
+        Total, of this very mixture, in nats; like `entropy` and `held_out` in double precision, whatever the passes
+        before took (`compute_dtype`).
     n_samples : int
         Complete rows, those that were fitted.
     n_missing : int
         Rows left out because a value is missing.
     n_passes : int
-        EM passes over all the data; the profile pass and the passes over the sample are not counted.
+        EM passes over all the data; the profile pass, those that look for the rows explained worst or evaluate the end
+        in double precision, and the passes over the sample are not counted.
     outcome : Outcome
         What has become of it, with the components that collapsed and the reason; a fit with collapsed components cannot
         win a selection.

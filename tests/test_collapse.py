@@ -65,8 +65,13 @@ def test_a_collapse_on_all_the_data_is_said_and_names_the_component(caplog: pyte
     assert fit.log_likelihood == pytest.approx(fit.mixture.log_density(x).sum(), rel=1e-9)
 
 
-def test_a_collapse_on_all_the_data_tries_again_if_asked() -> None:
-    fit = dgmm.train(clean_in_the_sample(), 3, **GIVEN, **HOW, on_collapse="reseed")
+def test_a_collapse_on_all_the_data_tries_again_if_asked(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="dgmm"):
+        fit = dgmm.train(clean_in_the_sample(), 3, **GIVEN, **HOW, on_collapse="reseed")
+    # a line for every pass, those of the second try too
+    lines = [m for m in caplog.messages if m.startswith("pass ")]
+    assert [line.replace(",", ":").split(":")[0] for line in lines] == [f"pass {i + 1}" for i in range(fit.n_passes)]
+    assert sum(", rows explained worst: 1 alive, best full K=3, " in line for line in lines) > 3
     assert fit.state == "converged"
     np.testing.assert_allclose(np.sort(fit.mixture.means[:, 0]), [0, 9, 25], atol=0.5)
 
