@@ -83,7 +83,8 @@ def train(
     InputError
         If the source or a parameter cannot be used.
     CollapseError
-        If a component collapses in every start.
+        If a component collapses in every start. A fit of which a component collapses on all the data is returned: its
+        ``state`` is ``collapsed``, and a warning says what to do.
     """
     options = validated(Training, training)
     samples = open_samples(source, variables, feature_dim, weights=weights)
@@ -128,6 +129,13 @@ def select(
     -------
     Selection
         ``best`` is converged on all the data; ``table`` has a row for every candidate.
+
+    Raises
+    ------
+    InputError
+        If the source or a parameter cannot be used.
+    CollapseError
+        If a component of every candidate collapses.
     """
     options = validated(Training, training)
     kinds = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
@@ -192,19 +200,16 @@ def train_samples(
     options: Training,
     given: Given | None = None,
 ) -> Fit:
-    """Fit one mixture; raises `CollapseError` where there is nothing sound to return."""
+    """Fit one mixture; raises `CollapseError` where there is nothing to return."""
     candidate = Candidate(n_components, covariance_type)
     passes = passes_over(samples, workers, options)
     fits, failures = fit_candidates(passes, [candidate], options, given=given)
     if failures:
-        raise CollapseError(failures[candidate])
+        raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
     fit = fits[candidate]
-    if fit.collapsed:
-        logger.warning(
-            "components %s collapsed: too few rows or no extent; lower n_components (%d) or raise reg_covar (%g)",
-            ", ".join(map(str, fit.collapsed)), n_components, options.reg_covar,
-        )  # fmt: skip
-    if not fit.converged:
+    if not fit.outcome.is_sound:
+        logger.warning("%s: %s", fit.state, fit.reason)
+    elif not fit.converged:
         logger.warning(
             "%s, an estimated %.2g nats per sample short: raise max_iter (%d)",
             fit.state, fit.remaining_gain, options.max_iter,

@@ -48,7 +48,7 @@ class VariationalAscent:
         self.trajectory: list[float] = []
         self.remaining_gain = np.inf
         self.converged = False
-        self.failure: str | None = None
+        self.failure: CollapseError | None = None
         self._setting = setting
         self._priors = priors
         self._stop = stop
@@ -63,7 +63,7 @@ class VariationalAscent:
         try:
             self.posterior = update(self.wanted, statistics, self._setting, self._priors)
         except CollapseError as error:
-            self.failure = str(error)
+            self.failure = error
             return
         self.wanted = self.posterior.expected_mixture
         self.trajectory.append(self.posterior.to_data(self._setting.frame).lower_bound(statistics.entropy))

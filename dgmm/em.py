@@ -298,7 +298,7 @@ class Ascent:
         self.remaining_gain = np.inf
         self.converged = False
         #: Why the candidate cannot go on, if so.
-        self.failure: str | None = None
+        self.failure: CollapseError | None = None
         #: Whether it is not worth going on, with nothing wrong with it.
         self.left = False
         self._enough = 0.5 * NEGLIGIBLE * start.n_parameters
@@ -327,7 +327,7 @@ class Ascent:
 
     def tell(self, statistics: SufficientStatistics) -> None:
         """Take the statistics of the mixture that was `wanted`."""
-        statistics = self._complete(statistics)
+        statistics = self.complete(self.wanted, statistics)
         value = statistics.log_likelihood
         self.trajectory.append(value)
         if value > self.log_likelihood:
@@ -336,7 +336,7 @@ class Ascent:
         try:
             self.wanted, self.remaining_gain = self._proposals.send(statistics)
         except CollapseError as error:
-            self.failure = str(error)
+            self.failure = error
             return
         if self.wanted.n_components == 1:
             # a single component's M-step does not depend on where it starts: its second value is the optimum
@@ -344,11 +344,11 @@ class Ascent:
         enough = max(self._enough, self._tol * statistics.count)
         self.converged = self.remaining_gain <= enough if self._stop is None else self._stop(self)
 
-    def _complete(self, statistics: SufficientStatistics) -> SufficientStatistics:
-        """With the part of the log-likelihood that the family's theta leaves out."""
+    def complete(self, mixture: Mixture, statistics: SufficientStatistics) -> SufficientStatistics:
+        """Statistics of a mixture with the part of the log-likelihood that its family's theta leaves out."""
         if statistics.local.all():
             return statistics
-        family, components = self.wanted.family, self.wanted.components
+        family, components = mixture.family, mixture.components
         shared = family.shared_log_likelihood(components, self.setting.moments)
         held = self.setting.held_out
         apart = 0.0 if held is None else family.shared_log_likelihood(components, held)

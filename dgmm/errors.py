@@ -18,7 +18,17 @@ class OutputExistsError(OutputError):
 
 
 class CollapseError(DgmmError, ValueError):
-    """A component has lost its samples or its extent, and the likelihood no longer means anything."""
+    """A component has lost its samples or its extent, and the likelihood no longer means anything.
+
+    Attributes
+    ----------
+    components : tuple of int
+        Which ones, where they are some of a mixture's.
+    """
+
+    def __init__(self, message: str, components: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.components = components
 
 
 class InsufficientMemoryError(DgmmError):

@@ -36,12 +36,15 @@ class PassTotals:
         Per product of the plan, shape (rows, P).
     held_out : ndarray, shape (candidates,)
         Log-likelihoods of samples that are in nothing else here.
+    squares : ndarray, shape (components of all candidates,)
+        Sums of the responsibilities times the squares of the weights; NaN where there are no weights.
     """
 
     count: float
     log_likelihoods: FloatArray
     sums: tuple[FloatArray, ...]
     held_out: FloatArray | float = np.nan
+    squares: FloatArray | float = np.nan
 
     def merge(self, other: PassTotals) -> PassTotals:
         """Totals of both."""
@@ -51,6 +54,7 @@ class PassTotals:
             self.log_likelihoods + other.log_likelihoods,
             sums,
             self.held_out + other.held_out,
+            self.squares + other.squares,
         )
 
 
@@ -115,18 +119,22 @@ def accumulate_samples(x: AnyArray, plan: Plan, weights: FloatArray | None = Non
     if not is_compiled(plan):
         return accumulate_plainly(x, plan, weights)
     p = plan.packed
-    log_likelihoods, flat = np.zeros(len(plan.candidates)), np.zeros(len(p.theta))
+    log_likelihoods, flat, squares = np.zeros(len(plan.candidates)), np.zeros(len(p.theta)), np.zeros(plan.n_rows)
     kernel.accumulate(
         as_block(x, plan), frozen(np.empty(0) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)),
         frozen(plan.origin), p.shifts, p.forwards, p.diagonals, p.panels, p.theta, p.candidates, plan.width,
-        memory_for(plan), log_likelihoods, flat,
+        memory_for(plan), log_likelihoods, flat, squares,
     )  # fmt: skip
     sums = {product.rows.start: np.zeros_like(product.theta) for product in plan.products}
     for _, start, stop, first, last, offset in p.panels.tolist():
         part = flat[offset : offset + (stop - start) * (last - first)]
         sums[start][:, first:last] = part.reshape(stop - start, last - first)
-    count = float(len(x) if weights is None else weights.sum())
-    return PassTotals(count, log_likelihoods, tuple(sums[product.rows.start] for product in plan.products))
+    return PassTotals(
+        float(len(x) if weights is None else weights.sum()),
+        log_likelihoods,
+        tuple(sums[product.rows.start] for product in plan.products),
+        squares=np.nan if weights is None else squares,
+    )
 
 
 def score_samples(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
@@ -171,18 +179,19 @@ def plain_slices(x: AnyArray, plan: Plan) -> Iterator[tuple[slice, FloatArray, l
 
 def accumulate_plainly(x: AnyArray, plan: Plan, weights: FloatArray | None = None) -> PassTotals:
     """`accumulate_samples` in NumPy, for any features."""
-    weights = np.ones(len(x)) if weights is None else weights
+    given, weights = weights, np.ones(len(x)) if weights is None else weights
     log_likelihoods = np.zeros(len(plan.candidates))
-    sums = [np.zeros_like(p.theta) for p in plan.products]
+    sums, squares = [np.zeros_like(p.theta) for p in plan.products], np.zeros(plan.n_rows)
     for part, joint, features in plain_slices(x, plan):
         for c, rows in enumerate(plan.candidates):
             log_likelihoods[c] += normalise(joint[rows], weights[part])
+        squares += joint @ weights[part]
         places = iter(sums)
         for stack, phi in zip(plan.stacks, features, strict=True):
             for product in stack.products:
                 place = next(places)
                 place += joint[product.rows] @ phi[: product.theta.shape[1]].T
-    return PassTotals(float(weights.sum()), log_likelihoods, tuple(sums))
+    return PassTotals(float(weights.sum()), log_likelihoods, tuple(sums), squares=np.nan if given is None else squares)
 
 
 def normalise(joint: FloatArray, weights: FloatArray) -> float:
@@ -208,7 +217,7 @@ def unpack(totals: PassTotals, plan: Plan) -> list[SufficientStatistics]:
         expected[product.rows] = np.einsum("kp,kp->k", product.theta, sums)
         for row, values in zip(range(product.rows.start, product.rows.stop), sums, strict=True):
             rows[row] = values
-    local = np.array(plan.local)
+    local, squares = np.array(plan.local), np.broadcast_to(totals.squares, plan.n_rows)
     held_out = np.broadcast_to(totals.held_out, totals.log_likelihoods.shape).tolist()
     return [
         SufficientStatistics(
@@ -218,6 +227,7 @@ def unpack(totals: PassTotals, plan: Plan) -> list[SufficientStatistics]:
             local[c],
             max(log_likelihood - float(expected[c].sum()), 0.0),
             held,
+            squares[c],
         )
         for c, log_likelihood, held in zip(plan.candidates, totals.log_likelihoods.tolist(), held_out, strict=True)
     ]

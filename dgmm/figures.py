@@ -22,6 +22,7 @@ from matplotlib.patches import Ellipse, Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from dgmm.mixture import Mixture
+from dgmm.outcome import SOUND, Outcome, OutcomeKind
 from dgmm.results import STRONG, Criterion, Fit
 from dgmm.types import AnyArray, FloatArray, IntArray
 
@@ -33,9 +34,14 @@ POINTS = 5000
 BANDS = 6
 
 MISSING, INK, GREY, GOLD = "#d4d7dc", "#1f2933", "#6b7280", "#ffc914"
-SOUND = ("converged", "stopped", "dropped")
 KINDS = ("#0b6e99", "#d1495b", "#3d8b37", "#8e5ea2", "#c77d0a", "#5c5c5c")
-MARKERS = {"converged": "o", "stopped": "v", "dropped": "o", "collapsed": "X", "failed": "x"}
+MARKERS = {
+    OutcomeKind.CONVERGED: "o",
+    OutcomeKind.STOPPED: "v",
+    OutcomeKind.DROPPED: "o",
+    OutcomeKind.COLLAPSED: "X",
+    OutcomeKind.FAILED: "x",
+}
 BEST: dict[str, Any] = {"ls": "", "marker": "*", "ms": 16, "mfc": GOLD, "mec": INK, "mew": 0.9, "zorder": 4}
 #: What the criteria are called.
 NAMES = {
@@ -74,7 +80,7 @@ def criterion_figure(
             for state, part in table[table["covariance_type"] == kind].groupby("state"):
                 # a collapsed candidate may lie far below the best; one that failed has no criterion
                 heights = part["gap"].fillna(top).clip(low, top)
-                axes.plot(part["n_components"], heights, clip_on=False, **_marker(str(state), colour))
+                axes.plot(part["n_components"], heights, clip_on=False, **_marker(OutcomeKind(state), colour))
         axes.plot(fit.n_components, 0, clip_on=False, **BEST)
         axes.set_ylim(low, top)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
@@ -266,9 +272,9 @@ def _class_handles(mixture: Mixture) -> list[Patch]:
     return [Patch(color=colours[k], label=f"{k}  ({shares[k]:.1%})") for k in _colour_order(mixture)]
 
 
-def _marker(state: str, colour: str) -> dict[str, Any]:
-    face = "white" if state == "dropped" else colour
-    return {"ls": "", "marker": MARKERS.get(state, "o"), "color": colour, "mfc": face, "ms": 6, "zorder": 3}
+def _marker(state: OutcomeKind, colour: str) -> dict[str, Any]:
+    face = "white" if state is OutcomeKind.DROPPED else colour
+    return {"ls": "", "marker": MARKERS[state], "color": colour, "mfc": face, "ms": 6, "zorder": 3}
 
 
 def _legend(axes: Axes, handles: Sequence[Artist], title: str | None = None) -> None:
@@ -292,8 +298,8 @@ def deviations(mixture: Mixture) -> FloatArray:
 
 
 def states(table: pd.DataFrame) -> pd.Series[str]:
-    """First word of each state: a key of `MARKERS`."""
-    return table["state"].str.extract(r"^(\w+)", expand=False)
+    """The kind of each outcome: a key of `MARKERS`."""
+    return table["state"].map(lambda state: Outcome.parse(state).kind)
 
 
 def _is_degrees(scores: xr.Dataset, dim: Hashable, wanted: tuple[str, ...]) -> bool:

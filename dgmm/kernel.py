@@ -197,9 +197,12 @@ def find_complete(x: AnyArray, complete: AnyArray) -> int:
 def accumulate(
     x: AnyArray, weights: FloatArray, origin: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
     panels: IntArray, theta: AnyArray, candidates: IntArray, width: int, memory: Buffers,
-    log_likelihoods: FloatArray, sums: FloatArray,
+    log_likelihoods: FloatArray, sums: FloatArray, squares: FloatArray,
 ) -> None:  # fmt: skip
     """E-step over the rows of ``x`` (n, d): adds to ``log_likelihoods`` and to ``sums``, laid out like ``theta``.
+
+    Where rows have weights, it adds the squares of these, each as often as its responsibility says, to ``squares``
+    (rows of theta,).
 
     Parameters
     ----------
@@ -229,6 +232,8 @@ def accumulate(
         for c in range(len(candidates)):
             rows = joint[candidates[c, 0] : candidates[c, 1]]
             log_likelihoods[c] += normalise(rows, n, weights[start : start + n], top, total, power)
+        if len(weights):
+            squares += np.dot(joint, weights[start : start + n])
         for p in range(len(panels)):
             stack, a, b, first, last, offset = panels[p]
             if first == 0:

@@ -98,10 +98,13 @@ class Mixture:
         moved = self.family.move(self.components, frame.backward, zero, frame.origin)
         return Mixture(self.family, self.weights, moved)
 
+    def canonical_order(self) -> IntArray:
+        """Components by weight, largest first, ties by mean, shape (K,): labels are stable from run to run."""
+        return np.lexsort((*self.means.T[::-1], -self.weights))
+
     def canonical(self) -> Mixture:
-        """Components by weight, largest first, ties by mean: labels are stable from run to run."""
-        order = np.lexsort((*self.means.T[::-1], -self.weights))
-        arrays = {}
+        """The same mixture with its components in canonical order."""
+        order, arrays = self.canonical_order(), {}
         for name, (dims, values) in self.family.arrays(self.components).items():
             arrays[name] = values[order] if dims[:1] == ("component",) else values
         return Mixture(self.family, self.weights[order], self.family.from_arrays(arrays))

@@ -226,6 +226,8 @@ class Passes:
         leaf = ProfileSegment(samples.name, samples.features, samples.grid, seed, sample_rows, holdout)
         found: Profile = self._fold(leaf, read_rows)
         self.n_reads += 1
+        if not found.n_samples and found.held_out.count:
+            raise InputError(f"holdout {holdout:g} leaves none of the complete rows of {samples.name} to fit: lower it")
         if not found.n_samples:
             light = "" if samples.weights is None else " or no weight"
             raise InputError(f"no complete row in {samples.name}: all {found.n_missing} have a missing value{light}")
@@ -237,9 +239,13 @@ class Passes:
         """The frame of this kind."""
         return self.profile.frame(kind, self.samples.features, self.ridge)
 
-    def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
-        """One pass: the E-step of all mixtures, given in frame coordinates, over all samples."""
-        plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures}, self.dtype)
+    def accumulate(self, mixtures: Sequence[Mixture], dtype: np.dtype[Any] | None = None) -> list[SufficientStatistics]:
+        """One pass: the E-step of all mixtures, given in frame coordinates, over all samples.
+
+        In the precision of these passes, unless another is asked for.
+        """
+        frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
+        plan = make_plan(mixtures, frames, dtype or self.dtype)
         statistics = sum(p.theta.nbytes for p in plan.products)
         check_memory(self.samples, self.workers, pass_bytes(self.samples, statistics))
         totals: PassTotals = self._fold(EStepSegment(plan, holdout=self._read.holdout > 0), self._read)

@@ -219,10 +219,11 @@ def summary(job: Pipeline) -> str:
 
 def describe(fit: Fit) -> str:
     """A fit in one paragraph."""
+    short = f", an estimated {fit.remaining_gain:.2g} nats per sample short"
     return (
         f"{fit.covariance_type}, K = {fit.n_components} ({fit.n_parameters} parameters), {fit.n_samples} samples "
         f"({fit.n_missing} missing): log-likelihood {fit.log_likelihood:.4f}, BIC {fit.bic:.2f}, {fit.state} after "
-        f"{fit.n_passes} passes, an estimated {fit.remaining_gain:.2g} nats per sample short"
+        f"{fit.n_passes} passes{short if fit.outcome.is_sound else f': {fit.reason}'}"
     )
 
 

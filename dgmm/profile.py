@@ -18,6 +18,8 @@ from dgmm.types import AnyArray, FloatArray
 
 #: Squares of larger values, summed, could overflow.
 LARGEST = 1e150
+#: Of the hashes that choose the rows that are held out; those of stream 0 draw the sample.
+HOLDOUT_STREAM = 1
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,26 @@ def sample_keys(hashes: NDArray[np.uint64], weights: FloatArray | None) -> AnyAr
 
 
 def is_held_out(rows: NDArray[np.uint64], seed: int, share: float) -> NDArray[np.bool_]:
-    """Which rows are held out of the fit: those with the largest hashes, the other end from the sample."""
-    return row_hashes(rows, seed) >= np.uint64((1 - share) * 2.0**64) if share else np.zeros(len(rows), dtype=bool)
+    """Which rows are held out of the fit, at most half of them.
+
+    By other hashes than those that draw the sample: what the sample is drawn from must not have been chosen by them.
+    """
+    return row_hashes(rows, seed, HOLDOUT_STREAM) < np.uint64(share * 2.0**64)
 
 
-def row_hashes(rows: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Pseudo-random numbers of row numbers: the finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
+def row_hashes(rows: NDArray[np.uint64], seed: int, stream: int = 0) -> NDArray[np.uint64]:
+    """Pseudo-random numbers of row numbers: the finaliser of splitmix64 (Steele, Lea and Flood 2014).
+
+    Parameters
+    ----------
+    rows : ndarray of uint64
+    seed : int
+    stream : int
+        Numbers of different streams are independent.
+    """
     with np.errstate(over="ignore"):
         z = (rows + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed) * np.uint64(0xD1B54A32D192ED03)
+        z = z + np.uint64(stream) * np.uint64(0x8CB92BA72F3D8DD7)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))

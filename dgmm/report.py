@@ -17,7 +17,6 @@ from matplotlib.figure import Figure, FigureBase
 from dgmm.figures import (
     BANDS,
     NAMES,
-    SOUND,
     class_colours,
     convergence_figure,
     criterion_figure,
@@ -32,6 +31,7 @@ from dgmm.figures import (
     states,
     strides,
 )
+from dgmm.outcome import SOUND, OutcomeKind
 from dgmm.places import place_at
 from dgmm.results import STRONG, Criterion, Fit
 from dgmm.types import FloatArray
@@ -127,7 +127,7 @@ def write_report(
 def cautions(fit: Fit, table: pd.DataFrame | None, criterion: Criterion = Criterion.BIC) -> list[str]:
     """What speaks against taking the model as it is, in words."""
     found = []
-    if not fit.converged:
+    if fit.outcome.is_sound and not fit.converged:
         gain = f"an estimated {fit.remaining_gain:.2g} nats per sample" if np.isfinite(fit.remaining_gain) else "more"
         found.append(f"Not converged: training ended after {fit.n_passes} passes with {gain} still to be gained.")
     if fit.collapsed:
@@ -148,7 +148,8 @@ def cautions(fit: Fit, table: pd.DataFrame | None, criterion: Criterion = Criter
     if len(behind) and behind.min() < STRONG:
         close = f"{names[behind.idxmin()]} is only {behind.min():.1f} worse in {NAMES[criterion]}"
         found.append(f"A close contest: {close}.")
-    for state, what in (("collapsed", "collapsed and cannot win"), ("failed", "could not be fitted")):
+    hopeless = {OutcomeKind.COLLAPSED: "collapsed and cannot win", OutcomeKind.FAILED: "could not be fitted"}
+    for state, what in hopeless.items():
         some = names[conditions == state].tolist()
         more = f" and {len(some) - 5} more" if len(some) > 5 else ""
         found += [f"Candidates that {what}: {', '.join(some[:5])}{more}."] if some else []

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dgmm.mixture import Mixture
+from dgmm.outcome import Outcome, OutcomeKind
 
 #: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
 STRONG = 10.0
@@ -60,14 +61,18 @@ class Fit:
     mixture : Mixture
         In the data's units, components by weight, largest first.
     log_likelihood : float
-        Total, of this very mixture, in nats.
+        Total, of this very mixture, in nats; like `entropy` and `held_out` in double precision, whatever the passes
+        before took (`compute_dtype`).
     n_samples : int
         Complete rows, those that were fitted.
     n_missing : int
         Rows left out because a value is missing.
     n_passes : int
-        EM passes over all the data; the profile pass and the passes over the sample are not counted.
-    converged : bool
+        EM passes over all the data; the profile pass, those that look for the rows explained worst or evaluate the end
+        in double precision, and the passes over the sample are not counted.
+    outcome : Outcome
+        What has become of it, with the components that collapsed and the reason; a fit with collapsed components cannot
+        win a selection.
     remaining_gain : float
         Estimated log-likelihood still to be gained, in nats per sample; inf where too few passes tell nothing.
     trajectory : tuple of float
@@ -75,12 +80,6 @@ class Fit:
         rejects, so that only its running maximum must rise.
     features : tuple of str
         Names of the features.
-    collapsed : tuple of int
-        Components that are too narrow or too small to mean anything; such a fit cannot win a selection.
-    state : str
-        ``converged``, ``stopped at pass n``, ``dropped at pass n`` or ``collapsed``.
-    reason : str
-        Why it was dropped or has collapsed.
     entropy : float
         Of the responsibilities, ``-sum r log r`` over samples and components, in nats.
     held_out : float
@@ -96,13 +95,10 @@ class Fit:
     n_samples: int
     n_missing: int
     n_passes: int
-    converged: bool
+    outcome: Outcome
     remaining_gain: float
     trajectory: tuple[float, ...]
     features: tuple[str, ...]
-    collapsed: tuple[int, ...] = ()
-    state: str = "converged"
-    reason: str = ""
     entropy: float = np.nan
     held_out: float = np.nan
     remaining_gains: tuple[float, ...] = ()
@@ -122,6 +118,26 @@ class Fit:
     def n_parameters(self) -> int:
         """Number of free parameters p."""
         return self.mixture.n_parameters
+
+    @property
+    def converged(self) -> bool:
+        """Whether the estimated gain still to come is below the tolerance, and the likelihood means something."""
+        return self.outcome.kind is OutcomeKind.CONVERGED
+
+    @property
+    def collapsed(self) -> tuple[int, ...]:
+        """Components that are too narrow or too small to mean anything."""
+        return self.outcome.components
+
+    @property
+    def state(self) -> str:
+        """The outcome in words; see `Outcome.state`."""
+        return self.outcome.state
+
+    @property
+    def reason(self) -> str:
+        """Why it was dropped or has collapsed."""
+        return self.outcome.reason
 
     def criterion(self, name: Criterion | str) -> float:
         """The value of a criterion; lower is better."""
@@ -171,7 +187,7 @@ class Selection:
     criterion : Criterion
         What the selection went by.
     failures : mapping
-        Candidates (n_components, covariance_type) that have no fit at all -> why.
+        Candidates (n_components, covariance_type) that have no fit at all -> their outcome, with the reason.
     n_reads : int
         Reads of the whole store: the profile and the shared EM passes.
     """
@@ -179,13 +195,13 @@ class Selection:
     best: Fit
     fits: tuple[Fit, ...]
     n_reads: int
-    failures: dict[tuple[int, str], str] = field(default_factory=dict)
+    failures: dict[tuple[int, str], Outcome] = field(default_factory=dict)
     criterion: Criterion = Criterion.BIC
     ties: tuple[Fit, ...] = ()
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row per candidate, the lowest criterion first; those that cannot win come last.
+        """One row per candidate, the lowest criterion first; those that collapsed or failed come last.
 
         Columns: n_components, covariance_type, n_parameters, log_likelihood, bic, aic, icl, held_out (nats per
         sample), n_passes, converged, remaining_gain (nats per sample), collapsed (number of components), state,
@@ -218,7 +234,7 @@ def choose(sound: Sequence[Fit], criterion: Criterion) -> tuple[Fit, tuple[Fit, 
 
 def make_table(
     fits: Sequence[Fit],
-    failures: Mapping[tuple[int, str], str],
+    failures: Mapping[tuple[int, str], Outcome],
     criterion: Criterion = Criterion.BIC,
     tied: Sequence[Fit] = (),
 ) -> pd.DataFrame:
@@ -243,11 +259,11 @@ def make_table(
         }
         for f in fits
     ]
-    rows += [
-        {"n_components": k, "covariance_type": kind, "converged": False, "state": "failed", "reason": why, "tie": False}
-        for (k, kind), why in failures.items()
-    ]
+    for (k, kind), outcome in failures.items():
+        blank = {"converged": False, "state": outcome.state, "reason": outcome.reason, "tie": False}
+        rows.append({"n_components": k, "covariance_type": kind, **blank})
     table = pd.DataFrame(rows)
     order = -table["held_out"] if criterion is Criterion.HELD_OUT else table[criterion]
-    rank = order.where(table["collapsed"].fillna(1) == 0, np.inf)
-    return table.iloc[np.lexsort((order, rank))].reset_index(drop=True)
+    outcomes = [*(f.outcome for f in fits), *failures.values()]
+    last = [(not o.is_sound) + (o.kind is OutcomeKind.FAILED) for o in outcomes]
+    return table.iloc[np.lexsort((order, last))].reset_index(drop=True)

@@ -23,6 +23,7 @@ from dgmm.families import get_family
 from dgmm.frame import Frame, FrameKind, Moments
 from dgmm.initialise import Given, from_labels, start_labels
 from dgmm.mixture import Mixture
+from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.plan import make_plan
 from dgmm.profile import Profile
 from dgmm.results import Criterion, Standing
@@ -112,13 +113,13 @@ class Starts:
     mixtures : dict
         Candidate -> its best start, in frame coordinates.
     failures : dict
-        Candidate -> why there is none.
+        Candidate -> what has become of it, where there is none.
     hopes : dict
         Candidates that cannot win on the sample -> what they might still have gained there, in nats per sample.
     """
 
     mixtures: dict[Candidate, Mixture]
-    failures: dict[Candidate, str]
+    failures: dict[Candidate, Outcome]
     hopes: dict[Candidate, float]
 
 
@@ -154,7 +155,7 @@ def start_on_sample(
     """
     sizes = sample_sizes(options, len(profile.sample.rows), profile.n_samples)
     several = [c for c in candidates if c.n_components > 1]
-    failures: dict[Candidate, str] = {}
+    failures: dict[Candidate, Outcome] = {}
     ascents: list[tuple[Candidate, Ascent]] = []
     best: dict[Candidate, Ascent] = {}
     contest = Contest(criterion, profile.n_samples, options.reg_covar)
@@ -211,7 +212,7 @@ def _best_of(
     candidates: Sequence[Candidate],
     ascents: Sequence[tuple[Candidate, Ascent]],
     reg_covar: float,
-    failures: dict[Candidate, str],
+    failures: dict[Candidate, Outcome],
 ) -> dict[Candidate, Ascent]:
     """The most likely sound ascent of each candidate, or the most likely one; says where all have failed."""
     best = {}
@@ -219,7 +220,9 @@ def _best_of(
         for a in _most_likely(c, ascents, 1, reg_covar):
             best[c] = a
         if c not in best:
-            failures[c] = next(str(a.failure) for candidate, a in ascents if candidate == c)
+            its = [a.failure for candidate, a in ascents if candidate == c]
+            reason = f"none of its {len(its)} starts holds on the sample; of the first, {its[0]}"
+            failures[c] = Outcome(OutcomeKind.FAILED, reason=reason)
     return best
 
 
@@ -317,19 +320,21 @@ class Contest:
 
 def is_sound(a: Ascent, reg_covar: float) -> bool:
     """Whether all components of the best mixture it has seen mean something."""
-    n_rows = round(a.setting.moments.count)
-    return a.failure is None and not unsound_components(a.best, a.setting, n_rows, reg_covar)
+    return a.failure is None and not unsound_components(a, reg_covar)
 
 
-def unsound_components(mixture: Mixture, setting: Setting, n: int, reg_covar: float) -> tuple[int, ...]:
-    """Components that mean nothing, because the likelihood of a mixture is unbounded.
+def unsound_components(a: Ascent, reg_covar: float) -> tuple[int, ...]:
+    """Components of the best mixture of an ascent that mean nothing: the likelihood of a mixture is unbounded.
 
     These are components with fewer effective rows than d + 1; at the regularisation floor; or spurious: on a
     handful of rows (`ROWS_PER_DIMENSION` d) that happen to be nearly collinear (the smallest eigenvalue in the frame
     is below `NARROW`).
     """
+    mixture, setting = a.best, a.setting
     family, d = mixture.family, mixture.n_features
-    counts = mixture.weights * n
+    counts = mixture.weights * setting.moments.count
+    if a.statistics is not None:
+        counts = counts * a.statistics.effective_shares
     narrowness = family.narrowness(mixture.components, setting.moments)
     few = counts < d + 1
     floored = narrowness < FLOOR_FACTOR * reg_covar

@@ -29,6 +29,8 @@ class SufficientStatistics:
         clearly belongs to one component. NaN where the statistics come from labels.
     held_out : float
         Total log-likelihood of the rows that are held out of the fit, NaN if there are none.
+    squares : ndarray, shape (K,), or float
+        Sums of the responsibilities times the squares of the samples' weights; NaN where they have none.
     """
 
     log_likelihood: float
@@ -37,3 +39,15 @@ class SufficientStatistics:
     local: BoolArray
     entropy: float = np.nan
     held_out: float = np.nan
+    squares: FloatArray | float = np.nan
+
+    @property
+    def effective_shares(self) -> FloatArray:
+        """How many samples of equal weight are worth as much as each component's, per unit of weight, shape (K,).
+
+        That number is the square of the sum of the weights over the sum of their squares (Kish 1965): one per unit
+        where all weights are one, less where a few samples weigh much, more where many weigh little.
+        """
+        counts = self.sums[:, 0]
+        squares = np.where(np.isnan(self.squares), counts, self.squares)
+        return np.divide(counts, squares, out=np.ones_like(counts), where=squares > 0)

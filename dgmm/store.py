@@ -21,6 +21,7 @@ from dgmm.data import one_line, open_store, unfinished
 from dgmm.errors import DgmmError, InputError
 from dgmm.families import get_family
 from dgmm.mixture import Mixture
+from dgmm.outcome import Outcome
 from dgmm.places import Output, place_at
 from dgmm.results import Fit
 
@@ -93,13 +94,10 @@ def from_dataset(dataset: xr.Dataset, name: str) -> Fit:
             n_samples=_whole(a, "n_samples"),
             n_missing=_whole(a, "n_missing"),
             n_passes=_whole(a, "n_passes"),
-            converged=bool(a["converged"]),
+            outcome=Outcome.parse(a["state"], a["collapsed"], a["reason"], _whole(a, "n_passes")),
             remaining_gain=math.inf if a["remaining_gain"] is None else float(a["remaining_gain"]),
             trajectory=tuple(arrays["trajectory"].tolist()),
             features=tuple(a["features"]),
-            collapsed=tuple(a["collapsed"]),
-            state=a["state"],
-            reason=a["reason"],
             entropy=np.nan if a["entropy"] is None else float(a["entropy"]),
             held_out=np.nan if a["held_out"] is None else float(a["held_out"]),
             remaining_gains=tuple(

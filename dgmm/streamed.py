@@ -55,7 +55,7 @@ class Start(Climber, Protocol):
 
     trajectory: list[float]
     converged: bool
-    failure: str | None
+    failure: CollapseError | None
     remaining_gain: float
 
 
@@ -374,7 +374,7 @@ class StreamedMixture:
             for i in step.ascents:
                 start = starts[i]
                 if start.failure is not None:
-                    raise CollapseError(start.failure)
+                    raise start.failure
                 self._report(i, start, step.number, n, time.perf_counter() - began)
             began = time.perf_counter()
 

@@ -24,6 +24,7 @@ from sklearn.mixture import GaussianMixture
 from dgmm import store
 from dgmm.cli import main
 from dgmm.mixture import Mixture
+from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.results import Fit
 
 TYPES = ("full", "tied", "diag", "spherical")
@@ -334,7 +335,7 @@ def with_model(*arguments: str, data: Callable[[np.ndarray], np.ndarray] = same)
 
     def build(x: np.ndarray) -> list[str]:
         mixture = Mixture.gaussian("spherical", np.array([0.5, 0.5]), np.array([[0.0, 0], [9, 1]]), np.ones(2))
-        store.save(Fit(mixture, -1.0, 10, 0, 1, True, 0.0, (-1.0,), ("0", "1")), "m.zarr")
+        store.save(Fit(mixture, -1.0, 10, 0, 1, Outcome(OutcomeKind.CONVERGED, 1), 0.0, (-1.0,), ("0", "1")), "m.zarr")
         write("store.zarr", data(x.copy()))
         return list(arguments)
 

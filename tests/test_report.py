@@ -27,6 +27,7 @@ from dgmm.figures import (
     strides,
 )
 from dgmm.mixture import Mixture
+from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.report import cautions, write_report
 from dgmm.results import STRONG, Criterion, Fit, make_table
 from dgmm.types import FloatArray
@@ -38,14 +39,14 @@ def make_fit(k: int, d: int = 2, kind: str = "full", log_likelihood: float = -50
     mixture = Mixture.gaussian(kind, np.arange(k, 0, -1.0), means, covariances.get(kind, np.ones(k)))
     names = tuple(f"feature {i}" for i in range(d))
     trajectory = (log_likelihood - 50, log_likelihood - 5, log_likelihood - 20, log_likelihood)
-    return Fit(mixture, log_likelihood, 1234, 56, 4, True, 1e-6, trajectory, names)
+    return Fit(mixture, log_likelihood, 1234, 56, 4, Outcome(OutcomeKind.CONVERGED, 4), 1e-6, trajectory, names)
 
 
 def some_fits() -> list[Fit]:
     starts = {"full": -900, "diag": -1000}
     fits = [make_fit(k, kind=kind, log_likelihood=starts[kind] + 90 * k) for kind in starts for k in (1, 2, 3)]
-    fits[3] = dataclasses.replace(fits[3], state="dropped at pass 6", converged=False)
-    fits[4] = dataclasses.replace(fits[4], state="collapsed", collapsed=(1,), log_likelihood=1e6)
+    fits[3] = dataclasses.replace(fits[3], outcome=Outcome(OutcomeKind.DROPPED, 6))
+    fits[4] = dataclasses.replace(fits[4], outcome=Outcome(OutcomeKind.COLLAPSED, 4, (1,)), log_likelihood=1e6)
     return fits
 
 
@@ -87,7 +88,7 @@ def test_gridded(tmp_path: Path, scores: xr.Dataset) -> None:
         tmp_path / "report.html",
         title="Classes <of> water",
         fit=best,
-        table=make_table(fits, {(9, "full"): "no <start>"}),
+        table=make_table(fits, {(9, "full"): Outcome(OutcomeKind.FAILED, reason="no <start>")}),
         scores=scores,
         features=depth,
         picture=tmp_path / "picture.png",
@@ -114,7 +115,7 @@ def test_gridded(tmp_path: Path, scores: xr.Dataset) -> None:
 
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_single_model_of_plain_rows(tmp_path: Path, d: int) -> None:
-    fit = dataclasses.replace(make_fit(2, d), converged=False, remaining_gain=np.inf, state="stopped at pass 4")
+    fit = dataclasses.replace(make_fit(2, d), remaining_gain=np.inf, outcome=Outcome(OutcomeKind.STOPPED, 4))
     sample, labels = fit.mixture.sample(60, np.random.default_rng(0))
     sample[0] = np.nan
     scores = xr.Dataset({"label": ("row", labels), "probability": ("row", np.full(60, 0.8))})
@@ -200,13 +201,13 @@ def test_cautions() -> None:
     assert close == "A close contest: tied K = 1 is only 8.0 worse in BIC."
     (edge,) = cautions(fits[2], make_table([*fits[2:], make_fit(1, log_likelihood=-900)], {}))
     assert edge.startswith("The best K = 3 is the largest")
-    (collapsed,) = cautions(dataclasses.replace(fits[0], collapsed=(0,)), None)
+    (collapsed,) = cautions(dataclasses.replace(fits[0], outcome=Outcome(OutcomeKind.COLLAPSED, 4, (0,))), None)
     assert collapsed.startswith("Collapsed components: 0.")
 
 
 def test_bic_of_all_states() -> None:
     fits = some_fits()
-    table = make_table(fits, {(4, "diag"): "no start"})
+    table = make_table(fits, {(4, "diag"): Outcome(OutcomeKind.FAILED, reason="no start")})
     all_of_it, close = criterion_figure(table, fits[2]).axes
     texts = [text.get_text() for text in close.get_legend().get_texts()]
     assert texts == ["diag", "full", "the model", "converged", "dropped", "collapsed", "failed"]

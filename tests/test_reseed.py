@@ -83,7 +83,9 @@ def test_a_component_on_one_row_is_reported_or_tries_again() -> None:
     reported = dgmm.train(x, 2, **start)
     assert reported.state == "collapsed"
     assert reported.collapsed == (1,)
-    assert reported.reason.startswith("components 1 have too few samples or no extent: lower n_components or")
+    assert reported.reason == (
+        "component 1 has too few samples or no extent: lower n_components (2) or raise reg_covar (1e-06)"
+    )
     again = dgmm.train(x, 2, **start, on_collapse="reseed")
     assert again.state == "converged"
     np.testing.assert_allclose(again.mixture.weights, 0.5, atol=0.02)

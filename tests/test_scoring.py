@@ -32,6 +32,7 @@ from dgmm.cli import main
 from dgmm.data import object_at, open_samples
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.mixture import Mixture
+from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.places import State, Status, place_at
 from dgmm.results import Fit
 from dgmm.scoring import ScoreRun, label_dtype, score_samples
@@ -49,7 +50,7 @@ def several_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fit_of(mixture: Mixture, features: tuple[str, ...] = ()) -> Fit:
     names = features or tuple(str(i) for i in range(mixture.n_features))
-    return Fit(mixture, -1.0, 10, 0, 1, True, 0.0, (-1.0,), names)
+    return Fit(mixture, -1.0, 10, 0, 1, Outcome(OutcomeKind.CONVERGED, 1), 0.0, (-1.0,), names)
 
 
 def make_mixture(kind: str = "full", k: int = 3, d: int = 3, offset: float = 0.0) -> Mixture:

@@ -3,14 +3,18 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 
 import dgmm
+from dgmm import race
 from dgmm.config import Training
 from dgmm.datasets import ocean_temperature
+from dgmm.em import Ascent
+from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.profile import is_held_out
 from dgmm.results import Criterion, choose, make_table
 from dgmm.starts import sample_sizes
@@ -128,6 +132,13 @@ def test_one_line_for_every_pass(caplog: pytest.LogCaptureFixture) -> None:
     assert "to come" in lines[0]
 
 
+def test_the_lines_name_the_criterion_by_which_somebody_is_best(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="dgmm"):
+        dgmm.select(blobs(), [2, 4], ["spherical"], criterion="icl", n_init=2)
+    assert "alive, best by icl spherical K=4, " in next(m for m in caplog.messages if m.startswith("pass 2:"))
+    assert any("dropped spherical K=2: its icl " in m for m in caplog.messages)
+
+
 @pytest.mark.parametrize("k", [0, -1, 2.5, True])
 def test_numbers_of_components_that_are_none(k: float) -> None:
     with pytest.raises(dgmm.InputError, match="whole numbers from 1 up"):
@@ -158,18 +169,16 @@ def test_the_ocean_in_the_frame_is_exact_without_the_guard() -> None:
 
 def test_the_winner_is_converged_even_if_the_leader_collapses_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates that were dropped for a leader that collapsed afterwards are taken up again."""
-    import dgmm.selection
+    sound, calls = race.unsound_components, {"n": 0}
 
-    sound, calls = dgmm.selection.unsound_components, {"n": 0}
-
-    def collapses_late(mixture, setting, n, reg_covar):  # type: ignore[no-untyped-def]
-        calls["n"] += mixture.n_components == 4
-        if mixture.n_components == 4 and calls["n"] > 3:  # after candidates were dropped at the second pass
+    def collapses_late(a: Ascent, reg_covar: float) -> tuple[int, ...]:
+        calls["n"] += a.best.n_components == 4
+        if a.best.n_components == 4 and calls["n"] > 3:  # after candidates were dropped at the second pass
             return (0,)
-        return sound(mixture, setting, n, reg_covar)
+        return sound(a, reg_covar)
 
-    monkeypatch.setattr(dgmm.selection, "unsound_components", collapses_late)
-    monkeypatch.setattr(dgmm.selection, "SETTLED", 2)
+    monkeypatch.setattr(race, "unsound_components", collapses_late)
+    monkeypatch.setattr(race, "SETTLED", 2)
     chosen = dgmm.select(blobs(), [1, 2, 3, 4], ["spherical"])
     assert chosen.best.n_components == 3
     assert chosen.best.converged
@@ -213,6 +222,27 @@ def test_rows_held_out_judge_and_are_never_fitted(kind: str) -> None:
     assert np.isnan(dgmm.train(holes, 4, kind).held_out)
 
 
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+def test_what_decides_is_told_in_double_precision(kind: str) -> None:
+    """Single precision alone is wrong in the eighth digit here: hundredths in BIC, and a hundred at 1e9 rows."""
+    x = blobs(6000, k=3) + 100
+    out = is_held_out(np.arange(6000, dtype=np.uint64), 0, 0.1)
+    how: dict[str, Any] = {"holdout": 0.1, "n_init": 2, "keep_all": True, "start_rows": 3000}
+    single = dgmm.select(x, [1, 2, 3], [kind], compute_dtype="float32", **how)
+    for fit in single.fits:
+        density, r = fit.mixture.log_density(x), fit.mixture.responsibilities(x[~out])
+        entropy = -(r * np.log(np.maximum(r, 1e-300))).sum()
+        assert fit.log_likelihood == pytest.approx(density[~out].sum(), rel=1e-10)
+        assert fit.held_out == pytest.approx(density[out].mean(), rel=1e-10)
+        assert fit.entropy == pytest.approx(entropy, rel=1e-8, abs=1e-6)
+    rough = [abs(max(f.trajectory) / f.log_likelihood - 1) for f in single.fits]
+    assert max(rough) > 1e-9, "single precision must have been used"
+    double = dgmm.select(x, [1, 2, 3], [kind], **how)
+    climbs = [max(f.n_passes for f in s.fits) for s in (single, double)]
+    extra = [s.n_reads - n for s, n in zip((single, double), climbs, strict=True)]
+    assert extra[0] == extra[1] + 1, "one more pass, which all candidates share"
+
+
 def test_held_out_rows_choose(tmp_path: Path) -> None:
     x = blobs(6000)
     chosen = dgmm.select(x, range(1, 8), ["spherical"], criterion="held_out", holdout=0.3)
@@ -231,6 +261,24 @@ def test_criteria_that_cannot_be_used_are_refused() -> None:
         dgmm.select(blobs(100), [1], criterion="dic")
     with pytest.raises(dgmm.InputError, match="holdout: Input should be less than or equal to"):
         dgmm.train(blobs(100), 1, holdout=0.9)
+
+
+def test_a_holdout_that_holds_no_row_out_cannot_choose() -> None:
+    """All would be NaN, and the first of the grid the winner."""
+    with pytest.raises(dgmm.InputError) as caught:
+        dgmm.select(blobs(50), [1, 2, 3], ["full"], criterion="held_out", holdout=1e-4)
+    assert str(caught.value) == (
+        "criterion held_out has no row to go by: holdout 0.0001 holds none of the 50 complete rows of ndarray out: "
+        "raise it, or choose by another criterion"
+    )
+    fit = dgmm.train(blobs(50), 1, holdout=1e-4)
+    assert np.isnan(fit.held_out), "where nobody asks for it, it is just not known"
+
+
+def test_a_holdout_of_all_rows_is_refused() -> None:
+    seed = next(s for s in range(100) if is_held_out(np.arange(2, dtype=np.uint64), s, 0.5).all())
+    with pytest.raises(dgmm.InputError, match=r"holdout 0.5 leaves none of the complete rows of ndarray to fit"):
+        dgmm.train(blobs(2), 1, holdout=0.5, seed=seed)
 
 
 def test_what_was_dropped_says_when_and_why(selection: dgmm.Selection) -> None:
@@ -255,7 +303,7 @@ def test_a_fit_within_the_uncertainty_of_another_is_a_tie() -> None:
     assert ties == (unsure,)
     table = make_table([fits[3], fits[4], unsure], {}, tied=[best, *ties])
     assert table["tie"].tolist() == [True, True, False]
-    assert choose([replace(unsure, converged=False), fits[4]], Criterion.BIC)[1] == ()
+    assert choose([replace(unsure, outcome=Outcome(OutcomeKind.STOPPED, 9)), fits[4]], Criterion.BIC)[1] == ()
 
 
 def test_the_trajectory_says_what_was_to_come_and_how_long_it_took() -> None:

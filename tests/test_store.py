@@ -18,6 +18,7 @@ import zarr
 from dgmm import store
 from dgmm.errors import DgmmError, InputError, OutputExistsError
 from dgmm.mixture import Mixture
+from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.places import place_at
 from dgmm.places.local import LocalOutput
 from dgmm.results import Fit
@@ -43,12 +44,10 @@ def make_fit(kind: str = "full", k: int = 3, d: int = 4, seed: int = 0) -> Fit:
         n_samples=1000,
         n_missing=7,
         n_passes=3,
-        converged=True,
+        outcome=Outcome(OutcomeKind.COLLAPSED, 3, (2,), "component 2 has no extent"),
         remaining_gain=1.0000000000000002e-9,
         trajectory=(-12500.1, -12400.000000000002, -12345.678901234567),
         features=tuple(f"température {i} °C" for i in range(d)),
-        collapsed=(2,),
-        state="converged",
     )
 
 
@@ -76,7 +75,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize(("k", "d"), [(3, 4), (1, 1), (1, 3), (5, 1)])
 def test_round_trip(kind: str, k: int, d: int, path: Path) -> None:
-    fit = replace(make_fit(kind, k, d), collapsed=())
+    fit = replace(make_fit(kind, k, d), outcome=Outcome(OutcomeKind.CONVERGED, 3))
     store.save(fit, path)
     assert_same(store.load(path), fit)
 
@@ -86,11 +85,16 @@ def test_round_trip(kind: str, k: int, d: int, path: Path) -> None:
     [
         # too few passes to estimate anything
         {"remaining_gain": math.inf},
-        {"converged": False, "state": "stopped at pass 3"},
+        {"outcome": Outcome(OutcomeKind.STOPPED, 3)},
         {"trajectory": (-1e300, 1e-300, 0.1 + 0.2)},
         {"log_likelihood": 5e-324},
         {"n_samples": 2**53 - 1, "n_missing": 2**40},
-        {"collapsed": (0, 1), "reason": "components 0, 1 have no extent"},
+        {
+            "outcome": Outcome(
+                OutcomeKind.DROPPED, 2, (), "bic 3, at most 1 less at its limit, cannot reach 1 of full K=2"
+            )
+        },
+        {"outcome": Outcome(OutcomeKind.COLLAPSED, 3, (0, 1), "components 0, 1 have no extent")},
         {"entropy": 0.1 + 0.2, "held_out": -1e-300},
         # nothing is known of the first passes
         {"trajectory": (-3.0, -2.0), "remaining_gains": (math.inf, 1e-9), "seconds": (0.5, 0.25)},
@@ -321,7 +325,7 @@ def test_nothing_of_the_old_model_stays(tmp_path: Path) -> None:
     """Another type, fewer components, no table: a reader must not find what was there before."""
     path = tmp_path / "m.zarr"
     store.save(make_fit("full", 5, 4), path, table=pd.DataFrame({"bic": [1.0]}))
-    store.save(replace(make_fit("spherical", 2, 2), collapsed=()), path, overwrite=True)
+    store.save(replace(make_fit("spherical", 2, 2), outcome=Outcome(OutcomeKind.CONVERGED, 3)), path, overwrite=True)
     assert store.candidates(path) is None
     assert dict(store.load_dataset(path).sizes) == {"component": 2, "feature": 2, "pass": 3}
 

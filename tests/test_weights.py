@@ -12,7 +12,7 @@ import xarray as xr
 import zarr
 from distributed import Client
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+from scipy.stats import kstest, multivariate_normal
 
 import dgmm
 from dgmm.config import Train
@@ -25,8 +25,9 @@ from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.pipeline import run_train
 from dgmm.plan import make_plan
-from dgmm.profile import Sample, row_hashes, sample_keys
+from dgmm.profile import Sample, is_held_out, row_hashes, sample_keys
 from dgmm.rows import Rows
+from dgmm.statistics import SufficientStatistics
 from dgmm.workers import of_client, threads
 
 KINDS = ["full", "tied", "diag", "spherical"]
@@ -58,6 +59,7 @@ def test_the_compiled_e_step_weighs_as_the_plain_one(blobs: np.ndarray, kinds: l
     plan = make_plan(mixtures, frames)
     a, b = accumulate_samples(x, plan, weights), accumulate_plainly(x, plan, weights)
     np.testing.assert_allclose(a.log_likelihoods, b.log_likelihoods, rtol=1e-12)
+    np.testing.assert_allclose(a.squares, b.squares, rtol=1e-11, atol=1e-11 * weights.max())
     np.testing.assert_allclose(a.count, weights.sum(), rtol=1e-14)
     assert a.count == b.count
     for ours, theirs in zip(a.sums, b.sums, strict=True):
@@ -100,6 +102,8 @@ def test_a_pass_is_that_of_scipy(blobs: np.ndarray, kind: str, cluster: bool, cl
     np.testing.assert_allclose(found.log_likelihood + shared, w @ density, rtol=1e-12)
     np.testing.assert_allclose(found.sums[:, 0], r.sum(axis=1), rtol=1e-10)
     np.testing.assert_allclose(found.sums[:, 1:3], r @ frame.to_frame((x - frame.origin).T).T, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.squares, (w * r).sum(axis=1), rtol=1e-10)
+    np.testing.assert_allclose(found.effective_shares, r.sum(axis=1) / (w * r).sum(axis=1), rtol=1e-9)
     responsibilities = r / w
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(responsibilities > 0, responsibilities * np.log(responsibilities), 0.0)
@@ -134,7 +138,7 @@ def test_only_the_ratios_matter(blobs: np.ndarray) -> None:
 def test_held_out_rows_are_weighted(blobs: np.ndarray) -> None:
     w = weights_for(len(blobs))
     fit = dgmm.train(blobs, 3, weights=w, holdout=0.3)
-    out = row_hashes(np.arange(len(blobs), dtype=np.uint64), 0) >= np.uint64(0.7 * 2.0**64)
+    out = is_held_out(np.arange(len(blobs), dtype=np.uint64), 0, 0.3)
     assert fit.n_samples == (~out).sum()
     np.testing.assert_allclose(fit.held_out, np.average(fit.mixture.log_density(blobs[out]), weights=w[out]), rtol=1e-9)
 
@@ -160,6 +164,41 @@ def test_the_sample_stands_for_the_weighted_data(limit: int) -> None:
     assert (error < 1e-12) == (limit == 600)
 
 
+@pytest.mark.parametrize("holdout", [0.0, 0.05, 0.2, 0.5])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_sample_stands_for_the_data_whatever_is_held_out(weighted: bool, holdout: float) -> None:
+    """Weights cos(lat), over samples of many seeds: weighted means of |lat| and its square are the population's."""
+    lat = np.random.default_rng(0).uniform(-90, 90, 2000)
+    w = np.cos(np.deg2rad(lat)) if weighted else np.ones(2000)
+    samples = open_samples(np.abs(lat)[:, None], weights=w if weighted else None)
+    found, kept = [], []
+    for seed in range(60):
+        profile = Passes(samples, threads(1), seed=seed, sample_rows=200, holdout=holdout).profile
+        rows = profile.sample.first(150)
+        found.append([np.average(rows.x[:, 0] ** p, weights=rows.weights) for p in (1, 2)])
+        kept.append(profile.n_samples)
+    assert abs(np.mean(kept) / 2000 - (1 - holdout)) < 4 * np.sqrt(holdout * (1 - holdout) / 2000 / 60) + 1e-12
+    error = np.std(found, axis=0) / np.sqrt(len(found))
+    wanted = np.array([np.average(np.abs(lat) ** p, weights=w) for p in (1, 2)])
+    assert (error < 0.02 * wanted).all(), "the test must be able to tell"
+    assert (np.abs(np.mean(found, axis=0) - wanted) < 4 * error).all()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_keys_of_the_sample_know_nothing_of_who_is_held_out(share: float) -> None:
+    """Times their weights they are standard exponential numbers, among the rows held out and among the others."""
+    rows, w = np.arange(20_000, dtype=np.uint64), weights_for(20_000)
+    keys, out = sample_keys(row_hashes(rows, 3), w), is_held_out(rows, 3, share)
+    for part in (out, ~out):
+        assert kstest((keys * w)[part], "expon").pvalue > 1e-3
+    assert abs(out.mean() - share) < 4 * np.sqrt(share * (1 - share) / len(rows))
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-17, 1e-300])
+def test_a_share_of_next_to_nothing_holds_nothing_out(share: float) -> None:
+    assert not is_held_out(np.arange(100, dtype=np.uint64), 0, share).any()
+
+
 def test_a_sample_of_a_sample_weighs_by_its_own_last_key() -> None:
     w = np.array([5.0, 1.0, 1.0, 1.0])
     sample = Sample.of(
@@ -181,6 +220,42 @@ def test_starts_see_the_weights(blobs: np.ndarray, method: str) -> None:
     w = np.where(group == 2, 1e-9, 1.0)
     fit = dgmm.train(blobs, 2, weights=w, init_params=method)
     np.testing.assert_allclose(fit.mixture.means, [[0.0, 0.0], [9.0, 1.0]], atol=0.3)
+
+
+def line_at(place: float, n: int, seed: int = 0) -> np.ndarray:
+    """Rows that are nearly collinear."""
+    r = np.random.default_rng(seed)
+    return np.array([place, 0.0, 0.0]) + r.standard_normal((n, 1)) + 0.05 * r.standard_normal((n, 3))
+
+
+@pytest.mark.parametrize(
+    ("group", "weight", "collapsed"),
+    [
+        (line_at(12, 5), 60.0, (1,)),  # 300 rows by weight, and a line through five
+        (line_at(12, 300), 1.0, ()),  # a line that 300 rows confirm
+        (line_at(12, 20), 1.0, (1,)),
+        (
+            12 * np.eye(3)[0] + np.random.default_rng(1).standard_normal((1000, 3)),
+            1e-3,
+            (),
+        ),  # one row by weight, not few
+        (12 * np.eye(3)[0] + np.random.default_rng(1).standard_normal((3, 3)), 1e3, (0,)),  # nothing but three rows
+    ],
+)
+def test_a_component_means_something_by_its_effective_rows(
+    group: np.ndarray, weight: float, collapsed: tuple[int, ...]
+) -> None:
+    x = np.concatenate([np.random.default_rng(0).standard_normal((2000, 3)), group])
+    w = np.concatenate([np.ones(2000), np.full(len(group), weight)])
+    given = {"means_init": [[0.0] * 3, [12.0, 0, 0]], "weights_init": [0.9, 0.1], "precisions_init": [np.eye(3)] * 2}
+    assert dgmm.train(x, 2, weights=w, **given).collapsed == collapsed
+
+
+def test_effective_shares_are_one_without_weights_and_where_there_is_nothing() -> None:
+    sums, none = np.array([[4.0, 1.0], [0.0, 0.0]]), np.zeros(2, dtype=bool)
+    assert SufficientStatistics(0.0, 4.0, sums, none).effective_shares.tolist() == [1, 1]
+    equal = SufficientStatistics(0.0, 4.0, sums, none, squares=np.array([8.0, 0.0]))
+    assert equal.effective_shares.tolist() == [0.5, 1], "two rows of weight two"
 
 
 def test_a_coordinate_or_variable_weighs_along_its_dimensions() -> None:

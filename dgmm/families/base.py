@@ -16,7 +16,7 @@ from dgmm.types import AnyArray, FloatArray
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """The features T(y) of a sample in which a family's log density is linear.
+    """The features T(y) of a sample in which a family's log density is linear; the first of them is one.
 
     Maps of one ``chain`` are nested: the features of a shorter one are the first rows of a longer one, so that
     candidates of different families share the building of the longest.

@@ -86,10 +86,16 @@ def pack_second(second: FloatArray) -> FloatArray:
 
 
 def cholesky(covariances: FloatArray, counts: FloatArray, total: float) -> FloatArray:
-    """Cholesky factors of a stack (K, d, d); says which component collapsed when one has no extent."""
+    """Cholesky factors of a stack (K, d, d), or (1, d, d) that all share; says which collapsed if one is singular."""
     try:
         return np.linalg.cholesky(covariances)
     except np.linalg.LinAlgError:
+        if len(covariances) < len(counts):
+            raise CollapseError(
+                f"all components collapsed: the covariance that they share is singular; lower n_components "
+                f"({len(counts)}) or raise reg_covar",
+                tuple(range(len(counts))),
+            ) from None
         for k, covariance in enumerate(covariances):
             try:
                 np.linalg.cholesky(covariance)
@@ -102,7 +108,8 @@ def collapsed(component: int, counts: FloatArray, total: float) -> CollapseError
     """The error that names a collapsed component and what to do."""
     return CollapseError(
         f"component {component} collapsed: its covariance is singular with {counts[component]:.3g} of "
-        f"{total:.6g} samples; lower n_components ({len(counts)}) or raise reg_covar"
+        f"{total:.6g} samples; lower n_components ({len(counts)}) or raise reg_covar",
+        (component,),
     )
 
 

@@ -116,7 +116,7 @@ class Run:
         Whether the limit was reached within the passes allowed.
     rejected : int
         Passes whose log-likelihood was below the best before.
-    failure : str or None
+    failed : bool
     """
 
     best: np.ndarray
@@ -125,7 +125,7 @@ class Run:
     estimate: float
     arrived: bool
     rejected: int
-    failure: str | None
+    failed: bool
 
 
 def frame_of(moments: Moments, kind: FrameKind) -> Frame:
@@ -152,7 +152,7 @@ def run(case: Case, x: np.ndarray, method: str, most: int) -> Run:
     values = np.array(ascent.trajectory)
     best = np.maximum.accumulate(values)
     rejected = int((values[1:] < best[:-1] - 1e-12 * np.abs(best[:-1])).sum())
-    return Run(best / n, stop, stopped_at, estimate, ascent.converged, rejected, ascent.failure)
+    return Run(best / n, stop, stopped_at, estimate, ascent.converged, rejected, ascent.failure is not None)
 
 
 def row_of(number: int, case: Case, runs: Sequence[Run], n: int) -> str:
@@ -165,7 +165,7 @@ def row_of(number: int, case: Case, runs: Sequence[Run], n: int) -> str:
         target = r.best[-1] if other else limit
         there = r.best >= target - CLOSE
         near.append(f"{int(np.argmax(there)) + 1}{other}" if there.any() else f">{len(r.best)}")
-        stops.append((str(r.stop) if r.stop else f">{len(r.best)}") + ("!" if r.failure else ""))
+        stops.append((str(r.stop) if r.stop else f">{len(r.best)}") + ("!" if r.failed else ""))
         gaps.append(f"{max(target - r.stopped_at, 0.0):.0e}{other} ({r.estimate:.0e})" if r.stop else "-")
         rejected.append(str(r.rejected))
     p = get_family(case.kind).n_parameters(case.fitted, case.d)

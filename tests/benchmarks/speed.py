@@ -36,6 +36,7 @@ from dgmm.families import get_family
 from dgmm.grid import Grid
 from dgmm.memory import BASE_BYTES, PAUSED, pass_bytes
 from dgmm.mixture import Mixture
+from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.passes import Passes, map_segments, read_ahead
 from dgmm.plan import make_plan
 from dgmm.workers import Workers, one_blas_thread, open_workers, threads
@@ -279,7 +280,7 @@ def scoring(short: bool, repetitions: int) -> None:
     x, centres = clusters(n, 16, 16, "float32")
     mixture = mixture_at("full", centres)
     model = sklearn_at(mixture)
-    fit = dgmm.Fit(mixture, 0.0, n, 0, 0, True, 0.0, (), tuple(map(str, range(16))))
+    fit = dgmm.Fit(mixture, 0.0, n, 0, 0, Outcome(OutcomeKind.CONVERGED), 0.0, (), tuple(map(str, range(16))))
     with folder() as place:
         source, out = f"{place}/x.zarr", f"{place}/mine.zarr"
         write(source, x, 250_000)

@@ -1,0 +1,312 @@
+"""Candidates on all the data, pass by pass: who is dropped, revived, reseeded, and what becomes of each."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dgmm.config import Training
+from dgmm.em import Ascent, Pass, climb
+from dgmm.outcome import Outcome, OutcomeKind
+from dgmm.passes import Passes
+from dgmm.plan import DOUBLE
+from dgmm.reseed import reseed
+from dgmm.results import STRONG, Criterion, Fit, Standing
+from dgmm.starts import Candidate, unsound_components
+from dgmm.statistics import SufficientStatistics
+
+logger = logging.getLogger("dgmm")
+
+#: A candidate is dropped once its criterion, with twice the gain it can still hope for, is this much worse than the
+#: best: very strong evidence in the terms of Kass and Raftery (1995).
+MARGIN = STRONG
+#: No candidate is dropped before this pass, unless it cannot win on the sample either.
+SETTLED = 6
+
+
+@dataclass
+class Runner:
+    """One candidate on its way up, and the records of the passes it took part in.
+
+    Attributes
+    ----------
+    ascent : Ascent
+    hope_on_sample : float
+        If it cannot win on the sample: what it may gain yet, in nats per sample; inf for the others.
+    history : list
+        Per pass: the estimated gain still to come, and seconds.
+    dropped : Outcome or None
+    pardoned : bool
+        Whether single precision has dropped it by mistake, and may not do so again.
+    exact : SufficientStatistics or None
+        What a pass in double precision has said of its best mixture, where all the others are in single.
+    """
+
+    ascent: Ascent
+    hope_on_sample: float = np.inf
+    history: list[tuple[float, float]] = field(default_factory=list)
+    dropped: Outcome | None = None
+    pardoned: bool = False
+    exact: SufficientStatistics | None = None
+
+    @property
+    def statistics(self) -> SufficientStatistics | None:
+        """Of its best mixture."""
+        return self.exact or self.ascent.statistics
+
+    @property
+    def log_likelihood(self) -> float:
+        """Of its best mixture."""
+        return -np.inf if self.statistics is None else self.statistics.log_likelihood
+
+
+class Race:
+    """Candidates on all the data, pass by pass, and who is still in it.
+
+    Parameters
+    ----------
+    passes : Passes
+    ascents : mapping
+        Candidate -> its way up.
+    options : Training
+    criterion : Criterion
+        By which they are compared.
+    hopes : mapping
+        Candidates that cannot win on the sample -> what they may gain yet, in nats per sample.
+    """
+
+    def __init__(
+        self,
+        passes: Passes,
+        ascents: Mapping[Candidate, Ascent],
+        options: Training,
+        criterion: Criterion,
+        hopes: Mapping[Candidate, float],
+    ) -> None:
+        self.passes = passes
+        self.runners = {c: Runner(a, hopes.get(c, np.inf)) for c, a in ascents.items()}
+        self.options = options
+        self.criterion = criterion
+        self.n = passes.profile.n_samples
+        self.n_held_out = passes.profile.held_out.count
+        #: Passes so far.
+        self.done = 0
+
+    def run(self, *, keep_all: bool) -> None:
+        """Climb until all have arrived, were dropped, or `max_iter` passes are made; then look for what was missed."""
+        self._climb(keep_all=keep_all)
+        challengers = self._challenge(self.runners if len(self.runners) == 1 else [self.leader()])
+        self._measure([*self.runners.values(), *challengers.values()])
+        self._accept(challengers)
+        # single precision may have dropped what double would have kept
+        while self._revive(for_good=True):
+            self._climb(keep_all=keep_all)
+            self._measure(self.runners.values())
+
+    def _climb(self, *, keep_all: bool) -> None:
+        self._climb_once(keep_all=keep_all)
+        # whom the dropped ones lost to may have collapsed since
+        while self._revive():
+            self._climb_once(keep_all=keep_all)
+
+    def _climb_once(self, *, keep_all: bool) -> None:
+        for _, leader in self._pass_by_pass(self.runners):
+            for c, runner in () if keep_all else self.runners.items():
+                # what cannot win on the sample only shows its criterion on all the data
+                settled = self.done >= SETTLED or self.done == 1
+                gone = runner.ascent.done or runner.pardoned
+                if settled and not gone and not self.may_win(runner, leader):
+                    self.drop(c, leader)
+
+    def _pass_by_pass(self, runners: Mapping[Candidate, Runner], where: str = "") -> Iterator[tuple[Pass, Candidate]]:
+        """Climb for as many passes as are left, keep the records and log a line for each; yields it and who leads."""
+        climbing, began = list(runners.values()), time.perf_counter()
+        for step in climb([r.ascent for r in climbing], self.passes.accumulate, self.options.max_iter - self.done):
+            self.done += 1
+            seconds = time.perf_counter() - began
+            for runner in (climbing[i] for i in step.ascents):
+                runner.history.append((runner.ascent.remaining_gain / self.n, seconds))
+                runner.exact = None
+            leader = self.leader(runners)
+            self._log(leader, runners, len(step.ascents), where, seconds)
+            yield step, leader
+            began = time.perf_counter()
+
+    def _log(
+        self, best: Candidate, runners: Mapping[Candidate, Runner], alive: int, where: str, seconds: float
+    ) -> None:
+        a, n = runners[best].ascent, self.n
+        by = f" by {self.criterion}" if len(runners) > 1 else ""
+        logger.info(
+            "pass %d%s: %d alive, best%s %s, %.9g nats/sample, gained %.2g, to come %.2g, %.3g rows/s",
+            self.done, where, alive, by, best, a.log_likelihood / n, last_gain(a.trajectory) / n, a.remaining_gain / n,
+            n / seconds,
+        )  # fmt: skip
+
+    def _revive(self, *, for_good: bool = False) -> bool:
+        """Take up again those that were dropped and could win after all; whether there are any."""
+        dropped = {c: r for c, r in self.runners.items() if r.dropped is not None}
+        leader = self.leader()
+        revived = [r for c, r in dropped.items() if c == leader or self.may_win(r, leader)]
+        for runner in revived:
+            runner.dropped, runner.ascent.left, runner.pardoned = None, False, for_good
+        return bool(revived)
+
+    def _challenge(self, winners: Collection[Candidate]) -> dict[Candidate, Runner]:
+        """Look for what the winners miss, and give collapsed candidates another try, on the rows explained worst."""
+        options, profile = self.options, self.passes.profile
+        again = options.on_collapse or ("report" if len(self.runners) == 1 else "reseed")
+        wanted: dict[Candidate, tuple[int, ...]] = {}
+        for c, runner in self.runners.items():
+            a = runner.ascent
+            if a.best.n_components == 1 or a.statistics is None or runner.dropped is not None:
+                continue
+            collapsed = self.collapsed(a)
+            if (collapsed and again == "reseed") or (not collapsed and c in winners and self.n > options.start_rows):
+                wanted[c] = collapsed
+        if not wanted or not options.worst_rows or self.done >= options.max_iter:
+            return {}
+        mixtures = [self.runners[c].ascent.best.to_data(self.runners[c].ascent.setting.frame) for c in wanted]
+        rows = profile.sample.first(options.start_rows)
+        challengers: dict[Candidate, Runner] = {}
+        for (c, collapsed), worst in zip(wanted.items(), self.passes.worst(mixtures, options.worst_rows), strict=True):
+            a = self.runners[c].ascent
+            assert a.statistics is not None
+            new = reseed(a.best, a.statistics, a.setting, worst, rows, collapsed=collapsed, seed=options.seed)
+            if new is not None:
+                challengers[c] = Runner(Ascent(new.mixture, a.setting, options.tol, options.accelerate))
+                logger.info("%s: trying components %s on the rows explained worst", c, new.replaced)
+        for step, _ in self._pass_by_pass(challengers, ", rows explained worst"):
+            for c, challenger in challengers.items():
+                a, old = challenger.ascent, self.runners[c].ascent
+                hopeless = a.log_likelihood + a.hope < old.log_likelihood
+                if step.number >= SETTLED and not wanted[c] and not a.done and hopeless:
+                    a.left = True
+        return challengers
+
+    def _measure(self, runners: Collection[Runner]) -> None:
+        """What decides is told in double precision: where passes are in single, one more, of all best mixtures."""
+        found = [(r, r.ascent) for r in runners if r.ascent.statistics is not None and r.exact is None]
+        if self.passes.dtype == DOUBLE or not found:
+            return
+        began = time.perf_counter()
+        statistics = self.passes.accumulate([a.best for _, a in found], DOUBLE)
+        for (runner, a), exact in zip(found, statistics, strict=True):
+            runner.exact = a.complete(a.best, exact)
+        seconds = time.perf_counter() - began
+        logger.info("in double precision: %d mixtures, %.3g rows/s", len(found), self.n / seconds)
+
+    def _accept(self, challengers: Mapping[Candidate, Runner]) -> None:
+        """Put challengers in the place of what they are better than."""
+        for c, challenger in challengers.items():
+            a, runner = challenger.ascent, self.runners[c]
+            better = challenger.log_likelihood > runner.log_likelihood or bool(self.collapsed(runner.ascent))
+            if a.statistics is None or self.collapsed(a) or not better:
+                logger.info("%s: the rows explained worst make no better component", c)
+                continue
+            logger.info("%s: log-likelihood %.9g becomes %.9g", c, runner.log_likelihood, challenger.log_likelihood)
+            a.trajectory[:0] = runner.ascent.trajectory
+            challenger.history[:0] = runner.history
+            self.runners[c] = challenger
+
+    def drop(self, c: Candidate, leader: Candidate) -> None:
+        """Take a candidate out, and say why."""
+        runner, best = self.runners[c], self.value(self.runners[leader])
+        reason = (
+            f"{self.criterion} {self.value(runner):.6g}, at most {self.hope(runner):.3g} less at its limit, cannot "
+            f"reach {best:.6g} of {leader}"
+        )
+        runner.ascent.left = True
+        runner.dropped = Outcome(OutcomeKind.DROPPED, self.done, reason=reason)
+        logger.info("pass %d: dropped %s: its %s", self.done, c, reason)
+
+    def value(self, runner: Runner) -> float:
+        """Its criterion so far."""
+        if runner.statistics is None:
+            return np.inf
+        log_likelihood, entropy, held_out = self.judgement(runner.statistics)
+        p = runner.ascent.best.n_parameters
+        return Standing(log_likelihood, p, self.n, entropy, held_out).criterion(self.criterion)
+
+    def judgement(self, statistics: SufficientStatistics) -> tuple[float, float, float]:
+        """Log-likelihood, entropy of the responsibilities, and mean log density of the rows that are held out."""
+        held_out = statistics.held_out / self.n_held_out if self.n_held_out else np.nan
+        return statistics.log_likelihood, statistics.entropy, held_out
+
+    def hope(self, runner: Runner) -> float:
+        """How much lower its criterion may become."""
+        a = runner.ascent
+        return 2 * (a.hope if len(a.trajectory) > 1 else self.n * runner.hope_on_sample)
+
+    def may_win(self, runner: Runner, leader: Candidate) -> bool:
+        """Whether its criterion, at the limit it can hope for and by a margin, reaches the leader's."""
+        return self.value(runner) - self.hope(runner) <= self.value(self.runners[leader]) + MARGIN
+
+    def leader(self, runners: Mapping[Candidate, Runner] | None = None) -> Candidate:
+        """The lowest criterion so far, among those that have not collapsed if there are any."""
+        runners = self.runners if runners is None else runners
+        ranked = sorted(runners, key=lambda c: self.value(runners[c]))
+        return next((c for c in ranked if not self.collapsed(runners[c].ascent)), ranked[0])
+
+    def collapsed(self, a: Ascent) -> tuple[int, ...]:
+        """Its components that mean nothing: those of the best mixture, and the one that its climb has ended with."""
+        ended = () if a.failure is None else a.failure.components or range(a.best.n_components)
+        return tuple(sorted({*ended, *unsound_components(a, self.options.reg_covar)}))
+
+    def outcome(self, c: Candidate) -> Outcome:
+        """What has become of a candidate, its components in canonical order."""
+        runner = self.runners[c]
+        a, n_passes = runner.ascent, len(runner.ascent.trajectory)
+        collapsed = self.collapsed(a)
+        if a.statistics is None:
+            return Outcome(OutcomeKind.FAILED, n_passes, reason=f"its log-likelihood is {a.trajectory[-1]:g}")
+        if collapsed:
+            place = np.argsort(a.best.canonical_order())
+            numbers = tuple(sorted(place[list(collapsed)].tolist()))
+            ended = "" if a.failure is None else f", which ended its climb at pass {n_passes}"
+            several = ", ".join(map(str, numbers))
+            which = f"components {several} have" if len(numbers) > 1 else f"component {several} has"
+            advice = f"lower n_components ({c.n_components}) or raise reg_covar ({self.options.reg_covar:g})"
+            reason = f"{which} too few samples or no extent{ended}: {advice}"
+            return Outcome(OutcomeKind.COLLAPSED, n_passes, numbers, reason)
+        if runner.dropped is not None:
+            return runner.dropped
+        return Outcome(OutcomeKind.CONVERGED if a.converged else OutcomeKind.STOPPED, n_passes)
+
+    def to_fit(self, c: Candidate) -> Fit:
+        """The fit of a candidate."""
+        runner, profile = self.runners[c], self.passes.profile
+        a = runner.ascent
+        assert runner.statistics is not None
+        log_likelihood, entropy, held_out = self.judgement(runner.statistics)
+        gains, seconds = zip(*runner.history, strict=True)
+        return Fit(
+            mixture=a.best.canonical().to_data(a.setting.frame),
+            log_likelihood=log_likelihood,
+            n_samples=self.n,
+            n_missing=profile.n_missing,
+            n_passes=len(a.trajectory),
+            outcome=self.outcome(c),
+            remaining_gain=a.remaining_gain / self.n,
+            trajectory=tuple(a.trajectory),
+            features=self.passes.samples.features,
+            entropy=entropy,
+            held_out=held_out,
+            remaining_gains=gains,
+            seconds=seconds,
+        )
+
+    def results(self) -> tuple[dict[Candidate, Fit], dict[Candidate, Outcome]]:
+        """The fits, and what has become of those that have none."""
+        outcomes = {c: self.outcome(c) for c in self.runners}
+        failed = {c: o for c, o in outcomes.items() if o.kind is OutcomeKind.FAILED}
+        return {c: self.to_fit(c) for c in self.runners if c not in failed}, failed
+
+
+def last_gain(trajectory: Sequence[float]) -> float:
+    """By how much the last pass raised the best log-likelihood; NaN for the first."""
+    return max(trajectory) - max(trajectory[:-1]) if len(trajectory) > 1 else np.nan
