@@ -13,14 +13,14 @@ from sklearn.utils._param_validation import Interval
 
 from dgmm.em import Setting, aitken
 from dgmm.errors import CollapseError
-from dgmm.families.gaussian import Gaussians
+from dgmm.families import gaussian_family
 from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.statistics import SufficientStatistics
-from dgmm.streamed import StreamedMixture, change_rule, factors_of, precisions_of
+from dgmm.streamed import StreamedMixture, change_rule, components_of
 from dgmm.types import FloatArray
-from dgmm.variational import Posterior, Priors, gaussian_family, update
+from dgmm.variational import Posterior, Priors, update
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -263,7 +263,7 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
 
     def _keep(self, start: VariationalAscent, frame: Frame, dtype: np.dtype[Any]) -> None:
         posterior = start.posterior.to_data(frame)
-        upper, precisions = precisions_of(posterior.mixture)
+        family, components = posterior.family, posterior.components
         concentration = posterior.weight_concentration
         self.weight_concentration_ = tuple(concentration) if concentration.ndim == 2 else concentration
         self.mean_precision_ = posterior.mean_precision
@@ -271,8 +271,9 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
         self.weights_ = posterior.expected_weights.astype(dtype)
         self.means_ = posterior.means.astype(dtype)
         self.covariances_ = posterior.covariances.astype(dtype)
-        self.precisions_cholesky_ = upper.astype(dtype)
-        self.precisions_ = precisions.astype(dtype)
+        self.precisions_cholesky_ = family.roots_of_precisions(components).astype(dtype)
+        self.precisions_ = family.precisions(components).astype(dtype)
+        self._fitted_type = family.name
 
     def _expected_mixture(self) -> Mixture:
         return posterior_of(self).expected_mixture
@@ -283,11 +284,10 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
 
 def posterior_of(model: sklearn.mixture.BayesianGaussianMixture) -> Posterior:
     """The posterior of a model's attributes, in the data's units."""
-    factors = factors_of(model.covariance_type, model.precisions_cholesky_)
     return Posterior(
-        gaussian_family(model.covariance_type),
+        gaussian_family(model.covariance_type, "Gaussian-Wishart prior"),
         np.array(model.weight_concentration_, dtype=float),
         np.array(model.mean_precision_, dtype=float),
         np.array(model.degrees_of_freedom_, dtype=float),
-        Gaussians(np.array(model.means_, dtype=float), factors),
+        components_of(model.covariance_type, model.means_, model.precisions_cholesky_),
     )

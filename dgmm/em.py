@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -56,21 +56,16 @@ class Setting:
     frame : Frame
     moments : Moments
         In frame coordinates.
-    floor : ndarray, shape (d, d)
-        Added to every covariance, in frame coordinates.
+    floor : object
+        Regularisation, as the family's `floor` makes it.
     held_out : Moments, optional
         Of rows that the fit does not see, in frame coordinates.
     """
 
     frame: Frame
     moments: Moments
-    floor: FloatArray
+    floor: Any
     held_out: Moments | None = None
-
-
-def relative_floor(moments: Moments, reg_covar: float) -> FloatArray:
-    """Regularisation as a share of the data's own covariance, so that ``fit(c x) = c fit(x)``."""
-    return reg_covar * moments.covariance
 
 
 def maximise(mixture: Mixture, statistics: SufficientStatistics, setting: Setting) -> Mixture:
@@ -304,7 +299,7 @@ class Ascent:
         self._enough = 0.5 * NEGLIGIBLE * start.n_parameters
         self._tol = tol or 0.0
         self._stop = stop
-        self._proposals = ACCELERATIONS[acceleration](start, setting)
+        self._proposals = ACCELERATIONS[acceleration if start.family.chart else "none"](start, setting)
         #: In frame coordinates.
         self.wanted: Mixture = next(self._proposals)[0]
 

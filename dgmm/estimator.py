@@ -13,14 +13,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from dgmm.api import check_components, select_samples
 from dgmm.config import Training, validated
-from dgmm.em import Ascent, Setting, relative_floor
+from dgmm.em import Ascent, Setting
 from dgmm.errors import InputError
-from dgmm.families import get_family
+from dgmm.families import gaussian_family, get_family
 from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.results import Criterion, Selection
-from dgmm.streamed import Data, StreamedMixture, change_rule, mixture_of, precisions_of
+from dgmm.streamed import Data, StreamedMixture, change_rule, mixture_of
 from dgmm.types import FloatArray
 
 if TYPE_CHECKING:
@@ -253,9 +253,9 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         model.selection_ = selection
         return model
 
-    def _floor(self, frame: Frame, moments: Moments) -> FloatArray:
+    def _floor(self, frame: Frame, moments: Moments) -> Any:
         if self.regularisation == "relative":
-            return relative_floor(moments, self.reg_covar)
+            return get_family(self.covariance_type).floor(self.reg_covar, moments)
         return super()._floor(frame, moments)
 
     def _ridge(self) -> float:
@@ -306,12 +306,13 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         self._set_mixture(mixture.to_data(frame), dtype)
 
     def _set_mixture(self, mixture: Mixture, dtype: np.dtype[Any]) -> None:
-        upper, precisions = precisions_of(mixture)
+        family = gaussian_family(mixture.covariance_type, "precisions")
+        self._fitted_type = family.name
         self.weights_ = mixture.weights.astype(dtype)
         self.means_ = mixture.means.astype(dtype)
         self.covariances_ = mixture.covariances.astype(dtype)
-        self.precisions_cholesky_ = upper.astype(dtype)
-        self.precisions_ = precisions.astype(dtype)
+        self.precisions_cholesky_ = family.roots_of_precisions(mixture.components).astype(dtype)
+        self.precisions_ = family.precisions(mixture.components).astype(dtype)
 
     def _expected_mixture(self) -> Mixture:
         return mixture_of(self.covariance_type, self.weights_, self.means_, self.precisions_cholesky_)

@@ -173,7 +173,7 @@ def sample_figure(
     u, v = onto @ (x - origin).T
     axes.scatter(u, v, s=8 if len(x) > 1000 else 20, color=colours[labels], alpha=0.6, lw=0)
     for k, centre in enumerate((mixture.means - origin) @ onto.T):
-        values, vectors = np.linalg.eigh(onto @ _covariance(mixture, k) @ onto.T)
+        values, vectors = np.linalg.eigh(onto @ mixture.family.covariance(mixture.components, k) @ onto.T)
         angle = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
         for sigma in (1, 2):
             width, height = 2 * sigma * np.sqrt(values[::-1])
@@ -284,17 +284,9 @@ def _legend(axes: Axes, handles: Sequence[Artist], title: str | None = None) -> 
     )  # fmt: skip
 
 
-def _covariance(mixture: Mixture, k: int) -> FloatArray:
-    """Covariance (d, d) of one component."""
-    covariances = mixture.covariances
-    if covariances.ndim == 3 or mixture.covariance_type == "tied":
-        return covariances if covariances.ndim == 2 else covariances[k]
-    return np.diag(np.broadcast_to(covariances[k], mixture.n_features))
-
-
 def deviations(mixture: Mixture) -> FloatArray:
     """Standard deviations (K, d)."""
-    return np.sqrt([np.diagonal(_covariance(mixture, k)) for k in range(mixture.n_components)])
+    return np.sqrt(mixture.family.variances(mixture.components))
 
 
 def states(table: pd.DataFrame) -> pd.Series[str]:

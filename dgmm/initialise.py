@@ -15,8 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from dgmm.em import Setting, maximise
 from dgmm.errors import InputError
-from dgmm.families import Family
-from dgmm.frame import Frame, Moments
+from dgmm.families import Family, gaussian_family
+from dgmm.frame import Frame
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
@@ -26,7 +26,7 @@ from dgmm.types import AnyArray, FloatArray, StartMethod
 LLOYD_STEPS = 20
 #: A start's covariances hold this share of the data's, so that clusters of few rows begin with an extent.
 START_FLOOR = 1e-2
-#: Given weights may miss a sum of one, and given precisions symmetry, by the rounding of single precision.
+#: Given weights may miss a sum of one by the rounding of single precision.
 GIVEN_ROUNDING = 1e-6
 
 
@@ -127,7 +127,7 @@ def from_labels(family: Family, rows: Rows, labels: AnyArray, n_components: int,
     one_hot = np.zeros((n_components, len(rows)))
     one_hot[labels, np.arange(len(rows))] = 1.0 if rows.weights is None else rows.weights
     statistics = SufficientStatistics(np.nan, rows.count, one_hot @ features.T, np.zeros(n_components, dtype=bool))
-    floor = setting.floor + START_FLOOR * setting.moments.covariance
+    floor = setting.floor + family.floor(START_FLOOR, setting.moments)
     blank = Mixture(
         family,
         np.full(n_components, 1 / n_components),
@@ -195,18 +195,18 @@ def check_given(
     weights = means = factors = None
     if weights_init is not None:
         weights = _numbers("weights_init", weights_init, (n_components,))
-        _check_positive("weights_init", weights, "leave out components without weight")
+        _check_all("weights_init", weights, weights > 0, "it must be positive; leave out components without weight")
         if abs(weights.sum() - 1) > GIVEN_ROUNDING:
             raise InputError(f"weights_init sum to {weights.sum():.9g}, not to one: divide them by their sum")
         weights = weights / weights.sum()
     if means_init is not None:
         means = _numbers("means_init", means_init, (n_components, n_features))
     if precisions_init is not None:
-        unit = Moments(1.0, np.zeros(n_features), np.eye(n_features))
-        like = family.spread(n_components, unit, np.zeros((n_features, n_features)))
-        dims, values = family.arrays(like)["covariances"]
-        precisions = _numbers("precisions_init", precisions_init, values.shape)
-        factors = _factors(precisions) if dims[-1] == "feature_" else _deviations(precisions)
+        gaussian = gaussian_family(family.name, "precisions")
+        shape = gaussian.covariance_shape(n_components, n_features)
+        factors = gaussian.factors_from_precisions(
+            _numbers("precisions_init", precisions_init, shape), "precisions_init"
+        )
     return Given(weights, means, factors)
 
 
@@ -221,42 +221,11 @@ def _numbers(name: str, values: Any, shape: tuple[int, ...]) -> FloatArray:
     return numbers
 
 
-def _check_positive(name: str, numbers: FloatArray, advice: str) -> None:
-    _check_all(name, numbers, numbers > 0, f"it must be positive; {advice}")
-
-
 def _check_all(name: str, numbers: FloatArray, good: AnyArray, advice: str) -> None:
     """`InputError` that names the first of the numbers that is not good."""
     if not good.all():
         place = np.argwhere(~good)[0].tolist()
         raise InputError(f"{name}{place} is {numbers[tuple(place)]:g}: {advice}")
-
-
-def _deviations(precisions: FloatArray) -> FloatArray:
-    _check_positive("precisions_init", precisions, "give inverses of variances")
-    return 1 / np.sqrt(precisions)
-
-
-def _factors(precisions: FloatArray) -> FloatArray:
-    """Lower Cholesky factors of the inverses of (..., d, d)."""
-    factors = np.empty_like(precisions)
-    for place in np.ndindex(precisions.shape[:-2]):
-        factors[place] = _factor(f"precisions_init{list(place) or ''}", precisions[place])
-    return factors
-
-
-def _factor(name: str, precision: FloatArray) -> FloatArray:
-    wrong = f"{name} is not symmetric positive definite ({{}}): give the inverse of a covariance"
-    size = np.sqrt(np.abs(np.diagonal(precision)))
-    if (np.abs(precision - precision.T) > GIVEN_ROUNDING * np.outer(size, size)).any():
-        raise InputError(wrong.format("it is not symmetric"))
-    try:
-        # rows and columns reversed, twice: P = U U', and inv(U)' is the lower triangular factor of the inverse
-        upper = np.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1]
-    except np.linalg.LinAlgError:
-        smallest = np.linalg.eigvalsh(precision)[0]
-        raise InputError(wrong.format(f"its smallest eigenvalue is {smallest:.3g}")) from None
-    return np.linalg.inv(upper).T
 
 
 def one_component(family: Family, setting: Setting) -> Mixture:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -99,15 +99,13 @@ class Mixture:
         return Mixture(self.family, self.weights, moved)
 
     def canonical_order(self) -> IntArray:
-        """Components by weight, largest first, ties by mean, shape (K,): labels are stable from run to run."""
-        return np.lexsort((*self.means.T[::-1], -self.weights))
+        """The components by weight, largest first, shape (K,); see `Family.order`."""
+        return self.family.order(self.weights, self.components)
 
     def canonical(self) -> Mixture:
         """The same mixture with its components in canonical order."""
-        order, arrays = self.canonical_order(), {}
-        for name, (dims, values) in self.family.arrays(self.components).items():
-            arrays[name] = values[order] if dims[:1] == ("component",) else values
-        return Mixture(self.family, self.weights[order], self.family.from_arrays(arrays))
+        order = self.canonical_order()
+        return Mixture(self.family, self.weights[order], self.family.taken(self.components, order))
 
     def density_plan(self, ridge: float | None = None) -> Plan:
         """Plan of an E-step that gives log densities sample by sample, in a frame of the mixture's own.
@@ -115,20 +113,14 @@ class Mixture:
         The weights need not sum to one; ``ridge`` is that of `make_frame`.
         """
         family, components = self.family.for_density(self.components)
-        plain, shares = Mixture(family, self.weights, components), self.weights / self.weights.sum()
+        shares = self.weights / self.weights.sum()
         mean = shares @ self.means
         spread = self.means - mean
-        covariance = (spread.T * shares) @ spread + replace(plain, weights=shares).mean_covariance()
+        covariance = (spread.T * shares) @ spread
+        for k, share in enumerate(shares):
+            covariance += share * family.covariance(components, k)
         frame = make_frame(family.frame, mean, covariance, ridge=ridge)
-        return make_plan([plain.to_frame(frame)], {family.frame: frame})
-
-    def mean_covariance(self) -> FloatArray:
-        """Weighted mean of the components' covariances, shape (d, d), of a family with one for each component."""
-        c, k = self.covariances, self.n_components
-        if c.ndim == 3:
-            return np.einsum("k,kij->ij", self.weights, c)
-        variances: FloatArray = np.broadcast_to(c.reshape(k, -1), self.means.shape)
-        return np.diag(self.weights @ variances)
+        return make_plan([Mixture(family, self.weights, components).to_frame(frame)], {family.frame: frame})
 
     def log_density(self, x: AnyArray) -> FloatArray:
         """``log p(x)``, shape (n,), in the data's units, for the rows of ``x`` (n, d)."""

@@ -16,7 +16,7 @@ import numpy as np
 from dask.system import CPU_COUNT
 
 from dgmm.config import Training
-from dgmm.em import Ascent, Setting, climb, relative_floor
+from dgmm.em import Ascent, Setting, climb
 from dgmm.errors import InputError
 from dgmm.estep import accumulate_samples, unpack
 from dgmm.families import get_family
@@ -47,11 +47,6 @@ SAMPLE_PASSES, SAMPLE_TOLERANCE = 200, 0.02
 SAMPLE_GROWTH = 8
 #: Rows of the in-memory sample per task.
 SAMPLE_BLOCK = 2048
-#: A component at the regularisation floor: its smallest variance is within this factor of it.
-FLOOR_FACTOR = 10.0
-#: A component that is this much narrower than the data in some direction is no more than a few rows that happen to
-#: lie on a line, unless it has this many rows per dimension.
-NARROW, ROWS_PER_DIMENSION = 1e-2, 10.0
 
 
 @dataclass(frozen=True, order=True)
@@ -98,9 +93,10 @@ def settings_for(
     """What the M-steps of each covariance type need to know about the data."""
     settings = {}
     for name in {c.covariance_type for c in candidates}:
-        its_frame = frame(get_family(name).frame)
+        family = get_family(name)
+        its_frame = frame(family.frame)
         in_frame = moments.in_frame(its_frame)
-        settings[name] = Setting(its_frame, in_frame, relative_floor(in_frame, reg_covar))
+        settings[name] = Setting(its_frame, in_frame, family.floor(reg_covar, in_frame))
     return settings
 
 
@@ -324,19 +320,10 @@ def is_sound(a: Ascent, reg_covar: float) -> bool:
 
 
 def unsound_components(a: Ascent, reg_covar: float) -> tuple[int, ...]:
-    """Components of the best mixture of an ascent that mean nothing: the likelihood of a mixture is unbounded.
-
-    These are components with fewer effective rows than d + 1; at the regularisation floor; or spurious: on a
-    handful of rows (`ROWS_PER_DIMENSION` d) that happen to be nearly collinear (the smallest eigenvalue in the frame
-    is below `NARROW`).
-    """
+    """Components of the best mixture of an ascent that mean nothing; see `Family.unsound`."""
     mixture, setting = a.best, a.setting
-    family, d = mixture.family, mixture.n_features
     counts = mixture.weights * setting.moments.count
     if a.statistics is not None:
         counts = counts * a.statistics.effective_shares
-    narrowness = family.narrowness(mixture.components, setting.moments)
-    few = counts < d + 1
-    floored = narrowness < FLOOR_FACTOR * reg_covar
-    spurious = (narrowness < NARROW) & (counts < ROWS_PER_DIMENSION * d)
-    return tuple(np.flatnonzero(few | floored | spurious).tolist())
+    unsound = mixture.family.unsound(mixture.components, counts, setting.moments, reg_covar)
+    return tuple(np.flatnonzero(unsound).tolist())

@@ -33,8 +33,7 @@ from dgmm.containers import (
 from dgmm.data import Samples, open_samples
 from dgmm.em import Climber, Setting, climb
 from dgmm.errors import CollapseError, InputError
-from dgmm.families import get_family
-from dgmm.families.gaussian import Gaussians
+from dgmm.families import Gaussians, gaussian_family, get_family
 from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
@@ -126,6 +125,8 @@ class StreamedMixture:
     n_features_in_: int
     feature_names_in_: AnyArray
     lower_bound_: float
+    #: `covariance_type` of the fit: the parameter may have been set since.
+    _fitted_type: str
 
     def fit(self, X: Data, y: None = None, *, feature_dims: str | Sequence[str] | None = None) -> Self:
         """Fit the mixture to samples that may lie anywhere.
@@ -260,7 +261,7 @@ class StreamedMixture:
         """What is added to the log densities of that mixture."""
         return 0.0
 
-    def _floor(self, frame: Frame, moments: Moments) -> FloatArray:
+    def _floor(self, frame: Frame, moments: Moments) -> Any:
         """Added to every covariance, in frame coordinates: `reg_covar` in squared units of the data."""
         forward = frame.forward
         square: FloatArray = np.diag(forward**2) if forward.ndim == 1 else forward @ forward.T
@@ -353,7 +354,7 @@ class StreamedMixture:
         """Refuse to go on from what was fitted to something else."""
         k, d = self.means_.shape
         wanted = self.n_components, self.covariance_type, n_features
-        fitted = k, fitted_type(self.means_, self.precisions_cholesky_, self.covariance_type), d
+        fitted = k, self._fitted_type, d
         if wanted != fitted:
             raise InputError(
                 "n_components, covariance_type and the number of features are {}, {} and {}, but {}, {} and {} in the "
@@ -453,6 +454,7 @@ class StreamedMixture:
         new = cls(**{name: getattr(model, name) for name in cls._shared_names()})
         _copy_attributes(model, new)
         if hasattr(new, "converged_"):
+            new._fitted_type = model.covariance_type
             new.remaining_gain_ = np.inf
             # arrays of one number for tied Bayesian mixtures
             new.lower_bound_ = float(np.ravel(model.lower_bound_)[0])
@@ -489,16 +491,9 @@ class StreamedMixture:
             Columns ``weight`` and, for every feature, its ``mean`` and ``std``.
         """
         check_is_fitted(self)
-        k, d = self.means_.shape
-        c = np.asarray(self.covariances_, dtype=float)
-        # of the fit: the parameter may have been set since
-        match fitted_type(self.means_, self.precisions_cholesky_, self.covariance_type):
-            case "full":
-                variances = np.diagonal(c, axis1=1, axis2=2)
-            case "tied":
-                variances = np.tile(np.diagonal(c), (k, 1))
-            case _:
-                variances = np.broadcast_to(c.reshape(k, -1), (k, d))
+        d = self.means_.shape[1]
+        components = components_of(self._fitted_type, self.means_, self.precisions_cholesky_)
+        variances = get_family(self._fitted_type).variances(components)
         names = [str(name) for name in getattr(self, "feature_names_in_", [f"x{i}" for i in range(d)])]
         columns: dict[tuple[str, str], AnyArray] = {("", "weight"): self.weights_}
         for i, name in enumerate(names):
@@ -533,39 +528,17 @@ def _copy_attributes(source: Any, target: Any, leave: Sequence[str] = ()) -> Non
             setattr(target, name, value)
 
 
-def fitted_type(means: AnyArray, precisions_cholesky: AnyArray, preferred: str) -> str:
-    """The covariance type of scikit-learn's attributes, by their shapes; the preferred one where both would do."""
-    k, d = means.shape
-    if precisions_cholesky.ndim != 2:
-        return "full" if precisions_cholesky.ndim == 3 else "spherical"
-    if d == k == 1 and preferred in ("tied", "diag"):
-        return preferred
-    # as many components as features: roots of precisions are never zero, a triangular factor's half is
-    is_factor = precisions_cholesky.shape == (d, d) and not np.tril(precisions_cholesky, -1).any()
-    return "tied" if is_factor else "diag"
-
-
-def factors_of(covariance_type: str, precisions_cholesky: AnyArray) -> FloatArray:
-    """The factors of covariances that a `Mixture` keeps, from those of precisions that scikit-learn keeps."""
-    upper = np.asarray(precisions_cholesky, dtype=float)
-    if covariance_type in ("diag", "spherical"):
-        return 1 / upper
-    return np.tril(np.linalg.inv(np.swapaxes(upper, -1, -2)))
+def components_of(covariance_type: str, means: AnyArray, precisions_cholesky: AnyArray) -> Gaussians:
+    """Components from scikit-learn's attributes."""
+    family = gaussian_family(covariance_type, "precisions")
+    factors = family.factors_from_roots(np.asarray(precisions_cholesky, dtype=float))
+    return Gaussians(np.array(means, dtype=float), factors)
 
 
 def mixture_of(covariance_type: str, weights: AnyArray, means: AnyArray, precisions_cholesky: AnyArray) -> Mixture:
     """A mixture from scikit-learn's attributes; the weights as they are."""
-    components = Gaussians(np.array(means, dtype=float), factors_of(covariance_type, precisions_cholesky))
+    components = components_of(covariance_type, means, precisions_cholesky)
     return Mixture(get_family(covariance_type), np.maximum(np.asarray(weights, dtype=float), LEAST_WEIGHT), components)
-
-
-def precisions_of(mixture: Mixture) -> tuple[FloatArray, FloatArray]:
-    """scikit-learn's ``precisions_cholesky_`` and ``precisions_`` of a mixture."""
-    factors = mixture.components.factors
-    if mixture.covariance_type in ("diag", "spherical"):
-        return 1 / factors, factors**-2.0
-    upper = np.triu(np.swapaxes(np.linalg.inv(factors), -1, -2))
-    return upper, upper @ np.swapaxes(upper, -1, -2)
 
 
 def change_rule(tol: float, unit: float, before: float, *, accelerated: bool = False) -> Callable[[Any], bool]:

@@ -22,13 +22,15 @@ from scipy.special import betaln, digamma, gammaln
 
 from dgmm.em import Setting
 from dgmm.errors import InputError
-from dgmm.families import Gaussians, get_family
-from dgmm.families.base import FeatureMap
-from dgmm.families.gaussian import GaussianFamily, pack_second
+from dgmm.families import FeatureMap, GaussianFamily, Gaussians, gaussian_family
+from dgmm.families.gaussian import pack_second
 from dgmm.frame import Frame, Moments, apply_linear
 from dgmm.mixture import Mixture
 from dgmm.statistics import SufficientStatistics
 from dgmm.types import FloatArray
+
+#: What only Gaussian families have.
+PRIOR = "Gaussian-Wishart prior"
 
 WeightConcentrationType = Literal["dirichlet_process", "dirichlet_distribution"]
 
@@ -40,22 +42,9 @@ SMALLEST_WEIGHT = float(np.finfo(float).tiny)
 SYMMETRIC = 1e-8
 
 
-def gaussian_family(covariance_type: str) -> GaussianFamily:
-    """The family of this name, if it is a Gaussian one."""
-    family = get_family(covariance_type)
-    if not isinstance(family, GaussianFamily):
-        raise InputError(f"covariance type {covariance_type!r} has no Gaussian-Wishart prior")
-    return family
-
-
-def is_shared(family: GaussianFamily) -> bool:
-    """Whether all components have one covariance."""
-    return "component" not in family.dims
-
-
 def symmetric(family: GaussianFamily, covariances: FloatArray) -> FloatArray:
     """Covariance matrices without the asymmetry that rounding leaves; anything else as it is."""
-    if "feature_" not in family.dims or covariances.ndim < 2 or covariances.shape[-1] != covariances.shape[-2]:
+    if not family.square or covariances.ndim < 2 or covariances.shape[-1] != covariances.shape[-2]:
         return covariances
     mirrored = np.swapaxes(covariances, -1, -2)
     rounding = SYMMETRIC * np.abs(covariances).max()
@@ -68,6 +57,7 @@ class Priors:
 
     Attributes
     ----------
+    family : GaussianFamily
     weight_concentration_type : {"dirichlet_process", "dirichlet_distribution"}
     weight_concentration : float
         Concentration of the process, or of the distribution in each of its components.
@@ -81,6 +71,7 @@ class Priors:
         (d,) for diag, () for spherical.
     """
 
+    family: GaussianFamily
     weight_concentration_type: WeightConcentrationType
     weight_concentration: float
     mean_precision: float
@@ -128,7 +119,7 @@ class Priors:
         InputError
             If one is out of its range or has the wrong shape.
         """
-        family, d = gaussian_family(covariance_type), len(moments.mean)
+        family, d = gaussian_family(covariance_type, PRIOR), len(moments.mean)
         if weight_concentration_type not in ("dirichlet_process", "dirichlet_distribution"):
             raise InputError(
                 f"unknown weight_concentration_prior_type {weight_concentration_type!r}: choose from "
@@ -147,14 +138,13 @@ class Priors:
             spread = default_covariance(family, moments)
         else:
             spread = symmetric(family, np.array(covariance, dtype=float))
-            family.from_arrays({"means": centre[None], "covariances": spread if is_shared(family) else spread[None]})
-        return cls(weight_concentration_type, concentration, precision, centre, freedom, spread)
+            family.from_arrays({"means": centre[None], "covariances": spread if family.shared else spread[None]})
+        return cls(family, weight_concentration_type, concentration, precision, centre, freedom, spread)
 
     @property
     def moments(self) -> Moments:
         """The samples that the prior of one component is worth."""
-        d = len(self.mean)
-        scatter = self.covariance if self.covariance.ndim == 2 else np.diag(np.broadcast_to(self.covariance, d))
+        scatter = self.family.unrestrict(self.covariance, len(self.mean))
         return Moments(self.mean_precision, self.mean, scatter)
 
 
@@ -170,11 +160,7 @@ def default_covariance(family: GaussianFamily, moments: Moments) -> FloatArray:
     """The data's covariance (with n - 1), its diagonal or the mean of that: what the family has of it."""
     if moments.count <= 1:
         raise InputError(f"{moments.count:g} samples have no covariance: give a covariance_prior")
-    covariance = moments.scatter / (moments.count - 1)
-    if "feature_" in family.dims:
-        return covariance
-    variances = np.diagonal(covariance).copy()
-    return variances if "feature" in family.dims else np.asarray(variances.mean())
+    return family.restrict(moments.scatter / (moments.count - 1))
 
 
 @dataclass(frozen=True)
@@ -229,7 +215,7 @@ class Posterior:
         InputError
             If shapes disagree or a number is out of its range.
         """
-        family = gaussian_family(covariance_type)
+        family = gaussian_family(covariance_type, PRIOR)
         a, b, m, nu, c = (
             np.array(v, dtype=float)
             for v in (weight_concentration, mean_precision, means, degrees_of_freedom, covariances)
@@ -237,7 +223,7 @@ class Posterior:
         if m.ndim != 2:
             raise InputError(f"means have shape {m.shape}, expected (K, d)")
         k, d = m.shape
-        freedom = () if is_shared(family) else (k,)
+        freedom = () if family.shared else (k,)
         if a.shape not in ((k,), (2, k)) or b.shape != (k,) or nu.shape != freedom:
             raise InputError(
                 f"weight_concentration {a.shape}, mean_precision {b.shape} and degrees_of_freedom {nu.shape} of a "
@@ -385,7 +371,7 @@ def update(mixture: Mixture, statistics: SufficientStatistics, setting: Setting,
     Posterior
         In frame coordinates.
     """
-    family, k = gaussian_family(mixture.covariance_type), mixture.n_components
+    family, k = gaussian_family(mixture.covariance_type, PRIOR), mixture.n_components
     counts = statistics.sums[:, 0] + EMPTY
     prior = priors.moments.in_frame(setting.frame)
     sums = np.array(statistics.sums)
@@ -398,18 +384,18 @@ def update(mixture: Mixture, statistics: SufficientStatistics, setting: Setting,
         replace(statistics, sums=sums, count=moments.count), mixture.components, moments, np.zeros_like(setting.floor)
     )
     # maximise has divided the scatters by counts, not by degrees of freedom
-    if is_shared(family):
+    if family.shared:
         freedom = np.asarray(priors.degrees_of_freedom + counts.mean())
         scale = moments.count / (k * freedom)
     else:
         freedom = priors.degrees_of_freedom + counts
-        scale = (sums[:, 0] / freedom).reshape(k, *[1] * (components.factors.ndim - 1))
+        scale = sums[:, 0] / freedom
     return Posterior(
         family,
         concentrations(priors, counts),
         priors.mean_precision + counts,
         freedom,
-        Gaussians(components.means, np.sqrt(scale) * components.factors),
+        family.scaled(components, scale),
     )
 
 

@@ -467,4 +467,4 @@ def test_posteriors_that_are_none(changed: dict[str, Any], what: str) -> None:
 def test_only_gaussian_families_have_such_a_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAMILIES, "other", object())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Gaussian-Wishart"):
-        gaussian_family("other")
+        gaussian_family("other", PRIOR)

@@ -4,11 +4,21 @@ from dgmm.errors import InputError
 from dgmm.families.base import Family, FeatureMap, LocalFrames
 from dgmm.families.diag import Diag
 from dgmm.families.full import Full
-from dgmm.families.gaussian import Gaussians
+from dgmm.families.gaussian import GaussianFamily, Gaussians
 from dgmm.families.spherical import Spherical
 from dgmm.families.tied import Tied
 
-__all__ = ["FAMILIES", "Family", "FeatureMap", "Gaussians", "LocalFrames", "get_family", "register"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "FeatureMap",
+    "GaussianFamily",
+    "Gaussians",
+    "LocalFrames",
+    "gaussian_family",
+    "get_family",
+    "register",
+]
 
 #: Every family by name; settings, storage, tables and the contract tests read it.
 FAMILIES: dict[str, Family] = {}
@@ -25,6 +35,14 @@ def get_family(name: str) -> Family:
         return FAMILIES[name]
     except KeyError:
         raise InputError(f"unknown covariance type {name!r}: choose from {', '.join(FAMILIES)}") from None
+
+
+def gaussian_family(name: str, what: str) -> GaussianFamily:
+    """The family of this name, or an `InputError` that says what only Gaussian ones have."""
+    family = get_family(name)
+    if not isinstance(family, GaussianFamily):
+        raise InputError(f"covariance type {name!r} has no {what}: it is not a Gaussian one")
+    return family
 
 
 for _family in (Full(), Tied(), Diag(), Spherical()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from dgmm.frame import FrameKind, Moments
 from dgmm.statistics import SufficientStatistics
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import AnyArray, BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,13 @@ class FeatureMap:
     chain: str
     size: Callable[[int], int]
     fill: Callable[[FloatArray, FloatArray], None]
+
+
+#: A component at the regularisation floor: its smallest variance is within this factor of it.
+FLOOR_FACTOR = 10.0
+#: A component that is this much narrower than the data in some direction is no more than a few rows that happen to
+#: lie on a line, unless it has this many rows per dimension.
+NARROW, ROWS_PER_DIMENSION = 1e-2, 10.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class Family(ABC):
     #: Features of its E-step, and those of a component in coordinates of its own.
     features: ClassVar[FeatureMap]
     local_features: ClassVar[FeatureMap]
+    #: Whether any vector is a valid point of `from_vector`, so that EM can be accelerated.
+    chart: ClassVar[bool] = True
 
     @abstractmethod
     def natural_parameters(self, weights: FloatArray, components: Any, log_volume: float) -> FloatArray:
@@ -75,7 +84,7 @@ class Family(ABC):
 
     @abstractmethod
     def maximise(
-        self, statistics: SufficientStatistics, reference: Any, moments: Moments, floor: FloatArray
+        self, statistics: SufficientStatistics, reference: Any, moments: Moments, floor: Any
     ) -> tuple[FloatArray, Any]:
         """The M-step: weights (K,) and components that maximise the expected log-likelihood.
 
@@ -86,8 +95,8 @@ class Family(ABC):
             Those that the statistics were taken at; sums marked local refer to them.
         moments : Moments
             Of all the data, in frame coordinates.
-        floor : ndarray, shape (d, d)
-            Regularisation, added to every covariance.
+        floor : object
+            Regularisation, as `floor` makes it.
 
         Raises
         ------
@@ -96,7 +105,7 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def spread(self, n_components: int, moments: Moments, floor: FloatArray) -> Any:
+    def spread(self, n_components: int, moments: Moments, floor: Any) -> Any:
         """As many copies of the best single component for data with these moments, in frame coordinates."""
 
     @abstractmethod
@@ -109,7 +118,7 @@ class Family(ABC):
 
     @abstractmethod
     def to_vector(self, components: Any) -> FloatArray:
-        """Unconstrained coordinates of the parameters, for extrapolation; any vector is a valid point."""
+        """Unconstrained coordinates of the parameters, for extrapolation; see `chart`."""
 
     @abstractmethod
     def from_vector(self, vector: FloatArray, like: Any) -> Any:
@@ -124,6 +133,14 @@ class Family(ABC):
         """Component covariances in the shape customary for the family."""
 
     @abstractmethod
+    def covariance(self, components: Any, component: int) -> FloatArray:
+        """Covariance matrix of one component, shape (d, d)."""
+
+    @abstractmethod
+    def variances(self, components: Any) -> FloatArray:
+        """Variance of every feature in every component, shape (K, d)."""
+
+    @abstractmethod
     def sample(self, components: Any, labels: AnyArray, generator: np.random.Generator) -> FloatArray:
         """Draw one sample from the component of each label, shape (n, d)."""
 
@@ -134,6 +151,28 @@ class Family(ABC):
     @abstractmethod
     def from_arrays(self, arrays: Mapping[str, FloatArray]) -> Any:
         """Components from what `arrays` stored."""
+
+    def floor(self, reg_covar: float, moments: Moments) -> Any:
+        """Regularisation that is a share of the data's own extent, so that ``fit(c x) = c fit(x)``."""
+        return reg_covar * moments.covariance
+
+    def taken(self, components: Any, order: IntArray) -> Any:
+        """Some of the components, in an order."""
+        arrays = {
+            name: v[order] if dims[:1] == ("component",) else v for name, (dims, v) in self.arrays(components).items()
+        }
+        return self.from_arrays(arrays)
+
+    def order(self, weights: FloatArray, components: Any) -> IntArray:
+        """The components by weight, largest first, ties by mean: labels are stable from run to run."""
+        return np.lexsort((*self.means(components).T[::-1], -weights))
+
+    def log_base_measure(self, x: AnyArray) -> FloatArray | None:
+        """``log h(x)``, the part of the log density that no parameter enters, shape (n,); None where it is zero."""
+        return None
+
+    def check(self, minimum: FloatArray, maximum: FloatArray, features: Sequence[str]) -> None:
+        """Raise `InputError` if values between these, of each feature, cannot come from the family."""
 
     def shared_log_likelihood(self, components: Any, moments: Moments) -> float:
         """What every component has in common and theta leaves out, summed over the data (0 if nothing)."""
@@ -154,6 +193,29 @@ class Family(ABC):
     def narrowness(self, components: Any, moments: Moments) -> FloatArray:
         """Smallest ratio, in any direction, of a component's variance to the data's, shape (K,)."""
         return np.ones(len(self.means(components)))
+
+    def unsound(self, components: Any, counts: FloatArray, moments: Moments, reg_covar: float) -> BoolArray:
+        """Which components mean nothing, shape (K,): the likelihood of a mixture is unbounded.
+
+        These are components with fewer effective rows than d + 1; at the regularisation floor; or spurious: on a
+        handful of rows (`ROWS_PER_DIMENSION` d) that happen to be nearly collinear (`narrowness` below `NARROW`).
+
+        Parameters
+        ----------
+        components
+            In frame coordinates.
+        counts : ndarray, shape (K,)
+            Effective rows of each.
+        moments : Moments
+            Of all the data, in frame coordinates.
+        reg_covar : float
+            As for `floor`.
+        """
+        d, narrowness = len(moments.mean), self.narrowness(components, moments)
+        few = counts < d + 1
+        floored = narrowness < FLOOR_FACTOR * reg_covar
+        spurious = (narrowness < NARROW) & (counts < ROWS_PER_DIMENSION * d)
+        return few | floored | spurious
 
     def for_density(self, components: Any) -> tuple[Family, Any]:
         """The family and components whose theta gives log densities sample by sample."""

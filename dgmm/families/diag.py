@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from dgmm.errors import InputError
 from dgmm.families.base import LocalFrames
 from dgmm.families.gaussian import (
     ROUNDOFF,
@@ -93,6 +94,43 @@ class Diag(GaussianFamily):
     def covariances(self, components: Gaussians) -> FloatArray:
         """Variances, shape (K, d)."""
         return components.factors**2
+
+    def covariance(self, components: Gaussians, component: int) -> FloatArray:
+        """Shape (d, d)."""
+        return np.diag(self.variances(components)[component])
+
+    def variances(self, components: Gaussians) -> FloatArray:
+        """Shape (K, d)."""
+        return self.deviations(components) ** 2 * np.ones_like(components.means)
+
+    def restrict(self, covariance: FloatArray) -> FloatArray:
+        """The diagonal."""
+        return np.diagonal(covariance).copy()
+
+    def unrestrict(self, covariance: FloatArray, n_features: int) -> FloatArray:
+        """A diagonal matrix."""
+        return np.diag(np.broadcast_to(covariance, n_features))
+
+    def factors_from_precisions(self, precisions: FloatArray, name: str) -> FloatArray:
+        """Standard deviations."""
+        if not (precisions > 0).all():
+            place = np.argwhere(~(precisions > 0))[0].tolist()
+            raise InputError(
+                f"{name}{place} is {precisions[tuple(place)]:g}: it must be positive; give inverses of variances"
+            )
+        return 1 / np.sqrt(precisions)
+
+    def factors_from_roots(self, roots: FloatArray) -> FloatArray:
+        """Standard deviations."""
+        return 1 / roots
+
+    def roots_of_precisions(self, components: Gaussians) -> FloatArray:
+        """Inverses of the standard deviations."""
+        return 1 / components.factors
+
+    def precisions(self, components: Gaussians) -> FloatArray:
+        """Inverses of the variances."""
+        return components.factors**-2.0
 
     def sample(self, components: Gaussians, labels: AnyArray, generator: np.random.Generator) -> FloatArray:
         """One draw per label."""

@@ -9,8 +9,8 @@ from dgmm.families.gaussian import (
     PRODUCTS,
     ROUNDOFF,
     VANISHED,
-    GaussianFamily,
     Gaussians,
+    MatrixFamily,
     cholesky,
     exp_cholesky,
     first_moments,
@@ -24,7 +24,7 @@ from dgmm.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray
 
 
-class Full(GaussianFamily):
+class Full(MatrixFamily):
     """``N(mu_k, Sigma_k)`` with any positive definite ``Sigma_k``."""
 
     name = "full"
@@ -94,6 +94,15 @@ class Full(GaussianFamily):
     def covariances(self, components: Gaussians) -> FloatArray:
         """Shape (K, d, d)."""
         return components.factors @ np.swapaxes(components.factors, 1, 2)
+
+    def covariance(self, components: Gaussians, component: int) -> FloatArray:
+        """Shape (d, d)."""
+        factor = components.factors[component]
+        return factor @ factor.T
+
+    def variances(self, components: Gaussians) -> FloatArray:
+        """Diagonals of the covariances, shape (K, d)."""
+        return (components.factors**2).sum(axis=2)
 
     def sample(self, components: Gaussians, labels: AnyArray, generator: np.random.Generator) -> FloatArray:
         """One draw per label."""

@@ -13,13 +13,15 @@ from dgmm.errors import CollapseError, InputError
 from dgmm.families.base import Family, FeatureMap
 from dgmm.frame import Moments
 from dgmm.statistics import SufficientStatistics
-from dgmm.types import FloatArray
+from dgmm.types import FloatArray, IntArray
 
 LOG_2PI = float(np.log(2 * np.pi))
 #: Unit roundoff of float64.
 ROUNDOFF = float(np.finfo(float).eps) / 2
 #: Below this count a component keeps its parameters: its sums are nothing but rounding.
 VANISHED = 1e-100
+#: Asymmetry of a precision, as a share of the product of its diagonal's roots, that counts as rounding.
+ASYMMETRY = 1e-6
 #: The features of all Gaussian families are nested: 1, y, y_i^2, y_i y_j (i < j); the kernel compiles them.
 CHAIN = "gaussian"
 
@@ -145,6 +147,21 @@ def exp_cholesky(vector: FloatArray, k: int, d: int) -> FloatArray:
     return factors
 
 
+def factor_of_precision(precision: FloatArray, name: str) -> FloatArray:
+    """Lower Cholesky factor of the inverse of a precision (d, d); `InputError` where it has none."""
+    wrong = f"{name} is not symmetric positive definite ({{}}): give the inverse of a covariance"
+    size = np.sqrt(np.abs(np.diagonal(precision)))
+    if (np.abs(precision - precision.T) > ASYMMETRY * np.outer(size, size)).any():
+        raise InputError(wrong.format("it is not symmetric"))
+    try:
+        # rows and columns reversed, twice: P = U U', and inv(U)' is the lower triangular factor of the inverse
+        upper = np.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1]
+    except np.linalg.LinAlgError:
+        smallest = np.linalg.eigvalsh(precision)[0]
+        raise InputError(wrong.format(f"its smallest eigenvalue is {smallest:.3g}")) from None
+    return np.linalg.inv(upper).T
+
+
 class GaussianFamily(Family):
     """A Gaussian mixture with some structure of the covariances."""
 
@@ -176,9 +193,53 @@ class GaussianFamily(Family):
     def expand(self, constants: FloatArray, components: Gaussians) -> FloatArray:
         """Theta from the densities' logarithms at the means."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether all components have one covariance."""
+        return "component" not in self.dims
+
+    @property
+    def square(self) -> bool:
+        """Whether covariances are matrices."""
+        return self.dims[-1] == "feature_"
+
+    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of covariances and factors."""
+        sizes = {"component": n_components, "feature": n_features, "feature_": n_features}
+        return tuple(sizes[dim] for dim in self.dims)
+
+    @abstractmethod
+    def restrict(self, covariance: FloatArray) -> FloatArray:
+        """What the family has of a covariance matrix (d, d): shape (d, d), (d,) or ()."""
+
+    @abstractmethod
+    def unrestrict(self, covariance: FloatArray, n_features: int) -> FloatArray:
+        """The covariance matrix (d, d) of what `restrict` made."""
+
     @abstractmethod
     def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
         """Factors of components that all have this covariance (d, d)."""
+
+    def scaled(self, components: Gaussians, by: FloatArray) -> Gaussians:
+        """With covariances times numbers, shape (K,), or () where one is shared."""
+        by = np.reshape(by, (*np.shape(by), *[1] * (components.factors.ndim - np.ndim(by))))
+        return Gaussians(components.means, np.sqrt(by) * components.factors)
+
+    @abstractmethod
+    def factors_from_precisions(self, precisions: FloatArray, name: str) -> FloatArray:
+        """Factors from the inverses of covariances; `InputError` with the place in ``name`` of what is none."""
+
+    @abstractmethod
+    def factors_from_roots(self, roots: FloatArray) -> FloatArray:
+        """Factors from upper triangular U with ``U U' = precision``, or the roots of precisions."""
+
+    @abstractmethod
+    def roots_of_precisions(self, components: Gaussians) -> FloatArray:
+        """Inverse of `factors_from_roots`."""
+
+    @abstractmethod
+    def precisions(self, components: Gaussians) -> FloatArray:
+        """Inverses of the covariances, in their shape."""
 
     def spread(self, n_components: int, moments: Moments, floor: FloatArray) -> Gaussians:
         """Copies of the data's own Gaussian."""
@@ -197,6 +258,10 @@ class GaussianFamily(Family):
         """Component means, shape (K, d)."""
         return components.means
 
+    def taken(self, components: Gaussians, order: IntArray) -> Gaussians:
+        """Some of the components, in an order."""
+        return Gaussians(components.means[order], components.factors if self.shared else components.factors[order])
+
     def arrays(self, components: Gaussians) -> Mapping[str, tuple[tuple[str, ...], FloatArray]]:
         """Means, covariances (for readers) and factors (from which the mixture is rebuilt to the last bit)."""
         return {
@@ -207,10 +272,9 @@ class GaussianFamily(Family):
 
     def from_arrays(self, arrays: Mapping[str, FloatArray]) -> Gaussians:
         """Components from means and factors, or covariances where there are no factors."""
-        means, square = arrays["means"], self.dims[-1] == "feature_"
+        means, square = arrays["means"], self.square
         values = arrays["factors"] if "factors" in arrays else arrays["covariances"]
-        sizes = {"component": len(means), "feature": means.shape[-1], "feature_": means.shape[-1]}
-        expected = tuple(sizes[dim] for dim in self.dims)
+        expected = self.covariance_shape(len(means), means.shape[-1])
         if means.ndim != 2 or values.shape != expected:
             raise InputError(f"covariances of a {self.name} model have shape {values.shape}, expected {expected}")
         if "factors" not in arrays:
@@ -224,3 +288,35 @@ class GaussianFamily(Family):
         if not (np.isfinite(means).all() and np.isfinite(values).all() and (diagonal > 0).all()):
             raise InputError(f"means and covariances of a {self.name} model must be finite, variances positive")
         return Gaussians(means, values)
+
+
+class MatrixFamily(GaussianFamily):
+    """A Gaussian family whose covariances are matrices."""
+
+    def restrict(self, covariance: FloatArray) -> FloatArray:
+        """The matrix itself."""
+        return covariance
+
+    def unrestrict(self, covariance: FloatArray, n_features: int) -> FloatArray:
+        """The matrix itself."""
+        return covariance
+
+    def factors_from_precisions(self, precisions: FloatArray, name: str) -> FloatArray:
+        """Lower Cholesky factors of the inverses."""
+        factors = np.empty_like(precisions)
+        for place in np.ndindex(precisions.shape[:-2]):
+            factors[place] = factor_of_precision(precisions[place], f"{name}{list(place) or ''}")
+        return factors
+
+    def factors_from_roots(self, roots: FloatArray) -> FloatArray:
+        """Transposed inverses."""
+        return np.tril(np.linalg.inv(np.swapaxes(roots, -1, -2)))
+
+    def roots_of_precisions(self, components: Gaussians) -> FloatArray:
+        """Transposed inverses of the factors."""
+        return np.triu(np.swapaxes(np.linalg.inv(components.factors), -1, -2))
+
+    def precisions(self, components: Gaussians) -> FloatArray:
+        """Products of their roots."""
+        roots = self.roots_of_precisions(components)
+        return roots @ np.swapaxes(roots, -1, -2)

@@ -24,6 +24,10 @@ class Spherical(Diag):
         """Mean over the features, shape (K, 1)."""
         return variances.mean(axis=1, keepdims=True)
 
+    def restrict(self, covariance: FloatArray) -> FloatArray:
+        """The mean of the diagonal, shape ()."""
+        return np.asarray(np.diagonal(covariance).mean())
+
     def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
         """Shape (K,)."""
         return np.full(n_components, np.sqrt(np.diagonal(covariance).mean()))

@@ -10,8 +10,8 @@ from dgmm.families.gaussian import (
     LINEAR,
     PRODUCTS,
     ROUNDOFF,
-    GaussianFamily,
     Gaussians,
+    MatrixFamily,
     cholesky,
     exp_cholesky,
     first_moments,
@@ -24,7 +24,7 @@ from dgmm.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray
 
 
-class Tied(GaussianFamily):
+class Tied(MatrixFamily):
     """``N(mu_k, Sigma)``.
 
     The quadratic term is the same for every component, so it leaves the responsibilities alone, and its sum over
@@ -95,6 +95,14 @@ class Tied(GaussianFamily):
     def covariances(self, components: Gaussians) -> FloatArray:
         """Shape (d, d)."""
         return components.factors @ components.factors.T
+
+    def covariance(self, components: Gaussians, component: int) -> FloatArray:
+        """Shape (d, d)."""
+        return self.covariances(components)
+
+    def variances(self, components: Gaussians) -> FloatArray:
+        """The diagonal of the covariance, K times."""
+        return np.tile((components.factors**2).sum(axis=1), (len(components.means), 1))
 
     def sample(self, components: Gaussians, labels: AnyArray, generator: np.random.Generator) -> FloatArray:
         """One draw per label."""
