@@ -16,10 +16,9 @@ from dask.system import CPU_COUNT
 
 from dgmm.data import Samples, open_samples, packing, shortened, unmasked
 from dgmm.errors import InputError
-from dgmm.estep import score_samples
+from dgmm.estep import Plan, complete_rows, score
 from dgmm.passes import map_segments, read_ahead
-from dgmm.plan import Plan
-from dgmm.profile import Sample, complete_rows, refuse_infinite, row_hashes
+from dgmm.profile import Sample, refuse_infinite, row_hashes
 from dgmm.tree import Node, grow, merge_all
 from dgmm.types import AnyArray, FloatArray
 from dgmm.workers import Workers, one_blas_thread
@@ -306,7 +305,7 @@ class Scorer:
 
     def rows(self, x: AnyArray) -> AnyArray:
         """Scores of complete rows (n, d): shape (n,), or (n, K) for probabilities."""
-        scores = score_samples(x, self.plan, probabilities=self.what == "probabilities")
+        scores = score(x, self.plan, probabilities=self.what == "probabilities")
         values: AnyArray = getattr(scores, self.what)
         if self.what == "log_density":
             values = values + self.log_scale
@@ -356,7 +355,7 @@ def score_chunked(x: Chunked, scorer: Scorer, features: Features) -> dask.array.
     wide = scorer.what == "probabilities"
     chunks = (*lazy.chunks[:-1], (scorer.n_components,)) if wide else lazy.chunks[:-1]
     dtype, plan = scorer.dtype(lazy.dtype), scorer.plan
-    token = dask.base.tokenize(lazy.name, plan.origin, plan.packed, scorer.what, scorer.log_scale, scorer.single)
+    token = dask.base.tokenize(lazy.name, plan.digest, scorer.what, scorer.log_scale, scorer.single)
     return lazy.map_blocks(
         partial(Scorer.block, scorer),
         dtype=dtype,
@@ -391,8 +390,8 @@ def _score_xarray(x: xr.DataArray | xr.Dataset, scorer: Scorer, features: Featur
 
 def check_features(n: int, scorer: Scorer) -> None:
     """Refuse samples with another number of features than the model's."""
-    if n != len(scorer.plan.origin):
-        raise InputError(f"samples have {n} features, the model was fitted on {len(scorer.plan.origin)}")
+    if n != scorer.plan.n_features:
+        raise InputError(f"samples have {n} features, the model was fitted on {scorer.plan.n_features}")
 
 
 @dataclass(frozen=True)
@@ -421,7 +420,7 @@ class TotalRun:
                 present = complete_rows(x)
                 kept = x if present is None else x[present]
                 # in double precision, whatever the samples are
-                densities = score_samples(kept, self.scorer.plan).log_density
+                densities = score(kept, self.scorer.plan).log_density
                 total = float(densities.sum()) + len(kept) * self.scorer.log_scale
                 if not np.isfinite(total):
                     refuse_infinite(samples.name, samples.features, samples.grid, segment, x)

@@ -16,7 +16,7 @@ from scipy.linalg import eigh, solve_triangular
 from dgmm.errors import InputError
 from dgmm.types import FloatArray
 
-FrameKind = Literal["whitening", "isotropic"]
+FrameKind = Literal["whitening", "isotropic", "identity"]
 
 #: Below this smallest eigenvalue of the correlation matrix features count as linearly dependent.
 DEPENDENT = 1e-13
@@ -111,6 +111,10 @@ class Frame:
         diagonal = self.forward if self.forward.ndim == 1 else np.diagonal(self.forward)
         return float(np.log(diagonal).sum())
 
+    def coordinates(self, x: FloatArray) -> FloatArray:
+        """Coordinates (d, n) of samples (n, d)."""
+        return self.to_frame((x - self.origin).T)
+
     def to_frame(self, vectors: FloatArray) -> FloatArray:
         """Apply the linear part to a vector (d,) or to the columns of a matrix (d, m)."""
         return apply_linear(self.forward, vectors)
@@ -138,9 +142,9 @@ def make_frame(
 
     Parameters
     ----------
-    kind : {"whitening", "isotropic"}
+    kind : {"whitening", "isotropic", "identity"}
         ``whitening`` makes the covariance the identity; ``isotropic`` is one common scale, which keeps diagonal and
-        spherical covariances what they are.
+        spherical covariances what they are; ``identity`` are the data's own coordinates.
     mean : ndarray, shape (d,)
     covariance : ndarray, shape (d, d)
     features : tuple of str, optional
@@ -153,6 +157,9 @@ def make_frame(
     InputError
         If there is no ridge and a feature is constant, or the features are linearly dependent (whitening only).
     """
+    if kind == "identity":
+        one = np.ones(len(mean))
+        return Frame(np.zeros(len(mean)), one, one)
     if ridge is not None:
         covariance = regular(mean, covariance, ridge)
     variances = np.diagonal(covariance)

@@ -121,9 +121,7 @@ def from_labels(family: Family, rows: Rows, labels: AnyArray, n_components: int,
     Mixture
         In frame coordinates.
     """
-    y = setting.frame.to_frame((rows.x - setting.frame.origin).T)
-    features = np.empty((family.features.size(len(y)), len(rows)))
-    family.features.fill(y, features)
+    features = family.features.of(setting.frame.coordinates(rows.x))
     one_hot = np.zeros((n_components, len(rows)))
     one_hot[labels, np.arange(len(rows))] = 1.0 if rows.weights is None else rows.weights
     statistics = SufficientStatistics(np.nan, rows.count, one_hot @ features.T, np.zeros(n_components, dtype=bool))

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.estep import score_samples
+from dgmm.estep import Plan, make_plan, score
 from dgmm.families import Family, get_family
 from dgmm.frame import Frame, make_frame
-from dgmm.plan import Plan, make_plan
 from dgmm.types import AnyArray, FloatArray, IntArray
 
 
@@ -124,11 +123,11 @@ class Mixture:
 
     def log_density(self, x: AnyArray) -> FloatArray:
         """``log p(x)``, shape (n,), in the data's units, for the rows of ``x`` (n, d)."""
-        return score_samples(x, self.density_plan()).log_density
+        return score(x, self.density_plan()).log_density
 
     def responsibilities(self, x: AnyArray) -> FloatArray:
         """``p(k | x)``, shape (n, K), for the rows of ``x`` (n, d)."""
-        return score_samples(x, self.density_plan(), probabilities=True).probabilities
+        return score(x, self.density_plan(), probabilities=True).probabilities
 
     def sample(self, n: int, generator: np.random.Generator) -> tuple[FloatArray, IntArray]:
         """Draw n samples (n, d) and the components (n,) they came from."""

@@ -16,12 +16,11 @@ import numpy as np
 
 from dgmm.data import Samples
 from dgmm.errors import InputError
-from dgmm.estep import PassTotals, accumulate_samples, score_samples, unpack
+from dgmm.estep import PassTotals, Plan, accumulate, make_plan, score, unpack
 from dgmm.frame import Frame, FrameKind
 from dgmm.grid import Region
 from dgmm.memory import BASE_BYTES, check_memory, pass_bytes
 from dgmm.mixture import Mixture
-from dgmm.plan import Plan, make_plan
 from dgmm.profile import Profile, ProfileSegment, Sample, is_held_out, used_rows
 from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
@@ -135,10 +134,10 @@ class EStepSegment:
 
     def __call__(self, segment: int, block: Block) -> PassTotals:
         """Totals of one segment."""
-        totals = accumulate_samples(block.fitted.x, self.plan, block.fitted.weights)
+        totals = accumulate(block.fitted, self.plan)
         if not self.holdout:
             return totals
-        held_out = accumulate_samples(block.held_out.x, self.plan, block.held_out.weights)
+        held_out = accumulate(block.held_out, self.plan)
         return replace(totals, held_out=held_out.log_likelihoods)
 
 
@@ -177,7 +176,7 @@ class WorstSegment:
     def __call__(self, segment: int, block: Block) -> Worst:
         """The worst rows of one segment."""
         rows = block.fitted
-        densities = [score_samples(rows.x, plan).log_density for plan in self.plans]
+        densities = [score(rows.x, plan).log_density for plan in self.plans]
         return Worst(tuple(Sample.of(density, rows, self.limit) for density in densities))
 
 

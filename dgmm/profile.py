@@ -8,11 +8,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from dgmm import kernel
 from dgmm.errors import InputError
+from dgmm.estep import complete_rows
 from dgmm.frame import Frame, FrameKind, Moments, make_frame
 from dgmm.grid import Grid
-from dgmm.plan import frozen
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray
 
@@ -170,17 +169,6 @@ class Profile:
             mean, covariance = self.moments.mean, self.moments.covariance
             self._frames[kind, ridge] = make_frame(kind, mean, covariance, features, ridge)
         return self._frames[kind, ridge]
-
-
-def complete_rows(x: AnyArray) -> AnyArray | None:
-    """Which rows of ``x`` have no missing value (NaN), shape (n,); None if all."""
-    if x.dtype.kind != "f":
-        return None
-    if x.dtype not in (np.float32, np.float64) or not x.flags.c_contiguous:
-        found = np.asarray(~np.isnan(x).any(axis=1))
-        return None if found.all() else found
-    marks = np.empty(len(x), dtype=np.bool_)
-    return None if kernel.find_complete(frozen(x), marks) == len(x) else marks
 
 
 def used_rows(rows: Rows) -> AnyArray | None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from dgmm.config import Training
 from dgmm.em import Ascent, Pass, climb
+from dgmm.estep import DOUBLE
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.passes import Passes
-from dgmm.plan import DOUBLE
 from dgmm.reseed import reseed
 from dgmm.results import STRONG, Criterion, Fit, Standing
 from dgmm.starts import Candidate, unsound_components

@@ -95,13 +95,13 @@ def reseed(
         None if there is no group, or none that promises anything.
     """
     frame = setting.frame
-    y = frame.to_frame((worst.rows.x - frame.origin).T).T
-    w = np.ones(len(y)) if worst.rows.weights is None else worst.rows.weights
-    groups = groups_of(y, seed)
+    y = frame.coordinates(worst.rows.x)
+    w = np.ones(len(worst.rows)) if worst.rows.weights is None else worst.rows.weights
+    groups = groups_of(y.T, seed)
     if not groups:
         return None
     before = mixture.to_data(frame)
-    r_worst, features = w[:, None] * before.responsibilities(worst.rows.x), _features(mixture, y)
+    r_worst, features = w[:, None] * before.responsibilities(worst.rows.x), mixture.family.features.of(y)
 
     def made_with(places: dict[int, IntArray], merged: int | None = None) -> Mixture | None:
         """One M-step with the rows of groups, taken from wherever they were, as the only ones of some components."""
@@ -155,10 +155,3 @@ def reseed(
     (weakest,) = found.replaced
     more = [attempt(weakest, rows) for rows in groups if rows is not farthest]
     return max([found, *(t for t in more if t is not None)], key=lambda t: t.gain)
-
-
-def _features(mixture: Mixture, y: FloatArray) -> FloatArray:
-    """Features (P, m) of rows in frame coordinates."""
-    features = np.empty((mixture.family.features.size(y.shape[1]), len(y)))
-    mixture.family.features.fill(np.ascontiguousarray(y.T), features)
-    return features

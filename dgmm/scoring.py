@@ -16,12 +16,12 @@ from zarr.codecs import ZstdCodec
 
 from dgmm.data import Samples, shortened
 from dgmm.errors import DgmmError, InputError
-from dgmm.estep import score_samples as score_rows
+from dgmm.estep import complete_rows, score
 from dgmm.memory import check_memory, score_bytes
 from dgmm.mixture import Mixture
 from dgmm.passes import map_segments, read_ahead
 from dgmm.places import Output, Writer
-from dgmm.profile import complete_rows, refuse_infinite
+from dgmm.profile import refuse_infinite
 from dgmm.results import Fit
 from dgmm.store import digest
 from dgmm.tree import Node, grow, merge_all
@@ -92,7 +92,7 @@ class ScoreRun:
         """Variables of the output for the rows of ``x`` (n, d), and what they come to."""
         n, k = len(x), self.plan.n_rows
         present = complete_rows(x)
-        scores = score_rows(x if present is None else x[present], self.plan, probabilities=self.probabilities)
+        scores = score(x if present is None else x[present], self.plan, probabilities=self.probabilities)
         counts = np.bincount(scores.label, minlength=k).astype(np.int64)
         scored = Scored(counts, n - len(scores.label), float(scores.log_density.sum()))
         columns: list[tuple[str, AnyArray, AnyArray]] = [

@@ -45,7 +45,10 @@ def fit_candidates(
             raise InputError(
                 f"n_components={c.n_components} is more than the {profile.n_samples} complete rows of {samples.name}"
             )
-
+    for name in dict.fromkeys(c.covariance_type for c in candidates):
+        objection = get_family(name).objection(profile.minimum, profile.maximum, samples.features)
+        if objection is not None:
+            raise InputError(f"{samples.name} cannot come from a {name} mixture: {objection}")
     settings = {
         name: replace(setting, held_out=profile.held_out.in_frame(setting.frame))
         for name, setting in settings_for(candidates, profile.moments, passes.frame, options.reg_covar).items()

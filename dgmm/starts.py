@@ -18,13 +18,12 @@ from dask.system import CPU_COUNT
 from dgmm.config import Training
 from dgmm.em import Ascent, Setting, climb
 from dgmm.errors import InputError
-from dgmm.estep import accumulate_samples, unpack
+from dgmm.estep import accumulate, make_plan, unpack
 from dgmm.families import get_family
 from dgmm.frame import Frame, FrameKind, Moments
 from dgmm.initialise import Given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
-from dgmm.plan import make_plan
 from dgmm.profile import Profile
 from dgmm.results import Criterion, Standing
 from dgmm.rows import Rows
@@ -83,7 +82,7 @@ class SampleRows:
         plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures})
         blocks = [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]
         with one_blas_thread:
-            parts = self._pool.map(lambda block: accumulate_samples(block.x, plan, block.weights), blocks)
+            parts = self._pool.map(lambda block: accumulate(block, plan), blocks)
             return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
 
 
@@ -253,7 +252,7 @@ def _whitened(x: FloatArray, frame: Callable[[FrameKind], Frame], standardised: 
         whitening = frame("whitening")
     except InputError:
         return standardised  # dependent features: diag and spherical do not mind
-    return whitening.to_frame((x - whitening.origin).T).T
+    return whitening.coordinates(x).T
 
 
 def _climb_on_sample(what: str, starts: Sequence[tuple[Candidate, Ascent]], rows: SampleRows, max_passes: int) -> None:

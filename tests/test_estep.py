@@ -6,13 +6,13 @@ from sklearn.mixture import GaussianMixture
 from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
 import dgmm
-from dgmm import kernel
-from dgmm import plan as planning
 from dgmm.errors import InputError
-from dgmm.estep import accumulate_plainly, accumulate_samples, unpack
+from dgmm.estep import Plain, accumulate, kernel, make_plan, unpack
+from dgmm.estep import compiled as compiled_form
+from dgmm.estep import plan as planning
 from dgmm.frame import FrameKind, Moments, make_frame
 from dgmm.mixture import Mixture
-from dgmm.plan import make_plan
+from dgmm.rows import Rows
 
 KINDS: tuple[FrameKind, ...] = ("whitening", "isotropic")
 
@@ -45,10 +45,10 @@ def test_a_stack_is_what_each_mixture_is_alone() -> None:
     frames = frames_of(x)
     mixtures = candidates(x, frames)
     plan = make_plan(mixtures, frames)
-    together = unpack(accumulate_samples(x, plan), plan)
+    together = unpack(accumulate(Rows(x), plan), plan)
     for mixture, stacked in zip(mixtures, together, strict=True):
         alone_plan = make_plan([mixture], frames)
-        (alone,) = unpack(accumulate_samples(x, alone_plan), alone_plan)
+        (alone,) = unpack(accumulate(Rows(x), alone_plan), alone_plan)
         assert stacked.log_likelihood == pytest.approx(alone.log_likelihood, rel=1e-13)
         np.testing.assert_allclose(stacked.sums, alone.sums, rtol=1e-11, atol=1e-9)
         assert stacked.sums[:, 0].sum() == pytest.approx(len(x), rel=1e-13)
@@ -60,7 +60,7 @@ def test_any_dtype_is_added_up_in_float64(dtype: str) -> None:
     frames = frames_of(x.astype(float))
     mixtures = candidates(x.astype(float), frames)
     plan = make_plan(mixtures, frames)
-    a, b = accumulate_samples(x, plan), accumulate_samples(x.astype(float), plan)
+    a, b = accumulate(Rows(x), plan), accumulate(Rows(x.astype(float)), plan)
     np.testing.assert_array_equal(a.log_likelihoods, b.log_likelihoods)
     for left, right in zip(a.sums, b.sums, strict=True):
         np.testing.assert_array_equal(left, right)
@@ -70,7 +70,7 @@ def test_memory_order_changes_no_bit() -> None:
     x = clouds()
     frames = frames_of(x)
     plan = make_plan(candidates(x, frames), frames)
-    a, b = accumulate_samples(x, plan), accumulate_samples(np.asfortranarray(x), plan)
+    a, b = accumulate(Rows(x), plan), accumulate(Rows(np.asfortranarray(x)), plan)
     np.testing.assert_array_equal(a.log_likelihoods, b.log_likelihoods)
 
 
@@ -85,7 +85,7 @@ def test_no_samples_add_nothing() -> None:
     x = clouds()
     frames = frames_of(x)
     plan = make_plan(candidates(x, frames), frames)
-    totals = accumulate_samples(x[:0], plan)
+    totals = accumulate(Rows(x[:0]), plan)
     assert totals.count == 0
     assert not totals.log_likelihoods.any()
 
@@ -94,15 +94,15 @@ def test_no_samples_add_nothing() -> None:
 @pytest.mark.parametrize("width", [64, 128, 2048])
 def test_the_compiled_form_is_the_plain_one(panel: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the slices and panels, with ordinary components and with some in coordinates of their own."""
-    monkeypatch.setattr(planning, "PANEL", panel)
-    monkeypatch.setattr(planning, "NARROWEST", width)
-    monkeypatch.setattr(planning, "WIDEST", width)
+    monkeypatch.setattr(compiled_form, "PANEL", panel)
+    monkeypatch.setattr(compiled_form, "NARROWEST", width)
+    monkeypatch.setattr(compiled_form, "WIDEST", width)
     x = clouds()
     frames = frames_of(x)
     narrow = Mixture.gaussian("full", [1, 1], x[:2], [np.eye(3), 1e-14 * np.eye(3)]).to_frame(frames["whitening"])
     plan = make_plan([*candidates(x, frames), narrow], frames)
     assert sum(plan.local) == 1
-    compiled, plain = accumulate_samples(x, plan), accumulate_plainly(x, plan)
+    compiled, plain = accumulate(Rows(x), plan), Plain().accumulate(Rows(x), plan)
     np.testing.assert_allclose(compiled.log_likelihoods, plain.log_likelihoods, rtol=1e-13)
     for left, right in zip(compiled.sums, plain.sums, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-11, atol=1e-9)
@@ -124,7 +124,7 @@ def test_mixtures_of_very_different_merit_share_a_pass() -> None:
         for variances in ([1.0, 0.25], [1e-4, 1e-4])
     )
     plan = make_plan([good, bad], frames)
-    together = unpack(accumulate_samples(x, plan), plan)
+    together = unpack(accumulate(Rows(x), plan), plan)
     for mixture, statistics in zip((good, bad), together, strict=True):
         expected = mixture.to_data(frames["isotropic"]).log_density(x).sum()
         assert statistics.log_likelihood == pytest.approx(expected, rel=1e-11)
@@ -178,7 +178,7 @@ def test_m_step_of_a_narrow_component_is_exact() -> None:
     frames = frames_of(x)
     inside = full.to_frame(frames["whitening"])
     plan = make_plan([inside], frames)
-    (statistics,) = unpack(accumulate_samples(x, plan), plan)
+    (statistics,) = unpack(accumulate(Rows(x), plan), plan)
     weights, components = full.family.maximise(
         statistics, inside.components, Moments.of(x).in_frame(frames["whitening"]), np.zeros((3, 3))
     )
@@ -198,7 +198,7 @@ def test_the_guard_leaves_ordinary_data_to_the_fast_form() -> None:
 @pytest.mark.parametrize("panel", [7, 1024])
 def test_separated_data_take_the_sparse_form(panel: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten clusters hundreds of deviations apart, a stack of several mixtures: the sums are those of the plain form."""
-    monkeypatch.setattr(planning, "PANEL", panel)
+    monkeypatch.setattr(compiled_form, "PANEL", panel)
     r = np.random.default_rng(0)
     centres = 500 * r.standard_normal((10, 4))
     x = centres[r.integers(10, size=3000)] + r.standard_normal((3000, 4))
@@ -213,7 +213,7 @@ def test_separated_data_take_the_sparse_form(panel: int, monkeypatch: pytest.Mon
     responsibilities = mixtures[0].responsibilities(x).T.copy()
     assert kernel.is_sparse(responsibilities, len(x)), "the case must be one in which samples are picked out"
     assert not kernel.is_sparse(np.full((10, 50), 0.1), 50)
-    compiled, plain = accumulate_samples(x, plan), accumulate_plainly(x, plan)
+    compiled, plain = accumulate(Rows(x), plan), Plain().accumulate(Rows(x), plan)
     np.testing.assert_allclose(compiled.log_likelihoods, plain.log_likelihoods, rtol=1e-12)
     for left, right in zip(compiled.sums, plain.sums, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-11, atol=1e-9)
@@ -249,7 +249,7 @@ def test_the_e_step_is_that_of_scikit_learn(kind: str, d: int, k: int, apart: fl
     inside = mixture.to_frame(frame)
     plan = make_plan([inside], frames)
     assert not any(plan.local)
-    (ours,) = unpack(accumulate_samples(x, plan), plan)
+    (ours,) = unpack(accumulate(Rows(x), plan), plan)
     common = mixture.family.shared_log_likelihood(inside.components, Moments.of(x).in_frame(frame))
     assert ours.log_likelihood + common == pytest.approx(theirs.score_samples(x).sum(), rel=1e-9)
     r = theirs.predict_proba(x)
@@ -273,8 +273,8 @@ def test_single_precision_products_keep_their_documented_error(kind: str) -> Non
     frames = frames_of(x)
     inside = mixture.to_frame(frames[mixture.family.frame])
     plans = [make_plan([inside], frames, np.dtype(t)) for t in ("float64", "float32")]
-    assert plans[1].packed.theta.dtype == np.float32
-    double, single = (unpack(accumulate_samples(x, p), p)[0] for p in plans)
+    assert compiled_form.packed(plans[1]).theta.dtype == np.float32
+    double, single = (unpack(accumulate(Rows(x), p), p)[0] for p in plans)
     assert double.log_likelihood != single.log_likelihood, "single precision must have been used"
     assert single.log_likelihood / len(x) == pytest.approx(double.log_likelihood / len(x), abs=1e-5)
     assert np.abs(double.sums - single.sums).max() < 1e-5 * len(x)
@@ -288,8 +288,8 @@ def test_in_single_precision_fewer_components_are_wide_enough() -> None:
     assert not any(make_plan([mixture], frames).local)
     plan = make_plan([mixture], frames, np.dtype("float32"))
     assert plan.local == (False, True)
-    (expected,) = unpack(accumulate_plainly(x, plan), plan)
-    (found,) = unpack(accumulate_samples(x, plan), plan)
+    (expected,) = unpack(Plain().accumulate(Rows(x), plan), plan)
+    (found,) = unpack(accumulate(Rows(x), plan), plan)
     assert found.log_likelihood / len(x) == pytest.approx(expected.log_likelihood / len(x), abs=1e-4)
 
 

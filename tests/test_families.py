@@ -6,15 +6,15 @@ import scipy.stats
 from sklearn.mixture import GaussianMixture
 
 import dgmm
-from dgmm import plan as planning
 from dgmm.cli import main
 from dgmm.em import Setting, from_vector, maximise, to_vector
-from dgmm.estep import accumulate_samples, unpack
+from dgmm.estep import accumulate, make_plan, unpack
+from dgmm.estep import plan as planning
 from dgmm.families import FAMILIES, Gaussians, register
 from dgmm.families.spherical import Spherical
 from dgmm.frame import Moments, make_frame
 from dgmm.mixture import Mixture
-from dgmm.plan import make_plan
+from dgmm.rows import Rows
 
 K, D = 3, 4
 FAMILY_NAMES = ["full", "tied", "diag", "spherical"]
@@ -65,7 +65,7 @@ def one_step(mixture: Mixture, x: np.ndarray) -> tuple[float, Mixture]:
     setting = setting_for(mixture, x)
     inside = mixture.to_frame(setting.frame)
     plan = make_plan([inside], {mixture.family.frame: setting.frame})
-    (statistics,) = unpack(accumulate_samples(x, plan), plan)
+    (statistics,) = unpack(accumulate(Rows(x), plan), plan)
     shared = 0.0
     if not statistics.local.all():
         shared = mixture.family.shared_log_likelihood(inside.components, setting.moments)

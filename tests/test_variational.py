@@ -11,14 +11,14 @@ from scipy.stats import beta, dirichlet, wishart
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture
 
-from dgmm import plan as planning
 from dgmm.em import Setting, maximise
 from dgmm.errors import CollapseError, InputError
-from dgmm.estep import accumulate_samples, unpack
+from dgmm.estep import accumulate, make_plan, unpack
+from dgmm.estep import plan as planning
 from dgmm.families import FAMILIES, get_family
 from dgmm.frame import Frame, Moments, make_frame
-from dgmm.plan import make_plan
-from dgmm.variational import EMPTY, Posterior, Priors, gaussian_family, update
+from dgmm.rows import Rows
+from dgmm.variational import EMPTY, PRIOR, Posterior, Priors, gaussian_family, update
 
 KINDS = ["full", "tied", "diag", "spherical"]
 PROCESS, DISTRIBUTION = "dirichlet_process", "dirichlet_distribution"
@@ -74,7 +74,7 @@ def iterated(
     for _ in range(n):
         mixture = posterior.expected_mixture
         plan = make_plan([mixture], {mixture.family.frame: setting.frame})
-        [statistics] = unpack(accumulate_samples(x, plan), plan)
+        [statistics] = unpack(accumulate(Rows(x), plan), plan)
         n_local += int(statistics.local.sum())
         posterior = update(mixture, statistics, setting, priors)
         bounds.append(posterior.to_data(setting.frame).lower_bound(statistics.entropy))
@@ -278,7 +278,7 @@ def test_a_component_on_a_single_sample_needs_no_floor() -> None:
     priors, setting = Priors.for_data("full", 2, Moments.of(x)), setting_of(x, "full")
     mixture = start.to_frame(setting.frame).expected_mixture
     plan = make_plan([mixture], {"whitening": setting.frame})
-    [statistics] = unpack(accumulate_samples(x, plan), plan)
+    [statistics] = unpack(accumulate(Rows(x), plan), plan)
     with pytest.raises(CollapseError):
         maximise(mixture, statistics, setting)
     posterior = update(mixture, statistics, setting, priors).to_data(setting.frame)

@@ -19,12 +19,11 @@ from dgmm.config import Train
 from dgmm.data import open_samples
 from dgmm.datasets import ocean_temperature
 from dgmm.errors import InputError
-from dgmm.estep import accumulate_plainly, accumulate_samples
+from dgmm.estep import Plain, accumulate, make_plan
 from dgmm.frame import Moments, make_frame
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.pipeline import run_train
-from dgmm.plan import make_plan
 from dgmm.profile import Sample, is_held_out, row_hashes, sample_keys
 from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
@@ -57,7 +56,7 @@ def test_the_compiled_e_step_weighs_as_the_plain_one(blobs: np.ndarray, kinds: l
     single = Mixture.gaussian("full", [1.0], [[1.0, 2.0]], [np.eye(2)])
     mixtures = [m.to_frame(frames[m.family.frame]) for m in (*(mixture_of(kind, apart) for kind in kinds), single)]
     plan = make_plan(mixtures, frames)
-    a, b = accumulate_samples(x, plan, weights), accumulate_plainly(x, plan, weights)
+    a, b = accumulate(Rows(x, weights), plan), Plain().accumulate(Rows(x, weights), plan)
     np.testing.assert_allclose(a.log_likelihoods, b.log_likelihoods, rtol=1e-12)
     np.testing.assert_allclose(a.squares, b.squares, rtol=1e-11, atol=1e-11 * weights.max())
     np.testing.assert_allclose(a.count, weights.sum(), rtol=1e-14)

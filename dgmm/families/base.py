@@ -34,6 +34,12 @@ class FeatureMap:
     size: Callable[[int], int]
     fill: Callable[[FloatArray, FloatArray], None]
 
+    def of(self, y: FloatArray) -> FloatArray:
+        """Features (P, n) of the columns of ``y`` (d, n)."""
+        features = np.empty((self.size(len(y)), y.shape[1]))
+        self.fill(y, features)
+        return features
+
 
 #: A component at the regularisation floor: its smallest variance is within this factor of it.
 FLOOR_FACTOR = 10.0
@@ -171,8 +177,9 @@ class Family(ABC):
         """``log h(x)``, the part of the log density that no parameter enters, shape (n,); None where it is zero."""
         return None
 
-    def check(self, minimum: FloatArray, maximum: FloatArray, features: Sequence[str]) -> None:
-        """Raise `InputError` if values between these, of each feature, cannot come from the family."""
+    def objection(self, minimum: FloatArray, maximum: FloatArray, features: Sequence[str]) -> str | None:
+        """Why values between these, of each feature, cannot come from the family, and what to do; None if they can."""
+        return None
 
     def shared_log_likelihood(self, components: Any, moments: Moments) -> float:
         """What every component has in common and theta leaves out, summed over the data (0 if nothing)."""

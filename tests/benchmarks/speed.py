@@ -31,14 +31,13 @@ from tables import head, line
 
 import dgmm
 from dgmm.data import DECODERS, Field, Samples, open_samples
-from dgmm.estep import score_samples
+from dgmm.estep import make_plan, score
 from dgmm.families import get_family
 from dgmm.grid import Grid
 from dgmm.memory import BASE_BYTES, PAUSED, pass_bytes
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.passes import Passes, map_segments, read_ahead
-from dgmm.plan import make_plan
 from dgmm.workers import Workers, one_blas_thread, open_workers, threads
 
 CASES = [
@@ -304,13 +303,13 @@ def scoring(short: bool, repetitions: int) -> None:
 
         stored, held = open_samples(source), open_samples(x)
         plan = make_plan([mixture.to_frame(frame := Passes(held, threads()).frame("whitening"))], {"whitening": frame})
-        scores = score_samples(x, plan)
+        scores = score(x, plan)
         values = {"label": scores.label, "probability": scores.probability, "log_density": scores.log_density}
 
         def evaluate(samples: Samples, run: range) -> None:
             with one_blas_thread:
                 for i in run:
-                    score_samples(samples.read(samples.grid.region(i)), plan)
+                    score(samples.read(samples.grid.region(i)), plan)
 
         def store(samples: Samples, run: range) -> None:
             group = zarr.open_group(out)

@@ -7,26 +7,23 @@ component too narrow for the common frame is a stack of its own, in coordinates 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
 from dgmm.families.base import Family, FeatureMap
 from dgmm.frame import Frame, FrameKind
-from dgmm.types import AnyArray, FloatArray, IntArray
+from dgmm.types import AnyArray, FloatArray
 
 #: Largest rounding error of a log density, in nats, that the expanded form may make in double precision, and in single.
 TOLERATED_ERROR, TOLERATED_ERROR_SINGLE = 1e-8, 1e-2
-#: Phi and R of a slice should stay in the L2 cache of one core; no slice is narrower or wider than this.
-CACHE_BYTES, NARROWEST, WIDEST = 1_000_000, 128, 2048
-#: Features are built this many at a time where there are more.
-PANEL = 1024
-
-
 DOUBLE = np.dtype(np.float64)
+
+T = TypeVar("T")
 
 
 class Stackable(Protocol):
@@ -54,29 +51,6 @@ class Stackable(Protocol):
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A plan in flat arrays, as the compiled kernel takes it; see `dgmm.kernel.accumulate`.
-
-    Attributes
-    ----------
-    shifts : ndarray, shape (stacks, d)
-    forwards : ndarray, shape (stacks, d, d)
-    diagonals : ndarray of bool, shape (stacks,)
-    panels : ndarray of int, shape (panels, 6)
-    theta : ndarray, shape (sum of the panels' sizes,)
-        In the precision of the products.
-    candidates : ndarray of int, shape (candidates, 2)
-    """
-
-    shifts: FloatArray
-    forwards: FloatArray
-    diagonals: AnyArray
-    panels: IntArray
-    theta: AnyArray
-    candidates: IntArray
-
-
-@dataclass(frozen=True)
 class Product:
     """One matrix product: rows of Theta that share coordinates and features.
 
@@ -97,8 +71,10 @@ class Stack:
 
     Attributes
     ----------
+    origin : ndarray, shape (d,)
+        Subtracted from the samples.
     shift : ndarray, shape (d,), or None
-        Subtracted from the samples after the plan's origin.
+        Subtracted after that: what is small beside the origin keeps its digits.
     forward : ndarray, shape (d, d) or (d,)
     features : FeatureMap
         The longest of the products' maps.
@@ -107,6 +83,7 @@ class Stack:
     products : tuple of Product
     """
 
+    origin: FloatArray
     shift: FloatArray | None
     forward: FloatArray
     features: FeatureMap
@@ -120,70 +97,63 @@ class Plan:
 
     Attributes
     ----------
-    origin : ndarray, shape (d,)
     stacks : tuple of Stack
     candidates : tuple of slice
         The rows of each mixture, in the order in which the mixtures were given.
     local : tuple of bool
         Whether each row is in coordinates of its own.
+    families : tuple of Family
+        Of each mixture.
     dtype : numpy.dtype
         Of the two matrix products; everything else, sums over slices first of all, is float64.
     """
 
-    origin: FloatArray
     stacks: tuple[Stack, ...]
     candidates: tuple[slice, ...]
     local: tuple[bool, ...]
+    families: tuple[Family, ...]
     dtype: np.dtype[Any] = DOUBLE
+
+    @property
+    def n_features(self) -> int:
+        """Number of features d."""
+        return len(self.stacks[0].origin)
 
     @property
     def n_rows(self) -> int:
         """Number of components of all mixtures together."""
         return len(self.local)
 
-    @property
-    def width(self) -> int:
-        """Samples per slice such that features and responsibilities stay in cache."""
-        widest = min(max(s.size for s in self.stacks), PANEL)
-        per_sample = self.dtype.itemsize * widest + 8 * (self.n_rows + (1 + len(self.stacks)) * len(self.origin))
-        return int(np.clip(CACHE_BYTES // per_sample // 64 * 64, NARROWEST, WIDEST))
+    @cached_property
+    def digest(self) -> str:
+        """A name for exactly this E-step."""
+        parts: list[Any] = [self.dtype.str, [(c.start, c.stop) for c in self.candidates], self.local]
+        parts += [family.name for family in self.families]
+        for stack in self.stacks:
+            parts += [stack.features.chain, stack.origin, stack.shift, stack.forward]
+            parts += [part for p in stack.products for part in (p.rows.start, p.theta)]
+        found = hashlib.sha256()
+        for part in parts:
+            array = isinstance(part, np.ndarray)
+            found.update(f"{part.shape if array else part}\0".encode())
+            if array:
+                found.update(np.ascontiguousarray(part).tobytes())
+        return found.hexdigest()
+
+    def prepared(self, make: Callable[[Plan], T]) -> T:
+        """What a back end makes of the plan, made once."""
+        if make not in self._prepared:
+            self._prepared[make] = make(self)
+        return cast(T, self._prepared[make])
+
+    @cached_property
+    def _prepared(self) -> dict[Any, Any]:
+        return {}
 
     @property
     def products(self) -> list[Product]:
         """The products of all stacks, in order."""
         return [p for s in self.stacks for p in s.products]
-
-    @cached_property
-    def packed(self) -> Packed:
-        """The plan in flat arrays."""
-        d, offset = len(self.origin), 0
-        panels, theta = [], []
-        for s, stack in enumerate(self.stacks):
-            # by features first: products that share a panel of features share its making
-            by_size = sorted(stack.products, key=lambda p: -p.theta.shape[1])
-            for first in range(0, stack.size, PANEL):
-                for p in by_size:
-                    last = min(first + PANEL, p.theta.shape[1])
-                    if last > first:
-                        panels.append((s, p.rows.start, p.rows.stop, first, last, offset))
-                        theta.append(p.theta[:, first:last].ravel())
-                        offset += theta[-1].size
-        zero, identity = np.zeros(d), np.eye(d)
-        return Packed(
-            frozen(np.array([zero if s.shift is None else s.shift for s in self.stacks])),
-            frozen(np.array([s.forward if s.forward.ndim == 2 else identity * s.forward for s in self.stacks])),
-            frozen(np.array([s.forward.ndim == 1 for s in self.stacks])),
-            frozen(np.array(panels, dtype=np.int64)),
-            frozen(np.concatenate(theta).astype(self.dtype)),
-            frozen(np.array([(c.start, c.stop) for c in self.candidates], dtype=np.int64)),
-        )
-
-
-def frozen(array: AnyArray) -> AnyArray:
-    """A read-only view: the kernel is compiled for those alone, wherever an array comes from."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame], dtype: np.dtype[Any] = DOUBLE) -> Plan:
@@ -194,14 +164,13 @@ def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame], 
     mixtures : sequence of mixtures
         Parameters in coordinates of the frame of their family.
     frames : mapping
-        The frames of the data; all have the same origin.
+        The frames of the data.
     dtype : numpy.dtype
         Precision of the products: float64, or float32 for twice the speed.
     """
     tolerated = (
         TOLERATED_ERROR if dtype == DOUBLE else TOLERATED_ERROR_SINGLE * np.finfo(DOUBLE).eps / np.finfo(dtype).eps
     )
-    origin = next(iter(frames.values())).origin
     keys = [_stack_key(m) for m in mixtures]
     order = sorted(range(len(mixtures)), key=lambda i: (*keys[i], mixtures[i].n_components))
     candidates: list[slice] = [slice(0, 0)] * len(mixtures)
@@ -224,12 +193,10 @@ def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame], 
             for a, b in _runs(~narrow):
                 parts.append((m.family.features, slice(rows.start + a, rows.start + b), theta[a:b]))
     stacks = [
-        _join(frames[kind], parts, len(origin))
-        for kind in frames
-        for (its_kind, _), parts in common.items()
-        if kind == its_kind
+        _join(frames[kind], parts) for kind in frames for (its_kind, _), parts in common.items() if kind == its_kind
     ]
-    return Plan(origin, (*stacks, *locals_), tuple(candidates), tuple(local), dtype)
+    families = tuple(m.family for m in mixtures)
+    return Plan((*stacks, *locals_), tuple(candidates), tuple(local), families, dtype)
 
 
 def _stack_key(mixture: Stackable) -> tuple[str, str, int]:
@@ -251,10 +218,10 @@ def _local_stacks(m: Stackable, frame: Frame, narrow: AnyArray, start: int) -> I
         forward = own.forwards[k] @ frame.forward if frame.forward.ndim == 2 else own.forwards[k] * frame.forward
         product = Product(slice(start + k, start + k + 1), theta[k : k + 1])
         features = family.local_features
-        yield Stack(frame.to_data(own.origins[k]), forward, features, features.size(d), (product,))
+        yield Stack(frame.origin, frame.to_data(own.origins[k]), forward, features, features.size(d), (product,))
 
 
-def _join(frame: Frame, parts: list[tuple[FeatureMap, slice, FloatArray]], d: int) -> Stack:
+def _join(frame: Frame, parts: list[tuple[FeatureMap, slice, FloatArray]]) -> Stack:
     """One stack; neighbouring rows with the same features become one product."""
     products: list[Product] = []
     for _, rows, theta in parts:
@@ -263,5 +230,6 @@ def _join(frame: Frame, parts: list[tuple[FeatureMap, slice, FloatArray]], d: in
             products[-1] = Product(slice(last.rows.start, rows.stop), np.vstack([last.theta, theta]))
         else:
             products.append(Product(rows, theta))
+    d = len(frame.origin)
     longest = max((features for features, _, _ in parts), key=lambda f: f.size(d))
-    return Stack(None, frame.forward, longest, longest.size(d), tuple(products))
+    return Stack(frame.origin, None, frame.forward, longest, longest.size(d), tuple(products))

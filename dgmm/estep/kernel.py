@@ -195,8 +195,8 @@ def find_complete(x: AnyArray, complete: AnyArray) -> int:
 
 @compiled()
 def accumulate(
-    x: AnyArray, weights: FloatArray, origin: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
-    panels: IntArray, theta: AnyArray, candidates: IntArray, width: int, memory: Buffers,
+    x: AnyArray, weights: FloatArray, origins: FloatArray, shifts: FloatArray, forwards: FloatArray,
+    diagonals: AnyArray, panels: IntArray, theta: AnyArray, candidates: IntArray, width: int, memory: Buffers,
     log_likelihoods: FloatArray, sums: FloatArray, squares: FloatArray,
 ) -> None:  # fmt: skip
     """E-step over the rows of ``x`` (n, d): adds to ``log_likelihoods`` and to ``sums``, laid out like ``theta``.
@@ -217,7 +217,7 @@ def accumulate(
     memory : Buffers
         For slices of ``width`` samples.
     """
-    n_rows, d = candidates[:, 1].max(), len(origin)
+    n_rows, d = candidates[:, 1].max(), x.shape[1]
     top, total, power = memory[4], memory[5], memory[6]
     # by the first row of a product: whether its features are all products, and whether this slice is sparse
     products, sparse = np.zeros(n_rows, np.bool_), np.zeros(n_rows, np.bool_)
@@ -227,7 +227,7 @@ def accumulate(
         n = min(width, len(x) - start)
         centred, y, joint, phi, factor = shaped(memory, len(shifts), d, n_rows, n)
         held = log_joint(
-            x, start, n, origin, shifts, forwards, diagonals, panels, theta, centred, y, phi, factor, joint
+            x, start, n, origins, shifts, forwards, diagonals, panels, theta, centred, y, phi, factor, joint
         )
         for c in range(len(candidates)):
             rows = joint[candidates[c, 0] : candidates[c, 1]]
@@ -318,13 +318,13 @@ def add_features(second: FloatArray, first: int, last: int, place: FloatArray) -
 
 @compiled()
 def log_joint(
-    x: AnyArray, start: int, n: int, origin: FloatArray, shifts: FloatArray, forwards: FloatArray,
+    x: AnyArray, start: int, n: int, origins: FloatArray, shifts: FloatArray, forwards: FloatArray,
     diagonals: AnyArray, panels: IntArray, theta: AnyArray, centred: FloatArray, y: FloatArray, phi: AnyArray,
     product: AnyArray, joint: FloatArray,
 ) -> int:  # fmt: skip
     """Log joint densities of one slice into ``joint`` (rows, n); returns the panel whose features are left."""
     for stack in range(len(shifts)):
-        transform(x, start, n, origin, shifts[stack], forwards[stack], diagonals[stack], centred, y[stack])
+        transform(x, start, n, origins[stack], shifts[stack], forwards[stack], diagonals[stack], centred, y[stack])
     held = -1
     for p in range(len(panels)):
         stack, a, b, first, last, offset = panels[p]
@@ -385,7 +385,7 @@ def buffers(n_stacks: int, d: int, n_rows: int, n_features: int, width: int, dty
 
 @compiled()
 def score(
-    x: AnyArray, origin: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
+    x: AnyArray, origins: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
     panels: IntArray, theta: AnyArray, n_rows: int, width: int, memory: Buffers, label: IntArray,
     probability: FloatArray, log_density: FloatArray, probabilities: FloatArray,
 ) -> None:  # fmt: skip
@@ -393,8 +393,8 @@ def score(
     top, total, power = memory[4], memory[5], memory[6]
     for start in range(0, len(x), width):
         n = min(width, len(x) - start)
-        centred, y, joint, phi, product = shaped(memory, len(shifts), len(origin), n_rows, n)
-        log_joint(x, start, n, origin, shifts, forwards, diagonals, panels, theta, centred, y, phi, product, joint)
+        centred, y, joint, phi, product = shaped(memory, len(shifts), x.shape[1], n_rows, n)
+        log_joint(x, start, n, origins, shifts, forwards, diagonals, panels, theta, centred, y, phi, product, joint)
         best = label[start : start + n]
         for i in range(n):
             best[i] = 0

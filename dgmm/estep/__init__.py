@@ -1,0 +1,94 @@
+"""The E-step: from samples to sufficient statistics or scores, for any number of mixtures at once.
+
+A `Plan` stacks the components of the mixtures; a `Backend` applies it to a block of samples with two matrix products;
+`PassTotals` are what blocks add up to. Nothing here knows where samples come from or which mixtures are worth it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from dgmm.estep.block import complete_rows, frozen
+from dgmm.estep.compiled import Compiled
+from dgmm.estep.plain import Plain
+from dgmm.estep.plan import DOUBLE, Plan, make_plan
+from dgmm.estep.totals import PassTotals, Scores, unpack
+from dgmm.rows import Rows
+from dgmm.types import AnyArray, FloatArray
+
+__all__ = [
+    "BACKENDS",
+    "DOUBLE",
+    "Backend",
+    "Compiled",
+    "PassTotals",
+    "Plain",
+    "Plan",
+    "Scores",
+    "accumulate",
+    "backend_of",
+    "complete_rows",
+    "frozen",
+    "make_plan",
+    "score",
+    "unpack",
+]
+
+
+class Backend(Protocol):
+    """Something that applies a plan to samples."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+    def takes(self, plan: Plan) -> bool:
+        """Whether it knows the features of all stacks of a plan."""
+
+    def accumulate(self, rows: Rows, plan: Plan) -> PassTotals:
+        """E-step of all mixtures of a plan over complete rows, base measures aside."""
+
+    def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
+        """Scores of complete rows (n, d) by the one mixture of a plan, base measures aside, into arrays."""
+
+
+#: The first that takes a plan has it.
+BACKENDS: list[Backend] = [Compiled(), Plain()]
+
+
+def backend_of(plan: Plan) -> Backend:
+    """The back end for a plan."""
+    return next(backend for backend in BACKENDS if backend.takes(plan))
+
+
+def accumulate(rows: Rows, plan: Plan) -> PassTotals:
+    """E-step of all mixtures of a plan over samples.
+
+    Parameters
+    ----------
+    rows : Rows
+        Of any real dtype, without missing values; weights, if any, of the order of one, for what counts as nothing
+        is told by size.
+    plan : Plan
+    """
+    totals = backend_of(plan).accumulate(rows, plan)
+    measures = [family.log_base_measure(rows.x) for family in plan.families]
+    if any(h is not None for h in measures):
+        weights = np.ones(len(rows)) if rows.weights is None else rows.weights
+        base: FloatArray = np.array([0.0 if h is None else weights @ h for h in measures])
+        totals = totals.with_base(base)
+    return totals
+
+
+def score(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
+    """Scores of the rows of ``x``, shape (n, d), no missing values, by the one mixture of a plan."""
+    n, k = len(x), plan.n_rows
+    scores = Scores(np.empty(n, dtype=np.int64), np.empty(n), np.empty(n), np.empty((n if probabilities else 0, k)))
+    backend_of(plan).score(x, plan, scores)
+    (family,) = plan.families
+    base = family.log_base_measure(x)
+    if base is not None:
+        scores.log_density[:] += base
+    return scores

@@ -1,0 +1,130 @@
+"""The E-step of the Gaussian families, compiled: plans in flat arrays, and the memory of each thread."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from dgmm.estep import kernel
+from dgmm.estep.block import as_block, frozen
+from dgmm.estep.plan import Plan
+from dgmm.estep.totals import PassTotals, Scores
+from dgmm.families.gaussian import CHAIN
+from dgmm.rows import Rows
+from dgmm.types import AnyArray, FloatArray, IntArray
+
+#: Phi and R of a slice should stay in the L2 cache of one core; no slice is narrower or wider than this.
+CACHE_BYTES, NARROWEST, WIDEST = 1_000_000, 128, 2048
+#: Features are built this many at a time where there are more.
+PANEL = 1024
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A plan in flat arrays, as the compiled kernel takes it; see `kernel.accumulate`.
+
+    Attributes
+    ----------
+    origins, shifts : ndarray, shape (stacks, d)
+    forwards : ndarray, shape (stacks, d, d)
+    diagonals : ndarray of bool, shape (stacks,)
+    panels : ndarray of int, shape (panels, 6)
+    theta : ndarray, shape (sum of the panels' sizes,)
+        In the precision of the products.
+    candidates : ndarray of int, shape (candidates, 2)
+    """
+
+    origins: FloatArray
+    shifts: FloatArray
+    forwards: FloatArray
+    diagonals: AnyArray
+    panels: IntArray
+    theta: AnyArray
+    candidates: IntArray
+
+
+def packed(plan: Plan) -> Packed:
+    """A plan in flat arrays."""
+    d, offset = plan.n_features, 0
+    panels, theta = [], []
+    for s, stack in enumerate(plan.stacks):
+        # by features first: products that share a panel of features share its making
+        by_size = sorted(stack.products, key=lambda p: -p.theta.shape[1])
+        for first in range(0, stack.size, PANEL):
+            for p in by_size:
+                last = min(first + PANEL, p.theta.shape[1])
+                if last > first:
+                    panels.append((s, p.rows.start, p.rows.stop, first, last, offset))
+                    theta.append(p.theta[:, first:last].ravel())
+                    offset += theta[-1].size
+    zero, identity = np.zeros(d), np.eye(d)
+    return Packed(
+        frozen(np.array([s.origin for s in plan.stacks])),
+        frozen(np.array([zero if s.shift is None else s.shift for s in plan.stacks])),
+        frozen(np.array([s.forward if s.forward.ndim == 2 else identity * s.forward for s in plan.stacks])),
+        frozen(np.array([s.forward.ndim == 1 for s in plan.stacks])),
+        frozen(np.array(panels, dtype=np.int64)),
+        frozen(np.concatenate(theta).astype(plan.dtype)),
+        frozen(np.array([(c.start, c.stop) for c in plan.candidates], dtype=np.int64)),
+    )
+
+
+def slice_width(plan: Plan) -> int:
+    """Samples per slice such that features and responsibilities stay in cache."""
+    widest = min(max(s.size for s in plan.stacks), PANEL)
+    per_sample = plan.dtype.itemsize * widest + 8 * (plan.n_rows + (1 + len(plan.stacks)) * plan.n_features)
+    return int(np.clip(CACHE_BYTES // per_sample // 64 * 64, NARROWEST, WIDEST))
+
+
+_memory = threading.local()
+
+
+def memory_for(plan: Plan, flat: Packed, width: int) -> kernel.Buffers:
+    """The buffers of this thread, made anew where the last plan's do not fit."""
+    widest = int((flat.panels[:, 4] - flat.panels[:, 3]).max())
+    shape = len(plan.stacks), plan.n_features, plan.n_rows, widest, width, plan.dtype
+    if getattr(_memory, "shape", None) != shape:
+        _memory.buffers, _memory.shape = kernel.buffers(*shape), shape
+    buffers: kernel.Buffers = _memory.buffers
+    return buffers
+
+
+class Compiled:
+    """The back end for the features of the Gaussian families."""
+
+    name = "compiled"
+
+    def takes(self, plan: Plan) -> bool:
+        """Whether the kernel knows the features of all stacks."""
+        return all(stack.features.chain == CHAIN for stack in plan.stacks)
+
+    def accumulate(self, rows: Rows, plan: Plan) -> PassTotals:
+        """E-step of all mixtures of a plan over samples."""
+        p, width = plan.prepared(packed), slice_width(plan)
+        log_likelihoods, flat, squares = np.zeros(len(plan.candidates)), np.zeros(len(p.theta)), np.zeros(plan.n_rows)
+        weights = np.empty(0) if rows.weights is None else np.ascontiguousarray(rows.weights, dtype=np.float64)
+        kernel.accumulate(
+            as_block(rows.x, plan.n_features), frozen(weights), p.origins, p.shifts, p.forwards, p.diagonals, p.panels,
+            p.theta, p.candidates, width, memory_for(plan, p, width), log_likelihoods, flat, squares,
+        )  # fmt: skip
+        sums = {product.rows.start: np.zeros_like(product.theta) for product in plan.products}
+        for _, start, stop, first, last, offset in p.panels.tolist():
+            part = flat[offset : offset + (stop - start) * (last - first)]
+            sums[start][:, first:last] = part.reshape(stop - start, last - first)
+        return PassTotals(
+            rows.count,
+            log_likelihoods,
+            tuple(sums[product.rows.start] for product in plan.products),
+            squares=np.nan if rows.weights is None else squares,
+        )
+
+    def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
+        """Scores of samples (n, d) by the one mixture of a plan, into arrays."""
+        p, width = plan.prepared(packed), slice_width(plan)
+        kernel.score(
+            as_block(x, plan.n_features), p.origins, p.shifts, p.forwards, p.diagonals, p.panels, p.theta, plan.n_rows,
+            width, memory_for(plan, p, width), scores.label, scores.probability, scores.log_density,
+            scores.probabilities,
+        )  # fmt: skip

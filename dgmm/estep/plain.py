@@ -1,0 +1,84 @@
+"""The E-step in NumPy, slice by slice: for the features of any family, and the oracle of the compiled form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dgmm.estep.plan import Plan
+from dgmm.estep.totals import PassTotals, Scores
+from dgmm.rows import Rows
+from dgmm.types import AnyArray, FloatArray
+
+#: Samples of a slice.
+WIDTH = 1024
+#: Where the exponential is cut off, well away from denormal numbers.
+LOWEST_EXPONENT = -700.0
+
+
+class Plain:
+    """The back end that takes every plan."""
+
+    name = "plain"
+
+    def takes(self, plan: Plan) -> bool:
+        """Any plan."""
+        return True
+
+    def accumulate(self, rows: Rows, plan: Plan) -> PassTotals:
+        """E-step of all mixtures of a plan over samples."""
+        weights = np.ones(len(rows)) if rows.weights is None else rows.weights
+        log_likelihoods = np.zeros(len(plan.candidates))
+        sums, squares = [np.zeros_like(p.theta) for p in plan.products], np.zeros(plan.n_rows)
+        for part, joint, features in slices(rows.x, plan):
+            for c, place in enumerate(plan.candidates):
+                log_likelihoods[c] += normalise(joint[place], weights[part])
+            squares += joint @ weights[part]
+            places = iter(sums)
+            for stack, phi in zip(plan.stacks, features, strict=True):
+                for product in stack.products:
+                    total = next(places)
+                    total += joint[product.rows] @ phi[: product.theta.shape[1]].T
+        known = squares if rows.weights is not None else np.nan
+        return PassTotals(float(weights.sum()), log_likelihoods, tuple(sums), squares=known)
+
+    def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
+        """Scores of samples (n, d) by the one mixture of a plan, into arrays."""
+        for place, joint, _ in slices(x, plan):
+            top = joint.max(axis=0)
+            scores.label[place] = joint.argmax(axis=0)
+            joint = np.exp(joint - top)
+            total = joint.sum(axis=0)
+            scores.probability[place], scores.log_density[place] = 1 / total, top + np.log(total)
+            if len(scores.probabilities):
+                scores.probabilities[place] = (joint / total).T
+
+
+def slices(x: AnyArray, plan: Plan) -> Iterator[tuple[slice, FloatArray, list[FloatArray]]]:
+    """Slices of samples with their log joint densities (rows, n) and the features of every stack."""
+    for start in range(0, len(x), WIDTH):
+        place = slice(start, min(start + WIDTH, len(x)))
+        columns = x[place].T
+        joint = np.empty((plan.n_rows, columns.shape[1]))
+        features: list[FloatArray] = []
+        for stack in plan.stacks:
+            y = columns - stack.origin[:, None]
+            y = y if stack.shift is None else y - stack.shift[:, None]
+            y = stack.forward @ y if stack.forward.ndim == 2 else stack.forward[:, None] * y
+            phi = stack.features.of(y)
+            for product in stack.products:
+                joint[product.rows] = product.theta @ phi[: product.theta.shape[1]]
+            features.append(phi)
+        yield place, joint, features
+
+
+def normalise(joint: FloatArray, weights: FloatArray) -> float:
+    """Turn log joint densities (K, n) into weighted responsibilities; returns the weighted sum of log densities."""
+    top = joint.max(axis=0)
+    joint -= top
+    np.maximum(joint, LOWEST_EXPONENT, out=joint)
+    np.exp(joint, out=joint)
+    total = joint.sum(axis=0)
+    joint *= weights / total
+    return float((weights * (np.log(total) + top)).sum())

@@ -1,0 +1,105 @@
+"""What an E-step says: sums over a block of samples, or scores sample by sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dgmm.estep.plan import Plan
+from dgmm.statistics import SufficientStatistics
+from dgmm.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class PassTotals:
+    """What one pass adds up, for all mixtures of a plan; the value that travels through the reduction tree.
+
+    Attributes
+    ----------
+    count : float
+        Number of samples (the sum of their weights).
+    log_likelihoods : ndarray, shape (candidates,)
+    sums : tuple of ndarray
+        Per product of the plan, shape (rows, P).
+    held_out : ndarray, shape (candidates,)
+        Log-likelihoods of samples that are in nothing else here.
+    squares : ndarray, shape (components of all candidates,)
+        Sums of the responsibilities times the squares of the weights; NaN where there are no weights.
+    base : ndarray, shape (candidates,)
+        Sums of the families' base measures, which are part of the log-likelihoods and of nothing else.
+    """
+
+    count: float
+    log_likelihoods: FloatArray
+    sums: tuple[FloatArray, ...]
+    held_out: FloatArray | float = np.nan
+    squares: FloatArray | float = np.nan
+    base: FloatArray | float = 0.0
+
+    def with_base(self, base: FloatArray) -> PassTotals:
+        """The same with sums of base measures."""
+        return replace(self, base=base)
+
+    def merge(self, other: PassTotals) -> PassTotals:
+        """Totals of both."""
+        sums = tuple(a + b for a, b in zip(self.sums, other.sums, strict=True))
+        return PassTotals(
+            self.count + other.count,
+            self.log_likelihoods + other.log_likelihoods,
+            sums,
+            self.held_out + other.held_out,
+            self.squares + other.squares,
+            self.base + other.base,
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a mixture says of every sample.
+
+    Attributes
+    ----------
+    label : ndarray of int, shape (n,)
+        The most probable component.
+    probability : ndarray, shape (n,)
+        Its probability.
+    log_density : ndarray, shape (n,)
+    probabilities : ndarray, shape (n, K) or (0, K)
+        Of all components, if asked for.
+    """
+
+    label: IntArray
+    probability: FloatArray
+    log_density: FloatArray
+    probabilities: FloatArray
+
+
+def unpack(totals: PassTotals, plan: Plan) -> list[SufficientStatistics]:
+    """Statistics of each mixture, in the order in which the plan was given them.
+
+    The responsibilities' entropy comes for free: log joint densities are linear in the features, so that their
+    expectation is that of the features, the sums, times theta.
+    """
+    rows: list[FloatArray] = [np.empty(0)] * plan.n_rows
+    expected = np.empty(plan.n_rows)
+    for product, sums in zip(plan.products, totals.sums, strict=True):
+        expected[product.rows] = np.einsum("kp,kp->k", product.theta, sums)
+        for row, values in zip(range(product.rows.start, product.rows.stop), sums, strict=True):
+            rows[row] = values
+    local, squares = np.array(plan.local), np.broadcast_to(totals.squares, plan.n_rows)
+    held_out, base = (np.broadcast_to(v, totals.log_likelihoods.shape).tolist() for v in (totals.held_out, totals.base))
+    return [
+        SufficientStatistics(
+            log_likelihood + of_base,
+            totals.count,
+            np.array(rows[c]),
+            local[c],
+            max(log_likelihood - float(expected[c].sum()), 0.0),
+            held,
+            squares[c],
+        )
+        for c, log_likelihood, held, of_base in zip(
+            plan.candidates, totals.log_likelihoods.tolist(), held_out, base, strict=True
+        )
+    ]
