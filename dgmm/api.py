@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from dgmm import store
+from dgmm.blas import one_blas_thread
 from dgmm.config import Training, validated
 from dgmm.data import Samples, Source, Weights, open_samples, store_at
 from dgmm.errors import CollapseError, InputError
@@ -202,8 +203,9 @@ def train_samples(
 ) -> Fit:
     """Fit one mixture; raises `CollapseError` where there is nothing to return."""
     candidate = Candidate(n_components, covariance_type)
-    passes = passes_over(samples, workers, options)
-    fits, failures = fit_candidates(passes, [candidate], options, given=given)
+    with one_blas_thread:
+        passes = passes_over(samples, workers, options)
+        fits, failures = fit_candidates(passes, [candidate], options, given=given)
     if failures:
         raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
     fit = fits[candidate]
@@ -228,10 +230,11 @@ def select_samples(
     criterion: str,
 ) -> Selection:
     """Fit a grid and choose from it."""
-    passes = passes_over(samples, workers, options)
-    return select_candidates(
-        passes, n_components, covariance_type, options, keep_all=keep_all, criterion=Criterion(criterion)
-    )
+    with one_blas_thread:
+        passes = passes_over(samples, workers, options)
+        return select_candidates(
+            passes, n_components, covariance_type, options, keep_all=keep_all, criterion=Criterion(criterion)
+        )
 
 
 def passes_over(samples: Samples, workers: Workers, options: Training) -> Passes:

@@ -14,6 +14,7 @@ import xarray as xr
 import zarr
 from dask.system import CPU_COUNT
 
+from dgmm.blas import one_blas_thread
 from dgmm.data import Samples, open_samples, packing, shortened, unmasked
 from dgmm.errors import InputError
 from dgmm.estep import score_samples
@@ -22,7 +23,7 @@ from dgmm.plan import Plan
 from dgmm.profile import Sample, complete_rows, refuse_infinite, row_hashes
 from dgmm.tree import Node, grow, merge_all
 from dgmm.types import AnyArray, FloatArray
-from dgmm.workers import Workers, one_blas_thread
+from dgmm.workers import Workers
 
 #: Rows of an array in memory that one thread scores at a time.
 BLOCK_ROWS = 65_536

@@ -14,6 +14,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
+from dgmm.blas import one_blas_thread
 from dgmm.data import Samples, shortened
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import score_samples as score_rows
@@ -26,7 +27,7 @@ from dgmm.results import Fit
 from dgmm.store import digest
 from dgmm.tree import Node, grow, merge_all
 from dgmm.types import AnyArray, IntArray
-from dgmm.workers import Workers, one_blas_thread
+from dgmm.workers import Workers
 
 logger = logging.getLogger("dgmm")
 
@@ -65,7 +66,8 @@ class ScoreRun:
     """The task of scoring a run of segments, each written to the output as soon as it is done."""
 
     def __init__(self, mixture: Mixture, writer: Writer, probabilities: bool) -> None:
-        self.plan = mixture.density_plan()
+        with one_blas_thread:
+            self.plan = mixture.density_plan()
         self.writer = writer
         self.probabilities = probabilities
 

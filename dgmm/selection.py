@@ -16,7 +16,6 @@ from dgmm.passes import Passes
 from dgmm.race import Race
 from dgmm.results import Criterion, Fit, Selection, choose
 from dgmm.starts import Candidate, settings_for, start_on_sample
-from dgmm.workers import one_blas_thread
 
 logger = logging.getLogger("dgmm")
 
@@ -66,11 +65,10 @@ def fit_candidates(
         for c in candidates
         if c in starts
     }
-    with one_blas_thread:  # or the threads of an M-step would spin on where the next pass wants to compute
-        race = Race(passes, ascents, options, criterion, found.hopes)
-        if ascents:
-            race.run(keep_all=keep_all)
-        fits, failed = race.results()
+    race = Race(passes, ascents, options, criterion, found.hopes)
+    if ascents:
+        race.run(keep_all=keep_all)
+    fits, failed = race.results()
     return fits, failures | failed
 
 

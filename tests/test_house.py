@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
-    "types", "errors", "rows", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config",
-    "em", "variational", "initialise", "grid", "tree", "profile", "runs", "data", "datasets", "places", "workers",
-    "memory", "outcome", "results", "starts", "passes", "reseed", "race", "selection", "store", "scoring", "api",
-    "containers", "streamed", "estimator", "bayesian", "figures", "report", "pipeline", "cli",
+    "types", "errors", "blas", "rows", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture",
+    "config", "em", "variational", "initialise", "grid", "tree", "profile", "runs", "data", "datasets", "places",
+    "workers", "memory", "outcome", "results", "starts", "passes", "reseed", "race", "selection", "store", "scoring",
+    "api", "containers", "streamed", "estimator", "bayesian", "figures", "report", "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
