@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import yaml
 from cyclopts import App, CycloptsError, Parameter
 
 from dgmm import __version__
 from dgmm.errors import DgmmError, InputError
+from dgmm.yaml12 import parse
 
 if TYPE_CHECKING:
     from dgmm.config import Settings
@@ -246,9 +246,9 @@ def merged(first: str, place: str, given: dict[str, Any], changes: Sequence[str]
         if not equals:
             raise InputError(f"--set {change}: expected key=value, such as training.seed=1")
         try:
-            put(settings, name, yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {change}: {' '.join(str(error).split())}") from None
+            put(settings, name, parse(value))
+        except InputError as error:
+            raise InputError(f"--set {change}: {error}") from None
     return settings
 
 

@@ -291,6 +291,28 @@ def test_options_beat_the_file_and_set_beats_both(selected: Path, run: Run) -> N
     assert (training["seed"], training["n_init"]) == (9, 2)
 
 
+def test_values_are_read_as_yaml_1_2(selected: Path, run: Run) -> None:
+    """A range of numbers is no number to base 60, in a file or on the line."""
+    data = str(selected / "store.zarr")
+    Path("s.yaml").write_text(f"data: {{path: {data}}}\nout: a\nn_components: 1:3\ncovariance_type: diag\n")
+    assert run("select", "s.yaml", "--quiet").code == 0
+    assert pd.read_csv("a/candidates.csv").n_components.sort_values().tolist() == [1, 2, 3]
+    changes = [
+        "--set",
+        "n_components=2:3",
+        "--set",
+        "out=no",
+        "--set",
+        "training.tol=1e-3",
+        "--set",
+        "training.seed=012",
+    ]
+    assert run("select", "s.yaml", "--quiet", *changes).code == 0
+    assert pd.read_csv("no/candidates.csv").n_components.sort_values().tolist() == [2, 3]
+    training = stored_settings("no/model.zarr")["training"]
+    assert (training["tol"], training["seed"]) == (1e-3, 12)
+
+
 def test_variables_and_feature_dim(blobs: np.ndarray, run: Run) -> None:
     """Two of three variables, by name; a dimension of one."""
     x, y = blobs.T
@@ -509,6 +531,8 @@ BAD: dict[str, tuple[Callable[[np.ndarray], list[str]], list[str]]] = {
     "--set of bad YAML": (with_data(same, *TRAIN, "--set", "training.seed=[1"), ["training.seed=[1"]),
     "--set inside a value": (with_file(GOOD, "train", "s.yaml", "--set", "out.place=1"), ["out"]),
     "bad YAML": (with_file("data: [unclosed\nout: x\n", "train", "s.yaml"), ["s.yaml is not valid YAML"]),
+    "an alias": (with_file(GOOD + "training: {n_init: &n 2, seed: *n}\n", "train", "s.yaml"), ["*n", "line 4"]),
+    "a key twice": (with_file(GOOD + "n_components: 3\n", "train", "s.yaml"), ["s.yaml", "'n_components' comes twice"]),
     "YAML that is a list": (with_file("- 1\n- 2\n", "train", "s.yaml"), ["s.yaml holds no settings"]),
     "an empty settings file": (with_file("", "train", "s.yaml"), ["s.yaml holds no settings"]),
     "a settings file that is no text": (with_file(b"\xff\xfe\x00\x00", "train", "s.yaml"), ["s.yaml"]),
