@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, Va
 
 from dgmm.errors import InputError
 from dgmm.families import FAMILIES
-from dgmm.types import Acceleration, StartMethod
+from dgmm.types import Acceleration, MissingChunks, StartMethod
 from dgmm.yaml12 import LONGEST, parse
 
 
@@ -114,6 +114,11 @@ class Data(Settings):
     )
     decoder: Literal["zarr", "zarrs"] = Field(
         "zarr", description="Who decodes chunks; zarrs (in Rust, `pip install dgmm[zarrs]`) is faster with small ones."
+    )
+    missing_chunks: MissingChunks = Field(
+        "raise",
+        description="A chunk that is not in the store is refused, or read as the array's fill value. Writers may leave "
+        "out chunks that hold nothing else, as Zarr's own do unless told otherwise.",
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 from urllib.parse import unquote, urlsplit
 
 import dask.array
@@ -19,11 +20,12 @@ import zarr
 import zarr.storage
 from xarray.backends.zarr import FillValueCoder
 
-from dgmm.errors import InputError
+from dgmm.chunks import Stored, Watched
+from dgmm.errors import DgmmError, InputError
 from dgmm.grid import Grid, Region
 from dgmm.rows import Rows
 from dgmm.runs import Run
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import AnyArray, FloatArray, MissingChunks
 
 #: Where Zarr stores may be, beside local paths.
 SCHEMES = ("s3", "gs", "az", "file")
@@ -39,6 +41,8 @@ PACKING = {"scale_factor", "add_offset", "missing_value"}
 
 #: What can be handed in as data.
 Weights = str | xr.DataArray | zarr.Array[Any] | dask.array.Array | np.ndarray[Any, Any]
+#: Where a variable is stored, by its name.
+Origin = Callable[[str], Stored]
 Source = str | os.PathLike[str] | zarr.Array[Any] | xr.Dataset | xr.DataArray | dask.array.Array | np.ndarray[Any, Any]
 
 
@@ -52,15 +56,38 @@ class Field:
     dims : tuple of str
     chunks : tuple of int or None
         None where the array lies in memory and can be cut anywhere.
+    stored : Stored or None
+        Where it is read from; None where it is in memory or somebody else's task.
     """
 
     array: Any
     dims: tuple[str, ...]
     chunks: tuple[int, ...] | None
+    stored: Stored | None = None
 
     def read(self, key: Mapping[str, slice]) -> AnyArray:
-        """The region as a NumPy array, dimensions in the array's own order."""
-        part = self.array[tuple(key.get(dim, slice(None)) for dim in self.dims)]
+        """The region as a NumPy array, dimensions in the array's own order.
+
+        Raises
+        ------
+        ReadError
+            If a chunk is not there, and that is not allowed, or cannot be decoded.
+        """
+        region = tuple(key.get(dim, slice(None)) for dim in self.dims)
+        if self.stored is None:
+            return self._read(region)
+        self.stored.check_files(region)
+        try:
+            block = self._read(region)
+        except (DgmmError, MemoryError):
+            raise
+        except Exception as error:  # whatever a store or a codec, each in its own way, complains with
+            raise self.stored.explain(region, error) from error
+        self.stored.check_answers(region)
+        return block
+
+    def _read(self, region: Region) -> AnyArray:
+        part = self.array[region]
         if isinstance(part, xr.Variable):
             part = part.data
         if isinstance(part, dask.array.Array):
@@ -198,6 +225,7 @@ def open_samples(
     *,
     weights: Weights | None = None,
     decoder: str = "zarr",
+    missing_chunks: str = "raise",
 ) -> Samples:
     """See a source as samples of d features.
 
@@ -215,6 +243,9 @@ def open_samples(
         left out.
     decoder : {"zarr", "zarrs"}
         Who decodes the chunks of a store given by its path or URL; ``zarrs`` (Rust) is faster where they are small.
+    missing_chunks : {"raise", "fill"}
+        What becomes of chunks that are not in a store given by its path or URL: reading them is refused, or they are
+        read as the array's fill value. A writer may have left out those that hold nothing else.
 
     Raises
     ------
@@ -228,14 +259,20 @@ def open_samples(
         raise InputError(f"unknown decoder {decoder!r}: use {' or '.join(DECODERS)}")
     if decoder == "zarrs" and importlib.util.find_spec("zarrs") is None:
         raise InputError("decoder zarrs is not installed: pip install dgmm[zarrs]")
+    if missing_chunks not in get_args(MissingChunks):
+        raise InputError(f"unknown missing_chunks {missing_chunks!r}: use {' or '.join(get_args(MissingChunks))}")
     opened: Any = source
+    origin: Origin = partial(Stored, name)
     if isinstance(source, (str, os.PathLike)):
         with zarr.config.set(DECODERS[decoder]):
-            opened = open_store(source)
+            opened = open_store(source, watched=True)
+            origin = partial(_stored, opened, name, name, missing_chunks, decoder)
             if isinstance(opened, zarr.Group):
                 opened = _open_dataset(name, opened)
-    elif isinstance(opened, zarr.Group):
-        opened = _open_dataset(name, opened)
+    elif isinstance(opened, (zarr.Array, zarr.Group)):
+        origin = partial(_stored, opened, name, str(opened.store), "fill", decoder)
+        if isinstance(opened, zarr.Group):
+            opened = _open_dataset(name, opened)
     if isinstance(opened, np.ma.MaskedArray):
         opened = unmasked(opened)
     if isinstance(opened, xr.DataArray):
@@ -252,26 +289,41 @@ def open_samples(
                     f"no variable {weights!r} in {name} to take the weights from: it has "
                     f"{', '.join(sorted(map(str, opened.variables)))}"
                 )
-            known, weights = opened, opened[weights]
+            known, column = opened, opened[weights]
+            field = _field("weights", column.variable, partial(origin, weights))
             if not variables:
-                opened = known.drop_vars({weights.name} & set(known.data_vars))
-        return _with_weights(_from_dataset(name, opened, variables, feature_dim), weights)
+                opened = known.drop_vars({weights} & set(known.data_vars))
+            samples = _from_dataset(name, opened, variables, feature_dim, origin)
+            return _with_weights(samples, column, field)
+        return _with_weights(_from_dataset(name, opened, variables, feature_dim, origin), weights)
     if not isinstance(opened, (zarr.Array, dask.array.Array, np.ndarray)):
         raise InputError(f"cannot read samples from a {type(source).__name__}: hand in a Zarr store, array or dataset")
     if variables is not None:
         raise InputError(f"{name} is a single array and has no variables: leave variables ({', '.join(variables)}) out")
     if isinstance(weights, str):
         raise InputError(f"{name} is a single array: hand in the weights as an array, not as {weights!r}")
-    return _with_weights(_from_array(name, opened, feature_dim), weights)
+    return _with_weights(_from_array(name, opened, feature_dim, origin), weights)
 
 
-def _with_weights(samples: Samples, weights: Any) -> Samples:
+def _stored(
+    opened: zarr.Array[Any] | zarr.Group, source: str, place: str, missing: str, decoder: str, variable: str = ""
+) -> Stored:
+    """The array of a store, or a variable of its group, to be read piece by piece."""
+    with zarr.config.set(DECODERS[decoder]):
+        array: Any = opened[variable] if isinstance(opened, zarr.Group) else opened
+    stored = Stored.of(array, source, place, missing)
+    if isinstance(array.store, Watched):
+        array.store.watch(stored)
+    return stored
+
+
+def _with_weights(samples: Samples, weights: Any, field: Field | None = None) -> Samples:
     """The samples with their weights, which lie along some of their dimensions, or in an array of their shape."""
     if weights is None:
         return samples
     sizes = dict(zip(samples.dims, samples.grid.shape, strict=True))
     if isinstance(weights, xr.DataArray):
-        field = _field("weights", weights.variable)
+        field = field or _field("weights", weights.variable, partial(Stored, "weights", ""))
         fits = all(sizes.get(dim) == n for dim, n in zip(field.dims, field.array.shape, strict=True))
         for dim in field.dims:
             ours, theirs = samples.coords.indexes.get(dim), weights.indexes.get(dim)
@@ -279,7 +331,8 @@ def _with_weights(samples: Samples, weights: Any) -> Samples:
                 raise InputError(f"weights and {samples.name} differ in their coordinate {dim!r}: align them first")
     else:
         array = weights if isinstance(weights, (zarr.Array, dask.array.Array)) else unmasked(weights)
-        field = Field(array, samples.dims, _chunks("weights", array))
+        stored = Stored.of(array, "weights", str(array.store)) if isinstance(array, zarr.Array) else None
+        field = Field(array, samples.dims, _chunks("weights", array), stored)
         fits = tuple(array.shape) == samples.grid.shape
     if not fits:
         raise InputError(
@@ -290,9 +343,11 @@ def _with_weights(samples: Samples, weights: Any) -> Samples:
     return replace(samples, weights=field)
 
 
-def open_store(source: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
-    """Open a Zarr store for reading."""
+def open_store(source: str | os.PathLike[str], *, watched: bool = False) -> zarr.Array[Any] | zarr.Group:
+    """Open a Zarr store for reading; `watched` if what is not a local file shall go through `Watched`."""
     place = store_at(source, read_only=True)
+    if watched and not isinstance(place, str):
+        place = Watched(place)
     with _obstore_errors(source):
         try:
             return zarr.open(place, mode="r")
@@ -395,7 +450,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _from_array(name: str, array: Any, feature_dim: str | None) -> Samples:
+def _from_array(name: str, array: Any, feature_dim: str | None, origin: Origin) -> Samples:
     if array.ndim < 2:
         raise InputError(f"{name} has shape {array.shape}: samples and features need two dimensions, (n, d)")
     packed = packing(array)
@@ -403,8 +458,9 @@ def _from_array(name: str, array: Any, feature_dim: str | None) -> Samples:
         raise InputError(f"{name} is packed ({', '.join(sorted(packed))}): open the dataset that it belongs to")
     names = getattr(getattr(array, "metadata", None), "dimension_names", None) or ()
     dims = tuple(n or f"dim_{i}" for i, n in enumerate(names)) or _default_dims(array.ndim)
-    coords = xr.Dataset()
-    return _assemble(name, {name: Field(array, dims, _chunks(name, array))}, feature_dim or dims[-1], coords)
+    stored = origin("") if isinstance(array, zarr.Array) else None
+    field = Field(array, dims, _chunks(name, array), stored)
+    return _assemble(name, {name: field}, feature_dim or dims[-1], xr.Dataset())
 
 
 def packing(array: Any) -> set[str]:
@@ -425,7 +481,9 @@ def _default_dims(ndim: int) -> tuple[str, ...]:
     return ("sample", "feature") if ndim == 2 else (*(f"dim_{i}" for i in range(ndim - 1)), "feature")
 
 
-def _from_dataset(name: str, dataset: xr.Dataset, variables: Sequence[str] | None, feature_dim: str | None) -> Samples:
+def _from_dataset(
+    name: str, dataset: xr.Dataset, variables: Sequence[str] | None, feature_dim: str | None, origin: Origin
+) -> Samples:
     # a store lists its variables in whatever order the file system does
     known = sorted(str(v) for v in dataset.data_vars)
     if not known:
@@ -434,7 +492,7 @@ def _from_dataset(name: str, dataset: xr.Dataset, variables: Sequence[str] | Non
         if variable not in known:
             raise InputError(f"no variable {variable!r} in {name}: it has {', '.join(known)}")
     chosen = list(variables or known)
-    fields = {variable: _field(name, dataset[variable].variable) for variable in chosen}
+    fields = {variable: _field(name, dataset[variable].variable, partial(origin, variable)) for variable in chosen}
     if feature_dim is None and len(chosen) == 1 and len(fields[chosen[0]].dims) != 1:
         only = fields[chosen[0]]
         if len(only.dims) != 2:
@@ -447,10 +505,12 @@ def _from_dataset(name: str, dataset: xr.Dataset, variables: Sequence[str] | Non
     return _assemble(name, fields, feature_dim, coords)
 
 
-def _field(name: str, v: xr.Variable) -> Field:
+def _field(name: str, v: xr.Variable, origin: Callable[[], Stored]) -> Field:
     """A variable, in memory or not."""
     dims = tuple(map(str, v.dims))
-    return Field(v.to_numpy(), dims, None) if isinstance(v._data, np.ndarray) else Field(v, dims, _chunks(name, v))
+    if isinstance(v._data, np.ndarray):
+        return Field(v.to_numpy(), dims, None)
+    return Field(v, dims, _chunks(name, v), None if isinstance(v._data, dask.array.Array) else origin())
 
 
 def _check_numeric(variable: str, name: str, field: Field) -> None:

@@ -38,7 +38,14 @@ REPORT_ROWS = 5000
 
 def samples_of(data: Data) -> Samples:
     """The samples that settings name."""
-    return open_samples(data.path, data.variables, data.feature_dim, weights=data.weights, decoder=data.decoder)
+    return open_samples(
+        data.path,
+        data.variables,
+        data.feature_dim,
+        weights=data.weights,
+        decoder=data.decoder,
+        missing_chunks=data.missing_chunks,
+    )
 
 
 def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:
@@ -135,7 +142,10 @@ def write_example(job: Pipeline) -> str:
     # one chunk along the first dimension at a time, so that there is something to share out
     chunks = {name: {"chunks": (1, *v.shape[1:]) if v.ndim > 2 else v.shape} for name, v in dataset.data_vars.items()}
     with place_at(path).begin("example", overwrite=job.overwrite) as output:
-        dataset.to_zarr(output.store(), mode="w-", zarr_format=3, consolidated=False, encoding=chunks)
+        # chunks of nothing but land too: one that is not there is refused
+        dataset.to_zarr(
+            output.store(), mode="w-", zarr_format=3, consolidated=False, encoding=chunks, write_empty_chunks=True
+        )
         output.finish()
     logger.info("wrote %s", path)
     return path

@@ -73,7 +73,8 @@ class ScoreRun:
         """Score the segments of a run."""
         stack: list[Node[Scored]] = []
         names = [name for name in VARIABLES if name != "probabilities" or self.probabilities]
-        arrays = {name: self.writer.array(name) for name in names}
+        # a chunk of nothing but missing samples is written too: what is not there was not scored
+        arrays = {name: self.writer.array(name).with_config({"write_empty_chunks": True}) for name in names}
         with one_blas_thread:
             for segment, x in read_ahead(samples, run, samples.read):
                 region = samples.grid.region(segment)
