@@ -171,6 +171,9 @@ def score(
 ) -> xr.Dataset:
     """Label every sample of a source with a fitted mixture, into a Zarr group on the grid of the source.
 
+    The source is opened as the data of the model were. Features are told by their names, or by their labels along a
+    dimension, and put in the order of the model; where neither side has such, they are taken by their place.
+
     Parameters
     ----------
     model : Fit or path
@@ -179,16 +182,25 @@ def score(
         Gets ``label`` (-1 where a value is missing), ``probability`` (of the label), ``log_density`` and, if asked
         for, ``probabilities`` (a last dimension ``component``), with the coordinates of the source.
     probabilities, overwrite : bool
-    variables, feature_dim, missing_chunks, scheduler
+    variables, feature_dim : optional
+        As for `train`; those of the model by default.
+    missing_chunks, scheduler
         As for `train`.
 
     Returns
     -------
     xarray.Dataset
         What was written, lazily.
+
+    Raises
+    ------
+    InputError
+        If the features of the source are not those of the model, or it cannot be told.
+    ReadError
+        If a chunk of the source is not there, or cannot be decoded.
     """
     fit = model if isinstance(model, Fit) else store.load(model)
-    samples = open_samples(source, variables, feature_dim, missing_chunks=missing_chunks)
+    samples = open_samples(source, variables, feature_dim, missing_chunks=missing_chunks, like=fit.layout)
     inputs = [place for place in (model, source) if isinstance(place, (str, os.PathLike))]
     # workers of ours are gone before what they wrote of an output that is given up is removed
     with (

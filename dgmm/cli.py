@@ -196,8 +196,8 @@ def info(
     """
     from dgmm import store
     from dgmm.api import open_scores
-    from dgmm.data import open_samples
-    from dgmm.pipeline import describe, show_table
+    from dgmm.config import Data, validated
+    from dgmm.pipeline import describe, samples_of, show_table
     from dgmm.scoring import SCORES_FORMAT
 
     attributes = {} if path.endswith(".json") else store.attributes(path)
@@ -208,6 +208,8 @@ def info(
             print(json.dumps(dataset.to_dict(), indent=1, allow_nan=False))
             return
         print(describe(fit))
+        if fit.layout is not None:
+            print(f"features: {fit.layout.describe(fit.features)}")
         for component, (weight, mean) in enumerate(zip(fit.mixture.weights, fit.mixture.means, strict=True)):
             values = ", ".join(f"{name} {value:.4g}" for name, value in zip(fit.features[:6], mean, strict=False))
             print(f"component {component}: weight {weight:.4f}, mean {values}{', ...' if len(mean) > 6 else ''}")
@@ -223,7 +225,8 @@ def info(
         print(f"{attributes['title']}, on {attributes['source']}: {sizes}")
         print(f"variables: {', '.join(map(str, scores.data_vars))}; coordinates: {', '.join(map(str, scores.coords))}")
         return
-    samples = open_samples(path, variables.split(",") if variables else None, feature_dim)
+    data = validated(Data, {"path": path, "variables": variables, "feature_dim": feature_dim})
+    samples = samples_of(data)
     sizes = ", ".join(f"{d} {n}" for d, n in zip(samples.dims, samples.grid.shape, strict=True))
     print(f"{samples.grid.size} samples ({sizes}) of {samples.n_features} features ({', '.join(samples.features)})")
     print(f"read in {len(samples.grid)} segments of up to {samples.grid.largest} samples")

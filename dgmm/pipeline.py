@@ -36,8 +36,8 @@ EXAMPLE_FORMAT = "dgmm-example-1"
 REPORT_ROWS = 5000
 
 
-def samples_of(data: Data) -> Samples:
-    """The samples that settings name."""
+def samples_of(data: Data, model: Fit | None = None) -> Samples:
+    """The samples that settings name; what they leave open is as for the samples that a model was fitted to."""
     return open_samples(
         data.path,
         data.variables,
@@ -45,6 +45,7 @@ def samples_of(data: Data) -> Samples:
         weights=data.weights,
         decoder=data.decoder,
         missing_chunks=data.missing_chunks,
+        like=None if model is None else model.layout,
     )
 
 
@@ -104,7 +105,7 @@ def run_select(settings: Select) -> Selection:
 def run_score(settings: Score) -> Scored:
     """Score and write the scores."""
     fit = store.load(settings.model)
-    samples, inputs = samples_of(settings.data), [settings.data.path, settings.model]
+    samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
     with (
         place_at(settings.out).begin("scores", overwrite=settings.overwrite, inputs=inputs) as output,
         workers_of(settings.cluster) as workers,

@@ -200,6 +200,21 @@ def test_info_on_a_selected_model_shows_the_candidates(selected: Path, run: Run)
     assert "and 36 more" in told.out
 
 
+def test_info_shows_how_the_data_were_opened(blobs: np.ndarray, run: Run) -> None:
+    """Variables or a dimension, units, levels: what scoring will look for."""
+    columns = {name: ("s", x, {"units": u}) for name, x, u in zip("xy", blobs.T, ("degC", ""), strict=True)}
+    dataset = xr.Dataset({**columns, "junk": ("s", blobs[:, 0])})
+    dataset["z"] = xr.DataArray(blobs, dims=("s", "depth"), coords={"depth": ("depth", [0.5, 10], {"units": "m"})})
+    dataset["z"].attrs["units"] = "PSU"
+    dataset.to_zarr("d.zarr", consolidated=False)
+    assert run("train", "d.zarr", "--k", "3", "--variables", "x, y", "--out", "m.zarr").code == 0
+    assert "features: x (degC), y\n" in run("info", "m.zarr").out
+    assert run("train", "d.zarr", "--k", "3", "--variables", "z", "--feature-dim", "depth", "--out", "n.json").code == 0
+    assert "features: z (PSU) along depth (m): 0.5, 10.0\n" in run("info", "n.json").out
+    # spaces are nobody's names
+    assert "600 samples (s 600) of 2 features (x, y)" in run("info", "d.zarr", "--variables", "x, y").out
+
+
 def test_info_as_json(selected: Path, run: Run) -> None:
     """Standard output is one JSON document that can be used as a model."""
     told = run("info", str(selected / "run" / "model.zarr"), "--json")
@@ -326,8 +341,12 @@ def test_variables_and_feature_dim(blobs: np.ndarray, run: Run) -> None:
     assert run("train", "turned.zarr", "--k", "3", "--feature-dim", "f", "--out", "n.zarr").code == 0
     first, second = store.load("m.zarr"), store.load("n.zarr")
     assert second.log_likelihood == pytest.approx(first.log_likelihood, rel=1e-12)
-    scored = run("score", "n.zarr", "turned.zarr", "--feature-dim", "f", "--out", "s.zarr")
+    # the model knows where its features lie
+    scored = run("score", "n.zarr", "turned.zarr", "--out", "s.zarr")
     assert scored.code == 0
+    assert run("score", "m.zarr", "wide.zarr", "--out", "t.zarr").code == 0
+    with xr.open_zarr("t.zarr", chunks=None, consolidated=False) as scores:
+        np.testing.assert_array_equal(scores["label"], groups(blobs))
     with xr.open_zarr("s.zarr", chunks=None, consolidated=False) as scores:
         np.testing.assert_array_equal(scores["label"], groups(blobs))
         np.testing.assert_array_equal(scores["s"], np.arange(600))

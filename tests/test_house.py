@@ -11,9 +11,10 @@ ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
     "types", "errors", "rows", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "yaml12",
-    "config", "em", "variational", "initialise", "grid", "tree", "profile", "runs", "chunks", "data", "datasets",
-    "places", "workers", "memory", "outcome", "results", "starts", "passes", "reseed", "race", "selection", "store",
-    "scoring", "api", "containers", "streamed", "estimator", "bayesian", "figures", "report", "pipeline", "cli",
+    "config", "em", "variational", "initialise", "grid", "tree", "profile", "runs", "chunks", "layout", "data",
+    "datasets", "places", "workers", "memory", "outcome", "results", "starts", "passes", "reseed", "race",
+    "selection", "store", "scoring", "api", "containers", "streamed", "estimator", "bayesian", "figures", "report",
+    "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
