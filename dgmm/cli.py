@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import yaml
 from cyclopts import App, CycloptsError, Parameter
 
 from dgmm import __version__
 from dgmm.errors import DgmmError, InputError
+from dgmm.yaml12 import parse
 
 if TYPE_CHECKING:
     from dgmm.config import Settings
@@ -196,8 +196,8 @@ def info(
     """
     from dgmm import store
     from dgmm.api import open_scores
-    from dgmm.data import open_samples
-    from dgmm.pipeline import describe, show_table
+    from dgmm.config import Data, validated
+    from dgmm.pipeline import describe, samples_of, show_table
     from dgmm.scoring import SCORES_FORMAT
 
     attributes = {} if path.endswith(".json") else store.attributes(path)
@@ -208,6 +208,8 @@ def info(
             print(json.dumps(dataset.to_dict(), indent=1, allow_nan=False))
             return
         print(describe(fit))
+        if fit.layout is not None:
+            print(f"features: {fit.layout.describe(fit.features)}")
         for component, (weight, mean) in enumerate(zip(fit.mixture.weights, fit.mixture.means, strict=True)):
             values = ", ".join(f"{name} {value:.4g}" for name, value in zip(fit.features[:6], mean, strict=False))
             print(f"component {component}: weight {weight:.4f}, mean {values}{', ...' if len(mean) > 6 else ''}")
@@ -223,7 +225,8 @@ def info(
         print(f"{attributes['title']}, on {attributes['source']}: {sizes}")
         print(f"variables: {', '.join(map(str, scores.data_vars))}; coordinates: {', '.join(map(str, scores.coords))}")
         return
-    samples = open_samples(path, variables.split(",") if variables else None, feature_dim)
+    data = validated(Data, {"path": path, "variables": variables, "feature_dim": feature_dim})
+    samples = samples_of(data)
     sizes = ", ".join(f"{d} {n}" for d, n in zip(samples.dims, samples.grid.shape, strict=True))
     print(f"{samples.grid.size} samples ({sizes}) of {samples.n_features} features ({', '.join(samples.features)})")
     print(f"read in {len(samples.grid)} segments of up to {samples.grid.largest} samples")
@@ -246,9 +249,9 @@ def merged(first: str, place: str, given: dict[str, Any], changes: Sequence[str]
         if not equals:
             raise InputError(f"--set {change}: expected key=value, such as training.seed=1")
         try:
-            put(settings, name, yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {change}: {' '.join(str(error).split())}") from None
+            put(settings, name, parse(value))
+        except InputError as error:
+            raise InputError(f"--set {change}: {error}") from None
     return settings
 
 

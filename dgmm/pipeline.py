@@ -36,9 +36,17 @@ EXAMPLE_FORMAT = "dgmm-example-1"
 REPORT_ROWS = 5000
 
 
-def samples_of(data: Data) -> Samples:
-    """The samples that settings name."""
-    return open_samples(data.path, data.variables, data.feature_dim, weights=data.weights, decoder=data.decoder)
+def samples_of(data: Data, model: Fit | None = None) -> Samples:
+    """The samples that settings name; what they leave open is as for the samples that a model was fitted to."""
+    return open_samples(
+        data.path,
+        data.variables,
+        data.feature_dim,
+        weights=data.weights,
+        decoder=data.decoder,
+        missing_chunks=data.missing_chunks,
+        like=None if model is None else model.layout,
+    )
 
 
 def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:
@@ -97,7 +105,7 @@ def run_select(settings: Select) -> Selection:
 def run_score(settings: Score) -> Scored:
     """Score and write the scores."""
     fit = store.load(settings.model)
-    samples, inputs = samples_of(settings.data), [settings.data.path, settings.model]
+    samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
     with (
         place_at(settings.out).begin("scores", overwrite=settings.overwrite, inputs=inputs) as output,
         workers_of(settings.cluster) as workers,
@@ -135,7 +143,10 @@ def write_example(job: Pipeline) -> str:
     # one chunk along the first dimension at a time, so that there is something to share out
     chunks = {name: {"chunks": (1, *v.shape[1:]) if v.ndim > 2 else v.shape} for name, v in dataset.data_vars.items()}
     with place_at(path).begin("example", overwrite=job.overwrite) as output:
-        dataset.to_zarr(output.store(), mode="w-", zarr_format=3, consolidated=False, encoding=chunks)
+        # chunks of nothing but land too: one that is not there is refused
+        dataset.to_zarr(
+            output.store(), mode="w-", zarr_format=3, consolidated=False, encoding=chunks, write_empty_chunks=True
+        )
         output.finish()
     logger.info("wrote %s", path)
     return path

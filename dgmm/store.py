@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import zarr
 from dgmm.data import one_line, open_store, unfinished
 from dgmm.errors import DgmmError, InputError
 from dgmm.families import get_family
+from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome
 from dgmm.places import Output, place_at
@@ -72,6 +74,8 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "state": fit.state,
         "reason": fit.reason,
     }
+    if fit.layout is not None:
+        attributes["layout"] = json.dumps(asdict(fit.layout))
     if settings is not None:
         attributes["settings"] = dict(settings)
     if table is not None:
@@ -104,6 +108,7 @@ def from_dataset(dataset: xr.Dataset, name: str) -> Fit:
                 math.inf if v == UNKNOWN else v for v in arrays.get("remaining_gains", empty).tolist()
             ),
             seconds=tuple(arrays.get("seconds", empty).tolist()),
+            layout=None if "layout" not in a else layout_of(json.loads(a["layout"])),
         )
     except KeyError as error:
         raise InputError(f"{name} is not a complete dgmm model: {error} is missing") from None
@@ -114,6 +119,12 @@ def from_dataset(dataset: xr.Dataset, name: str) -> Fit:
     if len(fit.features) != fit.mixture.n_features:
         raise InputError(f"{name} is damaged: {len(fit.features)} names for {fit.mixture.n_features} features")
     return fit
+
+
+def layout_of(values: Mapping[str, Any]) -> Layout:
+    """The layout that was stored as these values."""
+    known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return Layout(**known)
 
 
 def _whole(attributes: Mapping[str, Any], name: str) -> int:

@@ -200,6 +200,21 @@ def test_info_on_a_selected_model_shows_the_candidates(selected: Path, run: Run)
     assert "and 36 more" in told.out
 
 
+def test_info_shows_how_the_data_were_opened(blobs: np.ndarray, run: Run) -> None:
+    """Variables or a dimension, units, levels: what scoring will look for."""
+    columns = {name: ("s", x, {"units": u}) for name, x, u in zip("xy", blobs.T, ("degC", ""), strict=True)}
+    dataset = xr.Dataset({**columns, "junk": ("s", blobs[:, 0])})
+    dataset["z"] = xr.DataArray(blobs, dims=("s", "depth"), coords={"depth": ("depth", [0.5, 10], {"units": "m"})})
+    dataset["z"].attrs["units"] = "PSU"
+    dataset.to_zarr("d.zarr", consolidated=False)
+    assert run("train", "d.zarr", "--k", "3", "--variables", "x, y", "--out", "m.zarr").code == 0
+    assert "features: x (degC), y\n" in run("info", "m.zarr").out
+    assert run("train", "d.zarr", "--k", "3", "--variables", "z", "--feature-dim", "depth", "--out", "n.json").code == 0
+    assert "features: z (PSU) along depth (m): 0.5, 10.0\n" in run("info", "n.json").out
+    # spaces are nobody's names
+    assert "600 samples (s 600) of 2 features (x, y)" in run("info", "d.zarr", "--variables", "x, y").out
+
+
 def test_info_as_json(selected: Path, run: Run) -> None:
     """Standard output is one JSON document that can be used as a model."""
     told = run("info", str(selected / "run" / "model.zarr"), "--json")
@@ -291,6 +306,28 @@ def test_options_beat_the_file_and_set_beats_both(selected: Path, run: Run) -> N
     assert (training["seed"], training["n_init"]) == (9, 2)
 
 
+def test_values_are_read_as_yaml_1_2(selected: Path, run: Run) -> None:
+    """A range of numbers is no number to base 60, in a file or on the line."""
+    data = str(selected / "store.zarr")
+    Path("s.yaml").write_text(f"data: {{path: {data}}}\nout: a\nn_components: 1:3\ncovariance_type: diag\n")
+    assert run("select", "s.yaml", "--quiet").code == 0
+    assert pd.read_csv("a/candidates.csv").n_components.sort_values().tolist() == [1, 2, 3]
+    changes = [
+        "--set",
+        "n_components=2:3",
+        "--set",
+        "out=no",
+        "--set",
+        "training.tol=1e-3",
+        "--set",
+        "training.seed=012",
+    ]
+    assert run("select", "s.yaml", "--quiet", *changes).code == 0
+    assert pd.read_csv("no/candidates.csv").n_components.sort_values().tolist() == [2, 3]
+    training = stored_settings("no/model.zarr")["training"]
+    assert (training["tol"], training["seed"]) == (1e-3, 12)
+
+
 def test_variables_and_feature_dim(blobs: np.ndarray, run: Run) -> None:
     """Two of three variables, by name; a dimension of one."""
     x, y = blobs.T
@@ -304,8 +341,12 @@ def test_variables_and_feature_dim(blobs: np.ndarray, run: Run) -> None:
     assert run("train", "turned.zarr", "--k", "3", "--feature-dim", "f", "--out", "n.zarr").code == 0
     first, second = store.load("m.zarr"), store.load("n.zarr")
     assert second.log_likelihood == pytest.approx(first.log_likelihood, rel=1e-12)
-    scored = run("score", "n.zarr", "turned.zarr", "--feature-dim", "f", "--out", "s.zarr")
+    # the model knows where its features lie
+    scored = run("score", "n.zarr", "turned.zarr", "--out", "s.zarr")
     assert scored.code == 0
+    assert run("score", "m.zarr", "wide.zarr", "--out", "t.zarr").code == 0
+    with xr.open_zarr("t.zarr", chunks=None, consolidated=False) as scores:
+        np.testing.assert_array_equal(scores["label"], groups(blobs))
     with xr.open_zarr("s.zarr", chunks=None, consolidated=False) as scores:
         np.testing.assert_array_equal(scores["label"], groups(blobs))
         np.testing.assert_array_equal(scores["s"], np.arange(600))
@@ -509,6 +550,8 @@ BAD: dict[str, tuple[Callable[[np.ndarray], list[str]], list[str]]] = {
     "--set of bad YAML": (with_data(same, *TRAIN, "--set", "training.seed=[1"), ["training.seed=[1"]),
     "--set inside a value": (with_file(GOOD, "train", "s.yaml", "--set", "out.place=1"), ["out"]),
     "bad YAML": (with_file("data: [unclosed\nout: x\n", "train", "s.yaml"), ["s.yaml is not valid YAML"]),
+    "an alias": (with_file(GOOD + "training: {n_init: &n 2, seed: *n}\n", "train", "s.yaml"), ["*n", "line 4"]),
+    "a key twice": (with_file(GOOD + "n_components: 3\n", "train", "s.yaml"), ["s.yaml", "'n_components' comes twice"]),
     "YAML that is a list": (with_file("- 1\n- 2\n", "train", "s.yaml"), ["s.yaml holds no settings"]),
     "an empty settings file": (with_file("", "train", "s.yaml"), ["s.yaml holds no settings"]),
     "a settings file that is no text": (with_file(b"\xff\xfe\x00\x00", "train", "s.yaml"), ["s.yaml"]),

@@ -11,19 +11,21 @@ ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
     "types", "errors", "blas", "rows", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture",
-    "config", "em", "variational", "initialise", "grid", "tree", "profile", "runs", "data", "datasets", "places",
-    "workers", "memory", "outcome", "results", "starts", "passes", "reseed", "race", "selection", "store", "scoring",
-    "api", "containers", "streamed", "estimator", "bayesian", "figures", "report", "pipeline", "cli",
+    "yaml12", "config", "em", "variational", "initialise", "grid", "tree", "profile", "runs", "chunks", "layout",
+    "data", "datasets", "places", "workers", "memory", "outcome", "results", "starts", "passes", "reseed", "race",
+    "selection", "store", "scoring", "api", "containers", "streamed", "estimator", "bayesian", "figures", "report",
+    "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
     "dask": {"data", "workers", "passes", "starts", "containers"},
     "distributed": {"workers"},
-    "zarr": {"data", "places", "store", "scoring", "datasets", "containers"},
+    "zarr": {"chunks", "data", "places", "store", "scoring", "datasets", "containers"},
     "obstore": {"data", "places"},
     "xarray": {"data", "store", "scoring", "datasets", "api", "figures", "report", "containers"},
     "pandas": {"data", "results", "store", "datasets", "pipeline", "figures", "report", "streamed"},
     "pydantic": {"config"},
+    "yaml": {"yaml12"},
     "sklearn": {"initialise", "reseed", "streamed", "estimator", "bayesian"},
     "numba": {"kernel"},
     "cyclopts": {"cli"},
