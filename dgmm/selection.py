@@ -94,9 +94,9 @@ def select_candidates(
     fits, failures = fit_candidates(passes, candidates, options, keep_all=keep_all, criterion=criterion)
     sound = [f for f in fits.values() if f.outcome.is_sound]
     if not sound:
+        tried = " to ".join(map(str, sorted({min(n_components), max(n_components)})))
         raise CollapseError(
-            f"every candidate collapsed: lower n_components ({', '.join(map(str, n_components))}) or raise reg_covar "
-            f"({options.reg_covar:g})"
+            f"every candidate collapsed: lower n_components ({tried}) or raise reg_covar ({options.reg_covar:g})"
         )
     best, ties = choose(sound, criterion)
     outcomes = {(c.n_components, c.covariance_type): outcome for c, outcome in failures.items()}
