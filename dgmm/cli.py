@@ -199,11 +199,13 @@ def info(
     from dgmm.config import Data, validated
     from dgmm.pipeline import describe, samples_of, show_table
     from dgmm.scoring import SCORES_FORMAT
+    from dgmm.stored import KIND, from_dataset
 
     attributes = {} if path.endswith(".json") else store.attributes(path)
-    if path.endswith(".json") or attributes.get("format") == store.FORMAT:
+    if path.endswith(".json") or str(attributes.get("format")).startswith(KIND):
         dataset = store.load_dataset(path)
-        fit = store.from_dataset(dataset, path)
+        record = from_dataset(dataset, path)
+        fit, table = record.fit, record.table
         if as_json:
             print(json.dumps(dataset.to_dict(), indent=1, allow_nan=False))
             return
@@ -213,7 +215,6 @@ def info(
         for component, (weight, mean) in enumerate(zip(fit.mixture.weights, fit.mixture.means, strict=True)):
             values = ", ".join(f"{name} {value:.4g}" for name, value in zip(fit.features[:6], mean, strict=False))
             print(f"component {component}: weight {weight:.4f}, mean {values}{', ...' if len(mean) > 6 else ''}")
-        table = store.candidates(path)
         if table is not None:
             print(show_table(table))
         return

@@ -18,6 +18,7 @@ from dgmm.errors import InputError, OutputExistsError
 from dgmm.places import Status, place_at
 from dgmm.results import Criterion, Fit, Selection
 from dgmm.scoring import Scored, score_samples
+from dgmm.stored import digest, settings_in
 from dgmm.workers import Workers, open_workers
 
 logger = logging.getLogger("dgmm")
@@ -178,14 +179,14 @@ def is_done(path: str, wanted: Select | Score) -> bool:
     if wanted.overwrite or place_at(path).state().status is not Status.FINISHED:
         return False
     found = store.attributes(path)
-    before, now = found.get("settings"), made_with(wanted)
+    before, now = settings_in(found), made_with(wanted)
     if isinstance(wanted, Score):
-        before = {**(before or {}), "model_digest": found.get("model")}
-        now["model_digest"] = store.digest(store.load(wanted.model).mixture)
+        before["model_digest"] = found.get("model")
+        now["model_digest"] = digest(store.load(wanted.model).mixture)
     if before == now:
         logger.info("%s exists, made with the same settings: kept (--overwrite makes it anew)", path)
         return True
-    changed = sorted(k for k in now if not isinstance(before, dict) or before.get(k) != now[k])
+    changed = sorted(k for k in now if before.get(k) != now[k])
     raise OutputExistsError(
         f"{path} exists, made with other settings ({', '.join(changed)}): overwrite it (--overwrite), or choose "
         "another out"
@@ -200,12 +201,12 @@ def report_stage(job: Pipeline) -> str:
     except ImportError as error:
         raise InputError(f"the report needs {error.name}: pip install 'dgmm[report]'") from None
     model, path = os.path.join(job.out, MODEL), os.path.join(job.out, REPORT)
-    samples = samples_of(job.data)
+    samples, record = samples_of(job.data), store.read(model)
     write_report(
         path,
         title=f"{job.example or os.path.basename(job.data.path)}: classes of {samples.name}",
-        fit=store.load(model),
-        table=store.candidates(model),
+        fit=record.fit,
+        table=record.table,
         scores=open_scores(os.path.join(job.out, SCORES)),
         features=samples.axis,
         sample=samples.some_rows(REPORT_ROWS),
@@ -219,10 +220,10 @@ def report_stage(job: Pipeline) -> str:
 def summary(job: Pipeline) -> str:
     """What was found and where it lies, as text."""
     model = os.path.join(job.out, MODEL)
-    fit, table = store.load(model), store.candidates(model)
-    lines = [describe(fit)]
-    if table is not None:
-        lines.append(show_table(table))
+    record = store.read(model)
+    lines = [describe(record.fit)]
+    if record.table is not None:
+        lines.append(show_table(record.table))
     lines += [f"{what}: {os.path.join(job.out, name)}" for what, name in
               (("model", MODEL), ("candidates", TABLE), ("scores", SCORES), ("report", REPORT))]  # fmt: skip
     return "\n".join(lines)

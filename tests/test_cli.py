@@ -26,6 +26,7 @@ from dgmm.cli import main
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.results import Fit
+from dgmm.stored import settings_in
 
 TYPES = ("full", "tied", "diag", "spherical")
 #: Free covariances of K components in two dimensions.
@@ -275,7 +276,7 @@ def settings_file(**content: Any) -> str:
 
 
 def stored_settings(path: str) -> dict[str, Any]:
-    return dict(store.attributes(path)["settings"])
+    return settings_in(store.attributes(path))
 
 
 def test_a_settings_file_for_each_command(selected: Path, run: Run) -> None:
