@@ -84,6 +84,12 @@ class Record:
     table: pd.DataFrame | None
     settings: dict[str, Any]
 
+    @property
+    def criterion(self) -> Criterion:
+        """What it was chosen by, if it was."""
+        chosen = self.settings.get("criterion")
+        return Criterion(chosen) if chosen in list(Criterion) else Criterion.BIC
+
 
 def digest(mixture: Mixture) -> str:
     """A name for exactly this mixture: of the weights and of the arrays that its components are made of."""

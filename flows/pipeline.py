@@ -17,7 +17,7 @@ def pipeline(settings: Pipeline) -> str:
     phase("report", stages.report_stage, settings)
     table = store.read(model).table
     if table is not None:
-        publish_table("dgmm-candidates", table)
+        publish_table("dgmm-candidates", table, settings.criterion)
     text = stages.summary(settings)
     publish_summary("dgmm-pipeline", text)
     print(text)
