@@ -8,10 +8,10 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import zarr
 from zarr.abc.buffer import Buffer, BufferPrototype
@@ -19,7 +19,9 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
-from dgmm.errors import ReadError
+from dgmm.errors import DgmmError, ReadError
+
+T = TypeVar("T")
 
 #: The key of a chunk below its array, in either format.
 CHUNK_KEY = re.compile(r"(c[/.])?\d+([/.]\d+)*")
@@ -118,6 +120,18 @@ class Stored:
             return "is empty: write it again"
         truncated = size is not None and self.blosc and int.from_bytes(head[12:], "little") > size
         return "is truncated: write it again" if truncated else ""
+
+    def read(self, region: Sequence[slice], block: Callable[[], T]) -> T:
+        """What a function reads of a region; raises `ReadError` if a chunk is not there or cannot be decoded."""
+        self.check_files(region)
+        try:
+            found = block()
+        except (DgmmError, MemoryError):
+            raise
+        except Exception as error:  # whatever a store or a codec, each in its own way, complains with
+            raise self.explain(region, error) from error
+        self.check_answers(region)
+        return found
 
     def explain(self, region: Sequence[slice], error: Exception) -> ReadError:
         """What went wrong when a region was read: which chunk it was, and what its decoder said."""

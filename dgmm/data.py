@@ -22,7 +22,7 @@ import zarr.storage
 from xarray.backends.zarr import FillValueCoder
 
 from dgmm.chunks import Stored, Watched
-from dgmm.errors import DgmmError, InputError
+from dgmm.errors import InputError
 from dgmm.grid import Grid, Region
 from dgmm.layout import Layout, as_numbers, comparable, order_of, shortened
 from dgmm.rows import Rows
@@ -80,15 +80,7 @@ class Field:
         region = tuple(key.get(dim, slice(None)) for dim in self.dims)
         if self.stored is None:
             return self._read(region)
-        self.stored.check_files(region)
-        try:
-            block = self._read(region)
-        except (DgmmError, MemoryError):
-            raise
-        except Exception as error:  # whatever a store or a codec, each in its own way, complains with
-            raise self.stored.explain(region, error) from error
-        self.stored.check_answers(region)
-        return block
+        return self.stored.read(region, partial(self._read, region))
 
     def _read(self, region: Region) -> AnyArray:
         part = self.array[region]
@@ -426,7 +418,13 @@ def open_store(source: str | os.PathLike[str], *, watched: bool = False) -> zarr
     with _obstore_errors(source):
         try:
             return zarr.open(place, mode="r")
-        except (FileNotFoundError, ValueError, KeyError, NotADirectoryError) as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(f"{source} is not a Zarr store{unfinished(source)}: {one_line(error)}") from None
+        except OSError:
+            raise
+        except Exception as error:  # whatever metadata that are damaged lead to
+            if type(error).__module__.startswith("obstore"):
+                raise
             raise InputError(f"{source} is not a Zarr store{unfinished(source)}: {one_line(error)}") from None
 
 

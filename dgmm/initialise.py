@@ -164,6 +164,7 @@ class Given:
         if self.means is not None:
             arrays["means"] = self.means
         if self.factors is not None:
+            del arrays["covariances"]
             arrays["factors"] = self.factors
         weights = start.weights if self.weights is None else self.weights
         return Mixture(family, weights, family.from_arrays(arrays)).to_frame(frame)

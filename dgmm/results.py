@@ -30,6 +30,15 @@ class Criterion(StrEnum):
     HELD_OUT = "held_out"
 
 
+#: What the criteria are called.
+NAMES = {
+    Criterion.BIC: "BIC",
+    Criterion.AIC: "AIC",
+    Criterion.ICL: "ICL",
+    Criterion.HELD_OUT: "-2 log-likelihood of held-out rows",
+}
+
+
 @dataclass(frozen=True)
 class Standing:
     """What a criterion needs to know of a fit, finished or on its way; see `Fit`."""

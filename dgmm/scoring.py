@@ -24,7 +24,7 @@ from dgmm.passes import map_segments, read_ahead
 from dgmm.places import Output, Writer
 from dgmm.profile import complete_rows, refuse_infinite
 from dgmm.results import Fit
-from dgmm.store import digest
+from dgmm.stored import digest
 from dgmm.tree import Node, grow, merge_all
 from dgmm.types import AnyArray, IntArray
 from dgmm.workers import Workers

@@ -199,7 +199,7 @@ def test_models_say_it_in_the_attributes_that_they_always_had(tmp_path: Path) ->
     assert attributes["state"] == "collapsed"
     assert attributes["collapsed"] == list(fit.collapsed)
     assert attributes["reason"] == fit.reason
-    assert attributes["converged"] is False
+    assert attributes["converged"] == 0
     dgmm.save(fit, tmp_path / "m.json")
     assert dgmm.load(tmp_path / "m.json").outcome == fit.outcome
     damaged = store.to_dataset(fit)

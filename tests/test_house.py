@@ -13,8 +13,8 @@ ORDER = [
     "types", "errors", "blas", "rows", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture",
     "yaml12", "config", "em", "variational", "initialise", "grid", "tree", "profile", "runs", "chunks", "layout",
     "data", "datasets", "places", "workers", "memory", "outcome", "results", "starts", "passes", "reseed", "race",
-    "selection", "store", "scoring", "api", "containers", "streamed", "estimator", "bayesian", "figures", "report",
-    "pipeline", "cli",
+    "selection", "stored", "store", "scoring", "api", "containers", "streamed", "estimator", "bayesian", "figures",
+    "report", "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
@@ -22,9 +22,9 @@ ONLY_IN = {
     "distributed": {"workers"},
     "zarr": {"chunks", "data", "places", "store", "scoring", "datasets", "containers"},
     "obstore": {"data", "places"},
-    "xarray": {"data", "store", "scoring", "datasets", "api", "figures", "report", "containers"},
-    "pandas": {"data", "results", "store", "datasets", "pipeline", "figures", "report", "streamed"},
-    "pydantic": {"config"},
+    "xarray": {"data", "store", "stored", "scoring", "datasets", "api", "figures", "report", "containers"},
+    "pandas": {"data", "results", "store", "stored", "datasets", "pipeline", "figures", "report", "streamed"},
+    "pydantic": {"config", "stored"},
     "yaml": {"yaml12"},
     "sklearn": {"initialise", "reseed", "streamed", "estimator", "bayesian"},
     "numba": {"kernel"},
