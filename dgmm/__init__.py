@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from dgmm import datasets
     from dgmm.api import score, select, train
     from dgmm.bayesian import BayesianGaussianMixture
-    from dgmm.errors import CollapseError, DgmmError, InputError, InsufficientMemoryError, OutputExistsError
+    from dgmm.errors import (
+        CollapseError,
+        DgmmError,
+        InputError,
+        InsufficientMemoryError,
+        OutputExistsError,
+        ReadError,
+    )
     from dgmm.estimator import GaussianMixture
     from dgmm.mixture import Mixture
     from dgmm.results import Fit, Selection
@@ -29,6 +36,7 @@ __all__ = [
     "InsufficientMemoryError",
     "Mixture",
     "OutputExistsError",
+    "ReadError",
     "Selection",
     "datasets",
     "load",
@@ -41,7 +49,14 @@ __all__ = [
 _HOMES = {
     "api": ("score", "select", "train"),
     "bayesian": ("BayesianGaussianMixture",),
-    "errors": ("CollapseError", "DgmmError", "InputError", "InsufficientMemoryError", "OutputExistsError"),
+    "errors": (
+        "CollapseError",
+        "DgmmError",
+        "InputError",
+        "InsufficientMemoryError",
+        "OutputExistsError",
+        "ReadError",
+    ),
     "estimator": ("GaussianMixture",),
     "mixture": ("Mixture",),
     "results": ("Fit", "Selection"),

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from dgmm import store
+from dgmm.blas import one_blas_thread
 from dgmm.config import Training, validated
 from dgmm.data import Samples, Source, Weights, open_samples, store_at
 from dgmm.errors import CollapseError, InputError
@@ -42,6 +43,7 @@ def train(
     variables: Sequence[str] | None = None,
     feature_dim: str | None = None,
     weights: Weights | None = None,
+    missing_chunks: str = "raise",
     scheduler: str | Client | None = None,
     **training: Any,
 ) -> Fit:
@@ -68,6 +70,8 @@ def train(
         name, an array along some of the samples' dimensions, or one in their shape. They are normalised to a mean
         of one over the samples that have any, so that the n of BIC and of all sums is the number of those samples,
         and only the ratios of the weights matter. Samples of weight zero, or whose weight is missing, are left out.
+    missing_chunks : {"raise", "fill"}
+        What becomes of chunks that are not in a store given by its path or URL: refused, or read as the fill value.
     scheduler : {"threads", "processes"}, address or distributed.Client, optional
         Who does the work: the open client if there is one, else threads of this process.
     **training
@@ -82,12 +86,14 @@ def train(
     ------
     InputError
         If the source or a parameter cannot be used.
+    ReadError
+        If a chunk of the source is not there, or cannot be decoded.
     CollapseError
         If a component collapses in every start. A fit of which a component collapses on all the data is returned: its
         ``state`` is ``collapsed``, and a warning says what to do.
     """
     options = validated(Training, training)
-    samples = open_samples(source, variables, feature_dim, weights=weights)
+    samples = open_samples(source, variables, feature_dim, weights=weights, missing_chunks=missing_chunks)
     (k,) = check_components([n_components])
     family = get_family(covariance_type)
     given = check_given(family, k, samples.n_features, weights_init, means_init, precisions_init)
@@ -105,6 +111,7 @@ def select(
     variables: Sequence[str] | None = None,
     feature_dim: str | None = None,
     weights: Weights | None = None,
+    missing_chunks: str = "raise",
     scheduler: str | Client | None = None,
     **training: Any,
 ) -> Selection:
@@ -122,7 +129,7 @@ def select(
         ``holdout``, their share.
     keep_all : bool
         Run every candidate to convergence instead of dropping those that can no longer win.
-    variables, feature_dim, weights, scheduler, **training
+    variables, feature_dim, weights, missing_chunks, scheduler, **training
         As for `train`.
 
     Returns
@@ -139,7 +146,7 @@ def select(
     """
     options = validated(Training, training)
     kinds = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
-    samples = open_samples(source, variables, feature_dim, weights=weights)
+    samples = open_samples(source, variables, feature_dim, weights=weights, missing_chunks=missing_chunks)
     ks = check_components(n_components)
     if not kinds:
         raise InputError("covariance_type is empty: name at least one covariance type")
@@ -160,9 +167,13 @@ def score(
     overwrite: bool = False,
     variables: Sequence[str] | None = None,
     feature_dim: str | None = None,
+    missing_chunks: str = "raise",
     scheduler: str | Client | None = None,
 ) -> xr.Dataset:
     """Label every sample of a source with a fitted mixture, into a Zarr group on the grid of the source.
+
+    The source is opened as the data of the model were. Features are told by their names, or by their labels along a
+    dimension, and put in the order of the model; where neither side has such, they are taken by their place.
 
     Parameters
     ----------
@@ -172,16 +183,25 @@ def score(
         Gets ``label`` (-1 where a value is missing), ``probability`` (of the label), ``log_density`` and, if asked
         for, ``probabilities`` (a last dimension ``component``), with the coordinates of the source.
     probabilities, overwrite : bool
-    variables, feature_dim, scheduler
+    variables, feature_dim : optional
+        As for `train`; those of the model by default.
+    missing_chunks, scheduler
         As for `train`.
 
     Returns
     -------
     xarray.Dataset
         What was written, lazily.
+
+    Raises
+    ------
+    InputError
+        If the features of the source are not those of the model, or it cannot be told.
+    ReadError
+        If a chunk of the source is not there, or cannot be decoded.
     """
     fit = model if isinstance(model, Fit) else store.load(model)
-    samples = open_samples(source, variables, feature_dim)
+    samples = open_samples(source, variables, feature_dim, missing_chunks=missing_chunks, like=fit.layout)
     inputs = [place for place in (model, source) if isinstance(place, (str, os.PathLike))]
     # workers of ours are gone before what they wrote of an output that is given up is removed
     with (
@@ -202,8 +222,9 @@ def train_samples(
 ) -> Fit:
     """Fit one mixture; raises `CollapseError` where there is nothing to return."""
     candidate = Candidate(n_components, covariance_type)
-    passes = passes_over(samples, workers, options)
-    fits, failures = fit_candidates(passes, [candidate], options, given=given)
+    with one_blas_thread:
+        passes = passes_over(samples, workers, options)
+        fits, failures = fit_candidates(passes, [candidate], options, given=given)
     if failures:
         raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
     fit = fits[candidate]
@@ -228,10 +249,11 @@ def select_samples(
     criterion: str,
 ) -> Selection:
     """Fit a grid and choose from it."""
-    passes = passes_over(samples, workers, options)
-    return select_candidates(
-        passes, n_components, covariance_type, options, keep_all=keep_all, criterion=Criterion(criterion)
-    )
+    with one_blas_thread:
+        passes = passes_over(samples, workers, options)
+        return select_candidates(
+            passes, n_components, covariance_type, options, keep_all=keep_all, criterion=Criterion(criterion)
+        )
 
 
 def passes_over(samples: Samples, workers: Workers, options: Training) -> Passes:

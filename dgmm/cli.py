@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import yaml
 from cyclopts import App, CycloptsError, Parameter
 
 from dgmm import __version__
 from dgmm.errors import DgmmError, InputError
+from dgmm.yaml12 import parse
 
 if TYPE_CHECKING:
     from dgmm.config import Settings
@@ -30,6 +30,22 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
+
+#: What to do about errors of libraries that take longer to import than most commands to run, by their names.
+ADVICE = {
+    "KilledWorker": "most likely for want of memory; raise memory_limit (cluster.memory_limit), or have fewer threads "
+    "per worker (cluster.threads_per_worker)",
+    "NoValidWorkerError": "no worker may take this task; start workers, or leave the scheduler to dgmm",
+    "NoWorkerError": "there is no worker left; start workers, or leave the scheduler to dgmm",
+    "CancelledError": "the scheduler has given up the work; see whether it still runs, and run the same command again",
+    "CommClosedError": "the connection to the scheduler or a worker is lost; see whether they still run, and run the "
+    "same command again",
+    "TimeoutError": "an answer took too long; see whether the other side runs and can be reached, and run the same "
+    "command again",
+    "LinAlgError": "a covariance is singular to rounding; raise reg_covar (training.reg_covar), or leave features out "
+    "that follow from others",
+    "MemoryError": "there is not enough memory; use smaller chunks or fewer workers (cluster.n_workers)",
+}
 
 SETTINGS_SUFFIXES = (".yaml", ".yml")
 
@@ -87,7 +103,7 @@ def select(
     keep_all: Annotated[bool | None, Parameter(negative=(), help="Run every candidate to convergence.")] = None,
     common: Common = NOTHING,
 ) -> None:
-    """Choose the number of components and the covariance type by BIC.
+    """Choose the number of components and the covariance type, by BIC or another criterion (--set criterion=aic).
 
     Parameters
     ----------
@@ -105,8 +121,8 @@ def select(
     }
     settings = common.settings(Select, data, "data.path", given)
     selection = run_select(settings)
-    print(show_table(selection.table))
-    print(describe(selection.best))
+    print(show_table(selection.table, selection.criterion))
+    print(describe(selection.best, selection.criterion))
     if selection.at_edge:
         print(f"the best K is the largest that was tried ({selection.best.n_components}): more may be better")
     print(f"model: {settings.out.rstrip('/')}/{MODEL}")
@@ -196,24 +212,27 @@ def info(
     """
     from dgmm import store
     from dgmm.api import open_scores
-    from dgmm.data import open_samples
-    from dgmm.pipeline import describe, show_table
+    from dgmm.config import Data, validated
+    from dgmm.pipeline import describe, samples_of, show_table
     from dgmm.scoring import SCORES_FORMAT
+    from dgmm.stored import KIND, from_dataset
 
     attributes = {} if path.endswith(".json") else store.attributes(path)
-    if path.endswith(".json") or attributes.get("format") == store.FORMAT:
+    if path.endswith(".json") or str(attributes.get("format")).startswith(KIND):
         dataset = store.load_dataset(path)
-        fit = store.from_dataset(dataset, path)
+        record = from_dataset(dataset, path)
+        fit, table = record.fit, record.table
         if as_json:
             print(json.dumps(dataset.to_dict(), indent=1, allow_nan=False))
             return
-        print(describe(fit))
+        print(describe(fit, record.criterion))
+        if fit.layout is not None:
+            print(f"features: {fit.layout.describe(fit.features)}")
         for component, (weight, mean) in enumerate(zip(fit.mixture.weights, fit.mixture.means, strict=True)):
             values = ", ".join(f"{name} {value:.4g}" for name, value in zip(fit.features[:6], mean, strict=False))
             print(f"component {component}: weight {weight:.4f}, mean {values}{', ...' if len(mean) > 6 else ''}")
-        table = store.candidates(path)
         if table is not None:
-            print(show_table(table))
+            print(show_table(table, record.criterion))
         return
     if as_json:
         raise InputError(f"{path} is not a model: only models have a JSON form")
@@ -223,7 +242,8 @@ def info(
         print(f"{attributes['title']}, on {attributes['source']}: {sizes}")
         print(f"variables: {', '.join(map(str, scores.data_vars))}; coordinates: {', '.join(map(str, scores.coords))}")
         return
-    samples = open_samples(path, variables.split(",") if variables else None, feature_dim)
+    data = validated(Data, {"path": path, "variables": variables, "feature_dim": feature_dim})
+    samples = samples_of(data)
     sizes = ", ".join(f"{d} {n}" for d, n in zip(samples.dims, samples.grid.shape, strict=True))
     print(f"{samples.grid.size} samples ({sizes}) of {samples.n_features} features ({', '.join(samples.features)})")
     print(f"read in {len(samples.grid)} segments of up to {samples.grid.largest} samples")
@@ -246,9 +266,9 @@ def merged(first: str, place: str, given: dict[str, Any], changes: Sequence[str]
         if not equals:
             raise InputError(f"--set {change}: expected key=value, such as training.seed=1")
         try:
-            put(settings, name, yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {change}: {' '.join(str(error).split())}") from None
+            put(settings, name, parse(value))
+        except InputError as error:
+            raise InputError(f"--set {change}: {error}") from None
     return settings
 
 
@@ -287,8 +307,15 @@ def run_app(which: App, arguments: Sequence[str]) -> int:
         return complain(" ".join(str(error).split()), 2)
     except InputError as error:
         return complain(str(error), 2)
-    except (DgmmError, OSError, RuntimeError) as error:  # a codec's complaint is a RuntimeError
-        return complain(" ".join(str(error).split()) or type(error).__name__, 1)
+    except DgmmError as error:
+        return complain(" ".join(str(error).split()), 1)
+    except Exception as error:
+        advice = next((ADVICE[base.__name__] for base in type(error).__mro__ if base.__name__ in ADVICE), None)
+        if advice is None and not isinstance(error, (OSError, RuntimeError)):
+            raise
+        words = " ".join(str(error).split()) or type(error).__name__
+        # some say more than a sentence, and where to read on
+        return complain(words if advice is None else f"{words.split('. ')[0].rstrip('.')}: {advice}", 1)
     except Terminated:
         return complain("terminated: nothing half-written is left; run the same command again", 143)
     except KeyboardInterrupt:

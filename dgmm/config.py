@@ -6,12 +6,12 @@ import os
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
 
 from dgmm.errors import InputError
 from dgmm.families import FAMILIES
-from dgmm.types import Acceleration, StartMethod
+from dgmm.types import Acceleration, MissingChunks, StartMethod
+from dgmm.yaml12 import LONGEST, parse
 
 
 class Settings(BaseModel):
@@ -38,16 +38,16 @@ def validated(model: type[M], values: dict[str, Any]) -> M:
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a YAML settings file."""
+    """The content of a settings file in YAML 1.2."""
     try:
         with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
+            content = parse(file.read(LONGEST + 1))
     except FileNotFoundError:
         raise InputError(f"no such settings file: {path}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (InputError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no settings: expected 'name: value' lines")
     return content
@@ -114,6 +114,11 @@ class Data(Settings):
     )
     decoder: Literal["zarr", "zarrs"] = Field(
         "zarr", description="Who decodes chunks; zarrs (in Rust, `pip install dgmm[zarrs]`) is faster with small ones."
+    )
+    missing_chunks: MissingChunks = Field(
+        "raise",
+        description="A chunk that is not in the store is refused, or read as the array's fill value. Writers may leave "
+        "out chunks that hold nothing else, as Zarr's own do unless told otherwise.",
     )
 
 

@@ -14,21 +14,21 @@ import xarray as xr
 import zarr
 from dask.system import CPU_COUNT
 
-from dgmm.data import Samples, open_samples, packing, shortened, unmasked
+from dgmm.blas import one_blas_thread
+from dgmm.data import Samples, open_samples, packing, unmasked
 from dgmm.errors import InputError
 from dgmm.estep import Plan, complete_rows, score
+from dgmm.layout import comparable, order_of, shortened
 from dgmm.passes import map_segments, read_ahead
 from dgmm.profile import Sample, refuse_infinite, row_hashes
 from dgmm.tree import Node, grow, merge_all
 from dgmm.types import AnyArray, FloatArray
-from dgmm.workers import Workers, one_blas_thread
+from dgmm.workers import Workers
 
 #: Rows of an array in memory that one thread scores at a time.
 BLOCK_ROWS = 65_536
 #: What several dimensions of features are stacked into.
 STACKED = "feature"
-#: Numbers along the features are the same to this share.
-LABEL_ERROR = 1e-9
 
 What = Literal["label", "probabilities", "log_density"]
 LONG_NAMES: dict[What, str] = {
@@ -142,13 +142,8 @@ def _check_alike(x: xr.Dataset, variables: Sequence[str]) -> None:
 
 
 def _labels(x: xr.DataArray, dim: str) -> AnyArray | None:
-    """The coordinate along a dimension, strings of one type; None if there is none that can be compared."""
-    if dim not in x.coords:
-        return None
-    labels: AnyArray = x.coords[dim].values
-    if all(isinstance(label, str) for label in labels.tolist()):
-        return np.array(labels.tolist(), dtype=str)
-    return labels if labels.dtype.kind in "fiuMm" else None
+    """The coordinate along a dimension, as it can be compared; None if there is none."""
+    return comparable(x.coords[dim].values) if dim in x.coords else None
 
 
 def as_array(given: xr.DataArray | xr.Dataset, features: Features) -> tuple[xr.DataArray, str]:
@@ -203,25 +198,12 @@ def _in_order(x: xr.DataArray, dim: str, features: Features) -> xr.DataArray:
     labels = _labels(x, dim)
     if fitted is None or labels is None:
         return x
-    given = labels
-    if "U" in (given.dtype.kind, fitted.dtype.kind):
-        given, fitted = given.astype(str), fitted.astype(str)
-    there, here = np.argsort(fitted, kind="stable"), np.argsort(given, kind="stable")
-    if len(given) != len(fitted) or not _same(given[here], fitted[there]):
+    order = order_of(fitted, labels)
+    if order is None:
         raise InputError(
             f"features are {shortened(list(map(str, labels)))}, those of the fit {shortened(list(map(str, fitted)))}"
         )
-    order = np.empty_like(here)
-    order[there] = here
     return x if (order == np.arange(len(order))).all() else x.isel({dim: order})
-
-
-def _same(a: AnyArray, b: AnyArray) -> bool:
-    """Whether labels are the same; numbers to the rounding of the coarser type."""
-    if {a.dtype.kind, b.dtype.kind} <= set("fiu"):
-        error = max(LABEL_ERROR, *(8 * float(np.finfo(v.dtype).eps) for v in (a, b) if v.dtype.kind == "f"), 0.0)
-        return np.allclose(a, b, rtol=error, atol=0, equal_nan=True)
-    return np.array_equal(a, b)
 
 
 def _chunked_as_stored(x: Any, feature_dims: Sequence[str] = ()) -> Any:

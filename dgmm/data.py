@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 from urllib.parse import unquote, urlsplit
 
 import dask.array
@@ -19,11 +21,15 @@ import zarr
 import zarr.storage
 from xarray.backends.zarr import FillValueCoder
 
+from dgmm.chunks import Stored, Watched
 from dgmm.errors import InputError
 from dgmm.grid import Grid, Region
+from dgmm.layout import Layout, as_numbers, comparable, order_of, shortened
 from dgmm.rows import Rows
 from dgmm.runs import Run
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import AnyArray, FloatArray, MissingChunks
+
+logger = logging.getLogger("dgmm")
 
 #: Where Zarr stores may be, beside local paths.
 SCHEMES = ("s3", "gs", "az", "file")
@@ -39,6 +45,8 @@ PACKING = {"scale_factor", "add_offset", "missing_value"}
 
 #: What can be handed in as data.
 Weights = str | xr.DataArray | zarr.Array[Any] | dask.array.Array | np.ndarray[Any, Any]
+#: Where a variable is stored, by its name.
+Origin = Callable[[str], Stored]
 Source = str | os.PathLike[str] | zarr.Array[Any] | xr.Dataset | xr.DataArray | dask.array.Array | np.ndarray[Any, Any]
 
 
@@ -52,15 +60,30 @@ class Field:
     dims : tuple of str
     chunks : tuple of int or None
         None where the array lies in memory and can be cut anywhere.
+    stored : Stored or None
+        Where it is read from; None where it is in memory or somebody else's task.
     """
 
     array: Any
     dims: tuple[str, ...]
     chunks: tuple[int, ...] | None
+    stored: Stored | None = None
 
     def read(self, key: Mapping[str, slice]) -> AnyArray:
-        """The region as a NumPy array, dimensions in the array's own order."""
-        part = self.array[tuple(key.get(dim, slice(None)) for dim in self.dims)]
+        """The region as a NumPy array, dimensions in the array's own order.
+
+        Raises
+        ------
+        ReadError
+            If a chunk is not there, and that is not allowed, or cannot be decoded.
+        """
+        region = tuple(key.get(dim, slice(None)) for dim in self.dims)
+        if self.stored is None:
+            return self._read(region)
+        return self.stored.read(region, partial(self._read, region))
+
+    def _read(self, region: Region) -> AnyArray:
+        part = self.array[region]
         if isinstance(part, xr.Variable):
             part = part.data
         if isinstance(part, dask.array.Array):
@@ -87,11 +110,15 @@ class Samples:
     feature_dim : str or None
     coords : xarray.Dataset
         Coordinates of the grid, for the output.
+    layout : Layout
+        How they were opened, for a model that is fitted to them.
     axis : xarray.DataArray or None
         The coordinate along which the features lie, if it is numeric; ``value_name`` and ``value_units`` in its
         attributes say what varies along it.
     weights : Field or None
         How much each sample counts, along some of the dimensions of the grid or all; None where all count the same.
+    order : tuple of int or None
+        Places along ``feature_dim`` from which the features are taken; None where they lie as they are.
     """
 
     name: str
@@ -101,8 +128,10 @@ class Samples:
     fields: tuple[Field, ...]
     feature_dim: str | None
     coords: xr.Dataset
+    layout: Layout
     axis: xr.DataArray | None = None
     weights: Field | None = None
+    order: tuple[int, ...] | None = None
 
     @property
     def n_features(self) -> int:
@@ -137,12 +166,72 @@ class Samples:
         """Bytes of one sample as it is read."""
         return self.n_features * self.itemsize + 8 * (self.weights is not None)
 
-    def with_features(self, names: Sequence[str]) -> Samples:
-        """The same samples with the variables of these names, in this order, if they are all there."""
-        if tuple(names) == self.features or self.feature_dim or not set(names) <= set(self.features):
+    def like(self, features: Sequence[str], layout: Layout | None) -> Samples:
+        """The same samples with the features of a model, in its order.
+
+        They are told by the names of variables or by their labels along a dimension; where neither these samples nor
+        those of the model have such, by their place.
+
+        Parameters
+        ----------
+        features : sequence of str
+            Names of the model's features.
+        layout : Layout or None
+            How its data were opened; None if that was not kept.
+
+        Raises
+        ------
+        InputError
+            If they are other features, or it cannot be told.
+        """
+        given = self.layout.identities()
+        wanted = np.array(features, dtype=str) if layout is None else layout.identities()
+        if layout is None and given is None and list(features) == [str(i) for i in range(len(features))]:
+            wanted = None
+        if wanted is None and given is None:
+            if len(features) != self.n_features:
+                raise self._others(features)
             return self
-        fields = tuple(self.fields[self.features.index(name)] for name in names)
-        return replace(self, features=tuple(names), fields=fields)
+        if given is None:
+            why = f"nothing tells which of those of {self.name} is which; hand in a dataset, or an array with labels"
+            raise self._others(features, why)
+        if wanted is None:
+            why = "nothing tells which of those of the model is which; fit one to data with names or labels"
+            raise self._others(features, why)
+        if layout is not None:
+            self._compare_units(layout)
+        if self.feature_dim is None:
+            if not set(wanted) <= set(given):
+                raise self._others(features)
+            fields = tuple(self.fields[self.features.index(name)] for name in wanted)
+            return replace(self, features=tuple(features), fields=fields)
+        order = order_of(wanted, given)
+        if order is None:
+            raise self._others(features)
+        if (order == np.arange(len(order))).all():
+            return self
+        return replace(self, features=tuple(features), order=tuple(order.tolist()))
+
+    def _others(
+        self, features: Sequence[str], why: str = "name those to use (variables, or feature_dim)"
+    ) -> InputError:
+        """The error that these are not the features of a model."""
+        lacking = next((name for name in features if name not in self.features), None)
+        first = f", of which the first that is not there is {lacking}" if lacking and len(features) > 8 else ""
+        return InputError(
+            f"{self.name} has {self.n_features} features ({shortened(self.features)}), the model was fitted on "
+            f"{len(features)} ({shortened(features)}){first}: {why}"
+        )
+
+    def _compare_units(self, layout: Layout) -> None:
+        """Warn where units are known on both sides and differ."""
+        if self.feature_dim is None:
+            ours, theirs = (dict(zip(way.variables, way.units, strict=False)) for way in (self.layout, layout))
+        else:
+            ours, theirs = ({"the values": way.units[0] if way.units else ""} for way in (self.layout, layout))
+        for name, unit in theirs.items():
+            if unit and ours.get(name) and ours[name] != unit:
+                logger.warning("%s of %s have units %s, those of the model %s", name, self.name, ours[name], unit)
 
     def some_rows(self, n: int) -> FloatArray:
         """A few complete rows, evenly spaced over the first, the middle and the last segment, shape (m, d)."""
@@ -158,8 +247,8 @@ class Samples:
             columns = [_transposed(f.read(key), f.dims, self.dims).ravel() for f in self.fields]
             return np.stack(columns, axis=1)
         field = self.fields[0]
-        block = _transposed(field.read(key), field.dims, (*self.dims, self.feature_dim))
-        return block.reshape(-1, self.n_features)
+        block = _transposed(field.read(key), field.dims, (*self.dims, self.feature_dim)).reshape(-1, self.n_features)
+        return block if self.order is None else block[:, self.order]
 
     def read_rows(self, region: Region) -> Rows:
         """The samples of a region and their weights."""
@@ -182,11 +271,6 @@ def unmasked(array: Any) -> AnyArray:
     return masked.astype(float).filled(np.nan)
 
 
-def shortened(names: Sequence[str]) -> str:
-    """The first of many names."""
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-
-
 def _transposed(block: AnyArray, dims: tuple[str, ...], wanted: tuple[str, ...]) -> AnyArray:
     return block.transpose([dims.index(d) for d in wanted])
 
@@ -198,6 +282,8 @@ def open_samples(
     *,
     weights: Weights | None = None,
     decoder: str = "zarr",
+    missing_chunks: str = "raise",
+    like: Layout | None = None,
 ) -> Samples:
     """See a source as samples of d features.
 
@@ -215,6 +301,12 @@ def open_samples(
         left out.
     decoder : {"zarr", "zarrs"}
         Who decodes the chunks of a store given by its path or URL; ``zarrs`` (Rust) is faster where they are small.
+    missing_chunks : {"raise", "fill"}
+        What becomes of chunks that are not in a store given by its path or URL: reading them is refused, or they are
+        read as the array's fill value. A writer may have left out those that hold nothing else.
+    like : Layout, optional
+        How other samples were opened, those of a model: takes the place of ``variables`` and ``feature_dim`` where
+        neither says otherwise.
 
     Raises
     ------
@@ -228,50 +320,77 @@ def open_samples(
         raise InputError(f"unknown decoder {decoder!r}: use {' or '.join(DECODERS)}")
     if decoder == "zarrs" and importlib.util.find_spec("zarrs") is None:
         raise InputError("decoder zarrs is not installed: pip install dgmm[zarrs]")
+    if missing_chunks not in get_args(MissingChunks):
+        raise InputError(f"unknown missing_chunks {missing_chunks!r}: use {' or '.join(get_args(MissingChunks))}")
     opened: Any = source
+    named = True
+    origin: Origin = partial(Stored, name)
     if isinstance(source, (str, os.PathLike)):
         with zarr.config.set(DECODERS[decoder]):
-            opened = open_store(source)
+            opened = open_store(source, watched=True)
+            origin = partial(_stored, opened, name, name, missing_chunks, decoder)
             if isinstance(opened, zarr.Group):
                 opened = _open_dataset(name, opened)
-    elif isinstance(opened, zarr.Group):
-        opened = _open_dataset(name, opened)
+    elif isinstance(opened, (zarr.Array, zarr.Group)):
+        origin = partial(_stored, opened, name, str(opened.store), "fill", decoder)
+        if isinstance(opened, zarr.Group):
+            opened = _open_dataset(name, opened)
     if isinstance(opened, np.ma.MaskedArray):
         opened = unmasked(opened)
     if isinstance(opened, xr.DataArray):
         if opened.ndim < 2:
             raise InputError(f"{name} has shape {opened.shape}: samples and features need two dimensions, (n, d)")
-        feature_dim = feature_dim or str(opened.dims[-1])
+        feature_dim = feature_dim or _known_dim(like, opened.dims) or str(opened.dims[-1])
         # an array may be called like its coordinate, as xarray calls one that is made of it
         named = opened.name is not None and opened.name not in opened.coords
         opened = opened.to_dataset(name=str(opened.name) if named else "data")
+        # whatever its name, it is what was handed in
+        like = None if like is None else replace(like, variables=())
     if isinstance(opened, xr.Dataset):
+        field = None
         if isinstance(weights, str):
             if weights not in opened.variables:
                 raise InputError(
                     f"no variable {weights!r} in {name} to take the weights from: it has "
                     f"{', '.join(sorted(map(str, opened.variables)))}"
                 )
-            known, weights = opened, opened[weights]
+            column = opened[weights]
+            field = _field("weights", column.variable, partial(origin, weights))
             if not variables:
-                opened = known.drop_vars({weights.name} & set(known.data_vars))
-        return _with_weights(_from_dataset(name, opened, variables, feature_dim), weights)
+                opened = opened.drop_vars({weights} & set(opened.data_vars))
+            weights = column
+        samples = _from_dataset(name, opened, variables, feature_dim, origin, like)
+        if not named:
+            samples = replace(samples, layout=replace(samples.layout, variables=()))
+        return _with_weights(samples, weights, field)
     if not isinstance(opened, (zarr.Array, dask.array.Array, np.ndarray)):
         raise InputError(f"cannot read samples from a {type(source).__name__}: hand in a Zarr store, array or dataset")
     if variables is not None:
         raise InputError(f"{name} is a single array and has no variables: leave variables ({', '.join(variables)}) out")
     if isinstance(weights, str):
         raise InputError(f"{name} is a single array: hand in the weights as an array, not as {weights!r}")
-    return _with_weights(_from_array(name, opened, feature_dim), weights)
+    return _with_weights(_from_array(name, opened, feature_dim, origin, like), weights)
 
 
-def _with_weights(samples: Samples, weights: Any) -> Samples:
+def _stored(
+    opened: zarr.Array[Any] | zarr.Group, source: str, place: str, missing: str, decoder: str, variable: str = ""
+) -> Stored:
+    """The array of a store, or a variable of its group, to be read piece by piece."""
+    with zarr.config.set(DECODERS[decoder]):
+        array: Any = opened[variable] if isinstance(opened, zarr.Group) else opened
+    stored = Stored.of(array, source, place, missing)
+    if isinstance(array.store, Watched):
+        array.store.watch(stored)
+    return stored
+
+
+def _with_weights(samples: Samples, weights: Any, field: Field | None = None) -> Samples:
     """The samples with their weights, which lie along some of their dimensions, or in an array of their shape."""
     if weights is None:
         return samples
     sizes = dict(zip(samples.dims, samples.grid.shape, strict=True))
     if isinstance(weights, xr.DataArray):
-        field = _field("weights", weights.variable)
+        field = field or _field("weights", weights.variable, partial(Stored, "weights", ""))
         fits = all(sizes.get(dim) == n for dim, n in zip(field.dims, field.array.shape, strict=True))
         for dim in field.dims:
             ours, theirs = samples.coords.indexes.get(dim), weights.indexes.get(dim)
@@ -279,7 +398,8 @@ def _with_weights(samples: Samples, weights: Any) -> Samples:
                 raise InputError(f"weights and {samples.name} differ in their coordinate {dim!r}: align them first")
     else:
         array = weights if isinstance(weights, (zarr.Array, dask.array.Array)) else unmasked(weights)
-        field = Field(array, samples.dims, _chunks("weights", array))
+        stored = Stored.of(array, "weights", str(array.store)) if isinstance(array, zarr.Array) else None
+        field = Field(array, samples.dims, _chunks("weights", array), stored)
         fits = tuple(array.shape) == samples.grid.shape
     if not fits:
         raise InputError(
@@ -290,13 +410,21 @@ def _with_weights(samples: Samples, weights: Any) -> Samples:
     return replace(samples, weights=field)
 
 
-def open_store(source: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
-    """Open a Zarr store for reading."""
+def open_store(source: str | os.PathLike[str], *, watched: bool = False) -> zarr.Array[Any] | zarr.Group:
+    """Open a Zarr store for reading; `watched` if what is not a local file shall go through `Watched`."""
     place = store_at(source, read_only=True)
+    if watched and not isinstance(place, str):
+        place = Watched(place)
     with _obstore_errors(source):
         try:
             return zarr.open(place, mode="r")
-        except (FileNotFoundError, ValueError, KeyError, NotADirectoryError) as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(f"{source} is not a Zarr store{unfinished(source)}: {one_line(error)}") from None
+        except OSError:
+            raise
+        except Exception as error:  # whatever metadata that are damaged lead to
+            if type(error).__module__.startswith("obstore"):
+                raise
             raise InputError(f"{source} is not a Zarr store{unfinished(source)}: {one_line(error)}") from None
 
 
@@ -395,7 +523,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _from_array(name: str, array: Any, feature_dim: str | None) -> Samples:
+def _from_array(name: str, array: Any, feature_dim: str | None, origin: Origin, like: Layout | None) -> Samples:
     if array.ndim < 2:
         raise InputError(f"{name} has shape {array.shape}: samples and features need two dimensions, (n, d)")
     packed = packing(array)
@@ -403,8 +531,14 @@ def _from_array(name: str, array: Any, feature_dim: str | None) -> Samples:
         raise InputError(f"{name} is packed ({', '.join(sorted(packed))}): open the dataset that it belongs to")
     names = getattr(getattr(array, "metadata", None), "dimension_names", None) or ()
     dims = tuple(n or f"dim_{i}" for i, n in enumerate(names)) or _default_dims(array.ndim)
-    coords = xr.Dataset()
-    return _assemble(name, {name: Field(array, dims, _chunks(name, array))}, feature_dim or dims[-1], coords)
+    stored = origin("") if isinstance(array, zarr.Array) else None
+    field = Field(array, dims, _chunks(name, array), stored)
+    return _assemble(name, {name: field}, feature_dim or _known_dim(like, dims) or dims[-1], xr.Dataset(), {})
+
+
+def _known_dim(like: Layout | None, dims: Sequence[Hashable]) -> str | None:
+    """The dimension along which the features of a model lay, if it is among these."""
+    return like.feature_dim if like is not None and like.feature_dim in dims else None
 
 
 def packing(array: Any) -> set[str]:
@@ -425,7 +559,14 @@ def _default_dims(ndim: int) -> tuple[str, ...]:
     return ("sample", "feature") if ndim == 2 else (*(f"dim_{i}" for i in range(ndim - 1)), "feature")
 
 
-def _from_dataset(name: str, dataset: xr.Dataset, variables: Sequence[str] | None, feature_dim: str | None) -> Samples:
+def _from_dataset(
+    name: str,
+    dataset: xr.Dataset,
+    variables: Sequence[str] | None,
+    feature_dim: str | None,
+    origin: Origin,
+    like: Layout | None,
+) -> Samples:
     # a store lists its variables in whatever order the file system does
     known = sorted(str(v) for v in dataset.data_vars)
     if not known:
@@ -433,8 +574,18 @@ def _from_dataset(name: str, dataset: xr.Dataset, variables: Sequence[str] | Non
     for variable in variables or ():
         if variable not in known:
             raise InputError(f"no variable {variable!r} in {name}: it has {', '.join(known)}")
+    if like is not None and not variables and not (feature_dim and len(like.variables) > 1):
+        variables = like.variables
+        missing = [variable for variable in variables if variable not in known]
+        if missing:
+            raise InputError(
+                f"no variable {missing[0]!r} in {name}, which has {shortened(known)}; the model was fitted on "
+                f"{shortened(variables)}: name those to use (variables)"
+            )
     chosen = list(variables or known)
-    fields = {variable: _field(name, dataset[variable].variable) for variable in chosen}
+    fields = {variable: _field(name, dataset[variable].variable, partial(origin, variable)) for variable in chosen}
+    if feature_dim is None and len(chosen) == 1:
+        feature_dim = _known_dim(like, fields[chosen[0]].dims)
     if feature_dim is None and len(chosen) == 1 and len(fields[chosen[0]].dims) != 1:
         only = fields[chosen[0]]
         if len(only.dims) != 2:
@@ -444,13 +595,16 @@ def _from_dataset(name: str, dataset: xr.Dataset, variables: Sequence[str] | Non
             )
         feature_dim = only.dims[-1]
     coords = dataset.drop_vars(known)
-    return _assemble(name, fields, feature_dim, coords)
+    units = {variable: str(dataset[variable].attrs.get("units", "")) for variable in chosen}
+    return _assemble(name, fields, feature_dim, coords, units)
 
 
-def _field(name: str, v: xr.Variable) -> Field:
+def _field(name: str, v: xr.Variable, origin: Callable[[], Stored]) -> Field:
     """A variable, in memory or not."""
     dims = tuple(map(str, v.dims))
-    return Field(v.to_numpy(), dims, None) if isinstance(v._data, np.ndarray) else Field(v, dims, _chunks(name, v))
+    if isinstance(v._data, np.ndarray):
+        return Field(v.to_numpy(), dims, None)
+    return Field(v, dims, _chunks(name, v), None if isinstance(v._data, dask.array.Array) else origin())
 
 
 def _check_numeric(variable: str, name: str, field: Field) -> None:
@@ -458,7 +612,9 @@ def _check_numeric(variable: str, name: str, field: Field) -> None:
         raise InputError(f"{variable} in {name} is not numeric: its dtype is {field.array.dtype}")
 
 
-def _assemble(name: str, fields: dict[str, Field], feature_dim: str | None, coords: xr.Dataset) -> Samples:
+def _assemble(
+    name: str, fields: dict[str, Field], feature_dim: str | None, coords: xr.Dataset, units: Mapping[str, str]
+) -> Samples:
     first_name, first = next(iter(fields.items()))
     for variable, field in fields.items():
         _check_numeric(variable, name, field)
@@ -494,14 +650,18 @@ def _assemble(name: str, fields: dict[str, Field], feature_dim: str | None, coor
     grid = Grid.along_chunks(shape, [chunks.get(d, shape[i] if i else 1) for i, d in enumerate(dims)], len(names))
     axis = coords[feature_dim].reset_coords(drop=True) if feature_dim in coords else None
     if axis is not None:
-        described = getattr(first.array, "attrs", {})
-        value = {"value_name": first_name, "value_units": str(described.get("units", ""))}
+        value = {"value_name": first_name, "value_units": units.get(first_name, "")}
         axis = axis.assign_attrs(value) if axis.dtype.kind in "fiu" else None
     kept = [c for c in coords.coords if set(coords[c].dims) <= set(dims)]
     stacked = [str(c) for c in kept if isinstance(coords.indexes.get(c), pd.MultiIndex)]
     if stacked:
         raise InputError(f"{', '.join(stacked)} of {name} form a multi-index, which Zarr has none of: reset_index it")
-    return Samples(name, dims, grid, names, tuple(fields.values()), feature_dim, coords[kept].load(), axis)
+    layout = Layout(variables=tuple(units), feature_dim=feature_dim, units=tuple(units.values()))
+    if feature_dim is not None and feature_dim in coords:
+        values, dtype = as_numbers(comparable(coords[feature_dim].values))
+        along = str(coords[feature_dim].attrs.get("units", ""))
+        layout = replace(layout, labels=values, dtype=dtype, label_units=along)
+    return Samples(name, dims, grid, names, tuple(fields.values()), feature_dim, coords[kept].load(), layout, axis)
 
 
 def _chunks(name: str, array: Any) -> tuple[int, ...] | None:

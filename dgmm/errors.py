@@ -17,6 +17,10 @@ class OutputExistsError(OutputError):
     """The place to write to is taken: by an output that is not to be replaced, a stranger, or another run."""
 
 
+class ReadError(DgmmError):
+    """A part of the data is not there or cannot be decoded; array, chunk and path are in the text."""
+
+
 class CollapseError(DgmmError, ValueError):
     """A component has lost its samples or its extent, and the likelihood no longer means anything.
 

@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from dgmm.api import check_components, select_samples
+from dgmm.blas import one_blas_thread
 from dgmm.config import Training, validated
 from dgmm.em import Ascent, Setting
 from dgmm.errors import InputError
@@ -244,7 +245,8 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             stop="remaining_gain",
             sample_rows=options.sample_rows,
         )
-        model._set_mixture(fit.mixture, problem.dtype)
+        with one_blas_thread:
+            model._set_mixture(fit.mixture, problem.dtype)
         model.converged_ = fit.converged
         model.n_iter_ = fit.n_passes
         model.lower_bound_ = fit.log_likelihood / fit.n_samples

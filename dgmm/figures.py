@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from dgmm.mixture import Mixture
 from dgmm.outcome import SOUND, Outcome, OutcomeKind
-from dgmm.results import STRONG, Criterion, Fit
+from dgmm.results import NAMES, STRONG, Criterion, Fit
 from dgmm.types import AnyArray, FloatArray, IntArray
 
 #: Cells of the scores that are read at most, and of a map where that means leaving cells out.
@@ -43,13 +43,6 @@ MARKERS = {
     OutcomeKind.FAILED: "x",
 }
 BEST: dict[str, Any] = {"ls": "", "marker": "*", "ms": 16, "mfc": GOLD, "mec": INK, "mew": 0.9, "zorder": 4}
-#: What the criteria are called.
-NAMES = {
-    Criterion.BIC: "BIC",
-    Criterion.AIC: "AIC",
-    Criterion.ICL: "ICL",
-    Criterion.HELD_OUT: "-2 log-likelihood of held-out rows",
-}
 #: Names and units of the vertical and the horizontal axis of a map.
 LATITUDE, LONGITUDE = ("lat", "latitude", "degrees_north"), ("lon", "longitude", "degrees_east")
 

@@ -11,8 +11,8 @@ import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import pairwise_distances_argmin
-from threadpoolctl import threadpool_limits
 
+from dgmm.blas import one_thread
 from dgmm.em import Setting, maximise
 from dgmm.errors import InputError
 from dgmm.families import Family, gaussian_family
@@ -63,8 +63,7 @@ def start_labels(
     """
     for i in range(n_init):
         state = np.random.SeedSequence([seed, n_components, i]).generate_state(1)[0]
-        # threads add up in whatever order they come: one of them, for the sake of reproducible starts
-        with threadpool_limits(1):
+        with one_thread():
             labels = METHODS[method](x if i % 2 == 0 else whitened, n_components, int(state), weights)
         yield labels
 
@@ -163,6 +162,7 @@ class Given:
         if self.means is not None:
             arrays["means"] = self.means
         if self.factors is not None:
+            del arrays["covariances"]
             arrays["factors"] = self.factors
         weights = start.weights if self.weights is None else self.weights
         return Mixture(family, weights, family.from_arrays(arrays)).to_frame(frame)

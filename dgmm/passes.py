@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dgmm.blas import one_blas_thread
 from dgmm.data import Samples
 from dgmm.errors import InputError
 from dgmm.estep import PassTotals, Plan, accumulate, make_plan, score, unpack
@@ -25,7 +26,7 @@ from dgmm.profile import Profile, ProfileSegment, Sample, is_held_out, used_rows
 from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Mergeable, Node, grow, merge_all
-from dgmm.workers import Workers, one_blas_thread, stop_if_interrupted
+from dgmm.workers import Workers, stop_if_interrupted
 
 #: Tasks per thread and pass: enough to even out, few enough to read ahead within each; more where nothing is read.
 TASKS_PER_THREAD, TASKS_IN_MEMORY = 4, 16

@@ -16,8 +16,9 @@ from dgmm.data import Samples, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.places import Status, place_at
-from dgmm.results import Criterion, Fit, Selection
+from dgmm.results import NAMES, Criterion, Fit, Selection
 from dgmm.scoring import Scored, score_samples
+from dgmm.stored import digest, settings_in
 from dgmm.workers import Workers, open_workers
 
 logger = logging.getLogger("dgmm")
@@ -36,9 +37,17 @@ EXAMPLE_FORMAT = "dgmm-example-1"
 REPORT_ROWS = 5000
 
 
-def samples_of(data: Data) -> Samples:
-    """The samples that settings name."""
-    return open_samples(data.path, data.variables, data.feature_dim, weights=data.weights, decoder=data.decoder)
+def samples_of(data: Data, model: Fit | None = None) -> Samples:
+    """The samples that settings name; what they leave open is as for the samples that a model was fitted to."""
+    return open_samples(
+        data.path,
+        data.variables,
+        data.feature_dim,
+        weights=data.weights,
+        decoder=data.decoder,
+        missing_chunks=data.missing_chunks,
+        like=None if model is None else model.layout,
+    )
 
 
 def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:
@@ -97,7 +106,7 @@ def run_select(settings: Select) -> Selection:
 def run_score(settings: Score) -> Scored:
     """Score and write the scores."""
     fit = store.load(settings.model)
-    samples, inputs = samples_of(settings.data), [settings.data.path, settings.model]
+    samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
     with (
         place_at(settings.out).begin("scores", overwrite=settings.overwrite, inputs=inputs) as output,
         workers_of(settings.cluster) as workers,
@@ -135,7 +144,10 @@ def write_example(job: Pipeline) -> str:
     # one chunk along the first dimension at a time, so that there is something to share out
     chunks = {name: {"chunks": (1, *v.shape[1:]) if v.ndim > 2 else v.shape} for name, v in dataset.data_vars.items()}
     with place_at(path).begin("example", overwrite=job.overwrite) as output:
-        dataset.to_zarr(output.store(), mode="w-", zarr_format=3, consolidated=False, encoding=chunks)
+        # chunks of nothing but land too: one that is not there is refused
+        dataset.to_zarr(
+            output.store(), mode="w-", zarr_format=3, consolidated=False, encoding=chunks, write_empty_chunks=True
+        )
         output.finish()
     logger.info("wrote %s", path)
     return path
@@ -167,14 +179,14 @@ def is_done(path: str, wanted: Select | Score) -> bool:
     if wanted.overwrite or place_at(path).state().status is not Status.FINISHED:
         return False
     found = store.attributes(path)
-    before, now = found.get("settings"), made_with(wanted)
+    before, now = settings_in(found), made_with(wanted)
     if isinstance(wanted, Score):
-        before = {**(before or {}), "model_digest": found.get("model")}
-        now["model_digest"] = store.digest(store.load(wanted.model).mixture)
+        before["model_digest"] = found.get("model")
+        now["model_digest"] = digest(store.load(wanted.model).mixture)
     if before == now:
         logger.info("%s exists, made with the same settings: kept (--overwrite makes it anew)", path)
         return True
-    changed = sorted(k for k in now if not isinstance(before, dict) or before.get(k) != now[k])
+    changed = sorted(k for k in now if before.get(k) != now[k])
     raise OutputExistsError(
         f"{path} exists, made with other settings ({', '.join(changed)}): overwrite it (--overwrite), or choose "
         "another out"
@@ -189,12 +201,12 @@ def report_stage(job: Pipeline) -> str:
     except ImportError as error:
         raise InputError(f"the report needs {error.name}: pip install 'dgmm[report]'") from None
     model, path = os.path.join(job.out, MODEL), os.path.join(job.out, REPORT)
-    samples = samples_of(job.data)
+    samples, record = samples_of(job.data), store.read(model)
     write_report(
         path,
         title=f"{job.example or os.path.basename(job.data.path)}: classes of {samples.name}",
-        fit=store.load(model),
-        table=store.candidates(model),
+        fit=record.fit,
+        table=record.table,
         scores=open_scores(os.path.join(job.out, SCORES)),
         features=samples.axis,
         sample=samples.some_rows(REPORT_ROWS),
@@ -208,36 +220,43 @@ def report_stage(job: Pipeline) -> str:
 def summary(job: Pipeline) -> str:
     """What was found and where it lies, as text."""
     model = os.path.join(job.out, MODEL)
-    fit, table = store.load(model), store.candidates(model)
-    lines = [describe(fit)]
-    if table is not None:
-        lines.append(show_table(table))
+    record = store.read(model)
+    lines = [describe(record.fit, job.criterion)]
+    if record.table is not None:
+        lines.append(show_table(record.table, job.criterion))
     lines += [f"{what}: {os.path.join(job.out, name)}" for what, name in
               (("model", MODEL), ("candidates", TABLE), ("scores", SCORES), ("report", REPORT))]  # fmt: skip
     return "\n".join(lines)
 
 
-def describe(fit: Fit) -> str:
-    """A fit in one paragraph."""
+def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
+    """A fit in one paragraph, with the value of the criterion that chose it."""
     short = f", an estimated {fit.remaining_gain:.2g} nats per sample short"
     return (
         f"{fit.covariance_type}, K = {fit.n_components} ({fit.n_parameters} parameters), {fit.n_samples} samples "
-        f"({fit.n_missing} missing): log-likelihood {fit.log_likelihood:.4f}, BIC {fit.bic:.2f}, {fit.state} after "
+        f"({fit.n_missing} missing): log-likelihood {fit.log_likelihood:.4f}, "
+        f"{NAMES[Criterion(criterion)]} {fit.criterion(criterion):.2f}, {fit.state} after "
         f"{fit.n_passes} passes{short if fit.outcome.is_sound else f': {fit.reason}'}"
     )
 
 
-def show_table(table: pd.DataFrame, rows: int = 12) -> str:
-    """The first rows of a table of candidates."""
+def show_table(table: pd.DataFrame, criterion: Criterion | str = Criterion.BIC, rows: int = 12) -> str:
+    """The first rows of a table of candidates, with the criterion that chose; what it does not have is left out."""
     columns = [
         "covariance_type",
         "n_components",
         "n_parameters",
         "log_likelihood",
-        "bic",
+        str(criterion),
         "n_passes",
         "state",
     ]
-    shown = table.head(rows).to_string(index=False, columns=columns, float_format=lambda v: f"{v:.2f}")
+    shown = table.head(rows).to_string(
+        index=False,
+        columns=[column for column in columns if column in table],
+        float_format=lambda v: f"{v:.2f}",
+        # nats per sample, of which a hundredth is much
+        formatters={str(Criterion.HELD_OUT): lambda v: f"{v:.6f}"},
+    )
     more = len(table) - rows
     return shown + (f"\n... and {more} more" if more > 0 else "")

@@ -298,6 +298,7 @@ class Race:
             held_out=held_out,
             remaining_gains=gains,
             seconds=seconds,
+            layout=self.passes.samples.layout,
         )
 
     def results(self) -> tuple[dict[Candidate, Fit], dict[Candidate, Outcome]]:

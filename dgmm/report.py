@@ -16,7 +16,6 @@ from matplotlib.figure import Figure, FigureBase
 
 from dgmm.figures import (
     BANDS,
-    NAMES,
     class_colours,
     convergence_figure,
     criterion_figure,
@@ -33,7 +32,7 @@ from dgmm.figures import (
 )
 from dgmm.outcome import SOUND, OutcomeKind
 from dgmm.places import place_at
-from dgmm.results import STRONG, Criterion, Fit
+from dgmm.results import NAMES, STRONG, Criterion, Fit
 from dgmm.types import FloatArray
 
 #: Rows of the table of candidates, features in the table of components.

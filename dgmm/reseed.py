@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits
 
+from dgmm.blas import one_thread
 from dgmm.em import Setting, maximise
 from dgmm.errors import CollapseError
 from dgmm.mixture import Mixture
@@ -53,7 +53,7 @@ def groups_of(y: FloatArray, seed: int) -> list[IntArray]:
     m, d = y.shape
     labels = np.zeros(m, dtype=np.int64)
     if m >= 2 * (d + 1):
-        with threadpool_limits(1):
+        with one_thread():
             labels = KMeans(min(GROUPS, m // (d + 1)), n_init=3, random_state=seed % 2**32).fit(y).labels_
     groups = [np.flatnonzero(labels == g) for g in range(labels.max() + 1)]
     return [g for g in groups if len(g) > d + 1]

@@ -9,6 +9,7 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
+from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 
@@ -27,6 +28,15 @@ class Criterion(StrEnum):
     ICL = "icl"
     #: -2 n times the mean log density of rows that no fit has seen.
     HELD_OUT = "held_out"
+
+
+#: What the criteria are called.
+NAMES = {
+    Criterion.BIC: "BIC",
+    Criterion.AIC: "AIC",
+    Criterion.ICL: "ICL",
+    Criterion.HELD_OUT: "-2 log-likelihood of held-out rows",
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,8 @@ class Fit:
         The estimate of ``remaining_gain`` after each pass.
     seconds : tuple of float
         That each pass took, for all candidates that took part in it.
+    layout : Layout or None
+        How the data were opened, and what their features are; None if that was not kept.
     """
 
     mixture: Mixture
@@ -103,6 +115,7 @@ class Fit:
     held_out: float = np.nan
     remaining_gains: tuple[float, ...] = ()
     seconds: tuple[float, ...] = ()
+    layout: Layout | None = None
 
     @property
     def n_components(self) -> int:

@@ -14,7 +14,8 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
-from dgmm.data import Samples, shortened
+from dgmm.blas import one_blas_thread
+from dgmm.data import Samples
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import complete_rows, score
 from dgmm.memory import check_memory, score_bytes
@@ -23,10 +24,10 @@ from dgmm.passes import map_segments, read_ahead
 from dgmm.places import Output, Writer
 from dgmm.profile import refuse_infinite
 from dgmm.results import Fit
-from dgmm.store import digest
+from dgmm.stored import digest
 from dgmm.tree import Node, grow, merge_all
 from dgmm.types import AnyArray, IntArray
-from dgmm.workers import Workers, one_blas_thread
+from dgmm.workers import Workers
 
 logger = logging.getLogger("dgmm")
 
@@ -65,7 +66,8 @@ class ScoreRun:
     """The task of scoring a run of segments, each written to the output as soon as it is done."""
 
     def __init__(self, mixture: Mixture, writer: Writer, probabilities: bool) -> None:
-        self.plan = mixture.density_plan()
+        with one_blas_thread:
+            self.plan = mixture.density_plan()
         self.writer = writer
         self.probabilities = probabilities
 
@@ -73,7 +75,8 @@ class ScoreRun:
         """Score the segments of a run."""
         stack: list[Node[Scored]] = []
         names = [name for name in VARIABLES if name != "probabilities" or self.probabilities]
-        arrays = {name: self.writer.array(name) for name in names}
+        # a chunk of nothing but missing samples is written too: what is not there was not scored
+        arrays = {name: self.writer.array(name).with_config({"write_empty_chunks": True}) for name in names}
         with one_blas_thread:
             for segment, x in read_ahead(samples, run, samples.read):
                 region = samples.grid.region(segment)
@@ -130,14 +133,7 @@ def score_samples(
     settings: Mapping[str, Any] | None = None,
 ) -> Scored:
     """Score all samples into an output that has been begun, and finish it."""
-    mixture, samples = model.mixture, samples.with_features(model.features)
-    if samples.n_features != mixture.n_features:
-        raise InputError(
-            f"{samples.name} has {samples.n_features} features ({shortened(samples.features)}), the model was fitted "
-            f"on {mixture.n_features} ({shortened(model.features)}): name those to use (variables, or feature_dim)"
-        )
-    if samples.features != model.features:
-        logger.warning("features are named %s, those of the model %s", samples.features[:8], model.features[:8])
+    mixture, samples = model.mixture, samples.like(model.features, model.layout)
     taken = {*VARIABLES} & {*map(str, samples.coords.coords), *samples.dims}
     taken |= {"component"} & set(samples.dims)
     if taken:

@@ -16,7 +16,6 @@ from dgmm.passes import Passes
 from dgmm.race import Race
 from dgmm.results import Criterion, Fit, Selection, choose
 from dgmm.starts import Candidate, settings_for, start_on_sample
-from dgmm.workers import one_blas_thread
 
 logger = logging.getLogger("dgmm")
 
@@ -69,11 +68,10 @@ def fit_candidates(
         for c in candidates
         if c in starts
     }
-    with one_blas_thread:  # or the threads of an M-step would spin on where the next pass wants to compute
-        race = Race(passes, ascents, options, criterion, found.hopes)
-        if ascents:
-            race.run(keep_all=keep_all)
-        fits, failed = race.results()
+    race = Race(passes, ascents, options, criterion, found.hopes)
+    if ascents:
+        race.run(keep_all=keep_all)
+    fits, failed = race.results()
     return fits, failures | failed
 
 
@@ -99,9 +97,9 @@ def select_candidates(
     fits, failures = fit_candidates(passes, candidates, options, keep_all=keep_all, criterion=criterion)
     sound = [f for f in fits.values() if f.outcome.is_sound]
     if not sound:
+        tried = " to ".join(map(str, sorted({min(n_components), max(n_components)})))
         raise CollapseError(
-            f"every candidate collapsed: lower n_components ({', '.join(map(str, n_components))}) or raise reg_covar "
-            f"({options.reg_covar:g})"
+            f"every candidate collapsed: lower n_components ({tried}) or raise reg_covar ({options.reg_covar:g})"
         )
     best, ties = choose(sound, criterion)
     outcomes = {(c.n_components, c.covariance_type): outcome for c, outcome in failures.items()}

@@ -30,7 +30,6 @@ from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Node, merge_all
 from dgmm.types import Acceleration, FloatArray
-from dgmm.workers import one_blas_thread
 
 logger = logging.getLogger("dgmm")
 
@@ -81,9 +80,8 @@ class SampleRows:
         """E-step of all mixtures over the rows."""
         plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures})
         blocks = [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]
-        with one_blas_thread:
-            parts = self._pool.map(lambda block: accumulate(block, plan), blocks)
-            return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
+        parts = self._pool.map(lambda block: accumulate(block, plan), blocks)
+        return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
 
 
 def settings_for(
@@ -172,10 +170,9 @@ def start_on_sample(
                 for c in several:
                     if c.n_components == k:
                         setting = settings[c.covariance_type]
-                        with one_blas_thread:
-                            start = from_labels(get_family(c.covariance_type), small.rows, labels, k, setting)
-                            if given is not None:
-                                start = given.replace_in(start, setting.frame)
+                        start = from_labels(get_family(c.covariance_type), small.rows, labels, k, setting)
+                        if given is not None:
+                            start = given.replace_in(start, setting.frame)
                         # plain EM for as few passes as these: acceleration would cost more than it saves
                         ascents.append((c, _ascent(start, setting, options, "none")))
         _climb_on_sample("starts", ascents, small, START_PASSES)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import tempfile
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,111 +18,18 @@ import pandas as pd
 import xarray as xr
 import zarr
 
+from dgmm.chunks import Stored
 from dgmm.data import one_line, open_store, unfinished
-from dgmm.errors import DgmmError, InputError
-from dgmm.families import get_family
-from dgmm.mixture import Mixture
-from dgmm.outcome import Outcome
+from dgmm.errors import DgmmError, InputError, ReadError
 from dgmm.places import Output, place_at
 from dgmm.results import Fit
+from dgmm.stored import Record, check_format, from_dataset, to_dataset
+from dgmm.types import AnyArray
 
-#: Written into every model; a reader of another version refuses.
-FORMAT = "dgmm-model-1"
-#: A gain still to come that is not known yet; JSON has no infinity.
-UNKNOWN = -1.0
+#: Bytes of the arrays of a model, or of its JSON form, that are read: metadata may say anything.
+MAX_BYTES = 4 * 2**30
 
 Path = str | os.PathLike[str]
-
-
-def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[str, Any] | None = None) -> xr.Dataset:
-    """A fit as a dataset.
-
-    Variables: ``weights`` (component), ``means`` (component, feature), ``covariances`` in the shape of the covariance
-    type, ``factors`` (their square roots, from which the mixture is rebuilt exactly) and ``trajectory`` (pass).
-    Everything else, the table of candidates included, is in the attributes.
-    """
-    arrays = fit.mixture.family.arrays(fit.mixture.components)
-    variables: dict[str, Any] = {name: (dims, values) for name, (dims, values) in arrays.items()}
-    variables["weights"] = ("component", fit.mixture.weights)
-    per_pass: list[tuple[str, tuple[float, ...], str, str]] = [
-        ("trajectory", fit.trajectory, "total log-likelihood", "nat"),
-        ("remaining_gains", fit.remaining_gains, f"gain still to come, per sample ({UNKNOWN}: unknown)", "nat"),
-        ("seconds", fit.seconds, "duration, all candidates together", "s"),
-    ]
-    for name, series, long_name, units in per_pass:
-        if series or name == "trajectory":
-            known = np.nan_to_num(series, nan=UNKNOWN, posinf=UNKNOWN)
-            variables[name] = ("pass", known, {"long_name": long_name, "units": units})
-    attributes: dict[str, Any] = {
-        "format": FORMAT,
-        "family": fit.covariance_type,
-        "features": list(fit.features),
-        "log_likelihood": fit.log_likelihood,
-        "bic": fit.bic,
-        "aic": fit.aic,
-        "icl": fit.icl if math.isfinite(fit.icl) else None,
-        "entropy": fit.entropy if math.isfinite(fit.entropy) else None,
-        "held_out": fit.held_out if math.isfinite(fit.held_out) else None,
-        "n_parameters": fit.n_parameters,
-        "n_samples": fit.n_samples,
-        "n_missing": fit.n_missing,
-        "n_passes": fit.n_passes,
-        "converged": fit.converged,
-        "remaining_gain": fit.remaining_gain if math.isfinite(fit.remaining_gain) else None,
-        "collapsed": list(fit.collapsed),
-        "state": fit.state,
-        "reason": fit.reason,
-    }
-    if settings is not None:
-        attributes["settings"] = dict(settings)
-    if table is not None:
-        attributes["candidates"] = json.loads(table.to_json(orient="records", double_precision=15))
-    return xr.Dataset(variables, attrs=attributes)
-
-
-def from_dataset(dataset: xr.Dataset, name: str) -> Fit:
-    """The fit that `to_dataset` wrote; `InputError` where it is none or has been damaged."""
-    a = dataset.attrs
-    if a.get("format") != FORMAT:
-        raise InputError(f"{name} is not a dgmm model: its format is {a.get('format')!r}, expected {FORMAT!r}")
-    try:
-        family = get_family(a["family"])
-        arrays = {str(v): np.asarray(dataset[v].values, dtype=np.float64) for v in dataset.data_vars}
-        weights, empty = arrays["weights"], np.empty(0)
-        fit = Fit(
-            mixture=Mixture(family, weights, family.from_arrays(arrays)),
-            log_likelihood=float(a["log_likelihood"]),
-            n_samples=_whole(a, "n_samples"),
-            n_missing=_whole(a, "n_missing"),
-            n_passes=_whole(a, "n_passes"),
-            outcome=Outcome.parse(a["state"], a["collapsed"], a["reason"], _whole(a, "n_passes")),
-            remaining_gain=math.inf if a["remaining_gain"] is None else float(a["remaining_gain"]),
-            trajectory=tuple(arrays["trajectory"].tolist()),
-            features=tuple(a["features"]),
-            entropy=np.nan if a["entropy"] is None else float(a["entropy"]),
-            held_out=np.nan if a["held_out"] is None else float(a["held_out"]),
-            remaining_gains=tuple(
-                math.inf if v == UNKNOWN else v for v in arrays.get("remaining_gains", empty).tolist()
-            ),
-            seconds=tuple(arrays.get("seconds", empty).tolist()),
-        )
-    except KeyError as error:
-        raise InputError(f"{name} is not a complete dgmm model: {error} is missing") from None
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} is damaged: {error}") from None
-    if weights.shape != (len(fit.mixture.means),) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-9:
-        raise InputError(f"{name} is damaged: its weights {weights.shape} are not positive with sum one")
-    if len(fit.features) != fit.mixture.n_features:
-        raise InputError(f"{name} is damaged: {len(fit.features)} names for {fit.mixture.n_features} features")
-    return fit
-
-
-def _whole(attributes: Mapping[str, Any], name: str) -> int:
-    """A number of something."""
-    value = attributes[name]
-    if not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} is {value!r}")
-    return value
 
 
 def save(
@@ -162,7 +70,7 @@ def write(
     if output.place.name.endswith(".json"):
         output.write((json.dumps(dataset.to_dict(), indent=1, allow_nan=False) + "\n").encode())
     else:
-        dataset.to_zarr(output.store(), mode="w-", zarr_format=3, consolidated=False)
+        dataset.to_zarr(output.store(), mode="w-", zarr_format=3, consolidated=False, write_empty_chunks=True)
 
 
 @contextmanager
@@ -189,41 +97,99 @@ def rescued(
         raise
 
 
-def load(path: Path) -> Fit:
-    """Read a fit from a Zarr group or its JSON form; nothing in it is ever executed."""
-    return from_dataset(load_dataset(path), os.fspath(path))
+def load(path: Path, *, max_bytes: int = MAX_BYTES) -> Fit:
+    """Read a fit from a Zarr group or its JSON form; nothing in it is ever executed.
+
+    Parameters
+    ----------
+    path : path or URL
+    max_bytes : int
+        A model that says it is larger is refused before it is read.
+
+    Raises
+    ------
+    InputError
+        If it is no model, or has been damaged.
+    """
+    return read(path, max_bytes=max_bytes).fit
 
 
-def load_dataset(path: Path) -> xr.Dataset:
-    """A stored model as a dataset, as it is."""
-    if os.fspath(path).endswith(".json"):
-        content = place_at(path).content()
-        if content is None:
-            raise InputError(f"no such model: {path}{unfinished(path)}")
+def read(path: Path, *, max_bytes: int = MAX_BYTES) -> Record:
+    """Read all that a stored model holds; see `load`."""
+    return from_dataset(load_dataset(path, max_bytes=max_bytes), os.fspath(path))
+
+
+def load_dataset(path: Path, *, max_bytes: int = MAX_BYTES) -> xr.Dataset:
+    """A stored model as a dataset, as it is; see `load`."""
+    try:
+        if os.fspath(path).endswith(".json"):
+            return _from_json(path, max_bytes)
+        return _from_zarr(path, max_bytes)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # whatever zarr says of what it cannot make out
+        raise InputError(f"{path} is damaged: {type(error).__name__}: {one_line(error)[:300]}") from error
+
+
+def _from_json(path: Path, max_bytes: int) -> xr.Dataset:
+    content = place_at(path).content(max_bytes + 1)
+    if content is None:
+        raise InputError(f"no such model: {path}{unfinished(path)}")
+    if len(content) > max_bytes:
+        raise InputError(f"{path} is larger than {max_bytes} bytes: no model is, unless you say so (max_bytes)")
+    try:
+        parts = json.loads(content)
+        check_format(parts["attrs"], os.fspath(path))
+        variables = {name: _variable(name, part) for name, part in parts["data_vars"].items()}
+        return xr.Dataset(variables, attrs=parts["attrs"])
+    except InputError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is not a dgmm model: {type(error).__name__}: {one_line(error)[:300]}") from None
+
+
+def _variable(name: str, part: Mapping[str, Any]) -> tuple[list[str], AnyArray, dict[str, Any]]:
+    """A variable of the JSON form, to make a dataset of."""
+    values = np.asarray(part["data"])
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"its {name} are not numbers")
+    return list(part["dims"]), values.astype(np.float64), dict(part.get("attrs", {}))
+
+
+def _from_zarr(path: Path, max_bytes: int) -> xr.Dataset:
+    # a node that zarr cannot make out is left out with a warning, and missed by whoever needs it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        group = open_store(path)
+        if not isinstance(group, zarr.Group):
+            raise InputError(f"{path} is not a dgmm model: it is a single array")
+        attributes = dict(group.attrs)
+        check_format(attributes, os.fspath(path))
+        arrays = dict(group.arrays())
+    for name, array in arrays.items():
+        # the second format has codecs by name that unpickle, the third has none
+        if array.metadata.zarr_format != 3 or array.dtype != np.float64:
+            raise InputError(f"{path} is damaged: its {name} are of type {array.dtype}, not float64 in Zarr format 3")
+    sizes = {name: 8 * max(math.prod(array.shape), math.prod(array.chunks)) for name, array in arrays.items()}
+    if sum(sizes.values()) > max_bytes:
+        most = max(sizes, key=lambda name: sizes[name])
+        raise InputError(
+            f"{path} says that its arrays have {sum(sizes.values())} bytes ({most} {arrays[most].shape}), and more "
+            f"than {max_bytes} are not read unless you say so (max_bytes)"
+        )
+    variables: dict[str, Any] = {}
+    for name, array in arrays.items():
+        metadata: Any = array.metadata
+        stored = Stored.of(array, os.fspath(path), os.fspath(path))
         try:
-            return xr.Dataset.from_dict(dict(json.loads(content)))
-        except (TypeError, ValueError, KeyError) as error:
-            raise InputError(f"{path} is not a dgmm model: {error}") from None
-    group = open_store(path)
-    if not isinstance(group, zarr.Group):
-        raise InputError(f"{path} is not a dgmm model: it is a single array")
-    return xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=False).load()
+            values = stored.read((slice(None),) * array.ndim, partial(array.__getitem__, ...))
+        except ReadError as error:
+            raise InputError(f"{path} is damaged: {error}") from None
+        about = {key: value for key, value in array.attrs.items() if key != "_FillValue"}
+        variables[name] = (metadata.dimension_names, values, about)
+    return xr.Dataset(variables, attrs=attributes)
 
 
 def attributes(path: Path) -> dict[str, Any]:
     """Attributes of a Zarr array or group."""
     return dict(open_store(path).attrs)
-
-
-def digest(mixture: Mixture) -> str:
-    """A name for exactly this mixture."""
-    arrays = mixture.family.arrays(mixture.components)
-    parts = [mixture.covariance_type.encode(), mixture.weights.tobytes()]
-    parts += [np.ascontiguousarray(values).tobytes() for _, values in arrays.values()]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-def candidates(path: Path) -> pd.DataFrame | None:
-    """The table of candidates stored with a selected model, None if it was trained alone."""
-    records = load_dataset(path).attrs.get("candidates")
-    return None if records is None else pd.DataFrame(records)

@@ -18,6 +18,7 @@ import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from dgmm.blas import one_blas_thread, one_thread
 from dgmm.containers import (
     Features,
     Scorer,
@@ -38,7 +39,7 @@ from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.types import AnyArray, FloatArray
-from dgmm.workers import Workers, one_blas_thread, open_workers
+from dgmm.workers import Workers, open_workers
 
 #: A weight of zero has no logarithm; with this one a component gets no sample that another has any use for.
 LEAST_WEIGHT = float(np.finfo(float).tiny)
@@ -299,15 +300,13 @@ class StreamedMixture:
             raise InputError(
                 f"n_components={self.n_components} cannot start from sample_rows={self.sample_rows} rows: raise it"
             )
-        with problem.open_workers() as workers:
-            with one_blas_thread:  # for small matrices others only spin
-                passes, setting = self._prepare(problem, workers)
+        with problem.open_workers() as workers, one_blas_thread:
+            passes, setting = self._prepare(problem, workers)
             starts = self._starts(problem, passes, setting)
             n = passes.profile.n_samples
-            with one_blas_thread:
-                self._climb(starts, passes, n)
-                best = self._best(starts)
-                self._keep(best, setting.frame, problem.dtype)
+            self._climb(starts, passes, n)
+            best = self._best(starts)
+            self._keep(best, setting.frame, problem.dtype)
         bounds = [value / self._unit(n) for value in best.trajectory]
         if not best.converged and self.max_iter > 0:
             change = f", its last change {bounds[-1] - bounds[-2]:.2g}" if len(bounds) > 1 else ""
@@ -364,7 +363,8 @@ class StreamedMixture:
     def _starts(self, problem: Problem, passes: Passes, setting: Setting) -> list[Any]:
         if self._goes_on:
             return [self._go_on(passes, setting)]
-        return self._make_starts(problem.start_rows(passes, self.sample_rows, self._seed), passes, setting)
+        with one_thread():
+            return self._make_starts(problem.start_rows(passes, self.sample_rows, self._seed), passes, setting)
 
     def _climb(self, starts: Sequence[Start], passes: Passes, n: int) -> None:
         """Passes until all starts have arrived; raises if a component of one collapses, as scikit-learn."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import sys
 import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +20,6 @@ import psutil
 from dask.delayed import delayed
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
-from threadpoolctl import ThreadpoolController
 
 from dgmm.errors import DgmmError, InputError
 
@@ -306,47 +303,3 @@ def stop_if_interrupted() -> None:
     wanted: Callable[[], bool] | None = getattr(_task, "wanted", None)
     if wanted is not None and not wanted():
         raise InterruptedError("the driver gave up")
-
-
-class _BlasLimit:
-    """One BLAS thread for as long as anybody in this process asks; tasks of several threads overlap.
-
-    A thread of its own sets the limit and lifts it: threadpoolctl lets nobody lift what another thread has set.
-    """
-
-    def __init__(self) -> None:
-        self._reset()
-        # threads do not survive a fork: the child would wait for the keeper for ever
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._reset)
-
-    def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._keeper: ThreadPoolExecutor | None = None
-        self._libraries: ThreadpoolController | None = None
-        self._limit: Any = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._users:
-                self._keeper = self._keeper or ThreadPoolExecutor(1, thread_name_prefix="blas-limit")
-                self._limit = self._keeper.submit(self._set).result()
-            self._users += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users and self._keeper is not None:
-                self._keeper.submit(self._limit.__exit__, None, None, None).result()
-
-    def _set(self) -> Any:
-        # looking for the libraries takes milliseconds, as much as a small pass
-        self._libraries = self._libraries or ThreadpoolController()
-        limit = self._libraries.limit(limits=1, user_api="blas")
-        limit.__enter__()
-        return limit
-
-
-#: Context of every task that multiplies matrices: their parallelism is Dask's, and more BLAS threads change bits.
-one_blas_thread = _BlasLimit()

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from dgmm.cli import SETTINGS_SUFFIXES, merged, run_app
 from dgmm.config import Settings, validated
 from dgmm.errors import InputError
+from dgmm.results import NAMES, Criterion
 
 S = TypeVar("S", bound=Settings)
 
@@ -26,10 +27,11 @@ def phase(name: str, work: Callable[[S], R], settings: S) -> R:
     return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)(settings)
 
 
-def publish_table(key: str, table: pd.DataFrame) -> None:
-    """Publish the BIC table as an artifact."""
+def publish_table(key: str, table: pd.DataFrame, criterion: str) -> None:
+    """Publish the table of candidates as an artifact."""
     shown = table.astype(object).where(table.notna(), None)
-    create_table_artifact(key=key, table=shown.to_dict(orient="records"), description="Candidates by BIC")
+    name = NAMES[Criterion(criterion)]
+    create_table_artifact(key=key, table=shown.to_dict(orient="records"), description=f"Candidates by {name}")
 
 
 def publish_summary(key: str, text: str) -> None:

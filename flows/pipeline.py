@@ -15,9 +15,9 @@ def pipeline(settings: Pipeline) -> str:
     model = phase("select", stages.select_stage, settings)
     phase("score", stages.score_stage, settings)
     phase("report", stages.report_stage, settings)
-    table = store.candidates(model)
+    table = store.read(model).table
     if table is not None:
-        publish_table("dgmm-candidates", table)
+        publish_table("dgmm-candidates", table, settings.criterion)
     text = stages.summary(settings)
     publish_summary("dgmm-pipeline", text)
     print(text)

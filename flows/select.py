@@ -1,4 +1,4 @@
-"""Choose a mixture by BIC: ``python -m flows.select settings.yaml``."""
+"""Choose a mixture: ``python -m flows.select settings.yaml``."""
 
 from prefect import flow
 
@@ -11,9 +11,10 @@ from flows.common import main, phase, publish_summary, publish_table
 def select(settings: Select) -> str:
     """Select and write the best model and the table of candidates; their folder."""
     selection = phase("select", run_select, settings)
-    publish_table("dgmm-candidates", selection.table)
-    publish_summary("dgmm-select", describe(selection.best))
-    print(f"{show_table(selection.table)}\n{describe(selection.best)}")
+    described = describe(selection.best, selection.criterion)
+    publish_table("dgmm-candidates", selection.table, selection.criterion)
+    publish_summary("dgmm-select", described)
+    print(f"{show_table(selection.table, selection.criterion)}\n{described}")
     return settings.out
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ import pytest
 import xarray as xr
 import yaml
 import zarr
+from distributed import KilledWorker
+from distributed.client import FutureCancelledError
+from distributed.comm import CommClosedError
+from distributed.scheduler import NoValidWorkerError, NoWorkerError
 from sklearn.mixture import GaussianMixture
 
 from dgmm import store
@@ -26,6 +31,7 @@ from dgmm.cli import main
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.results import Fit
+from dgmm.stored import settings_in
 
 TYPES = ("full", "tied", "diag", "spherical")
 #: Free covariances of K components in two dimensions.
@@ -200,6 +206,47 @@ def test_info_on_a_selected_model_shows_the_candidates(selected: Path, run: Run)
     assert "and 36 more" in told.out
 
 
+def test_info_shows_how_the_data_were_opened(blobs: np.ndarray, run: Run) -> None:
+    """Variables or a dimension, units, levels: what scoring will look for."""
+    columns = {name: ("s", x, {"units": u}) for name, x, u in zip("xy", blobs.T, ("degC", ""), strict=True)}
+    dataset = xr.Dataset({**columns, "junk": ("s", blobs[:, 0])})
+    dataset["z"] = xr.DataArray(blobs, dims=("s", "depth"), coords={"depth": ("depth", [0.5, 10], {"units": "m"})})
+    dataset["z"].attrs["units"] = "PSU"
+    dataset.to_zarr("d.zarr", consolidated=False)
+    assert run("train", "d.zarr", "--k", "3", "--variables", "x, y", "--out", "m.zarr").code == 0
+    assert "features: x (degC), y\n" in run("info", "m.zarr").out
+    assert run("train", "d.zarr", "--k", "3", "--variables", "z", "--feature-dim", "depth", "--out", "n.json").code == 0
+    assert "features: z (PSU) along depth (m): 0.5, 10.0\n" in run("info", "n.json").out
+    # spaces are nobody's names
+    assert "600 samples (s 600) of 2 features (x, y)" in run("info", "d.zarr", "--variables", "x, y").out
+
+
+@pytest.mark.parametrize(
+    ("criterion", "name", "changes"),
+    [
+        ("bic", "BIC", []),
+        ("aic", "AIC", []),
+        ("icl", "ICL", []),
+        ("held_out", "-2 log-likelihood of held-out rows", ["--set", "training.holdout=0.2"]),
+    ],
+)
+def test_the_criterion_that_chose_is_named(
+    criterion: str, name: str, changes: list[str], selected: Path, run: Run
+) -> None:
+    """In the table and the summary, when it is chosen and whenever it is looked at."""
+    change = ["--set", f"criterion={criterion}", *changes]
+    arguments = ["--k", "2:3", "--covariance", "diag", "--out", "r", "--quiet"]
+    chosen = run("select", str(selected / "store.zarr"), *arguments, *change)
+    told = run("info", "r/model.zarr")
+    table, fit = pd.read_csv("r/candidates.csv"), store.load("r/model.zarr")
+    value = f"{table.iloc[0][criterion]:.{6 if criterion == 'held_out' else 2}f}"
+    for text in (chosen.out, told.out):
+        (head,) = [line for line in text.splitlines() if "covariance_type" in line]
+        assert {"bic", "aic", "icl", "held_out"} & set(head.split()) == {criterion}
+        assert value in text
+        assert f"{name} {fit.criterion(criterion):.2f}" in text
+
+
 def test_info_as_json(selected: Path, run: Run) -> None:
     """Standard output is one JSON document that can be used as a model."""
     told = run("info", str(selected / "run" / "model.zarr"), "--json")
@@ -260,7 +307,7 @@ def settings_file(**content: Any) -> str:
 
 
 def stored_settings(path: str) -> dict[str, Any]:
-    return dict(store.attributes(path)["settings"])
+    return settings_in(store.attributes(path))
 
 
 def test_a_settings_file_for_each_command(selected: Path, run: Run) -> None:
@@ -291,6 +338,28 @@ def test_options_beat_the_file_and_set_beats_both(selected: Path, run: Run) -> N
     assert (training["seed"], training["n_init"]) == (9, 2)
 
 
+def test_values_are_read_as_yaml_1_2(selected: Path, run: Run) -> None:
+    """A range of numbers is no number to base 60, in a file or on the line."""
+    data = str(selected / "store.zarr")
+    Path("s.yaml").write_text(f"data: {{path: {data}}}\nout: a\nn_components: 1:3\ncovariance_type: diag\n")
+    assert run("select", "s.yaml", "--quiet").code == 0
+    assert pd.read_csv("a/candidates.csv").n_components.sort_values().tolist() == [1, 2, 3]
+    changes = [
+        "--set",
+        "n_components=2:3",
+        "--set",
+        "out=no",
+        "--set",
+        "training.tol=1e-3",
+        "--set",
+        "training.seed=012",
+    ]
+    assert run("select", "s.yaml", "--quiet", *changes).code == 0
+    assert pd.read_csv("no/candidates.csv").n_components.sort_values().tolist() == [2, 3]
+    training = stored_settings("no/model.zarr")["training"]
+    assert (training["tol"], training["seed"]) == (1e-3, 12)
+
+
 def test_variables_and_feature_dim(blobs: np.ndarray, run: Run) -> None:
     """Two of three variables, by name; a dimension of one."""
     x, y = blobs.T
@@ -304,8 +373,12 @@ def test_variables_and_feature_dim(blobs: np.ndarray, run: Run) -> None:
     assert run("train", "turned.zarr", "--k", "3", "--feature-dim", "f", "--out", "n.zarr").code == 0
     first, second = store.load("m.zarr"), store.load("n.zarr")
     assert second.log_likelihood == pytest.approx(first.log_likelihood, rel=1e-12)
-    scored = run("score", "n.zarr", "turned.zarr", "--feature-dim", "f", "--out", "s.zarr")
+    # the model knows where its features lie
+    scored = run("score", "n.zarr", "turned.zarr", "--out", "s.zarr")
     assert scored.code == 0
+    assert run("score", "m.zarr", "wide.zarr", "--out", "t.zarr").code == 0
+    with xr.open_zarr("t.zarr", chunks=None, consolidated=False) as scores:
+        np.testing.assert_array_equal(scores["label"], groups(blobs))
     with xr.open_zarr("s.zarr", chunks=None, consolidated=False) as scores:
         np.testing.assert_array_equal(scores["label"], groups(blobs))
         np.testing.assert_array_equal(scores["s"], np.arange(600))
@@ -509,6 +582,8 @@ BAD: dict[str, tuple[Callable[[np.ndarray], list[str]], list[str]]] = {
     "--set of bad YAML": (with_data(same, *TRAIN, "--set", "training.seed=[1"), ["training.seed=[1"]),
     "--set inside a value": (with_file(GOOD, "train", "s.yaml", "--set", "out.place=1"), ["out"]),
     "bad YAML": (with_file("data: [unclosed\nout: x\n", "train", "s.yaml"), ["s.yaml is not valid YAML"]),
+    "an alias": (with_file(GOOD + "training: {n_init: &n 2, seed: *n}\n", "train", "s.yaml"), ["*n", "line 4"]),
+    "a key twice": (with_file(GOOD + "n_components: 3\n", "train", "s.yaml"), ["s.yaml", "'n_components' comes twice"]),
     "YAML that is a list": (with_file("- 1\n- 2\n", "train", "s.yaml"), ["s.yaml holds no settings"]),
     "an empty settings file": (with_file("", "train", "s.yaml"), ["s.yaml holds no settings"]),
     "a settings file that is no text": (with_file(b"\xff\xfe\x00\x00", "train", "s.yaml"), ["s.yaml"]),
@@ -572,6 +647,53 @@ def test_a_collapse_is_one_line_and_exit_code_1(run: Run) -> None:
     assert len(result.err) == 1
     assert "reg_covar" in result.err[0]
     assert not Path("m.zarr").exists()
+
+
+#: What others raise, and what is said about it.
+OTHERS: dict[str, tuple[Callable[[], Exception], list[str]]] = {
+    "a task that kills its workers": (
+        lambda: KilledWorker("fold_run-1", SimpleNamespace(address="tcp://127.0.0.1:1234"), 3),
+        ["fold_run-1", "want of memory; raise memory_limit"],
+    ),
+    "no worker that may": (
+        lambda: NoValidWorkerError("fold_run-1", set(), set(), {}, 60),
+        ["fold_run-1", "start workers"],
+    ),
+    "no worker": (lambda: NoWorkerError("fold_run-1", 60), ["fold_run-1", "start workers"]),
+    "work that was given up": (lambda: FutureCancelledError("fold_run-1", "lost"), ["fold_run-1", "still runs"]),
+    "a lost connection": (lambda: CommClosedError("in <TCP>: stream is closed"), ["stream is closed", "still run"]),
+    "no connection": (lambda: TimeoutError("Timed out during handshake\nafter 30 s"), ["after 30 s", "be reached"]),
+    "a singular matrix": (lambda: np.linalg.LinAlgError("Singular matrix"), ["Singular matrix", "raise reg_covar"]),
+    "no memory": (MemoryError, ["MemoryError", "smaller chunks"]),
+    "a full disk": (lambda: OSError(28, "No space left on device", "a. b"), ["No space left on device: 'a. b'"]),
+}
+
+
+@pytest.mark.parametrize(("make", "parts"), OTHERS.values(), ids=list(OTHERS))
+def test_errors_of_others_are_one_line_with_an_advice(
+    make: Callable[[], Exception], parts: list[str], selected: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise make()
+
+    monkeypatch.setattr("dgmm.pipeline.train_samples", fail)
+    result = run("train", str(selected / "store.zarr"), "--k", "2", "--out", "m.zarr")
+    assert (result.code, len(result.err)) == (1, 1), result
+    for part in parts:
+        assert part in result.err[0]
+    assert "http" not in result.err[0]
+    assert not Path("m.zarr").exists()
+
+
+def test_a_fault_of_our_own_is_no_line(selected: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever mends it wants to see where it was."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr("dgmm.pipeline.train_samples", fail)
+    with pytest.raises(AttributeError):
+        run("train", str(selected / "store.zarr"), "--k", "2", "--out", "m.zarr")
 
 
 def test_an_interruption_is_one_line_and_exit_code_130(

@@ -110,11 +110,11 @@ def test_nothing_to_return_is_an_error_with_advice(kind: str) -> None:
     assert "\n" not in message
     with pytest.raises(CollapseError) as caught:
         dgmm.select(x, [3, 4], [kind], reg_covar=0)
-    assert str(caught.value) == "every candidate collapsed: lower n_components (3, 4) or raise reg_covar (0)"
+    assert str(caught.value) == "every candidate collapsed: lower n_components (3 to 4) or raise reg_covar (0)"
 
 
 def test_every_candidate_may_collapse_on_all_the_data() -> None:
-    with pytest.raises(CollapseError, match="every candidate collapsed"):
+    with pytest.raises(CollapseError, match=r"every candidate collapsed: lower n_components \(3\) or"):
         dgmm.select(clean_in_the_sample(), [3], ["full"], **HOW, n_init=3, on_collapse="report")
 
 
@@ -199,7 +199,7 @@ def test_models_say_it_in_the_attributes_that_they_always_had(tmp_path: Path) ->
     assert attributes["state"] == "collapsed"
     assert attributes["collapsed"] == list(fit.collapsed)
     assert attributes["reason"] == fit.reason
-    assert attributes["converged"] is False
+    assert attributes["converged"] == 0
     dgmm.save(fit, tmp_path / "m.json")
     assert dgmm.load(tmp_path / "m.json").outcome == fit.outcome
     damaged = store.to_dataset(fit)

@@ -295,7 +295,7 @@ def test_default_order_of_variables_does_not_depend_on_the_storage() -> None:
         store.order = order
         dataset = xr.Dataset({name: ("s", np.full(3, float(i))) for i, name in enumerate("abcdef")})
         dataset.to_zarr(store, zarr_format=3, consolidated=False)
-        with patch("dgmm.data.open_store", lambda _, store=store: zarr.open_group(store, mode="r")):
+        with patch("dgmm.data.open_store", lambda *_, store=store, **__: zarr.open_group(store, mode="r")):
             found.append(open_samples("listed.zarr").features)
         with xr.open_zarr(store, chunks=None, consolidated=False) as listed:
             assert "".join(map(str, listed)) == order
@@ -337,13 +337,14 @@ def test_a_variable_measured_in_days_is_a_number(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_all(open_samples(tmp_path / "d.zarr")), values)
 
 
-def test_missing_chunks_read_as_the_fill_value(tmp_path: Path) -> None:
+def test_missing_chunks_read_as_the_fill_value_if_asked_for(tmp_path: Path) -> None:
     """A chunk that was never written holds the fill value, here NaN: missing, not zero."""
     array = zarr.create_array(str(tmp_path / "a.zarr"), shape=(20, 2), chunks=(10, 2), dtype="f8", fill_value=np.nan)
     array[:10] = 1.0
     expected = np.full((20, 2), np.nan)
     expected[:10] = 1.0
-    np.testing.assert_array_equal(read_all(open_samples(tmp_path / "a.zarr")), expected)
+    samples = open_samples(tmp_path / "a.zarr", missing_chunks="fill")
+    np.testing.assert_array_equal(read_all(samples), expected)
 
 
 @pytest.mark.parametrize("how", ["zarr.Array", "path", "path of a variable"])

@@ -9,6 +9,7 @@ from sklearn.mixture import GaussianMixture
 
 import dgmm
 from dgmm import em
+from dgmm.config import Training
 from dgmm.data import open_samples
 from dgmm.em import Ascent, Secants, aitken, climb, expected_gain, maximise
 from dgmm.grid import Grid
@@ -331,8 +332,8 @@ def test_every_training_setting_changes_something() -> None:
     """A parameter that does nothing would be a lie."""
     x = data(1200)
 
-    def outcome(**settings: object) -> tuple:
-        fit = dgmm.train(x, 5, "full", **settings)
+    def outcome(x: np.ndarray = x, k: int = 5, **settings: object) -> tuple:
+        fit = dgmm.train(x, k, "full", **settings)
         return fit.log_likelihood, fit.n_passes, fit.mixture.means.tobytes()
 
     base = {"n_init": 3, "start_rows": 400, "sample_rows": 800, "max_iter": 60, "tol": 1e-6}
@@ -345,6 +346,18 @@ def test_every_training_setting_changes_something() -> None:
         assert outcome(**{**base, name: value}) != reference, name
     # with fewer rows in the sample than start_rows asks for, the starts see fewer
     assert outcome(**{**base, "sample_rows": 120}) != reference
+    # a component on a row far from two clusters
+    r = np.random.default_rng(1)
+    lonely = np.concatenate([r.standard_normal((1000, 2)), 9 + r.standard_normal((1000, 2)), [[25.0, 25.0]]])
+    start = {"means_init": [[4.5, 4.5], [25.0, 25.0]], "weights_init": [0.999, 0.001]}
+    start["precisions_init"] = [0.05 * np.eye(2), np.eye(2)]
+    reported, again, never, few = (
+        outcome(lonely, 2, **start, on_collapse=what, worst_rows=n)
+        for what, n in (("report", 1000), ("reseed", 1000), ("reseed", 0), ("reseed", 40))
+    )
+    assert again != reported, "on_collapse"
+    assert again not in (never, few), "worst_rows"
+    assert {*changes, "sample_rows", "worst_rows", "on_collapse"} == set(Training.model_fields)
 
 
 def test_stopping_short_is_said(caplog: pytest.LogCaptureFixture) -> None:

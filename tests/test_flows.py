@@ -82,6 +82,7 @@ def test_the_pipeline_selects_scores_reports_and_goes_on_where_it_was(job: Pipel
     assert "2,314.3" in report.read_text()
     (table,) = artifacts("dgmm-candidates")
     assert "2314.29" in str(table.data)
+    assert table.description == "Candidates by BIC"
     (summary,) = artifacts("dgmm-pipeline")
     assert "tied, K = 3" in str(summary.data)
 
@@ -111,7 +112,9 @@ def test_train_select_and_score(job: Pipeline, tmp_path: Path) -> None:
     model = str(tmp_path / "model.zarr")
     train(Train(**common, out=model, n_components=2, training=Training(n_init=2)))
     assert dgmm.load(model).bic == pytest.approx(2322.19, abs=0.02)
-    select(Select(**common, out=str(tmp_path / "run"), n_components=[1, 2], covariance_type=["tied"]))
+    select(Select(**common, out=str(tmp_path / "run"), n_components=[1, 2], covariance_type=["tied"], criterion="aic"))
+    assert [table.description for table in artifacts("dgmm-candidates")][-1] == "Candidates by AIC"
+    assert "AIC" in str(artifacts("dgmm-select")[0].data)
     assert dgmm.load(tmp_path / "run" / "model.zarr").bic == pytest.approx(2325.22, abs=0.02)
     score(Score(**common, model=model, out=str(tmp_path / "scores.zarr")))
     assert artifacts("dgmm-train")

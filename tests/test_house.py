@@ -10,20 +10,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
-    "types", "errors", "rows", "statistics", "frame", "families", "estep", "mixture", "config",
-    "em", "variational", "initialise", "grid", "tree", "profile", "runs", "data", "datasets", "places", "workers",
-    "memory", "outcome", "results", "starts", "passes", "reseed", "race", "selection", "store", "scoring", "api",
-    "containers", "streamed", "estimator", "bayesian", "figures", "report", "pipeline", "cli",
+    "types", "errors", "blas", "rows", "statistics", "frame", "families", "estep", "mixture", "yaml12", "config",
+    "em", "variational", "initialise", "grid", "tree", "profile", "runs", "chunks", "layout", "data", "datasets",
+    "places", "workers", "memory", "outcome", "results", "starts", "passes", "reseed", "race", "selection",
+    "stored", "store", "scoring", "api", "containers", "streamed", "estimator", "bayesian", "figures", "report",
+    "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
     "dask": {"data", "workers", "passes", "starts", "containers"},
     "distributed": {"workers"},
-    "zarr": {"data", "places", "store", "scoring", "datasets", "containers"},
+    "zarr": {"chunks", "data", "places", "store", "scoring", "datasets", "containers"},
     "obstore": {"data", "places"},
-    "xarray": {"data", "store", "scoring", "datasets", "api", "figures", "report", "containers"},
-    "pandas": {"data", "results", "store", "datasets", "pipeline", "figures", "report", "streamed"},
-    "pydantic": {"config"},
+    "xarray": {"data", "store", "stored", "scoring", "datasets", "api", "figures", "report", "containers"},
+    "pandas": {"data", "results", "store", "stored", "datasets", "pipeline", "figures", "report", "streamed"},
+    "pydantic": {"config", "stored"},
+    "yaml": {"yaml12"},
     "sklearn": {"initialise", "reseed", "streamed", "estimator", "bayesian"},
     "numba": {"estep"},
     "cyclopts": {"cli"},

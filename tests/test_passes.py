@@ -13,6 +13,7 @@ from distributed import Client
 from threadpoolctl import threadpool_info
 
 import dgmm
+from dgmm.blas import one_blas_thread
 from dgmm.data import open_samples
 from dgmm.errors import InsufficientMemoryError
 from dgmm.mixture import Mixture
@@ -21,7 +22,6 @@ from dgmm.workers import (
     DISTRIBUTED_SETTINGS,
     Workers,
     of_client,
-    one_blas_thread,
     open_workers,
     stop_if_interrupted,
     threads,

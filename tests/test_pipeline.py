@@ -162,7 +162,7 @@ def test_a_selection_that_cannot_be_written_is_kept_elsewhere(
     with pytest.raises(dgmm.DgmmError, match=r"No space left on device.*is kept in"):
         select_stage(job(tmp_path, 2))
     (kept,) = os.listdir()
-    assert store.candidates(kept) is not None
+    assert store.read(kept).table is not None
     assert not (tmp_path / "run" / "model.zarr").exists()
     monkeypatch.setattr(LocalOutput, "publish", publish)
     assert dgmm.load(select_stage(job(tmp_path, 2))).bic == dgmm.load(kept).bic

@@ -88,7 +88,7 @@ class Play:
         self.scripts = {(c.n_components, 0.0): s for c, s in scripts.items()}
         self.scripts |= {(c.n_components, ELSEWHERE): s for c, s in (challengers or {}).items()}
         self.dtype = np.dtype(dtype)
-        self.samples = SimpleNamespace(features=("x",))
+        self.samples = SimpleNamespace(features=("x",), layout=None)
         sample = SimpleNamespace(first=lambda n: None)
         self.profile = SimpleNamespace(n_samples=N, n_missing=0, held_out=SimpleNamespace(count=0.0), sample=sample)
         #: Who took part in each pass, and in those in double precision.

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from dgmm.figures import (
     CELLS,
     MISSING,
-    NAMES,
     class_colours,
     criterion_figure,
     map_figure,
@@ -29,7 +28,7 @@ from dgmm.figures import (
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.report import cautions, write_report
-from dgmm.results import STRONG, Criterion, Fit, make_table
+from dgmm.results import NAMES, STRONG, Criterion, Fit, make_table
 from dgmm.types import FloatArray
 
 

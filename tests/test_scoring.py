@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import signal
 import subprocess
@@ -31,12 +32,13 @@ from dgmm.api import open_scores
 from dgmm.cli import main
 from dgmm.data import object_at, open_samples
 from dgmm.errors import InputError, OutputExistsError
+from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.places import State, Status, place_at
 from dgmm.results import Fit
 from dgmm.scoring import ScoreRun, label_dtype, score_samples
-from dgmm.store import save
+from dgmm.store import load, save
 from dgmm.workers import open_workers, threads
 
 TYPES = ("full", "tied", "diag", "spherical")
@@ -715,11 +717,186 @@ def test_a_model_by_its_path(name: str, tmp_path: Path) -> None:
     assert_scores(dgmm.score(tmp_path / name, x, tmp_path / "s.zarr"), x, mixture)
 
 
-def test_other_names_of_features_are_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Not an error: profiles on slightly different levels are scored all the time."""
+# ---- which feature is which -----------------------------------------------------------------------------------------
+
+LEVELS = np.array([0.1, 10.0, 50.0])
+
+
+def profiles(levels: Any = LEVELS, **attributes: str) -> xr.DataArray:
+    """Samples along `s` with a level for each feature."""
+    coords = {"depth": ("depth", levels, {"units": "m"})}
+    return xr.DataArray(table(), dims=("s", "depth"), coords=coords, name="temperature", attrs=attributes)
+
+
+def in_order(places: list[int]) -> Callable[[xr.DataArray], xr.DataArray]:
+    return lambda x: x.isel(depth=places)
+
+
+#: The same samples in other guises.
+SAME: dict[str, Callable[[xr.DataArray], Any]] = {
+    "as they were": lambda x: x,
+    "upside down": in_order([2, 1, 0]),
+    "shuffled": in_order([1, 2, 0]),
+    "shuffled, features first": lambda x: x.isel(depth=[1, 2, 0]).transpose("depth", "s"),
+    "upside down on Dask": lambda x: x[:, ::-1].chunk(s=41, depth=2),
+    "upside down in single precision": lambda x: x[:, ::-1].assign_coords(depth=LEVELS[::-1].astype("float32")),
+    "with the rounding of sums": lambda x: x[:, ::-1].assign_coords(depth=(LEVELS * 3 / 3)[::-1]),
+    "along another dimension": lambda x: x[:, ::-1].rename(depth="z"),
+    "a dataset with other variables": lambda x: xr.Dataset(
+        {"a": x * 2, "temperature": x[:, ::-1], "z": ("s", x[:, 0].data)}
+    ),
+    "levels that are text": lambda x: x[:, ::-1].assign_coords(depth=["50.0", "10.0", "0.1"]),
+}
+#: What must not be taken for them.
+OTHERS: dict[str, tuple[Callable[[xr.DataArray], Any], str]] = {
+    "other levels": (lambda x: x.assign_coords(depth=[0.1, 10.0, 60.0]), "0.1, 10.0, 60.0"),
+    "levels in other units": (lambda x: x.assign_coords(depth=LEVELS / 1000), "0.0001, 0.01, 0.05"),
+    "levels that differ by a millionth": (lambda x: x.assign_coords(depth=LEVELS * (1 + 1e-6)), "10.00001"),
+    "a level less": (lambda x: x[:, :2], "has 2 features (0.1, 10.0)"),
+    "a level more": (lambda x: xr.concat([x, x[:, :1].assign_coords(depth=[70.0])], "depth"), "has 4 features"),
+    "names in the place of levels": (lambda x: x.assign_coords(depth=["a", "b", "c"]), "a, b, c"),
+    "no levels": (lambda x: x.drop_vars("depth"), "nothing tells which"),
+    "an array": (lambda x: x.to_numpy(), "nothing tells which"),
+    "another variable": (lambda x: x.to_dataset(name="salinity"), "no variable 'temperature'"),
+    "variables": (
+        lambda x: xr.Dataset({v: ("s", x[:, i].data) for i, v in enumerate(("temperature", "b", "c"))}),
+        "has 1 features",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def of_profiles() -> Fit:
+    return dgmm.train(profiles(units="degC"), 3, n_init=1, reg_covar=0.01, sample_rows=500)
+
+
+@pytest.mark.parametrize("change", SAME.values(), ids=list(SAME))
+@pytest.mark.parametrize("how", ["as it is", "by its path", "by a model of before"])
+def test_the_same_features_in_another_order_are_put_in_order(
+    change: Callable[[xr.DataArray], Any], how: str, of_profiles: Fit, tmp_path: Path
+) -> None:
+    """The same labels and densities to the last bit."""
+    expected = dgmm.score(of_profiles, profiles(), tmp_path / "e.zarr").load()
+    source, model, where = change(profiles()), of_profiles, {}
+    if how == "by its path":
+        lazy = source if isinstance(source, xr.Dataset) else source.to_dataset()
+        lazy.drop_encoding().to_zarr(tmp_path / "in.zarr", zarr_format=2, consolidated=False)
+        source = tmp_path / "in.zarr"
+    if how == "by a model of before":
+        model = dataclasses.replace(of_profiles, layout=None)
+        # it has forgotten these
+        names = [*map(str, source.dims)]
+        where = {"feature_dim": "z" if "z" in names else "depth"}
+        where |= {"variables": ["temperature"]} if isinstance(source, xr.Dataset) else {}
+    found = dgmm.score(model, source, tmp_path / "s.zarr", **where)
+    for name in ("label", "probability", "log_density"):
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize(("change", "part"), OTHERS.values(), ids=list(OTHERS))
+def test_other_features_are_refused(
+    change: Callable[[xr.DataArray], Any], part: str, of_profiles: Fit, tmp_path: Path
+) -> None:
+    """With what there is and what the model wants, in one line, and nothing written."""
+    with pytest.raises(InputError) as caught:
+        dgmm.score(of_profiles, change(profiles()), tmp_path / "s.zarr")
+    message = str(caught.value)
+    assert part in message
+    assert "0.1, 10.0, 50.0" in message or "temperature" in message
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_level_that_is_lacking_is_named(tmp_path: Path) -> None:
+    """Lists of nineteen levels are cut, and begin alike."""
+    levels = np.arange(19.0)
+    x = xr.DataArray(np.random.default_rng(0).normal(size=(200, 19)), dims=("s", "z"), coords={"z": levels})
+    fit = dgmm.train(x, 1, "diag")
+    levels[15] = 15.5
+    with pytest.raises(
+        InputError, match=r"19 \(0\.0, .*, 7\.0, \.\.\.\), of which the first that is not there is 15\.0: "
+    ):
+        dgmm.score(fit, x.assign_coords(z=levels), tmp_path / "s.zarr")
+
+
+def test_variables_are_told_by_their_names(tmp_path: Path) -> None:
+    columns = {name: ("s", c) for name, c in zip("abc", table().T, strict=True)}
+    fit = dgmm.train(xr.Dataset(columns), 2, n_init=1, variables=["c", "a"])
+    assert fit.features == ("c", "a")
+    assert fit.layout == Layout(variables=("c", "a"), units=("", ""))
+    expected = dgmm.score(fit, xr.Dataset(columns), tmp_path / "e.zarr").load()
+    np.testing.assert_array_equal(expected["log_density"], fit.mixture.log_density(table()[:, [2, 0]]))
+    for i, variables in enumerate((["a", "c"], ["a", "b", "c"])):
+        found = dgmm.score(fit, xr.Dataset(columns), tmp_path / f"{i}.zarr", variables=variables)
+        xr.testing.assert_equal(found.load(), expected)
+    for wrong in (["a", "b"], ["c"]):
+        with pytest.raises(InputError, match=r"the model was fitted on 2 \(c, a\): name those to use"):
+            dgmm.score(fit, xr.Dataset(columns), tmp_path / "s.zarr", variables=wrong)
+    renamed = xr.Dataset(columns).rename(a="x")
+    with pytest.raises(
+        InputError, match=r"no variable 'a' in Dataset, which has b, c, x; the model was fitted on c, a"
+    ):
+        dgmm.score(fit, renamed, tmp_path / "s.zarr")
+    # the same names along a dimension are the same features
+    stacked = xr.Dataset(columns)[["a", "c"]].to_dataarray("f").transpose("s", "f")
+    xr.testing.assert_equal(dgmm.score(fit, stacked, tmp_path / "f.zarr").load(), expected)
+
+
+def test_what_has_no_names_goes_by_its_place(tmp_path: Path) -> None:
+    """A model of an array takes arrays; what has names was not what it was fitted to."""
+    x = table()
+    fit = dgmm.train(x, 2, n_init=1)
+    expected = fit.mixture.log_density(x[~np.isnan(x).any(axis=1)])
+    for i, source in enumerate((x, da.from_array(x, chunks=(50, 3)), xr.DataArray(x, dims=("time", "level")))):
+        found = dgmm.score(fit, source, tmp_path / f"{i}.zarr")["log_density"].to_numpy()
+        np.testing.assert_array_equal(found[~np.isnan(found)], expected)
+    for named in (profiles(), xr.Dataset({name: ("s", c) for name, c in zip("abc", x.T, strict=True)})):
+        with pytest.raises(InputError, match=r"fitted on 3 \(0, 1, 2\): nothing tells which of those of the model"):
+            dgmm.score(fit, named, tmp_path / "s.zarr")
+
+
+def test_other_units_are_mentioned(of_profiles: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not an error: degrees Celsius have many spellings."""
     with caplog.at_level(logging.WARNING, logger="dgmm"):
-        dgmm.score(fit_of(make_mixture(), ("a", "b", "c")), table(), tmp_path / "s.zarr")
-    assert any("('a', 'b', 'c')" in message for message in caplog.messages)
+        dgmm.score(of_profiles, profiles(units="degC"), tmp_path / "a.zarr")
+        dgmm.score(of_profiles, profiles(), tmp_path / "b.zarr")
+        assert caplog.messages == []
+        dgmm.score(of_profiles, profiles(units="K"), tmp_path / "c.zarr")
+    assert caplog.messages == ["the values of DataArray have units K, those of the model degC"]
+    caplog.clear()
+    columns = {name: ("s", c, {"units": unit}) for name, c, unit in zip("abc", table().T, ("m", "", "s"), strict=True)}
+    fit = dgmm.train(xr.Dataset(columns), 1)
+    columns = {name: (dims, c, {"units": "km"}) for name, (dims, c, _) in columns.items()}
+    with caplog.at_level(logging.WARNING, logger="dgmm"):
+        dgmm.score(fit, xr.Dataset(columns), tmp_path / "d.zarr")
+    assert caplog.messages == [
+        "a of Dataset have units km, those of the model m",
+        "c of Dataset have units km, those of the model s",
+    ]
+
+
+@pytest.mark.parametrize("name", ["m.zarr", "m.json"])
+def test_a_model_knows_how_its_data_were_opened(name: str, tmp_path: Path) -> None:
+    """Variables beside the features, the features neither last nor by themselves: nothing needs to be said again."""
+    dataset, x = ocean()
+    dataset = dataset.drop_vars("season")
+    dataset["salinity"] = dataset["temperature"] * 2
+    path = str(tmp_path / "in.zarr")
+    dataset.to_zarr(path, zarr_format=3, consolidated=False)
+    with pytest.raises(InputError):
+        dgmm.train(path, 2)
+    fit = dgmm.train(path, 2, n_init=1, reg_covar=0.1, variables=["temperature"], feature_dim="depth")
+    assert fit.layout == Layout(
+        ("temperature",), "depth", (0.0, 10.0, 50.0), "float64", units=("degC",), label_units="m"
+    )
+    save(fit, tmp_path / name)
+    loaded = load(tmp_path / name)
+    assert loaded.layout == fit.layout
+    found = dgmm.score(tmp_path / name, path, tmp_path / "s.zarr")
+    assert_scores(found, x, fit.mixture)
+    # what is said explicitly wins
+    twice = dgmm.score(loaded, path, tmp_path / "t.zarr", variables=["salinity"])
+    assert_scores(twice, 2 * x, fit.mixture)
 
 
 def test_the_summary_adds_up(tmp_path: Path) -> None:

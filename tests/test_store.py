@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ import zarr
 
 from dgmm import store
 from dgmm.errors import DgmmError, InputError, OutputExistsError
+from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.places import place_at
 from dgmm.places.local import LocalOutput
 from dgmm.results import Fit
+from dgmm.store import MAX_BYTES
+from dgmm.stored import PLAIN_FORMAT, digest, to_dataset
 
 TYPES = ("full", "tied", "diag", "spherical")
 
@@ -97,7 +101,11 @@ def test_round_trip(kind: str, k: int, d: int, path: Path) -> None:
         {"outcome": Outcome(OutcomeKind.COLLAPSED, 3, (0, 1), "components 0, 1 have no extent")},
         {"entropy": 0.1 + 0.2, "held_out": -1e-300},
         # nothing is known of the first passes
-        {"trajectory": (-3.0, -2.0), "remaining_gains": (math.inf, 1e-9), "seconds": (0.5, 0.25)},
+        {"trajectory": (-3.0, -2.0, -1.0), "remaining_gains": (math.inf, 1e-9, 0.0), "seconds": (0.5, 0.25, 0.0)},
+        {"layout": Layout(("a", "b"), "z", (0.1, -1.0, 1e300, 5e-324), "float64", ("°C", ""), "m")},
+        {"layout": Layout((), "z", (2**62, -(2**62), 0, 1), "datetime64[ns]")},
+        {"layout": Layout(("v",), "z", ("a", "", "é", '"'), "str")},
+        {"layout": Layout(tuple(f"température {i} °C" for i in range(4)), units=("K", "", "K", "m"))},
         # names that mean something in JSON, paths or Zarr
         {"features": ('a"b', "c/d", "", "e\nf")},
     ],
@@ -117,7 +125,8 @@ def test_extreme_parameters(path: Path) -> None:
         means=np.array([[1 / 3, 1e308, -5e-324], [math.pi, -0.0, 1e-17]]),
         factors=np.array([[1e-150, 0.1, 1e150], [1.0, 2 / 3, 1e-300]]),
     )
-    fit = replace(fit, mixture=replace(fit.mixture, components=components))
+    outcome = Outcome(OutcomeKind.CONVERGED, 3)
+    fit = replace(fit, mixture=replace(fit.mixture, components=components), outcome=outcome)
     store.save(fit, path)
     assert_same(store.load(path), fit)
 
@@ -127,13 +136,13 @@ def test_the_table_and_the_settings_are_kept(path: Path) -> None:
         {"n_components": [2, 3], "covariance_type": ["full", "tied"], "bic": [0.1 + 0.2, np.nan], "collapsed": [0, 1]}
     )
     store.save(make_fit(), path, table=table, settings={"data": {"path": "x.zarr"}, "n_components": [1, 2]})
-    pd.testing.assert_frame_equal(store.candidates(path), table, rtol=1e-14, atol=0)
-    assert store.load_dataset(path).attrs["settings"] == {"data": {"path": "x.zarr"}, "n_components": [1, 2]}
+    pd.testing.assert_frame_equal(store.read(path).table, table, rtol=1e-14, atol=0)
+    assert store.read(path).settings == {"data": {"path": "x.zarr"}, "n_components": [1, 2]}
 
 
 def test_a_model_that_was_trained_alone_has_no_table(path: Path) -> None:
     store.save(make_fit(), path)
-    assert store.candidates(path) is None
+    assert store.read(path).table is None
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -153,18 +162,41 @@ def test_xarray_reads_it_with_named_dimensions(kind: str, tmp_path: Path) -> Non
     np.testing.assert_array_equal(dataset["covariances"], fit.mixture.covariances)
     np.testing.assert_array_equal(dataset["means"], fit.mixture.means)
     assert dataset.attrs["bic"] == fit.bic
-    assert list(dataset.attrs["features"]) == list(fit.features)
+    assert json.loads(dataset.attrs["features"]) == list(fit.features)
+
+
+def as_once(fit: Fit, **changes: Any) -> xr.Dataset:
+    """A model in the format that had no checksum."""
+    dataset = to_dataset(fit)
+    later = ("layout", "digest", "checksum", "features", "settings", "format", "converged")
+    attributes: dict[str, Any] = {"format": PLAIN_FORMAT, "features": list(fit.features), "converged": fit.converged}
+    attributes |= dict.fromkeys(("icl", "entropy", "held_out", "remaining_gain"))
+    attributes |= {name: value for name, value in dataset.attrs.items() if name not in later}
+    return xr.Dataset(dataset.variables, attrs=attributes | changes)
+
+
+def put(dataset: xr.Dataset, path: Path) -> None:
+    """Write a dataset in the form that the path asks for."""
+    if path.suffix == ".json":
+        path.write_text(json.dumps(dataset.to_dict()))
+    else:
+        dataset.to_zarr(path, zarr_format=3, consolidated=False)
+
+
+@pytest.mark.parametrize("change", [{}, {"settings": {"a": {"b": [1, None]}}}], ids=["trained", "by settings"])
+def test_models_of_before_are_read(change: dict[str, Any], path: Path) -> None:
+    """Without a layout or a checksum, the settings and the features as JSON has them."""
+    fit = replace(make_fit(), remaining_gain=math.inf)
+    put(as_once(fit, **change), path)
+    assert_same(store.load(path), fit)
+    assert store.read(path).settings == change.get("settings", {})
 
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_model_of_another_program_needs_no_factors(kind: str, path: Path) -> None:
     """Weights, means and covariances say it all, but for the last bits."""
     fit = make_fit(kind)
-    dataset = store.to_dataset(fit).drop_vars("factors")
-    if path.suffix == ".json":
-        path.write_text(json.dumps(dataset.to_dict()))
-    else:
-        dataset.to_zarr(path, zarr_format=3, consolidated=False)
+    put(as_once(fit).drop_vars("factors"), path)
     np.testing.assert_allclose(store.load(path).mixture.covariances, fit.mixture.covariances, rtol=1e-13, atol=1e-13)
 
 
@@ -235,6 +267,11 @@ def with_attribute(name: str, value: Any) -> Callable[[xr.Dataset], xr.Dataset]:
     return lambda dataset: dataset.assign_attrs({name: value})
 
 
+def layout_text(**changes: Any) -> str:
+    layout = Layout(("v",), "z", (1.0, 2.0, 3.0, 4.0), "float64", ("K",), "m")
+    return json.dumps(asdict(layout) | changes)
+
+
 DAMAGES: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
     "weights that do not sum to one": (halve_weights, "weights"),
     "a negative weight": (with_value("weights", (0,), -0.5), "weights"),
@@ -252,10 +289,36 @@ DAMAGES: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
     "an unknown type": (with_attribute("family", "vmf"), "'vmf'"),
     "no type": (without_attribute("family"), "'family' is missing"),
     "no log-likelihood": (without_attribute("log_likelihood"), "'log_likelihood' is missing"),
-    "another format": (with_attribute("format", "dgmm-model-99"), "'dgmm-model-99', expected 'dgmm-model-1'"),
+    "another format": (with_attribute("format", "dgmm-model-99"), "'dgmm-model-99', expected 'dgmm-model-2'"),
     "no format": (without_attribute("format"), "not a dgmm model"),
     "a feature too few": (with_attribute("features", ["a", "b"]), "2 names for 4 features"),
-    "a count that is text": (with_attribute("n_samples", "many"), "n_samples"),
+    "a count that is text": (with_attribute("n_samples", "many"), "n_samples: Input should be a valid integer"),
+    "a count below its least": (with_attribute("n_samples", 0), "n_samples: "),
+    "a truth value for a count": (with_attribute("n_missing", True), "n_missing: "),
+    "a number that is infinite": (with_attribute("log_likelihood", math.inf), "attributes: "),
+    "an unknown state": (with_attribute("state", "melted"), "unknown state 'melted'"),
+    "a component that is none": (with_attribute("collapsed", [3]), "collapsed: [3] of 3 components"),
+    "another number of parameters": (with_attribute("n_parameters", 7), "n_parameters is 7"),
+    "another BIC": (with_attribute("bic", 1.0), "bic is 1.0"),
+    "a pass too few": (with_attribute("n_passes", 2), "trajectory (3,) are not of 2 passes"),
+    "features that are no JSON": (with_attribute("features", "[1"), "features: "),
+    "features that are numbers": (with_attribute("features", "[1, 2, 3, 4]"), "features.0: "),
+    "a layout of other features": (with_attribute("layout", layout_text(labels=[1.0, 2.0])), "2 labels for 4 features"),
+    "a layout of a strange type": (with_attribute("layout", layout_text(dtype="S4")), "layout: "),
+    "a layout that lacks something": (with_attribute("layout", "{}"), "0 labels for 4 features"),
+    "a layout that is a list": (with_attribute("layout", "[]"), "layout: "),
+    "settings that are a list": (with_attribute("settings", "[]"), "settings: "),
+    "candidates that are no table": (with_attribute("candidates", '[{"bic": [1]}]'), "candidates.0.bic"),
+    "a factor above the diagonal": (with_value("factors", (0, 0, 1), 1e-3), "lower triangular"),
+    "a negative diagonal": (with_value("factors", (1, 2, 2), -1.0), "variances positive"),
+    "a factor whose square overflows": (with_value("factors", (1, 3, 3), 1e200), "not the squares of its factors"),
+    "another covariance": (with_value("covariances", (1, 3, 3), 1.0), "not the squares of its factors"),
+    "a trajectory that is NaN": (with_value("trajectory", (0,), np.nan), "its trajectory are not all finite"),
+    "another mean": (with_value("means", (0, 0), 1.0), "its parameters are others than those of its digest"),
+    "another trajectory": (with_value("trajectory", (0,), -1.0), "its checksum is another"),
+    "another name": (with_attribute("features", '["a", "b", "c", "d"]'), "its checksum is another"),
+    "no checksum": (without_attribute("checksum"), "'checksum' is missing"),
+    "one attribute more": (with_attribute("comment", "fine"), "its checksum is another"),
 }
 
 
@@ -265,11 +328,7 @@ def test_damaged_models_are_refused(
     damage: Callable[[xr.Dataset], xr.Dataset], part: str, form: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"model.{form}"
-    dataset = damage(store.to_dataset(make_fit()))
-    if form == "zarr":
-        dataset.to_zarr(path, zarr_format=3, consolidated=False)
-    else:
-        path.write_text(json.dumps(dataset.to_dict()))
+    put(damage(to_dataset(make_fit())), path)
     with pytest.raises(InputError) as caught:
         store.load(path)
     message = str(caught.value)
@@ -306,6 +365,83 @@ def test_what_is_no_model(tmp_path: Path) -> None:
             store.load(tmp_path / name)
 
 
+# ---- how large a model says it is -----------------------------------------------------------------------------------
+
+
+def claim(path: Path, name: str, **changes: Any) -> None:
+    """Change the metadata of an array of a model."""
+    file = path / name / "zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize("what", ["shape", "chunks"])
+def test_a_model_of_a_billion_components_is_refused_before_it_is_read(what: str, tmp_path: Path) -> None:
+    path, k = tmp_path / "m.zarr", 10**9
+    store.save(make_fit("spherical"), path)
+    if what == "shape":
+        claim(path, "weights", shape=[k])
+    else:
+        claim(path, "weights", chunk_grid={"name": "regular", "configuration": {"chunk_shape": [k]}})
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"says that its arrays have 8000\d{6} bytes \(weights \("):
+        store.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_how_large_a_model_may_be_can_be_said(path: Path) -> None:
+    """Four GiB unless somebody knows better; to the byte."""
+    store.save(make_fit(), path)
+    assert MAX_BYTES == 4 * 2**30
+    dataset = to_dataset(make_fit())
+    size = path.stat().st_size if path.suffix == ".json" else sum(v.size * 8 for v in dataset.values())
+    assert_same(store.load(path, max_bytes=size), make_fit())
+    with pytest.raises(InputError, match=r"unless you say so \(max_bytes\)"):
+        store.load(path, max_bytes=size - 1)
+
+
+def test_only_numbers_of_the_third_format_are_read(tmp_path: Path) -> None:
+    """In the second a filter may unpickle what it finds."""
+    dataset = to_dataset(make_fit())
+    dataset.to_zarr(tmp_path / "v2.zarr", zarr_format=2, consolidated=False)
+    with pytest.raises(
+        InputError, match=r"v2\.zarr is damaged: its \w+ are of type float64, not float64 in Zarr format 3"
+    ):
+        store.load(tmp_path / "v2.zarr")
+    dataset.assign(means=dataset.means.astype("float32")).to_zarr(
+        tmp_path / "f4.zarr", zarr_format=3, consolidated=False
+    )
+    with pytest.raises(InputError, match="its means are of type float32"):
+        store.load(tmp_path / "f4.zarr")
+
+
+# ---- the name of a mixture ------------------------------------------------------------------------------------------
+
+
+def test_a_digest_is_of_what_a_mixture_is_made_of() -> None:
+    """The same for the same numbers, another for any other, whatever follows from them."""
+    fits = [make_fit(kind, k, d) for kind in TYPES for k, d in ((3, 4), (4, 3), (1, 1))]
+    mixtures = [fit.mixture for fit in fits]
+    assert len({digest(m) for m in mixtures}) == len(mixtures)
+    for mixture in mixtures:
+        again = replace(mixture, components=replace(mixture.components, means=mixture.means.copy()))
+        assert digest(again) == digest(mixture)
+        for name in ("means", "factors"):
+            values = getattr(mixture.components, name).copy()
+            values.flat[0] = np.nextafter(values.flat[0], np.inf)
+            other = replace(mixture, components=replace(mixture.components, **{name: values}))
+            assert digest(other) != digest(mixture)
+        swapped = mixture.means.astype(">f8")
+        assert digest(replace(mixture, components=replace(mixture.components, means=swapped))) == digest(mixture)
+
+
+def test_a_digest_does_not_hang_on_how_a_processor_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture = make_fit().mixture
+    expected = digest(mixture)
+    monkeypatch.setattr(type(mixture.family), "covariances", lambda self, components: np.zeros(3))
+    assert digest(mixture) == expected
+
+
 # ---- what exists ----------------------------------------------------------------------------------------------------
 
 
@@ -326,7 +462,7 @@ def test_nothing_of_the_old_model_stays(tmp_path: Path) -> None:
     path = tmp_path / "m.zarr"
     store.save(make_fit("full", 5, 4), path, table=pd.DataFrame({"bic": [1.0]}))
     store.save(replace(make_fit("spherical", 2, 2), outcome=Outcome(OutcomeKind.CONVERGED, 3)), path, overwrite=True)
-    assert store.candidates(path) is None
+    assert store.read(path).table is None
     assert dict(store.load_dataset(path).sizes) == {"component": 2, "feature": 2, "pass": 3}
 
 
@@ -414,8 +550,8 @@ def test_a_fit_that_cannot_be_written_where_it_belongs_is_written_elsewhere(
     (kept,) = free.iterdir()
     assert str(caught.value).endswith(f"it is kept in {kept}")
     assert_same(store.load(kept), make_fit())
-    assert store.load_dataset(kept).attrs["settings"] == {"k": 3}
-    pd.testing.assert_frame_equal(store.candidates(kept), table)
+    assert store.read(kept).settings == {"k": 3}
+    pd.testing.assert_frame_equal(store.read(kept).table, table)
     assert list(full.iterdir()) == []
 
 

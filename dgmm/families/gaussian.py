@@ -18,6 +18,8 @@ from dgmm.types import FloatArray, IntArray
 LOG_2PI = float(np.log(2 * np.pi))
 #: Unit roundoff of float64.
 ROUNDOFF = float(np.finfo(float).eps) / 2
+#: Stored covariances are the squares of the factors to this share.
+SAME = 1e-8
 #: Below this count a component keeps its parameters: its sums are nothing but rounding.
 VANISHED = 1e-100
 #: Asymmetry of a precision, as a share of the product of its diagonal's roots, that counts as rounding.
@@ -274,8 +276,10 @@ class GaussianFamily(Family):
         """Components from means and factors, or covariances where there are no factors."""
         means, square = arrays["means"], self.square
         values = arrays["factors"] if "factors" in arrays else arrays["covariances"]
-        expected = self.covariance_shape(len(means), means.shape[-1])
-        if means.ndim != 2 or values.shape != expected:
+        if means.ndim != 2:
+            raise InputError(f"means of a {self.name} model have shape {means.shape}, expected (K, d)")
+        expected = self.covariance_shape(*means.shape)
+        if values.shape != expected:
             raise InputError(f"covariances of a {self.name} model have shape {values.shape}, expected {expected}")
         if "factors" not in arrays:
             if square and not np.allclose(values, np.swapaxes(values, -1, -2), rtol=1e-8, atol=0):
@@ -287,7 +291,22 @@ class GaussianFamily(Family):
         diagonal = np.diagonal(values, axis1=-2, axis2=-1) if square else values
         if not (np.isfinite(means).all() and np.isfinite(values).all() and (diagonal > 0).all()):
             raise InputError(f"means and covariances of a {self.name} model must be finite, variances positive")
+        if square and np.triu(values, 1).any():
+            raise InputError(f"factors of a {self.name} model must be lower triangular")
+        if {"factors", "covariances"} <= set(arrays):
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._compare(arrays["covariances"], self.covariances(Gaussians(means, values)))
         return Gaussians(means, values)
+
+    def _compare(self, stored: FloatArray, covariances: FloatArray) -> None:
+        """Refuse covariances that are not those of the factors beside them."""
+        scale = covariances
+        if self.square:
+            deviations = np.sqrt(np.diagonal(covariances, axis1=-2, axis2=-1))
+            scale = deviations[..., :, None] * deviations[..., None, :]
+        same = stored.shape == covariances.shape and (np.abs(stored - covariances) <= SAME * scale).all()
+        if not same or not np.isfinite(covariances).all():
+            raise InputError(f"covariances of a {self.name} model are not the squares of its factors")
 
 
 class MatrixFamily(GaussianFamily):

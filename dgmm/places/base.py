@@ -276,8 +276,8 @@ class Place(ABC):
             run.end()
 
     @abstractmethod
-    def content(self) -> bytes | None:
-        """The file that lies here; None if there is none."""
+    def content(self, size: int) -> bytes | None:
+        """The first bytes of the file that lies here; None if there is none."""
 
     @abstractmethod
     def found(self) -> State:

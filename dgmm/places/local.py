@@ -32,10 +32,10 @@ class LocalPlace(Place):
         self.path = path.rstrip("/") or "/"
         self.folder = self.path + PARTIAL
 
-    def content(self) -> bytes | None:
-        """The file that lies here; None if there is none."""
+    def content(self, size: int) -> bytes | None:
+        """The first bytes of the file that lies here; None if there is none."""
         try:
-            return read(self.path)
+            return read(self.path, size)
         except FileNotFoundError:
             return None
 

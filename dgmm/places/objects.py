@@ -32,9 +32,9 @@ class ObjectPlace(Place):
         self.objects, self.key = object_at(name)
         self.record = f"{self.key}{PARTIAL}/{RECORD}"
 
-    def content(self) -> bytes | None:
-        """The object that lies here; None if there is none."""
-        return self.read(self.key)
+    def content(self, size: int) -> bytes | None:
+        """The first bytes of the object that lies here; None if there is none."""
+        return self.read(self.key, size)
 
     def found(self) -> State:
         """What lies here, claims aside."""

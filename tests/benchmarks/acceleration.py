@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 from sklearn.cluster import KMeans
 
+from dgmm.blas import one_blas_thread
 from dgmm.datasets import old_faithful
 from dgmm.em import Ascent
 from dgmm.families import get_family
@@ -21,7 +22,6 @@ from dgmm.frame import Frame, FrameKind, Moments, make_frame
 from dgmm.initialise import from_labels
 from dgmm.rows import Rows
 from dgmm.starts import Candidate, SampleRows, settings_for
-from dgmm.workers import one_blas_thread
 
 #: Nats per sample: arrived within this of the best limit; two limits further apart are different optima; and
 #: what is still to come where the search for the limit ends.

@@ -30,6 +30,7 @@ import zarr
 from tables import head, line
 
 import dgmm
+from dgmm.blas import one_blas_thread
 from dgmm.data import DECODERS, Field, Samples, open_samples
 from dgmm.estep import make_plan, score
 from dgmm.families import get_family
@@ -38,7 +39,7 @@ from dgmm.memory import BASE_BYTES, PAUSED, pass_bytes
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.passes import Passes, map_segments, read_ahead
-from dgmm.workers import Workers, one_blas_thread, open_workers, threads
+from dgmm.workers import Workers, open_workers, threads
 
 CASES = [
     ("full", 2, 3),

@@ -1,0 +1,264 @@
+"""Chunks of stored arrays by their names: those that are not there, and those that cannot be decoded."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import zarr
+from zarr.abc.buffer import Buffer, BufferPrototype
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, WrapperStore
+
+from dgmm.errors import DgmmError, ReadError
+
+T = TypeVar("T")
+
+#: The key of a chunk below its array, in either format.
+CHUNK_KEY = re.compile(r"(c[/.])?\d+([/.]\d+)*")
+#: Seconds for which the other reads are waited for when one has failed.
+GRACE = 10.0
+#: Bytes of a Blosc frame's header, the last four of which say how long the frame is.
+BLOSC_HEADER = 16
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stored array that is read piece by piece, and what to call it.
+
+    Attributes
+    ----------
+    source : str
+        What the data are called in messages.
+    variable : str
+        Its name there; empty for an array by itself.
+    array : zarr.Array or None
+        None where it lies behind a lazy variable that was handed in: nothing is known of its chunks.
+    place : str
+        Path or URL of the array.
+    whole : bool
+        Whether a chunk that is not there is refused.
+    fill_value : object
+        What it would be read as.
+    blosc : bool
+        Whether its chunks are Blosc frames, of which a truncated one is decoded into whatever lies behind it.
+    """
+
+    source: str
+    variable: str
+    array: zarr.Array[Any] | None = None
+    place: str = ""
+    whole: bool = False
+    fill_value: Any = None
+    blosc: bool = False
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any], source: str, place: str, missing: str = "fill") -> Stored:
+        """An array of a store; `place` is the path or URL of the store itself."""
+        place = f"{place.rstrip('/')}/{array.path}".rstrip("/")
+        return cls(source, array.path, array, place, missing == "raise", array.fill_value, _is_blosc(array))
+
+    @property
+    def _name(self) -> str:
+        return f"{self.variable} in {self.source}" if self.variable else self.source
+
+    def chunks(self, region: Sequence[slice]) -> Iterator[tuple[int, ...]]:
+        """The chunks that a region touches, in C order: the shards where there are any."""
+        if self.array is None:
+            return iter(())
+        bounds = [s.indices(n)[:2] for s, n in zip(region, self.array.shape, strict=True)]
+        sizes = self.array.shards or self.array.chunks
+        return itertools.product(
+            *(range(a // size, math.ceil(b / size)) for (a, b), size in zip(bounds, sizes, strict=True))
+        )
+
+    def check_files(self, region: Sequence[slice]) -> None:
+        """Before a region is read: raise `ReadError` if a chunk of it has no file, or not all of it."""
+        if self.array is None or not isinstance(self.array.store, LocalStore):
+            return
+        folder = os.path.join(self.array.store.root, self.array.path)
+        for chunk in self.chunks(region):
+            key = self.array.metadata.encode_chunk_key(chunk)
+            fault = self.fault(*_look(os.path.join(folder, key), BLOSC_HEADER if self.blosc else 0))
+            if fault:
+                raise self._error(chunk, fault)
+
+    def check_answers(self, region: Sequence[slice]) -> None:
+        """After a region was read: the same of a store that is `Watched`."""
+        found = self._noted(region)
+        if found is not None:
+            raise found
+
+    def _noted(self, region: Sequence[slice]) -> ReadError | None:
+        """What a `Watched` store has noted of a region."""
+        if self.array is None or not isinstance(self.array.store, Watched) or not self.array.store.faults:
+            return None
+        for chunk in self.chunks(region):
+            key = self.array.metadata.encode_chunk_key(chunk)
+            fault = self.array.store.faults.get(f"{self.array.path}/{key}".lstrip("/"))
+            if fault:
+                return self._error(chunk, fault)
+        return None
+
+    def fault(self, size: int | None, head: bytes) -> str:
+        """What is wrong with a chunk of so many bytes (None: it is not there) that begins with these, if anything."""
+        if size is None and self.whole:
+            return (
+                f"is not there: write it again, or have missing chunks read as their fill value, {self.fill_value} "
+                "(missing_chunks: fill)"
+            )
+        if size == 0:
+            return "is empty: write it again"
+        truncated = size is not None and self.blosc and int.from_bytes(head[12:], "little") > size
+        return "is truncated: write it again" if truncated else ""
+
+    def read(self, region: Sequence[slice], block: Callable[[], T]) -> T:
+        """What a function reads of a region; raises `ReadError` if a chunk is not there or cannot be decoded."""
+        self.check_files(region)
+        try:
+            found = block()
+        except (DgmmError, MemoryError):
+            raise
+        except Exception as error:  # whatever a store or a codec, each in its own way, complains with
+            raise self.explain(region, error) from error
+        self.check_answers(region)
+        return found
+
+    def explain(self, region: Sequence[slice], error: Exception) -> ReadError:
+        """What went wrong when a region was read: which chunk it was, and what its decoder said."""
+        sync(_others_done())
+        # a store that does not answer need not be asked again
+        away = type(error).__module__.startswith("obstore")
+        within = ", ".join("all" if s == slice(None) else f"{s.start}:{s.stop}" for s in region)
+        return (
+            self._noted(region)
+            or (None if away else self._undecodable(region))
+            or ReadError(f"{self._name} {_fault_of(error)} (within {within})")
+        )
+
+    def _undecodable(self, region: Sequence[slice]) -> ReadError | None:
+        """The first chunk of a region that cannot be read by itself."""
+        if self.array is None:
+            return None
+        sizes = self.array.shards or self.array.chunks
+        for chunk in self.chunks(region):
+            try:
+                self.array[tuple(slice(i * n, (i + 1) * n) for i, n in zip(chunk, sizes, strict=True))]
+            except Exception as error:
+                sync(_others_done())
+                return self._error(chunk, _fault_of(error))
+        return None
+
+    def _error(self, chunk: tuple[int, ...], fault: str) -> ReadError:
+        key = "" if self.array is None else self.array.metadata.encode_chunk_key(chunk)
+        return ReadError(f"chunk ({', '.join(map(str, chunk))}) of {self._name} ({self.place}/{key}) {fault}")
+
+
+class Watched(WrapperStore[Store]):
+    """A store that notes which chunks are not there, or not all of them, where zarr would go on without a word.
+
+    It raises nothing of its own: zarr would leave the reads that it has under way to themselves.
+
+    Attributes
+    ----------
+    arrays : dict
+        Path in the store -> an array that is watched. Others may have holes: coordinates that are zero, say.
+    faults : dict
+        Key of a chunk -> what is wrong with it.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.arrays: dict[str, Stored] = {}
+        self.faults: dict[str, str] = {}
+
+    def watch(self, stored: Stored) -> None:
+        """Watch an array of this store."""
+        if stored.array is not None:
+            self.arrays[stored.array.path] = replace(stored, array=None)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """As the store; None for what is of no use."""
+        with self._noting(key):
+            return self._judged(key, await self._store.get(key, prototype, byte_range), byte_range)
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """As `get`, for the versions of zarr that read without waiting."""
+        store: Any = self._store
+        with self._noting(key):
+            return self._judged(key, store.get_sync(key, prototype=prototype, byte_range=byte_range), byte_range)
+
+    @contextmanager
+    def _noting(self, key: str) -> Iterator[None]:
+        """Note which chunk it was that the store could not give."""
+        try:
+            yield
+        except Exception as error:
+            self.faults[key] = _fault_of(error)
+            raise
+
+    def _judged(self, key: str, found: Buffer | None, byte_range: ByteRequest | None) -> Buffer | None:
+        self.faults.pop(key, None)
+        stored = next((s for path, s in self.arrays.items() if _is_chunk(key, path)), None)
+        if stored is None:
+            return found
+        head = found[:BLOSC_HEADER].to_bytes() if found is not None and byte_range is None else b""
+        fault = stored.fault(None if found is None else len(found), head)
+        if fault:
+            self.faults[key] = fault
+            return None
+        return found
+
+
+def _is_chunk(key: str, path: str) -> bool:
+    """Whether a key is that of a chunk of the array at a path."""
+    return key.startswith(f"{path}/" if path else "") and bool(CHUNK_KEY.fullmatch(key, len(path) + bool(path)))
+
+
+def _look(path: str, head: int) -> tuple[int | None, bytes]:
+    """Size of a file, None if there is none, and its first bytes."""
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return None, b""
+        if not head:
+            return found.st_size, b""
+        with open(path, "rb") as file:
+            return found.st_size, file.read(head)
+    except (FileNotFoundError, NotADirectoryError):
+        return None, b""
+
+
+def _is_blosc(array: zarr.Array[Any]) -> bool:
+    """Whether what is stored for each chunk is one Blosc frame."""
+    metadata: Any = array.metadata
+    last = metadata.compressor if metadata.zarr_format == 2 else metadata.codecs[-1]
+    return getattr(last, "codec_id", type(last).__name__).lower() in ("blosc", "blosccodec")
+
+
+def _fault_of(error: Exception) -> str:
+    """What a store or a decoder says, in one line."""
+    # obstore lets its own insides follow
+    text = " ".join(str(error).split("Debug source:")[0].split())
+    return f"cannot be read: {text[:300] or type(error).__name__}"
+
+
+async def _others_done() -> None:
+    """Wait for the reads that zarr has left to themselves when one failed: at the end of the process each would tell.
+
+    To be run on zarr's own event loop.
+    """
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=GRACE)

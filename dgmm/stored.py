@@ -1,0 +1,308 @@
+"""A fit as it is stored, and back: every field checked, and a checksum over all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dgmm.errors import InputError
+from dgmm.families import get_family
+from dgmm.layout import Layout
+from dgmm.mixture import Mixture
+from dgmm.outcome import Outcome
+from dgmm.results import Criterion, Fit
+from dgmm.types import AnyArray
+
+#: How the format of a model begins.
+KIND = "dgmm-model-"
+#: Written into every model.
+FORMAT = "dgmm-model-2"
+#: What was written before there were checksums, and what other programs may write.
+PLAIN_FORMAT = "dgmm-model-1"
+#: A gain still to come that is not known yet; JSON has no infinity.
+UNKNOWN = -1.0
+#: Attributes that hold JSON as text: netCDF takes neither mappings nor, in its classic form, lists of strings.
+TEXTS = ("features", "layout", "settings", "candidates")
+#: To what share the stored values of what follows from others may differ from what follows here.
+ROUNDING = 1e-9
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Scalar = bool | int | float | str | None
+
+
+class Attributes(BaseModel):
+    """The attributes of a stored model; those of others beside them are let be."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+    family: str
+    features: tuple[str, ...]
+    log_likelihood: Finite
+    n_samples: int = Field(ge=1, lt=2**63)
+    n_missing: int = Field(ge=0, lt=2**63)
+    n_passes: int = Field(ge=0, lt=2**63)
+    collapsed: tuple[int, ...]
+    state: str
+    reason: str
+    remaining_gain: Finite | None = None
+    entropy: Finite | None = None
+    held_out: Finite | None = None
+    bic: Finite | None = None
+    aic: Finite | None = None
+    icl: Finite | None = None
+    n_parameters: int | None = None
+    layout: Layout | None = None
+    settings: dict[str, Any] | None = None
+    candidates: list[dict[str, Scalar]] | None = None
+    digest: str | None = None
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a stored model holds.
+
+    Attributes
+    ----------
+    fit : Fit
+    table : pandas.DataFrame or None
+        Of all candidates, if it was selected.
+    settings : dict
+        What it was made with, as far as that was kept.
+    """
+
+    fit: Fit
+    table: pd.DataFrame | None
+    settings: dict[str, Any]
+
+    @property
+    def criterion(self) -> Criterion:
+        """What it was chosen by, if it was."""
+        chosen = self.settings.get("criterion")
+        return Criterion(chosen) if chosen in list(Criterion) else Criterion.BIC
+
+
+def digest(mixture: Mixture) -> str:
+    """A name for exactly this mixture: of the weights and of the arrays that its components are made of."""
+    found = hashlib.sha256(mixture.covariance_type.encode())
+    components = {field.name: getattr(mixture.components, field.name) for field in fields(mixture.components)}
+    for name, values in {"weights": mixture.weights, **components}.items():
+        _add_array(found, name, values)
+    return found.hexdigest()
+
+
+def checksum(dataset: xr.Dataset) -> str:
+    """Of all variables and attributes of a stored model but this one."""
+    attributes = {name: value for name, value in dataset.attrs.items() if name != "checksum"}
+    found = hashlib.sha256(json.dumps(attributes, sort_keys=True, allow_nan=False).encode())
+    for name in sorted(map(str, dataset.data_vars)):
+        _add_array(found, name, dataset[name].values)
+    return found.hexdigest()
+
+
+def _add_array(found: Any, name: str, values: AnyArray) -> None:
+    """Add an array to a hash: name, type, shape and numbers, in the same order of bytes everywhere."""
+    plain = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    found.update(f"\n{name} {plain.dtype.str} {plain.shape}\n".encode())
+    found.update(plain.tobytes())
+
+
+def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """A fit as a dataset.
+
+    Variables: ``weights`` (component), ``means`` (component, feature), ``covariances`` in the shape of the covariance
+    type, ``factors`` (their square roots, from which the mixture is rebuilt exactly) and ``trajectory`` (pass).
+    Everything else is in the attributes: numbers and texts; lists of texts, the settings and the table of candidates
+    as JSON. ``digest`` is a name of the mixture, ``checksum`` one of everything.
+    """
+    arrays = fit.mixture.family.arrays(fit.mixture.components)
+    variables: dict[str, Any] = {name: (dims, values) for name, (dims, values) in arrays.items()}
+    variables["weights"] = ("component", fit.mixture.weights)
+    per_pass: list[tuple[str, tuple[float, ...], str, str]] = [
+        ("trajectory", fit.trajectory, "total log-likelihood", "nat"),
+        ("remaining_gains", fit.remaining_gains, f"gain still to come, per sample ({UNKNOWN}: unknown)", "nat"),
+        ("seconds", fit.seconds, "duration, all candidates together", "s"),
+    ]
+    for name, series, long_name, units in per_pass:
+        if series or name == "trajectory":
+            known = np.nan_to_num(series, nan=UNKNOWN, posinf=UNKNOWN)
+            variables[name] = ("pass", known, {"long_name": long_name, "units": units})
+    numbers = {
+        "log_likelihood": fit.log_likelihood,
+        **{str(c): fit.criterion(c) for c in (Criterion.BIC, Criterion.AIC, Criterion.ICL)},
+        "entropy": fit.entropy,
+        "held_out": fit.held_out,
+        "remaining_gain": fit.remaining_gain,
+    }
+    texts = {
+        "features": list(fit.features),
+        "layout": None if fit.layout is None else asdict(fit.layout),
+        "settings": None if settings is None else dict(settings),
+        "candidates": None if table is None else json.loads(table.to_json(orient="records", double_precision=15)),
+    }
+    attributes: dict[str, Any] = {
+        "format": FORMAT,
+        "family": fit.covariance_type,
+        # what is not known is not there
+        **{name: float(value) for name, value in numbers.items() if math.isfinite(value)},
+        "n_parameters": fit.n_parameters,
+        "n_samples": fit.n_samples,
+        "n_missing": fit.n_missing,
+        "n_passes": fit.n_passes,
+        "converged": int(fit.converged),
+        "collapsed": list(fit.collapsed),
+        "state": fit.state,
+        "reason": fit.reason,
+        **{name: json.dumps(value, allow_nan=False) for name, value in texts.items() if value is not None},
+        "digest": digest(fit.mixture),
+    }
+    dataset = xr.Dataset(variables, attrs=attributes)
+    return dataset.assign_attrs(checksum=checksum(dataset))
+
+
+def check_format(attributes: Mapping[str, Any], name: str) -> None:
+    """Raise `InputError` for what is no model, or one of another version."""
+    if attributes.get("format") not in (FORMAT, PLAIN_FORMAT):
+        found = _shown(attributes.get("format"))
+        raise InputError(f"{name} is not a dgmm model: its format is {found}, expected {FORMAT!r}")
+
+
+def from_dataset(dataset: xr.Dataset, name: str) -> Record:
+    """What `to_dataset` wrote.
+
+    Raises
+    ------
+    InputError
+        If it is none or has been damaged; one line that names the field.
+    """
+    check_format(dataset.attrs, name)
+    a = _attributes(dataset.attrs, name)
+    try:
+        fit = _fit(dataset, a)
+        if dataset.attrs["format"] == FORMAT and a.checksum is None:
+            raise KeyError("checksum")
+        if a.checksum is not None and a.checksum != checksum(dataset):
+            raise ValueError("its checksum is another: something was changed since it was written")
+    except KeyError as error:
+        raise InputError(f"{name} is not a complete dgmm model: {error} is missing") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{name} is damaged: {error}") from None
+    return Record(fit, None if a.candidates is None else pd.DataFrame(a.candidates), a.settings or {})
+
+
+def settings_in(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among the attributes of a model or of scores, which are text or, as once, a mapping."""
+    found = attributes.get("settings")
+    if isinstance(found, str):
+        try:
+            found = json.loads(found)
+        except (ValueError, RecursionError):
+            found = None
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def _attributes(attributes: Mapping[str, Any], name: str) -> Attributes:
+    """The attributes, each of the right type and within its range."""
+    where = ""
+    try:
+        values = dict(attributes)
+        for where in TEXTS:
+            if isinstance(values.get(where), str):
+                values[where] = json.loads(values[where], parse_constant=_refuse)
+        where = "attributes"
+        return Attributes.model_validate_json(json.dumps(values, allow_nan=False))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise InputError(f"{name} is not a complete dgmm model: {field!r} is missing") from None
+        raise InputError(f"{name} is damaged: {field}: {first['msg']} (not {_shown(first['input'])})") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{name} is damaged: {where}: {error}") from None
+
+
+def _refuse(constant: str) -> None:
+    """For NaN and Infinity, which JSON has not but its reader takes."""
+    raise ValueError(f"{constant} is no number")
+
+
+def _shown(value: Any) -> str:
+    """A value as it is, or the beginning of it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
+    """The fit; raises `KeyError` for what is missing and `ValueError` for what cannot be."""
+    family = get_family(a.family)
+    arrays = {str(name): np.asarray(dataset[name].values, dtype=np.float64) for name in dataset.data_vars}
+    weights, trajectory, empty = arrays["weights"], arrays["trajectory"], np.empty(0)
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"its {name} are not all finite")
+    fit = Fit(
+        mixture=Mixture(family, weights, family.from_arrays(arrays)),
+        log_likelihood=a.log_likelihood,
+        n_samples=a.n_samples,
+        n_missing=a.n_missing,
+        n_passes=a.n_passes,
+        outcome=Outcome.parse(a.state, a.collapsed, a.reason, a.n_passes),
+        remaining_gain=math.inf if a.remaining_gain is None else a.remaining_gain,
+        trajectory=tuple(trajectory.tolist()),
+        features=a.features,
+        entropy=math.nan if a.entropy is None else a.entropy,
+        held_out=math.nan if a.held_out is None else a.held_out,
+        remaining_gains=tuple(math.inf if v == UNKNOWN else v for v in arrays.get("remaining_gains", empty).tolist()),
+        seconds=tuple(arrays.get("seconds", empty).tolist()),
+        layout=a.layout,
+    )
+    k, d = fit.mixture.means.shape
+    if weights.shape != (k,) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-9:
+        raise ValueError(f"its weights {weights.shape} are not positive with sum one")
+    if len(fit.features) != d:
+        raise ValueError(f"{len(fit.features)} names for {d} features")
+    if any(c not in range(k) for c in fit.collapsed):
+        raise ValueError(f"collapsed: {_shown(list(fit.collapsed))} of {k} components")
+    for name, series in (
+        ("trajectory", trajectory),
+        ("remaining_gains", fit.remaining_gains),
+        ("seconds", fit.seconds),
+    ):
+        if np.shape(series) != (fit.n_passes,) and (name == "trajectory" or len(series)):
+            raise ValueError(f"its {name} {np.shape(series)} are not of {fit.n_passes} passes")
+    if fit.layout is not None:
+        _check_layout(fit.layout, fit.features)
+    _check_derived(fit, a)
+    return fit
+
+
+def _check_layout(layout: Layout, features: tuple[str, ...]) -> None:
+    """Raise `ValueError` if this cannot be the layout of these features."""
+    if layout.dtype != "str" and np.dtype(layout.dtype).kind not in "fiumM":
+        raise ValueError(f"layout: its labels are of type {layout.dtype}")
+    identities = layout.identities()
+    if identities is not None and len(identities) != len(features):
+        raise ValueError(f"layout: {len(identities)} labels for {len(features)} features")
+    if layout.feature_dim is None and layout.variables != features:
+        raise ValueError(f"layout: its variables are {_shown(layout.variables)}, its features {_shown(features)}")
+
+
+def _check_derived(fit: Fit, a: Attributes) -> None:
+    """Raise `ValueError` where a stored value does not follow from the others as it should."""
+    if a.n_parameters not in (None, fit.n_parameters):
+        raise ValueError(f"n_parameters is {a.n_parameters}, of a {fit.covariance_type} model {fit.n_parameters}")
+    for criterion in (Criterion.BIC, Criterion.AIC, Criterion.ICL):
+        stored, value = getattr(a, criterion), fit.criterion(criterion)
+        if stored is not None and not math.isclose(stored, value, rel_tol=ROUNDING, abs_tol=ROUNDING):
+            raise ValueError(f"{criterion} is {stored}, and {value} by its log-likelihood")
+    if a.digest is not None and a.digest != digest(fit.mixture):
+        raise ValueError("its parameters are others than those of its digest")

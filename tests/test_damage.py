@@ -1,0 +1,261 @@
+"""Damaged models, at random: each is read as it was, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dgmm import store
+from dgmm.errors import InputError
+from dgmm.layout import Layout
+from dgmm.mixture import Mixture
+from dgmm.outcome import Outcome, OutcomeKind
+from dgmm.results import Fit
+from dgmm.stored import Record
+
+#: Damages of a short run and of a long one, in all.
+SHORT, LONG = 400, 24_000
+
+TABLE = pd.DataFrame({"n_components": [2, 1], "covariance_type": ["full", "diag"], "bic": [31.5, np.nan]})
+SETTINGS = {"data": {"path": "x.zarr", "variables": None}, "n_components": [1, 2], "training": {"tol": 1e-3}}
+KINDS = {"full": (2, 3, 3), "tied": (3, 3), "diag": (2, 3), "spherical": (2,)}
+Generator = np.random.Generator
+
+
+def model(kind: str) -> Fit:
+    """A fit with everything that a fit may have."""
+    shape = KINDS[kind]
+    covariances = np.ones(shape) if len(shape) < 2 or kind == "diag" else np.broadcast_to(np.eye(3) + 0.25, shape)
+    means = np.array([[1.5, -2.0, 0.1], [30.0, 4.0, 1e-3]])
+    return Fit(
+        mixture=Mixture.gaussian(kind, np.array([0.625, 0.375]), means, covariances),
+        log_likelihood=-12345.678901234567,
+        n_samples=1000,
+        n_missing=7,
+        n_passes=3,
+        outcome=Outcome(OutcomeKind.STOPPED, 3),
+        remaining_gain=1e-9,
+        trajectory=(-12500.1, -12400.000000000002, -12345.678901234567),
+        features=("0.0", "10.0", "20.0"),
+        entropy=12.5,
+        held_out=-3.25,
+        remaining_gains=(np.inf, 1e-3, 1e-9),
+        seconds=(0.5, 0.25, 0.125),
+        layout=Layout(("t",), "z", (0.0, 10.0, 20.0), "float64", ("K",), "m"),
+    )
+
+
+def same(a: Fit, b: Fit) -> bool:
+    """To the last bit."""
+    arrays = [(a.mixture.weights, b.mixture.weights)]
+    arrays += [(getattr(a.mixture.components, n), getattr(b.mixture.components, n)) for n in ("means", "factors")]
+    return (
+        all(x.shape == y.shape and x.tobytes() == y.tobytes() for x, y in arrays) and replace(a, mixture=b.mixture) == b
+    )
+
+
+# ---- what is done to bytes, and to values ---------------------------------------------------------------------------
+
+BITS: list[Callable[[bytes, int, Generator], bytes]] = [
+    lambda raw, i, g: raw[:i] + bytes([raw[i] ^ (1 << int(g.integers(8)))]) + raw[i + 1 :],
+    lambda raw, i, g: raw[:i] + bytes([int(g.integers(256))]) + raw[i + 1 :],
+    lambda raw, i, g: raw[:i],
+    lambda raw, i, g: raw[:i] + raw[i + int(g.integers(1, 40)) :],
+    lambda raw, i, g: raw[: i + 20] + raw[i:],
+    lambda raw, i, g: raw[:i] + g.bytes(int(g.integers(1, 9))) + raw[i:],
+    lambda raw, i, g: raw[:i] + bytes(len(raw) - i),
+    lambda raw, i, g: b"",
+]
+
+
+def other_digit(raw: bytes, i: int, generator: Generator) -> bytes:
+    places = [j for j in range(i, len(raw)) if raw[j : j + 1].isdigit()]
+    if not places:
+        return raw[1:]
+    digit = str((int(raw[places[0] : places[0] + 1]) + int(generator.integers(1, 10))) % 10).encode()
+    return raw[: places[0]] + digit + raw[places[0] + 1 :]
+
+
+WORDS = [
+    "NaN",
+    "Infinity",
+    "-",
+    "e",
+    "9" * 400,
+    "1e999",
+    "null",
+    "true",
+    '"',
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ":",
+    "\\",
+    "\\u0000",
+    "\n",
+]
+TEXT = [
+    *BITS,
+    lambda raw, i, g: raw[:i] + str(g.choice(WORDS)).encode() + raw[i:],
+    lambda raw, i, g: raw[:i] + str(g.choice(WORDS)).encode() + raw[i + 1 :],
+    # a digit for another, at the first digit from there on
+    other_digit,
+    other_digit,
+]
+VALUES: list[Any] = [
+    None, True, False, 0, -1, 1, 7, 2**31, 2**63, 10**400, 0.5, -0.0, 1e308, -1e308, 5e-324, float("nan"), float("inf"),
+    "", "text", "1", "[1, 2]", "{}", "[" * 5000, "dgmm-model-1", [], {}, [[]], [None], [1, "a"], {"a": 1}, [[[[1.0]]]],
+]  # fmt: skip
+
+
+def damaged(raw: bytes, generator: Generator, ways: list[Callable[[bytes, int, Generator], bytes]]) -> bytes:
+    """The bytes after one damage, or several."""
+    for _ in range(1 if generator.random() < 0.8 else 3):
+        if raw:
+            raw = ways[int(generator.integers(len(ways)))](raw, int(generator.integers(len(raw))), generator)
+    return raw
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Ways to all values within a value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+def restructured(content: dict[str, Any], generator: Generator) -> dict[str, Any]:
+    """The content with one value deleted, replaced, nested, renamed, repeated or swapped with another."""
+    content = json.loads(json.dumps(content))
+    ways = list(places(content))
+    way, other = (ways[int(i)] for i in generator.integers(len(ways), size=2))
+    parent, key = follow(content, way[:-1]), way[-1]
+    match int(generator.integers(7)):
+        case 0:
+            del parent[key]
+        case 1 | 2:
+            parent[key] = VALUES[int(generator.integers(len(VALUES)))]
+        case 3:
+            parent[key] = [parent[key]] if generator.random() < 0.5 else {"a": parent[key]}
+        case 4 if isinstance(parent, dict):
+            parent[str(generator.choice(["x", "", "format", "checksum", "data"]))] = parent.pop(key)
+        case 5 if isinstance(parent[key], (int, float)) and not isinstance(parent[key], bool):
+            parent[key] = parent[key] * float(generator.choice([-1, 2, 1 + 1e-15, 1e300])) + float(
+                generator.integers(2)
+            )
+        case _:
+            parent[key] = json.loads(json.dumps(follow(content, other)))
+    return content
+
+
+def follow(value: Any, way: tuple[Any, ...]) -> Any:
+    for key in way:
+        value = value[key]
+    return value
+
+
+# ---- what becomes of it ---------------------------------------------------------------------------------------------
+
+
+def attempt(path: Path) -> Record | InputError:
+    """What a model holds, or why it is refused."""
+    try:
+        return store.read(path)
+    except InputError as error:
+        return error
+
+
+class Tally:
+    """How many damages were harmless, how many refused."""
+
+    def __init__(self) -> None:
+        self.equal = self.refused = 0
+
+    def read(self, path: Path, fit: Fit, what: str) -> None:
+        found = attempt(path)
+        if isinstance(found, InputError):
+            assert "\n" not in str(found), what
+            assert str(path) in str(found), what
+            assert len(str(found)) < 1000, what
+            self.refused += 1
+            return
+        assert same(found.fit, fit), what
+        assert found.settings == SETTINGS, what
+        pd.testing.assert_frame_equal(found.table, TABLE, check_exact=True)
+        self.equal += 1
+
+
+def damage_texts(path: Path, fit: Fit, generator: Generator, times: int, tally: Tally) -> None:
+    raw = path.read_bytes()
+    for i in range(times):
+        path.write_bytes(damaged(raw, generator, TEXT))
+        tally.read(path, fit, f"text {i}: {path.read_bytes()!r:.3000}")
+    path.write_bytes(raw)
+
+
+def damage_structure(path: Path, fit: Fit, generator: Generator, times: int, tally: Tally) -> None:
+    raw = path.read_bytes()
+    for i in range(times):
+        path.write_text(json.dumps(restructured(json.loads(raw), generator)))
+        tally.read(path, fit, f"structure {i}: {path.read_text():.3000}")
+    path.write_bytes(raw)
+
+
+def damage_files(path: Path, fit: Fit, generator: Generator, times: int, tally: Tally) -> None:
+    """Any file of a Zarr group: bytes, the structure of its metadata, or away with it."""
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    for i in range(times):
+        file = files[int(generator.integers(len(files)))]
+        raw, what = file.read_bytes(), generator.random()
+        if file.name == "zarr.json" and what < 0.4:
+            file.write_text(json.dumps(restructured(json.loads(raw), generator)))
+        elif what < 0.1:
+            file.unlink()
+        else:
+            file.write_bytes(damaged(raw, generator, TEXT if file.name == "zarr.json" else BITS))
+        after = file.read_bytes() if file.exists() else None
+        tally.read(path, fit, f"file {i}: {file.name} of {file.parent.name}: {after!r:.3000}")
+        file.write_bytes(raw)
+
+
+def run(folder: Path, times: int, seed: int) -> Tally:
+    """So many damages, shared out among the types and the forms."""
+    generator, tally = np.random.default_rng(seed), Tally()
+    each = times // (4 * len(KINDS))
+    for kind in KINDS:
+        fit = model(kind)
+        for name in ("m.json", "m.zarr"):
+            path = folder / kind / name
+            store.save(fit, path, table=TABLE, settings=SETTINGS)
+            tally.read(path, fit, "as it was written")
+        damage_texts(folder / kind / "m.json", fit, generator, each, tally)
+        damage_structure(folder / kind / "m.json", fit, generator, each, tally)
+        damage_files(folder / kind / "m.zarr", fit, generator, 2 * each, tally)
+        shutil.rmtree(folder / kind)
+    return tally
+
+
+def test_a_damaged_model_is_what_it_was_or_refused(tmp_path: Path) -> None:
+    tally = run(tmp_path, SHORT, seed=1)
+    assert tally.equal + tally.refused == SHORT // 16 * 16 + 2 * len(KINDS)
+    # white space, levels of compression, what only readers look at: some damage does none
+    assert tally.equal > SHORT / 50
+    assert tally.refused > SHORT / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_a_damaged_model_is_what_it_was_or_refused_in_the_long_run(seed: int, tmp_path: Path) -> None:
+    tally = run(tmp_path, LONG // 3, seed)
+    print(f"{tally.equal} equal, {tally.refused} refused")
+    assert tally.equal + tally.refused >= LONG // 3
