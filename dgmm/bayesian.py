@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,64 +10,17 @@ import sklearn.mixture
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
-from dgmm.em import Setting, aitken
-from dgmm.errors import CollapseError
+from dgmm.em import Ground, Posterior, Priors, VariationalAscent
+from dgmm.em.posterior import PRIOR
 from dgmm.families import gaussian_family
 from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.statistics import SufficientStatistics
 from dgmm.streamed import StreamedMixture, change_rule, components_of
 from dgmm.types import FloatArray
-from dgmm.variational import Posterior, Priors, update
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-
-
-class VariationalAscent:
-    """The way up of one posterior; see `dgmm.em.Ascent`.
-
-    Parameters
-    ----------
-    start : Posterior
-        In frame coordinates.
-    setting : Setting
-    priors : Priors
-    stop : callable
-        Told the ascent after every update, whether it has arrived.
-    """
-
-    def __init__(
-        self, start: Posterior, setting: Setting, priors: Priors, stop: Callable[[VariationalAscent], bool]
-    ) -> None:
-        self.posterior = start
-        self.wanted = start.expected_mixture
-        #: The lower bound after every update, in the data's units.
-        self.trajectory: list[float] = []
-        self.remaining_gain = np.inf
-        self.converged = False
-        self.failure: CollapseError | None = None
-        self._setting = setting
-        self._priors = priors
-        self._stop = stop
-
-    @property
-    def done(self) -> bool:
-        """Whether there is nothing left to evaluate."""
-        return self.converged or self.failure is not None
-
-    def tell(self, statistics: SufficientStatistics) -> None:
-        """Take the statistics of the mixture that was `wanted`."""
-        try:
-            self.posterior = update(self.wanted, statistics, self._setting, self._priors)
-        except CollapseError as error:
-            self.failure = error
-            return
-        self.wanted = self.posterior.expected_mixture
-        self.trajectory.append(self.posterior.to_data(self._setting.frame).lower_bound(statistics.entropy))
-        self.remaining_gain = aitken(self.trajectory)
-        self.converged = self._stop(self)
 
 
 class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianMixture):
@@ -238,7 +190,7 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
         maker._check_parameters(rows, xp=np)
         return maker
 
-    def _make_starts(self, rows: FloatArray, passes: Passes, setting: Setting) -> list[VariationalAscent]:
+    def _make_starts(self, rows: FloatArray, passes: Passes, ground: Ground) -> list[VariationalAscent]:
         maker = self._maker(rows)
         priors = self._priors(passes.profile.moments, maker)
         generator = check_random_state(self.random_state)
@@ -246,17 +198,17 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
         for _ in range(self.n_init):
             # of a sample, where there are more rows: one M-step makes up for it
             maker._initialize_parameters(rows, generator, xp=np)
-            starts.append(self._ascent(posterior_of(maker).to_frame(setting.frame), setting, priors, -np.inf))
+            starts.append(self._ascent(posterior_of(maker).to_frame(ground.frame), ground, priors, -np.inf))
         return starts
 
-    def _go_on(self, passes: Passes, setting: Setting) -> VariationalAscent:
+    def _go_on(self, passes: Passes, ground: Ground) -> VariationalAscent:
         # all that is checked is the number of features
         checked = self._maker(np.zeros((2, self.n_features_in_)))
         priors = self._priors(passes.profile.moments, checked)
-        return self._ascent(posterior_of(self).to_frame(setting.frame), setting, priors, self.lower_bound_)
+        return self._ascent(posterior_of(self).to_frame(ground.frame), ground, priors, self.lower_bound_)
 
-    def _ascent(self, start: Posterior, setting: Setting, priors: Priors, before: float) -> VariationalAscent:
-        return VariationalAscent(start, setting, priors, change_rule(self.tol, 1.0, before))
+    def _ascent(self, start: Posterior, ground: Ground, priors: Priors, before: float) -> VariationalAscent:
+        return VariationalAscent(start, ground, priors, change_rule(self.tol, 1.0, before))
 
     def _unit(self, n_samples: int) -> float:
         return 1.0
@@ -285,7 +237,7 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
 def posterior_of(model: sklearn.mixture.BayesianGaussianMixture) -> Posterior:
     """The posterior of a model's attributes, in the data's units."""
     return Posterior(
-        gaussian_family(model.covariance_type, "Gaussian-Wishart prior"),
+        gaussian_family(model.covariance_type, PRIOR),
         np.array(model.weight_concentration_, dtype=float),
         np.array(model.mean_precision_, dtype=float),
         np.array(model.degrees_of_freedom_, dtype=float),

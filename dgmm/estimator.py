@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from dgmm.api import check_components, select_samples
 from dgmm.blas import one_blas_thread
 from dgmm.config import Training, validated
-from dgmm.em import Ascent, Setting
+from dgmm.em import Ascent, Ground
 from dgmm.errors import InputError
 from dgmm.families import gaussian_family, get_family
 from dgmm.frame import Frame, Moments
@@ -263,7 +263,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
     def _ridge(self) -> float:
         return 0.0 if self.regularisation == "relative" else self.reg_covar
 
-    def _make_starts(self, rows: FloatArray, passes: Passes, setting: Setting) -> list[Ascent]:
+    def _make_starts(self, rows: FloatArray, passes: Passes, ground: Ground) -> list[Ascent]:
         unit = 1.0
         if self.regularisation == "relative":
             # a start must not depend on units either
@@ -284,17 +284,17 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             start = mixture_of(
                 self.covariance_type, maker.weights_, maker.means_ * unit, maker.precisions_cholesky_ / unit
             )
-            starts.append(self._ascent(start, setting, -np.inf))
+            starts.append(self._ascent(start, ground, -np.inf))
         return starts
 
-    def _go_on(self, passes: Passes, setting: Setting) -> Ascent:
-        return self._ascent(self._expected_mixture(), setting, self.lower_bound_)
+    def _go_on(self, passes: Passes, ground: Ground) -> Ascent:
+        return self._ascent(self._expected_mixture(), ground, self.lower_bound_)
 
-    def _ascent(self, start: Mixture, setting: Setting, before: float) -> Ascent:
+    def _ascent(self, start: Mixture, ground: Ground, before: float) -> Ascent:
         rule = None
         if self.stop == "change":
-            rule = change_rule(self.tol, setting.moments.count, before, accelerated=self.accelerate != "none")
-        return Ascent(start.to_frame(setting.frame), setting, self.tol, cast(Any, self.accelerate), rule)
+            rule = change_rule(self.tol, ground.moments.count, before, accelerated=self.accelerate != "none")
+        return Ascent(start.to_frame(ground.frame), ground, self.tol, cast(Any, self.accelerate), rule)
 
     def _unit(self, n_samples: int) -> float:
         return float(n_samples)
@@ -304,7 +304,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
 
     def _keep(self, start: Ascent, frame: Frame, dtype: np.dtype[Any]) -> None:
         # scikit-learn returns what the last M-step made, which nobody has evaluated
-        mixture = start.wanted if self.accelerate == "none" else start.best
+        mixture = start.proposal if self.accelerate == "none" else start.mixture
         self._set_mixture(mixture.to_data(frame), dtype)
 
     def _set_mixture(self, mixture: Mixture, dtype: np.dtype[Any]) -> None:

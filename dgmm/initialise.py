@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import pairwise_distances_argmin
 
 from dgmm.blas import one_thread
-from dgmm.em import Setting, maximise
+from dgmm.em import Ground, maximise
 from dgmm.errors import InputError
 from dgmm.families import Family, gaussian_family
 from dgmm.frame import Frame
@@ -102,7 +102,7 @@ METHODS: dict[StartMethod, Callable[[FloatArray, int, int, FloatArray | None], A
 }
 
 
-def from_labels(family: Family, rows: Rows, labels: AnyArray, n_components: int, setting: Setting) -> Mixture:
+def from_labels(family: Family, rows: Rows, labels: AnyArray, n_components: int, ground: Ground) -> Mixture:
     """The mixture that one M-step makes of labelled rows.
 
     Parameters
@@ -112,7 +112,7 @@ def from_labels(family: Family, rows: Rows, labels: AnyArray, n_components: int,
         In the data's units.
     labels : ndarray of int, shape (n,)
     n_components : int
-    setting : Setting
+    ground : Ground
         Of these rows.
 
     Returns
@@ -120,17 +120,17 @@ def from_labels(family: Family, rows: Rows, labels: AnyArray, n_components: int,
     Mixture
         In frame coordinates.
     """
-    features = family.features.of(setting.frame.coordinates(rows.x))
+    features = family.features.of(ground.frame.coordinates(rows.x))
     one_hot = np.zeros((n_components, len(rows)))
     one_hot[labels, np.arange(len(rows))] = 1.0 if rows.weights is None else rows.weights
     statistics = SufficientStatistics(np.nan, rows.count, one_hot @ features.T, np.zeros(n_components, dtype=bool))
-    floor = setting.floor + family.floor(START_FLOOR, setting.moments)
+    floor = ground.floor + family.floor(START_FLOOR, ground.moments)
     blank = Mixture(
         family,
         np.full(n_components, 1 / n_components),
-        family.spread(n_components, setting.moments, setting.floor),
+        family.spread(n_components, ground.moments, ground.floor),
     )
-    return maximise(blank, statistics, replace(setting, floor=floor))
+    return maximise(blank, statistics, replace(ground, floor=floor))
 
 
 @dataclass(frozen=True)
@@ -226,6 +226,6 @@ def _check_all(name: str, numbers: FloatArray, good: AnyArray, advice: str) -> N
         raise InputError(f"{name}{place} is {numbers[tuple(place)]:g}: {advice}")
 
 
-def one_component(family: Family, setting: Setting) -> Mixture:
+def one_component(family: Family, ground: Ground) -> Mixture:
     """The best single component, in closed form, in frame coordinates."""
-    return Mixture(family, np.ones(1), family.spread(1, setting.moments, setting.floor))
+    return Mixture(family, np.ones(1), family.spread(1, ground.moments, ground.floor))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dgmm.config import Training
-from dgmm.em import Ascent, Pass, climb
+from dgmm.em import Ascent, Evaluated, Pass, climb
 from dgmm.estep import DOUBLE
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.passes import Passes
@@ -35,33 +35,33 @@ class Runner:
     Attributes
     ----------
     ascent : Ascent
-    hope_on_sample : float
-        If it cannot win on the sample: what it may gain yet, in nats per sample; inf for the others.
+    attainable_on_sample : float
+        If it cannot win on the sample: what it may gain there yet, in nats per sample; inf for the others.
     history : list
         Per pass: the estimated gain still to come, and seconds.
     dropped : Outcome or None
     pardoned : bool
         Whether single precision has dropped it by mistake, and may not do so again.
-    exact : SufficientStatistics or None
-        What a pass in double precision has said of its best mixture, where all the others are in single.
+    exact : Evaluated or None
+        Its best mixture by a pass in double precision, where all the others are in single.
     """
 
     ascent: Ascent
-    hope_on_sample: float = np.inf
+    attainable_on_sample: float = np.inf
     history: list[tuple[float, float]] = field(default_factory=list)
     dropped: Outcome | None = None
     pardoned: bool = False
-    exact: SufficientStatistics | None = None
+    exact: Evaluated | None = None
 
     @property
-    def statistics(self) -> SufficientStatistics | None:
-        """Of its best mixture."""
-        return self.exact or self.ascent.statistics
+    def best(self) -> Evaluated | None:
+        """Its best mixture."""
+        return self.exact or self.ascent.best
 
     @property
     def log_likelihood(self) -> float:
         """Of its best mixture."""
-        return -np.inf if self.statistics is None else self.statistics.log_likelihood
+        return -np.inf if self.best is None else self.best.log_likelihood
 
 
 class Race:
@@ -153,7 +153,7 @@ class Race:
         leader = self.leader()
         revived = [r for c, r in dropped.items() if c == leader or self.may_win(r, leader)]
         for runner in revived:
-            runner.dropped, runner.ascent.left, runner.pardoned = None, False, for_good
+            runner.dropped, runner.ascent.abandoned, runner.pardoned = None, False, for_good
         return bool(revived)
 
     def _challenge(self, winners: Collection[Candidate]) -> dict[Candidate, Runner]:
@@ -163,40 +163,39 @@ class Race:
         wanted: dict[Candidate, tuple[int, ...]] = {}
         for c, runner in self.runners.items():
             a = runner.ascent
-            if a.best.n_components == 1 or a.statistics is None or runner.dropped is not None:
+            if a.mixture.n_components == 1 or a.best is None or runner.dropped is not None:
                 continue
             collapsed = self.collapsed(a)
             if (collapsed and again == "reseed") or (not collapsed and c in winners and self.n > options.start_rows):
                 wanted[c] = collapsed
         if not wanted or not options.worst_rows or self.done >= options.max_iter:
             return {}
-        mixtures = [self.runners[c].ascent.best.to_data(self.runners[c].ascent.setting.frame) for c in wanted]
+        points = {c: best for c in wanted if (best := self.runners[c].ascent.best) is not None}
         rows = profile.sample.first(options.start_rows)
         challengers: dict[Candidate, Runner] = {}
-        for (c, collapsed), worst in zip(wanted.items(), self.passes.worst(mixtures, options.worst_rows), strict=True):
-            a = self.runners[c].ascent
-            assert a.statistics is not None
-            new = reseed(a.best, a.statistics, a.setting, worst, rows, collapsed=collapsed, seed=options.seed)
+        found = self.passes.worst([point.in_data_units() for point in points.values()], options.worst_rows)
+        for (c, point), worst in zip(points.items(), found, strict=True):
+            new = reseed(point, worst, rows, collapsed=wanted[c], seed=options.seed)
             if new is not None:
-                challengers[c] = Runner(Ascent(new.mixture, a.setting, options.tol, options.accelerate))
+                challengers[c] = Runner(Ascent(new.mixture, point.ground, options.tol, options.accelerate))
                 logger.info("%s: trying components %s on the rows explained worst", c, new.replaced)
         for step, _ in self._pass_by_pass(challengers, ", rows explained worst"):
             for c, challenger in challengers.items():
                 a, old = challenger.ascent, self.runners[c].ascent
-                hopeless = a.log_likelihood + a.hope < old.log_likelihood
+                hopeless = a.log_likelihood + a.attainable_gain < old.log_likelihood
                 if step.number >= SETTLED and not wanted[c] and not a.done and hopeless:
-                    a.left = True
+                    a.abandoned = True
         return challengers
 
     def _measure(self, runners: Collection[Runner]) -> None:
         """What decides is told in double precision: where passes are in single, one more, of all best mixtures."""
-        found = [(r, r.ascent) for r in runners if r.ascent.statistics is not None and r.exact is None]
+        found = [(r, r.ascent.best) for r in runners if r.ascent.best is not None and r.exact is None]
         if self.passes.dtype == DOUBLE or not found:
             return
         began = time.perf_counter()
-        statistics = self.passes.accumulate([a.best for _, a in found], DOUBLE)
-        for (runner, a), exact in zip(found, statistics, strict=True):
-            runner.exact = a.complete(a.best, exact)
+        statistics = self.passes.accumulate([point.mixture for _, point in found], DOUBLE)
+        for (runner, point), exact in zip(found, statistics, strict=True):
+            runner.exact = Evaluated.of(point.mixture, exact, point.ground)
         seconds = time.perf_counter() - began
         logger.info("in double precision: %d mixtures, %.3g rows/s", len(found), self.n / seconds)
 
@@ -205,7 +204,7 @@ class Race:
         for c, challenger in challengers.items():
             a, runner = challenger.ascent, self.runners[c]
             better = challenger.log_likelihood > runner.log_likelihood or bool(self.collapsed(runner.ascent))
-            if a.statistics is None or self.collapsed(a) or not better:
+            if a.best is None or self.collapsed(a) or not better:
                 logger.info("%s: the rows explained worst make no better component", c)
                 continue
             logger.info("%s: log-likelihood %.9g becomes %.9g", c, runner.log_likelihood, challenger.log_likelihood)
@@ -217,19 +216,19 @@ class Race:
         """Take a candidate out, and say why."""
         runner, best = self.runners[c], self.value(self.runners[leader])
         reason = (
-            f"{self.criterion} {self.value(runner):.6g}, at most {self.hope(runner):.3g} less at its limit, cannot "
-            f"reach {best:.6g} of {leader}"
+            f"{self.criterion} {self.value(runner):.6g}, at most {self.attainable(runner):.3g} less at its limit, "
+            f"cannot reach {best:.6g} of {leader}"
         )
-        runner.ascent.left = True
+        runner.ascent.abandoned = True
         runner.dropped = Outcome(OutcomeKind.DROPPED, self.done, reason=reason)
         logger.info("pass %d: dropped %s: its %s", self.done, c, reason)
 
     def value(self, runner: Runner) -> float:
         """Its criterion so far."""
-        if runner.statistics is None:
+        if runner.best is None:
             return np.inf
-        log_likelihood, entropy, held_out = self.judgement(runner.statistics)
-        p = runner.ascent.best.n_parameters
+        log_likelihood, entropy, held_out = self.judgement(runner.best.statistics)
+        p = runner.ascent.mixture.n_parameters
         return Standing(log_likelihood, p, self.n, entropy, held_out).criterion(self.criterion)
 
     def judgement(self, statistics: SufficientStatistics) -> tuple[float, float, float]:
@@ -237,14 +236,14 @@ class Race:
         held_out = statistics.held_out / self.n_held_out if self.n_held_out else np.nan
         return statistics.log_likelihood, statistics.entropy, held_out
 
-    def hope(self, runner: Runner) -> float:
+    def attainable(self, runner: Runner) -> float:
         """How much lower its criterion may become."""
         a = runner.ascent
-        return 2 * (a.hope if len(a.trajectory) > 1 else self.n * runner.hope_on_sample)
+        return 2 * (a.attainable_gain if len(a.trajectory) > 1 else self.n * runner.attainable_on_sample)
 
     def may_win(self, runner: Runner, leader: Candidate) -> bool:
         """Whether its criterion, at the limit it can hope for and by a margin, reaches the leader's."""
-        return self.value(runner) - self.hope(runner) <= self.value(self.runners[leader]) + MARGIN
+        return self.value(runner) - self.attainable(runner) <= self.value(self.runners[leader]) + MARGIN
 
     def leader(self, runners: Mapping[Candidate, Runner] | None = None) -> Candidate:
         """The lowest criterion so far, among those that have not collapsed if there are any."""
@@ -254,7 +253,7 @@ class Race:
 
     def collapsed(self, a: Ascent) -> tuple[int, ...]:
         """Its components that mean nothing: those of the best mixture, and the one that its climb has ended with."""
-        ended = () if a.failure is None else a.failure.components or range(a.best.n_components)
+        ended = () if a.failure is None else a.failure.components or range(a.mixture.n_components)
         return tuple(sorted({*ended, *unsound_components(a, self.options.reg_covar)}))
 
     def outcome(self, c: Candidate) -> Outcome:
@@ -262,10 +261,10 @@ class Race:
         runner = self.runners[c]
         a, n_passes = runner.ascent, len(runner.ascent.trajectory)
         collapsed = self.collapsed(a)
-        if a.statistics is None:
+        if a.best is None:
             return Outcome(OutcomeKind.FAILED, n_passes, reason=f"its log-likelihood is {a.trajectory[-1]:g}")
         if collapsed:
-            place = np.argsort(a.best.canonical_order())
+            place = np.argsort(a.mixture.canonical_order())
             numbers = tuple(sorted(place[list(collapsed)].tolist()))
             ended = "" if a.failure is None else f", which ended its climb at pass {n_passes}"
             several = ", ".join(map(str, numbers))
@@ -281,11 +280,12 @@ class Race:
         """The fit of a candidate."""
         runner, profile = self.runners[c], self.passes.profile
         a = runner.ascent
-        assert runner.statistics is not None
-        log_likelihood, entropy, held_out = self.judgement(runner.statistics)
+        assert runner.best is not None
+        log_likelihood, entropy, held_out = self.judgement(runner.best.statistics)
         gains, seconds = zip(*runner.history, strict=True)
         return Fit(
-            mixture=a.best.canonical().to_data(a.setting.frame),
+            mixture=a.mixture.canonical().to_data(a.ground.frame),
+            evaluated=runner.best,
             log_likelihood=log_likelihood,
             n_samples=self.n,
             n_missing=profile.n_missing,

@@ -9,12 +9,11 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from dgmm.blas import one_thread
-from dgmm.em import Setting, maximise
+from dgmm.em import Evaluated, maximise
 from dgmm.errors import CollapseError
 from dgmm.mixture import Mixture
 from dgmm.profile import Sample
 from dgmm.rows import Rows
-from dgmm.statistics import SufficientStatistics
 from dgmm.types import FloatArray, IntArray
 
 #: The worst rows are split into this many groups, each of which may become a component.
@@ -60,9 +59,7 @@ def groups_of(y: FloatArray, seed: int) -> list[IntArray]:
 
 
 def reseed(
-    mixture: Mixture,
-    statistics: SufficientStatistics,
-    setting: Setting,
+    point: Evaluated,
     worst: Sample,
     sample: Rows,
     *,
@@ -77,11 +74,8 @@ def reseed(
 
     Parameters
     ----------
-    mixture : Mixture
-        In frame coordinates.
-    statistics : SufficientStatistics
-        Taken at this mixture, over all data.
-    setting : Setting
+    point : Evaluated
+        A mixture and what all the data say of it.
     worst : Sample
         The rows of lowest log density, in the data's units.
     sample : Rows
@@ -94,7 +88,8 @@ def reseed(
     Reseeding or None
         None if there is no group, or none that promises anything.
     """
-    frame = setting.frame
+    mixture, statistics, ground = point.mixture, point.statistics, point.ground
+    frame = ground.frame
     y = frame.coordinates(worst.rows.x)
     w = np.ones(len(worst.rows)) if worst.rows.weights is None else worst.rows.weights
     groups = groups_of(y.T, seed)
@@ -118,7 +113,7 @@ def reseed(
         for k, rows in places.items():
             sums[k] = features[:, rows] @ w[rows]
         try:
-            return maximise(mixture, replace(statistics, sums=sums, local=local), setting)
+            return maximise(mixture, replace(statistics, sums=sums, local=local), ground)
         except CollapseError:
             return None
 
@@ -141,7 +136,7 @@ def reseed(
         if made is None:
             return None
         after = made.to_data(frame)
-        others, change = max(setting.moments.count - w.sum(), 0.0), after.log_density(sample.x) - at_sample
+        others, change = max(ground.moments.count - w.sum(), 0.0), after.log_density(sample.x) - at_sample
         mean = np.average(change, weights=w_sample)
         gain = float(w @ (after.log_density(worst.rows.x) - at_worst) + others * mean)
         error = others * float(np.sqrt(np.average((change - mean) ** 2, weights=w_sample) / len(sample)))

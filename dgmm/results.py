@@ -9,6 +9,7 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
+from dgmm.em import Evaluated
 from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
@@ -98,6 +99,9 @@ class Fit:
         The estimate of ``remaining_gain`` after each pass.
     seconds : tuple of float
         That each pass took, for all candidates that took part in it.
+    evaluated : Evaluated or None
+        The mixture in frame coordinates, its components as they came, with the sufficient statistics of all the data:
+        what a fit can go on from. It is not stored with a model.
     layout : Layout or None
         How the data were opened, and what their features are; None if that was not kept.
     """
@@ -116,6 +120,7 @@ class Fit:
     remaining_gains: tuple[float, ...] = ()
     seconds: tuple[float, ...] = ()
     layout: Layout | None = None
+    evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
 
     @property
     def n_components(self) -> int:

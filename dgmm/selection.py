@@ -15,7 +15,7 @@ from dgmm.outcome import Outcome
 from dgmm.passes import Passes
 from dgmm.race import Race
 from dgmm.results import Criterion, Fit, Selection, choose
-from dgmm.starts import Candidate, settings_for, start_on_sample
+from dgmm.starts import Candidate, grounds_for, start_on_sample
 
 logger = logging.getLogger("dgmm")
 
@@ -48,9 +48,9 @@ def fit_candidates(
         objection = get_family(name).objection(profile.minimum, profile.maximum, samples.features)
         if objection is not None:
             raise InputError(f"{samples.name} cannot come from a {name} mixture: {objection}")
-    settings = {
-        name: replace(setting, held_out=profile.held_out.in_frame(setting.frame))
-        for name, setting in settings_for(candidates, profile.moments, passes.frame, options.reg_covar).items()
+    grounds = {
+        name: replace(ground, held_out=profile.held_out.in_frame(ground.frame))
+        for name, ground in grounds_for(candidates, profile.moments, passes.frame, options.reg_covar).items()
     }
     logger.info(
         "profile: %d samples of %d features, %d left out with missing values, in %d segments",
@@ -62,9 +62,9 @@ def fit_candidates(
     starts, failures = dict(found.mixtures), dict(found.failures)
     for c in candidates:
         if c.n_components == 1:
-            starts[c] = one_component(get_family(c.covariance_type), settings[c.covariance_type])
+            starts[c] = one_component(get_family(c.covariance_type), grounds[c.covariance_type])
     ascents = {
-        c: Ascent(starts[c], settings[c.covariance_type], options.tol, options.accelerate)
+        c: Ascent(starts[c], grounds[c.covariance_type], options.tol, options.accelerate)
         for c in candidates
         if c in starts
     }

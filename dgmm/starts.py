@@ -16,7 +16,7 @@ import numpy as np
 from dask.system import CPU_COUNT
 
 from dgmm.config import Training
-from dgmm.em import Ascent, Setting, climb
+from dgmm.em import Ascent, Ground, climb
 from dgmm.errors import InputError
 from dgmm.estep import accumulate, make_plan, unpack
 from dgmm.families import get_family
@@ -84,17 +84,17 @@ class SampleRows:
         return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
 
 
-def settings_for(
+def grounds_for(
     candidates: Iterable[Candidate], moments: Moments, frame: Callable[[FrameKind], Frame], reg_covar: float
-) -> dict[str, Setting]:
+) -> dict[str, Ground]:
     """What the M-steps of each covariance type need to know about the data."""
-    settings = {}
+    grounds = {}
     for name in {c.covariance_type for c in candidates}:
         family = get_family(name)
         its_frame = frame(family.frame)
         in_frame = moments.in_frame(its_frame)
-        settings[name] = Setting(its_frame, in_frame, family.floor(reg_covar, in_frame))
-    return settings
+        grounds[name] = Ground(its_frame, in_frame, family.floor(reg_covar, in_frame))
+    return grounds
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def start_on_sample(
     if several:
         small = SampleRows(profile.sample.first(sizes[0]), frame)
         x, weights = small.rows.x, small.rows.weights
-        settings = settings_for(several, small.moments, frame, options.reg_covar)
+        grounds = grounds_for(several, small.moments, frame, options.reg_covar)
         deviations = np.sqrt(np.diagonal(profile.moments.covariance))
         standardised = (x - profile.moments.mean) / deviations
         whitened = _whitened(x, frame, standardised)
@@ -169,17 +169,17 @@ def start_on_sample(
             for labels in start_labels(options.init_params, standardised, whitened, k, n_init, options.seed, weights):
                 for c in several:
                     if c.n_components == k:
-                        setting = settings[c.covariance_type]
-                        start = from_labels(get_family(c.covariance_type), small.rows, labels, k, setting)
+                        ground = grounds[c.covariance_type]
+                        start = from_labels(get_family(c.covariance_type), small.rows, labels, k, ground)
                         if given is not None:
-                            start = given.replace_in(start, setting.frame)
+                            start = given.replace_in(start, ground.frame)
                         # plain EM for as few passes as these: acceleration would cost more than it saves
-                        ascents.append((c, _ascent(start, setting, options, "none")))
+                        ascents.append((c, _ascent(start, ground, options, "none")))
         _climb_on_sample("starts", ascents, small, START_PASSES)
         best = _best_of(several, ascents, options.reg_covar, failures)
         hopeless = contest.hopeless(best)
         kept = [
-            (c, _ascent(a.best, a.setting, options))
+            (c, _ascent(a.mixture, a.ground, options))
             for c in best
             if c not in hopeless
             for a in _most_likely(c, ascents, STARTS_KEPT)
@@ -190,14 +190,14 @@ def start_on_sample(
         )
     for size in sizes[1:]:
         larger = SampleRows(profile.sample.first(size), frame)
-        settings = settings_for(best, larger.moments, frame, options.reg_covar)
+        grounds = grounds_for(best, larger.moments, frame, options.reg_covar)
         hopeless = contest.hopeless(best)
         climbing = {
-            c: _ascent(a.best, settings[c.covariance_type], options) for c, a in best.items() if c not in hopeless
+            c: _ascent(a.mixture, grounds[c.covariance_type], options) for c, a in best.items() if c not in hopeless
         }
         _climb_on_sample("sample", list(climbing.items()), larger, SAMPLE_PASSES)
         best |= climbing
-    return Starts({c: a.best for c, a in best.items()}, failures, contest.hopeless(best))
+    return Starts({c: a.mixture for c, a in best.items()}, failures, contest.hopeless(best))
 
 
 def _best_of(
@@ -239,9 +239,9 @@ def sample_sizes(options: Training, n_sample: int, n_samples: int) -> list[int]:
     return [round(first * (last / first) ** (i / levels)) for i in range(levels + 1)]
 
 
-def _ascent(start: Mixture, setting: Setting, options: Training, acceleration: Acceleration | None = None) -> Ascent:
-    tol = SAMPLE_TOLERANCE * 0.5 * start.n_parameters / setting.moments.count
-    return Ascent(start, setting, tol, acceleration or options.accelerate)
+def _ascent(start: Mixture, ground: Ground, options: Training, acceleration: Acceleration | None = None) -> Ascent:
+    tol = SAMPLE_TOLERANCE * 0.5 * start.n_parameters / ground.moments.count
+    return Ascent(start, ground, tol, acceleration or options.accelerate)
 
 
 def _whitened(x: FloatArray, frame: Callable[[FrameKind], Frame], standardised: FloatArray) -> FloatArray:
@@ -256,7 +256,7 @@ def _climb_on_sample(what: str, starts: Sequence[tuple[Candidate, Ascent]], rows
     began, done, ascents = time.perf_counter(), 0, [a for _, a in starts]
     for step in climb(ascents, rows.accumulate, max_passes):
         done = step.number
-    components = sum(a.best.n_components for a in ascents)
+    components = sum(a.mixture.n_components for a in ascents)
     logger.info(
         "%s: %d mixtures (%d components) on %d rows of the sample, %d passes, %.1f s",
         what, len(ascents), components, len(rows.rows), done, time.perf_counter() - began,
@@ -282,13 +282,13 @@ class Contest:
 
     def value(self, a: Ascent) -> float:
         """The criterion per sample, if all the data were as this sample is."""
-        if a.statistics is None or self.criterion is None:
+        if a.best is None or self.criterion is None:
             return np.inf
         # what rows that are held out would say, on average, is what AIC estimates
         criterion = Criterion.AIC if self.criterion is Criterion.HELD_OUT else self.criterion
-        times = self.n_samples / a.setting.moments.count
-        log_likelihood, entropy = times * a.log_likelihood, times * a.statistics.entropy
-        standing = Standing(log_likelihood, a.best.n_parameters, self.n_samples, entropy, np.nan)
+        times = self.n_samples / a.ground.moments.count
+        log_likelihood, entropy = times * a.log_likelihood, times * a.best.statistics.entropy
+        standing = Standing(log_likelihood, a.mixture.n_parameters, self.n_samples, entropy, np.nan)
         return standing.criterion(criterion) / self.n_samples
 
     def hopeless(self, best: dict[Candidate, Ascent]) -> dict[Candidate, float]:
@@ -303,8 +303,8 @@ class Contest:
             return {}
         found = {}
         for c, a in best.items():
-            m = a.setting.moments.count
-            hope = max(a.hope, a.log_likelihood - a.trajectory[0]) if a.trajectory else np.inf
+            m = a.ground.moments.count
+            hope = max(a.attainable_gain, a.log_likelihood - a.trajectory[0]) if a.trajectory else np.inf
             if values[c] - 2 * hope / m > values[leader] + CERTAIN / m:
                 found[c] = hope / m
         return found
@@ -317,9 +317,9 @@ def is_sound(a: Ascent, reg_covar: float) -> bool:
 
 def unsound_components(a: Ascent, reg_covar: float) -> tuple[int, ...]:
     """Components of the best mixture of an ascent that mean nothing; see `Family.unsound`."""
-    mixture, setting = a.best, a.setting
-    counts = mixture.weights * setting.moments.count
-    if a.statistics is not None:
-        counts = counts * a.statistics.effective_shares
-    unsound = mixture.family.unsound(mixture.components, counts, setting.moments, reg_covar)
+    mixture, ground = a.mixture, a.ground
+    counts = mixture.weights * ground.moments.count
+    if a.best is not None:
+        counts = counts * a.best.statistics.effective_shares
+    unsound = mixture.family.unsound(mixture.components, counts, ground.moments, reg_covar)
     return tuple(np.flatnonzero(unsound).tolist())

@@ -32,7 +32,7 @@ from dgmm.containers import (
     total_log_density,
 )
 from dgmm.data import Samples, open_samples
-from dgmm.em import Climber, Setting, climb
+from dgmm.em import Climber, Ground, climb
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import Gaussians, gaussian_family, get_family
 from dgmm.frame import Frame, Moments
@@ -235,11 +235,11 @@ class StreamedMixture:
         return total / count
 
     @abstractmethod
-    def _make_starts(self, rows: FloatArray, passes: Passes, setting: Setting) -> list[Any]:
+    def _make_starts(self, rows: FloatArray, passes: Passes, ground: Ground) -> list[Any]:
         """``n_init`` starts, made of rows (m, d)."""
 
     @abstractmethod
-    def _go_on(self, passes: Passes, setting: Setting) -> Any:
+    def _go_on(self, passes: Passes, ground: Ground) -> Any:
         """The start that continues from the fitted attributes."""
 
     @property
@@ -301,12 +301,12 @@ class StreamedMixture:
                 f"n_components={self.n_components} cannot start from sample_rows={self.sample_rows} rows: raise it"
             )
         with problem.open_workers() as workers, one_blas_thread:
-            passes, setting = self._prepare(problem, workers)
-            starts = self._starts(problem, passes, setting)
+            passes, ground = self._prepare(problem, workers)
+            starts = self._starts(problem, passes, ground)
             n = passes.profile.n_samples
             self._climb(starts, passes, n)
             best = self._best(starts)
-            self._keep(best, setting.frame, problem.dtype)
+            self._keep(best, ground.frame, problem.dtype)
         bounds = [value / self._unit(n) for value in best.trajectory]
         if not best.converged and self.max_iter > 0:
             change = f", its last change {bounds[-1] - bounds[-2]:.2g}" if len(bounds) > 1 else ""
@@ -330,7 +330,7 @@ class StreamedMixture:
         """Of the sample of rows."""
         return int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0
 
-    def _prepare(self, problem: Problem, workers: Workers) -> tuple[Passes, Setting]:
+    def _prepare(self, problem: Problem, workers: Workers) -> tuple[Passes, Ground]:
         """The profile pass, and what an M-step needs to know."""
         passes = Passes(
             problem.samples,
@@ -347,7 +347,7 @@ class StreamedMixture:
             )
         frame = passes.frame(get_family(self.covariance_type).frame)
         moments = passes.profile.moments.in_frame(frame)
-        return passes, Setting(frame, moments, self._floor(frame, moments))
+        return passes, Ground(frame, moments, self._floor(frame, moments))
 
     def _check_fitted_for(self, n_features: int) -> None:
         """Refuse to go on from what was fitted to something else."""
@@ -360,11 +360,11 @@ class StreamedMixture:
                 "fitted model, from which warm_start cannot go on: set warm_start=False".format(*wanted, *fitted)
             )
 
-    def _starts(self, problem: Problem, passes: Passes, setting: Setting) -> list[Any]:
+    def _starts(self, problem: Problem, passes: Passes, ground: Ground) -> list[Any]:
         if self._goes_on:
-            return [self._go_on(passes, setting)]
+            return [self._go_on(passes, ground)]
         with one_thread():
-            return self._make_starts(problem.start_rows(passes, self.sample_rows, self._seed), passes, setting)
+            return self._make_starts(problem.start_rows(passes, self.sample_rows, self._seed), passes, ground)
 
     def _climb(self, starts: Sequence[Start], passes: Passes, n: int) -> None:
         """Passes until all starts have arrived; raises if a component of one collapses, as scikit-learn."""

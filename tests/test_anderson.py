@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dgmm import em
-from dgmm.em import Secants, aitken
+from dgmm.em import AndersonState, Proposal, Secants, aitken, anderson
 
 
 class Climb:
-    """`em.anderson`, told log-likelihoods one after the other.
+    """An `AndersonState`, told log-likelihoods one after the other.
 
     Attributes
     ----------
@@ -34,13 +33,11 @@ class Climb:
         self.remembered: list[int] = []
         self.bounds: list[float] = []
         self.slowest, self.expected, self.value = 0.1, 1.0, 0.0
-        monkeypatch.setattr(em, "maximise", lambda mixture, statistics, setting: "image")
-        monkeypatch.setattr(em, "to_vector", lambda mixture: np.zeros(1))
-        monkeypatch.setattr(em, "from_vector", lambda vector, like: "proposal")
-        monkeypatch.setattr(em, "expected_gain", lambda *given: self.expected)
-        monkeypatch.setattr(em, "Secants", SimpleNamespace(of=self._secants))
-        self._proposals: Any = em.anderson("start", None)  # type: ignore[arg-type]
-        assert next(self._proposals) == ("start", np.inf)
+        monkeypatch.setattr(anderson, "to_vector", lambda mixture: np.zeros(1))
+        monkeypatch.setattr(anderson, "from_vector", lambda vector, like: "proposal")
+        monkeypatch.setattr(anderson, "expected_gain", lambda *given: self.expected)
+        monkeypatch.setattr(anderson, "Secants", SimpleNamespace(of=self._secants))
+        self.state: Any = AndersonState.start("start", None)  # type: ignore[arg-type]
 
     def _secants(self, points: Any, residuals: Any) -> Any:
         assert len(points) == len(residuals)
@@ -53,11 +50,17 @@ class Climb:
 
     def tell(self, gain: float) -> tuple[str, float]:
         """The point that was wanted is better by so much; what is wanted next, and the gain estimated to come."""
-        statistics = SimpleNamespace(log_likelihood=self.value + gain, local=np.zeros(1, dtype=bool))
+        point: Any = SimpleNamespace(
+            log_likelihood=self.value + gain,
+            mixture="point",
+            statistics=SimpleNamespace(local=np.zeros(1, dtype=bool)),
+            maximise=lambda: "image",
+        )
         if gain >= 0:
             self.value += gain
-        found: tuple[str, float] = self._proposals.send(statistics)
-        return found
+        self.state, found = self.state.step(point)
+        assert isinstance(found, Proposal)
+        return found.mixture, found.remaining_gain
 
     def to_proposal(self) -> int:
         """Tell of points that are better until the next proposal; how many these were."""

@@ -8,14 +8,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 import dgmm
-from dgmm import em
 from dgmm.config import Training
 from dgmm.data import open_samples
-from dgmm.em import Ascent, Secants, aitken, climb, expected_gain, maximise
+from dgmm.em import Ascent, Evaluated, Secants, aitken, anderson, climb, maximise
+from dgmm.em.anderson import expected_gain
 from dgmm.grid import Grid
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.starts import Candidate, settings_for
+from dgmm.starts import Candidate, grounds_for
 from dgmm.workers import threads
 
 TYPES = ["full", "tied", "diag", "spherical"]
@@ -54,10 +54,10 @@ def climbed(
 ) -> Ascent:
     passes = passes_in_blocks(x, blocks)
     kind = start.covariance_type
-    setting = settings_for([Candidate(start.n_components, kind)], passes.profile.moments, passes.profile.frame, 0)[kind]
-    ascent = Ascent(start.to_frame(setting.frame), setting, tol, acceleration)  # type: ignore[arg-type]
+    ground = grounds_for([Candidate(start.n_components, kind)], passes.profile.moments, passes.profile.frame, 0)[kind]
+    ascent = Ascent(start.to_frame(ground.frame), ground, tol, acceleration)  # type: ignore[arg-type]
     if to_the_end:
-        ascent._enough = 0.0  # whatever chance gives
+        ascent.least_gain = 0.0  # whatever chance gives
     for _ in climb([ascent], passes.accumulate, n):
         pass
     return ascent
@@ -116,7 +116,7 @@ def test_acceleration_costs_separated_clusters_two_passes_at_most(kind: str, dis
     assert fast.converged
     assert len(fast.trajectory) <= len(plain.trajectory) + 2
     limit = max(plain.log_likelihood, fast.log_likelihood)
-    assert limit - fast.log_likelihood <= 2 * fast._enough
+    assert limit - fast.log_likelihood <= 2 * fast.least_gain
 
 
 def test_acceleration_saves_most_passes_where_there_are_too_many_components() -> None:
@@ -142,12 +142,12 @@ def test_where_no_proposal_holds_acceleration_is_plain_em_and_seldom_tries(monke
     x = data()
     start = start_of(x, "full", 5)
     plain = climbed(x, start, "none", n=100, to_the_end=True)
-    monkeypatch.setattr(em, "from_vector", lambda vector, like: None)
+    monkeypatch.setattr(anderson, "from_vector", lambda vector, like: None)
     fast = climbed(x, start, "anderson", n=100, to_the_end=True)
     assert fast.trajectory == plain.trajectory[: len(fast.trajectory)]
     # proposals that are worse than any point on the way
-    worst = Mixture(start.family, np.full(5, 0.2), start.family.spread(5, fast.setting.moments, fast.setting.floor))
-    monkeypatch.setattr(em, "from_vector", lambda vector, like: worst)
+    worst = Mixture(start.family, np.full(5, 0.2), start.family.spread(5, fast.ground.moments, fast.ground.floor))
+    monkeypatch.setattr(anderson, "from_vector", lambda vector, like: worst)
     fast = climbed(x, start, "anderson", n=100, to_the_end=True)
     values = np.array(fast.trajectory)
     failed = values < plain.trajectory[0]
@@ -197,11 +197,11 @@ def test_an_em_step_gains_what_is_expected_at_the_least(kind: str) -> None:
     x = data()
     ascent = climbed(x, start_of(x, kind, 3), "none", n=100)
     passes = passes_in_blocks(x, 1)
-    mixture = ascent.best
+    mixture = ascent.mixture
     [statistics] = passes.accumulate([mixture])
-    image = maximise(mixture, statistics, ascent.setting)
-    expected = expected_gain(mixture, image, statistics, ascent.setting)
-    frame = ascent.setting.frame
+    image = maximise(mixture, statistics, ascent.ground)
+    expected = expected_gain(Evaluated(mixture, statistics, ascent.ground), image)
+    frame = ascent.ground.frame
     gain = (image.to_data(frame).log_density(x) - mixture.to_data(frame).log_density(x)).sum()
     assert expected > 0
     assert 1 < gain / expected < 2
@@ -238,7 +238,7 @@ def test_the_remaining_gain_is_what_remains() -> None:
     start = start_of(x, "full", 3)
     stopped = climbed(x, start, "none", n=3000, tol=1e-6)
     assert stopped.converged
-    to_the_end = climbed(x, stopped.best.to_data(stopped.setting.frame), "anderson", n=3000, tol=1e-12)
+    to_the_end = climbed(x, stopped.best.in_data_units(), "anderson", n=3000, tol=1e-12)
     gained = to_the_end.log_likelihood - stopped.log_likelihood
     assert gained / 3 < stopped.remaining_gain < gained * 3
     assert stopped.remaining_gain <= max(1e-6 * len(x), 5e-4 * start.n_parameters)
@@ -252,7 +252,7 @@ def test_the_remaining_gain_of_the_acceleration_is_not_less_than_what_remains(ki
     stopped = climbed(x, start, "anderson", n=3000)
     assert stopped.converged
     assert limit - stopped.log_likelihood < 1.5 * stopped.remaining_gain
-    assert stopped.remaining_gain <= stopped._enough
+    assert stopped.remaining_gain <= stopped.least_gain
 
 
 def test_aitken_knows_the_limit_of_a_geometric_sequence() -> None:
@@ -370,8 +370,8 @@ def test_stopping_short_is_said(caplog: pytest.LogCaptureFixture) -> None:
 def test_another_rule_for_stopping_is_told_the_ascent() -> None:
     x = data()
     passes = passes_in_blocks(x, 3)
-    setting = settings_for([Candidate(4, "diag")], passes.profile.moments, passes.profile.frame, 0)["diag"]
-    start = start_of(x, "diag", 4).to_frame(setting.frame)
-    ascent = Ascent(start, setting, acceleration="none", stop=lambda a: len(a.trajectory) == 3)
+    ground = grounds_for([Candidate(4, "diag")], passes.profile.moments, passes.profile.frame, 0)["diag"]
+    start = start_of(x, "diag", 4).to_frame(ground.frame)
+    ascent = Ascent(start, ground, acceleration="none", stop=lambda a: len(a.trajectory) == 3)
     assert [step.number for step in climb([ascent], passes.accumulate, 10)] == [1, 2, 3]
     assert ascent.converged

@@ -7,7 +7,7 @@ from sklearn.mixture import GaussianMixture
 
 import dgmm
 from dgmm.cli import main
-from dgmm.em import Setting, from_vector, maximise, to_vector
+from dgmm.em import Ground, from_vector, maximise, to_vector
 from dgmm.estep import accumulate, make_plan, unpack
 from dgmm.estep import plan as planning
 from dgmm.families import FAMILIES, Gaussians, register
@@ -54,22 +54,22 @@ def scipy_joint(mixture: Mixture, x: np.ndarray) -> np.ndarray:
     )
 
 
-def setting_for(mixture: Mixture, x: np.ndarray) -> Setting:
+def ground_for(mixture: Mixture, x: np.ndarray) -> Ground:
     moments = Moments.of(x)
     frame = make_frame(mixture.family.frame, moments.mean, moments.covariance)
-    return Setting(frame, moments.in_frame(frame), np.zeros((x.shape[1], x.shape[1])))
+    return Ground(frame, moments.in_frame(frame), np.zeros((x.shape[1], x.shape[1])))
 
 
 def one_step(mixture: Mixture, x: np.ndarray) -> tuple[float, Mixture]:
     """Log-likelihood of a mixture, and the mixture after one EM step, both in the data's units."""
-    setting = setting_for(mixture, x)
-    inside = mixture.to_frame(setting.frame)
-    plan = make_plan([inside], {mixture.family.frame: setting.frame})
+    ground = ground_for(mixture, x)
+    inside = mixture.to_frame(ground.frame)
+    plan = make_plan([inside], {mixture.family.frame: ground.frame})
     (statistics,) = unpack(accumulate(Rows(x), plan), plan)
     shared = 0.0
     if not statistics.local.all():
-        shared = mixture.family.shared_log_likelihood(inside.components, setting.moments)
-    return statistics.log_likelihood + shared, maximise(inside, statistics, setting).to_data(setting.frame)
+        shared = mixture.family.shared_log_likelihood(inside.components, ground.moments)
+    return statistics.log_likelihood + shared, maximise(inside, statistics, ground).to_data(ground.frame)
 
 
 @pytest.fixture(params=FAMILY_NAMES)
@@ -148,7 +148,7 @@ def test_any_vector_is_a_mixture(mixture: Mixture, x: np.ndarray) -> None:
 
 
 def test_frames_change_nothing(mixture: Mixture, x: np.ndarray) -> None:
-    frame = setting_for(mixture, x).frame
+    frame = ground_for(mixture, x).frame
     back = mixture.to_frame(frame).to_data(frame)
     np.testing.assert_allclose(back.means, mixture.means, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(back.covariances, mixture.covariances, rtol=1e-12, atol=1e-12)

@@ -14,7 +14,7 @@ from dgmm.datasets import old_faithful
 from dgmm.em import Ascent, climb
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.starts import Candidate, settings_for
+from dgmm.starts import Candidate, grounds_for
 from dgmm.workers import threads
 
 
@@ -75,9 +75,9 @@ def test_old_faithful_full_two_components() -> None:
 def climb_from(start: Mixture, x: np.ndarray, acceleration: str, enough: float) -> Ascent:
     passes = Passes(open_samples(x), threads(1))
     kind = start.covariance_type
-    setting = settings_for([Candidate(start.n_components, kind)], passes.profile.moments, passes.profile.frame, 0)[kind]
-    ascent = Ascent(start.to_frame(setting.frame), setting, enough / len(x), acceleration)  # type: ignore[arg-type]
-    ascent._enough = 0.0  # to the last digit, whatever chance gives
+    ground = grounds_for([Candidate(start.n_components, kind)], passes.profile.moments, passes.profile.frame, 0)[kind]
+    ascent = Ascent(start.to_frame(ground.frame), ground, enough / len(x), acceleration)  # type: ignore[arg-type]
+    ascent.least_gain = 0.0  # to the last digit, whatever chance gives
     for _ in climb([ascent], passes.accumulate, 3000):
         pass
     return ascent
@@ -90,7 +90,7 @@ def test_the_slow_optimum_of_old_faithful(acceleration: str, most: int) -> None:
     ascent = climb_from(start, faithful(), acceleration, 1e-5)
     assert ascent.log_likelihood == pytest.approx(-1126.315928, abs=1e-4)
     assert len(ascent.trajectory) <= most
-    weights = np.sort(ascent.best.weights)
+    weights = np.sort(ascent.mixture.weights)
     np.testing.assert_allclose(weights, [0.168607, 0.356378, 0.475015], atol=2e-3)
 
 

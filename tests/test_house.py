@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
     "types", "errors", "blas", "rows", "statistics", "frame", "families", "estep", "mixture", "yaml12", "config",
-    "em", "variational", "initialise", "grid", "tree", "profile", "runs", "chunks", "layout", "data", "datasets",
+    "em", "initialise", "grid", "tree", "profile", "runs", "chunks", "layout", "data", "datasets",
     "places", "workers", "memory", "outcome", "results", "starts", "passes", "reseed", "race", "selection",
     "stored", "store", "scoring", "api", "containers", "streamed", "estimator", "bayesian", "figures", "report",
     "pipeline", "cli",

@@ -1,6 +1,7 @@
 """Starts: the four methods against scikit-learn, and parameters that are given."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,14 @@ import dgmm
 from dgmm import initialise, starts
 from dgmm.config import Training
 from dgmm.data import open_samples
-from dgmm.em import Ascent, Setting
+from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.families import get_family
 from dgmm.initialise import Given, check_given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.results import Criterion
 from dgmm.rows import Rows
-from dgmm.starts import Candidate, settings_for, start_on_sample
+from dgmm.starts import Candidate, grounds_for, start_on_sample
 from dgmm.statistics import SufficientStatistics
 from dgmm.types import StartMethod
 from dgmm.workers import threads
@@ -42,9 +43,9 @@ def passes_over(x: np.ndarray) -> Passes:
     return Passes(open_samples(x), threads(2))
 
 
-def setting_of(x: np.ndarray, kind: str, reg_covar: float = 0) -> Setting:
+def ground_of(x: np.ndarray, kind: str, reg_covar: float = 0) -> Ground:
     passes = passes_over(x)
-    return settings_for([Candidate(K, kind)], passes.profile.moments, passes.frame, reg_covar)[kind]
+    return grounds_for([Candidate(K, kind)], passes.profile.moments, passes.frame, reg_covar)[kind]
 
 
 def labels_of(x: np.ndarray, method: StartMethod, n_init: int = 2, seed: int = 0) -> list[np.ndarray]:
@@ -56,11 +57,11 @@ def labels_of(x: np.ndarray, method: StartMethod, n_init: int = 2, seed: int = 0
 @pytest.mark.parametrize("method", METHODS)
 def test_a_start_is_a_mixture_within_the_data(method: StartMethod, kind: str) -> None:
     x = clouds()
-    setting = setting_of(x, kind)
+    ground = ground_of(x, kind)
     for labels in labels_of(x, method, n_init=4):
         assert labels.shape == (len(x),)
         assert set(labels) == set(range(K))
-        start = from_labels(get_family(kind), Rows(x), labels, K, setting).to_data(setting.frame)
+        start = from_labels(get_family(kind), Rows(x), labels, K, ground).to_data(ground.frame)
         assert start.weights.sum() == pytest.approx(1)
         assert (start.weights > 0).all()
         assert ((start.means >= x.min(axis=0)) & (start.means <= x.max(axis=0))).all()
@@ -110,8 +111,8 @@ def test_the_step_from_labels_is_scikit_learns(kind: str, monkeypatch: pytest.Mo
     with np.errstate(divide="ignore"):
         reference._m_step(x, np.log(np.eye(K)[labels]))
     monkeypatch.setattr(initialise, "START_FLOOR", 0.0)
-    setting = setting_of(x, kind)
-    start = from_labels(get_family(kind), Rows(x), labels, K, setting).to_data(setting.frame)
+    ground = ground_of(x, kind)
+    start = from_labels(get_family(kind), Rows(x), labels, K, ground).to_data(ground.frame)
     np.testing.assert_allclose(start.weights, reference.weights_, rtol=1e-12)
     np.testing.assert_allclose(start.means, reference.means_, rtol=1e-12)
     np.testing.assert_allclose(start.covariances, reference.covariances_, rtol=1e-9, atol=1e-9)
@@ -119,9 +120,9 @@ def test_the_step_from_labels_is_scikit_learns(kind: str, monkeypatch: pytest.Mo
 
 def test_the_floor_of_a_start_is_a_share_of_the_datas_covariance() -> None:
     x = clouds()
-    setting = setting_of(x, "full")
+    ground = ground_of(x, "full")
     labels = np.arange(len(x)) % K
-    start = from_labels(get_family("full"), Rows(x), labels, K, setting).to_data(setting.frame)
+    start = from_labels(get_family("full"), Rows(x), labels, K, ground).to_data(ground.frame)
     for k in range(K):
         expected = np.cov(x[labels == k].T, bias=True) + initialise.START_FLOOR * np.cov(x.T, bias=True)
         np.testing.assert_allclose(start.covariances[k], expected, rtol=1e-9, atol=1e-9)
@@ -172,7 +173,7 @@ def starts_of(
     seen: list[list[Mixture]] = []
 
     def record(what: str, tried: list[tuple[Candidate, Ascent]], *more: Any) -> None:
-        seen.append([a.best for _, a in tried])
+        seen.append([a.mixture for _, a in tried])
 
     monkeypatch.setattr(starts, "_climb_on_sample", record)
     passes = passes_over(x)
@@ -190,7 +191,7 @@ def assert_same(a: Mixture, b: Mixture) -> None:
 def test_given_parameters_are_the_one_start(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x = clouds()
     (start,) = starts_of(x, kind, given_of(kind, "weights", "means", "precisions"), monkeypatch, n_init=5)
-    assert_same(start, Mixture.gaussian(kind, **parameters(kind)).to_frame(setting_of(x, kind).frame))
+    assert_same(start, Mixture.gaussian(kind, **parameters(kind)).to_frame(ground_of(x, kind).frame))
 
 
 @pytest.mark.parametrize("names", [["means"], ["weights"], ["precisions"], ["means", "precisions"]], ids="-".join)
@@ -200,7 +201,7 @@ def test_given_parts_replace_those_of_every_start(kind: str, names: list[str], m
     own = starts_of(x, kind, None, monkeypatch, n_init=3)
     replaced = starts_of(x, kind, given_of(kind, *names), monkeypatch, n_init=3)
     assert len(replaced) == len(own) == 3
-    frame, p = setting_of(x, kind).frame, parameters(kind)
+    frame, p = ground_of(x, kind).frame, parameters(kind)
     for before, after in zip(own, replaced, strict=True):
         plain = before.to_data(frame)
         expected = Mixture.gaussian(
@@ -337,18 +338,21 @@ def test_starts_that_cannot_win_on_the_sample_are_left(caplog: pytest.LogCapture
 def test_a_likelihood_that_means_nothing_leaves_nobody_behind() -> None:
     """A component on next to nothing has any likelihood: the candidate that it is in is no measure of the others."""
     x = clouds()
-    setting = setting_of(x, "full", reg_covar=1e-6)
+    ground = ground_of(x, "full", reg_covar=1e-6)
     narrow, wide = np.stack([np.eye(D), 1e-14 * np.eye(D)]), np.stack([np.eye(D)] * 2)
     best: dict[Candidate, Ascent] = {}
     for k, (covariances, value) in enumerate(((narrow, 1e6), (wide, -1e3)), 2):
-        mixture = Mixture.gaussian("full", [0.5, 0.5], x[:2], covariances).to_frame(setting.frame)
-        a = Ascent(mixture, setting)
-        a.trajectory, a.log_likelihood, a.remaining_gain = [value, value], value, 0.0
-        a.statistics = SufficientStatistics(value, len(x), np.ones((2, 10)), np.zeros(2, dtype=bool), 0.0)
+        mixture = Mixture.gaussian("full", [0.5, 0.5], x[:2], covariances).to_frame(ground.frame)
+        a = Ascent(mixture, ground)
+        a.trajectory, a.remaining_gain = [value, value], 0.0
+        statistics = SufficientStatistics(value, len(x), np.ones((2, 10)), np.zeros(2, dtype=bool), 0.0)
+        a.best = Evaluated(mixture, statistics, ground)
         best[Candidate(k, "full")] = a
     contest = starts.Contest(Criterion.BIC, len(x), 1e-6)
     assert contest.hopeless(best) == {}
-    best[Candidate(2, "full")].best = best[Candidate(3, "full")].best
+    first = best[Candidate(2, "full")]
+    assert first.best is not None
+    first.best = replace(first.best, mixture=best[Candidate(3, "full")].mixture)
     assert set(contest.hopeless(best)) == {Candidate(3, "full")}
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from dgmm import em, race
 from dgmm.config import Training
-from dgmm.em import Ascent, Setting
+from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.errors import CollapseError
 from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
@@ -26,10 +26,11 @@ from dgmm.reseed import Reseeding
 from dgmm.results import Criterion, Standing
 from dgmm.starts import Candidate
 from dgmm.statistics import SufficientStatistics
+from tests.scripts import scripted
 
 N = 1000
 MOMENTS = Moments(float(N), np.zeros(1), np.array([[float(N)]]))
-SETTING = Setting(Frame(np.zeros(1), np.ones(1), np.ones(1)), MOMENTS, np.zeros((1, 1)))
+GROUND = Ground(Frame(np.zeros(1), np.ones(1), np.ones(1)), MOMENTS, np.zeros((1, 1)))
 A, B, C = (Candidate(k, "spherical") for k in (2, 3, 4))
 #: Where a challenger's components lie.
 ELSEWHERE = 5.0
@@ -95,17 +96,17 @@ class Play:
         self.seen: list[list[tuple[int, float]]] = []
         self.measured: list[list[tuple[int, float]]] = []
         self.looked = 0
-        monkeypatch.setitem(em.ACCELERATIONS, "none", self._climb)
+        monkeypatch.setitem(em.METHODS, "none", scripted(self._climb))
         monkeypatch.setattr(race, "unsound_components", self._unsound)
         monkeypatch.setattr(race, "reseed", lambda best, *given, **more: self._reseed(best))
-        starts = {c: Ascent(mixture(c.n_components), SETTING, None, "none") for c in scripts}
+        starts = {c: Ascent(mixture(c.n_components), GROUND, None, "none") for c in scripts}
         settings = Training(**{"accelerate": "none", "start_rows": 100, **options})
         self.race = Race(self, starts, settings, Criterion.BIC, hopes or {})  # type: ignore[arg-type]
 
     def _key(self, m: Mixture) -> tuple[int, float]:
         return m.n_components, float(m.means[0, 0])
 
-    def _climb(self, start: Mixture, setting: Setting) -> Iterator[Any]:
+    def _climb(self, start: Mixture, ground: Ground) -> Iterator[Any]:
         script, remaining = self.scripts[self._key(start)], np.inf
         while True:
             yield start, remaining
@@ -114,11 +115,11 @@ class Play:
             remaining = 0.0 if script.passes >= script.lasts else script.remaining / 2
 
     def _unsound(self, a: Ascent, reg_covar: float) -> tuple[int, ...]:
-        script = self.scripts[self._key(a.best)]
+        script = self.scripts[self._key(a.mixture)]
         return (0,) if script.collapses <= script.passes < script.recovers else ()
 
-    def _reseed(self, best: Mixture) -> Reseeding | None:
-        k = best.n_components
+    def _reseed(self, best: Evaluated) -> Reseeding | None:
+        k = best.mixture.n_components
         return Reseeding(mixture(k, ELSEWHERE), (0,), 1.0) if (k, ELSEWHERE) in self.scripts else None
 
     def accumulate(self, mixtures: Sequence[Mixture], dtype: np.dtype[Any] | None = None) -> list[SufficientStatistics]:
@@ -432,13 +433,13 @@ def test_who_may_win_at_the_limit_it_can_hope_for(monkeypatch: pytest.MonkeyPatc
     leader, other = play.race.runners[A], play.race.runners[B]
     assert play.race.value(other) == np.inf, "of what nobody has seen"
     for runner, value in ((leader, 0.0), (other, 600.0)):
-        k = runner.ascent.best.n_components
-        runner.ascent.tell(SufficientStatistics(log_likelihood(k, value), N, np.ones((k, 3)), np.zeros(k, bool), 0.0))
-    assert play.race.hope(other) == pytest.approx(2 * N * 0.3)
+        k = runner.ascent.mixture.n_components
+        runner.ascent.update(SufficientStatistics(log_likelihood(k, value), N, np.ones((k, 3)), np.zeros(k, bool), 0.0))
+    assert play.race.attainable(other) == pytest.approx(2 * N * 0.3)
     assert play.race.may_win(other, A)
-    other.hope_on_sample = 0.2949
+    other.attainable_on_sample = 0.2949
     assert not play.race.may_win(other, A)
-    assert play.race.hope(Runner(Ascent(mixture(2), SETTING, None, "none"))) == np.inf
+    assert play.race.attainable(Runner(Ascent(mixture(2), GROUND, None, "none"))) == np.inf
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ import pytest
 
 import dgmm
 from dgmm.data import open_samples
+from dgmm.em import Evaluated
 from dgmm.passes import Passes
 from dgmm.profile import Sample
 from dgmm.reseed import groups_of, reseed
 from dgmm.rows import Rows
-from dgmm.starts import Candidate, settings_for
+from dgmm.starts import Candidate, grounds_for
 from dgmm.workers import threads
 
 
@@ -58,17 +59,17 @@ def test_the_worst_rows_are_those_of_lowest_density() -> None:
 def test_a_collapsed_component_gets_another_place(kind: str) -> None:
     x = with_rare_group(20_000, 60).astype(float)
     passes = Passes(open_samples(x), threads(1))
-    setting = settings_for([Candidate(4, kind)], passes.profile.moments, passes.frame, 1e-6)[kind]
-    inside = dgmm.train(x, 4, kind, worst_rows=0, n_init=2).mixture.to_frame(setting.frame)
+    ground = grounds_for([Candidate(4, kind)], passes.profile.moments, passes.frame, 1e-6)[kind]
+    inside = dgmm.train(x, 4, kind, worst_rows=0, n_init=2).mixture.to_frame(ground.frame)
     (statistics,) = passes.accumulate([inside])
-    (worst,) = passes.worst([inside.to_data(setting.frame)], 200)
-    new = reseed(inside, statistics, setting, worst, passes.profile.sample.rows, collapsed=(2,))
+    (worst,) = passes.worst([inside.to_data(ground.frame)], 200)
+    new = reseed(Evaluated(inside, statistics, ground), worst, passes.profile.sample.rows, collapsed=(2,))
     assert new is not None
     assert new.replaced == (2,)
     others = [0, 1, 3]
-    after = new.mixture.to_data(setting.frame)
-    np.testing.assert_allclose(after.means[others], inside.to_data(setting.frame).means[others], atol=0.1)
-    assert np.abs(after.means[2] - inside.to_data(setting.frame).means[2]).max() > 0.1
+    after = new.mixture.to_data(ground.frame)
+    np.testing.assert_allclose(after.means[others], inside.to_data(ground.frame).means[others], atol=0.1)
+    assert np.abs(after.means[2] - inside.to_data(ground.frame).means[2]).max() > 0.1
 
 
 def two_clusters_and_an_outlier() -> np.ndarray:

@@ -15,7 +15,7 @@ import dgmm
 from dgmm import em, reseed, starts
 from dgmm.config import Training
 from dgmm.data import open_samples
-from dgmm.em import Ascent, Setting
+from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
@@ -23,15 +23,16 @@ from dgmm.results import Criterion
 from dgmm.starts import Candidate, Contest, sample_sizes, start_on_sample, unsound_components
 from dgmm.statistics import SufficientStatistics
 from dgmm.workers import threads
+from tests.scripts import scripted
 
 N, D = 1000, 3
 KINDS = ["full", "tied", "diag", "spherical"]
 
 
-def setting_of(n: int = N, d: int = D) -> Setting:
+def ground_of(n: int = N, d: int = D) -> Ground:
     """Of standardised data."""
     moments = Moments(float(n), np.zeros(d), n * np.eye(d))
-    return Setting(Frame(np.zeros(d), np.ones(d), np.ones(d)), moments, np.zeros((d, d)))
+    return Ground(Frame(np.zeros(d), np.ones(d), np.ones(d)), moments, np.zeros((d, d)))
 
 
 # ---- components that mean nothing -----------------------------------------------------------------------------------
@@ -46,7 +47,7 @@ def ascent_to(count: float, smallest: float, kind: str = "full") -> Ascent:
         "diag": np.diagonal(full, axis1=1, axis2=2),
         "spherical": np.array([1.0, smallest]),
     }[kind]
-    return Ascent(Mixture.gaussian(kind, [N - count, count], np.zeros((2, D)), covariances), setting_of())
+    return Ascent(Mixture.gaussian(kind, [N - count, count], np.zeros((2, D)), covariances), ground_of())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,10 +80,18 @@ A, B = Candidate(2, "full"), Candidate(3, "full")
 
 def climbed(candidate: Candidate, trajectory: Sequence[float], remaining: float, n: int) -> Ascent:
     k = candidate.n_components
-    a = Ascent(Mixture.gaussian("full", np.ones(k), np.zeros((k, D)), np.tile(np.eye(D), (k, 1, 1))), setting_of(n))
-    a.trajectory, a.log_likelihood, a.remaining_gain = list(trajectory), trajectory[-1], remaining
-    a.statistics = SufficientStatistics(trajectory[-1], n, np.ones((k, 10)), np.zeros(k, dtype=bool), 0.0)
+    a = Ascent(Mixture.gaussian("full", np.ones(k), np.zeros((k, D)), np.tile(np.eye(D), (k, 1, 1))), ground_of(n))
+    a.trajectory, a.remaining_gain = list(trajectory), remaining
+    said(a, trajectory[-1])
     return a
+
+
+def said(a: Ascent, log_likelihood: float, entropy: float = 0.0) -> None:
+    """What is known of its best mixture."""
+    k, d = a.mixture.n_components, a.mixture.n_features
+    sums, local = np.ones((k, 1 + d + d * (d + 1) // 2)), np.zeros(k, dtype=bool)
+    statistics = SufficientStatistics(log_likelihood, a.ground.moments.count, sums, local, entropy)
+    a.best = Evaluated(a.mixture, statistics, a.ground)
 
 
 #: Free parameters of a full component more, in three dimensions.
@@ -115,9 +124,8 @@ def test_who_cannot_win_on_the_sample(before: list[float], remaining: float, hop
 
 def test_the_criterion_on_the_sample_is_what_all_the_data_would_have() -> None:
     a = climbed(B, [-700.0, -500.0], 1.0, N)
-    assert a.statistics is not None
-    a.statistics = SufficientStatistics(-500.0, N, a.statistics.sums, a.statistics.local, 30.0)
-    p, n = a.best.n_parameters, 20 * N
+    said(a, -500.0, 30.0)
+    p, n = a.mixture.n_parameters, 20 * N
     values = {
         Criterion.BIC: 2 * 500 * 20 + p * np.log(n),
         Criterion.AIC: 2 * 500 * 20 + 2 * p,
@@ -145,7 +153,7 @@ class Recorded:
     def _climb(self, what: str, tried: Sequence[tuple[Candidate, Ascent]], rows: Any, max_passes: int) -> None:
         ascents = [a for _, a in tried]
         for i, a in enumerate(ascents):
-            a.log_likelihood = float((7 * i) % len(ascents))  # no order that sorting would keep
+            said(a, float((7 * i) % len(ascents)))  # no order that sorting would keep
         self.climbs.append((what, ascents, max_passes, len(rows.rows)))
 
 
@@ -158,17 +166,17 @@ def test_ten_starts_make_twenty_passes_and_the_best_three_go_on(monkeypatch: pyt
     ]
     first, second, third = (ascents for _, ascents, _, _ in record.climbs)
     best = sorted(first, key=lambda a: -a.log_likelihood)[:3]
-    assert [a.best for a in second] == [a.best for a in best]
+    assert [id(a.mixture) for a in second] == [id(a.mixture) for a in best]
     winner = max(second, key=lambda a: a.log_likelihood)
-    assert third[0].best is winner.best
-    assert record.mixture is third[0].best
+    assert third[0].mixture is winner.mixture
+    assert record.mixture is third[0].mixture
 
 
 def test_starts_climb_plainly_and_the_rest_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[str] = []
 
     def noting(name: str) -> Any:
-        def proposals(start: Mixture, setting: Setting) -> Iterator[Any]:
+        def proposals(start: Mixture, ground: Ground) -> Iterator[Any]:
             used.append(name)
             while True:
                 yield start, np.inf
@@ -176,7 +184,7 @@ def test_starts_climb_plainly_and_the_rest_as_asked(monkeypatch: pytest.MonkeyPa
         return proposals
 
     for name in ("none", "anderson"):
-        monkeypatch.setitem(em.ACCELERATIONS, name, noting(name))
+        monkeypatch.setitem(em.METHODS, name, scripted(noting(name)))
     Recorded(monkeypatch, start_rows=100, n_init=4)
     assert used == ["none"] * 4 + ["anderson"] * 4
 
@@ -185,15 +193,15 @@ def test_starts_climb_plainly_and_the_rest_as_asked(monkeypatch: pytest.MonkeyPa
 def test_the_sample_is_left_within_a_fiftieth_of_what_chance_gives(
     monkeypatch: pytest.MonkeyPatch, share: float, converged: bool
 ) -> None:
-    def proposals(start: Mixture, setting: Setting) -> Iterator[Any]:
+    def proposals(start: Mixture, ground: Ground) -> Iterator[Any]:
         yield start, np.inf
         yield start, share * 0.02 * 0.5 * start.n_parameters
 
-    monkeypatch.setitem(em.ACCELERATIONS, "anderson", proposals)
+    monkeypatch.setitem(em.METHODS, "anderson", scripted(proposals))
     record = Recorded(monkeypatch, start_rows=100)
     for _, ascents, _, _ in record.climbs[1:]:
         a = ascents[0]
-        a.tell(SufficientStatistics(0.0, a.setting.moments.count, np.ones((2, 10)), np.zeros(2, dtype=bool)))
+        a.update(SufficientStatistics(0.0, a.ground.moments.count, np.ones((2, 10)), np.zeros(2, dtype=bool)))
         assert a.converged == converged
 
 
@@ -264,9 +272,9 @@ def test_a_gain_counts_from_two_standard_errors_on(monkeypatch: pytest.MonkeyPat
         )
         frame, sample = passes.frame("whitening"), passes.profile.sample.rows
         inside = before.to_frame(frame)
-        setting = Setting(frame, passes.profile.moments.in_frame(frame), np.zeros((2, 2)))
+        ground = Ground(frame, passes.profile.moments.in_frame(frame), np.zeros((2, 2)))
         (statistics,), (worst,) = passes.accumulate([inside]), passes.worst([before], 40)
-        given = inside, statistics, setting, worst, sample
+        given = Evaluated(inside, statistics, ground), worst, sample
         with monkeypatch.context() as patch:
             patch.setattr(reseed, "CERTAIN", -np.inf)
             anyway = reseed.reseed(*given)

@@ -172,8 +172,8 @@ def test_the_winner_is_converged_even_if_the_leader_collapses_late(monkeypatch: 
     sound, calls = race.unsound_components, {"n": 0}
 
     def collapses_late(a: Ascent, reg_covar: float) -> tuple[int, ...]:
-        calls["n"] += a.best.n_components == 4
-        if a.best.n_components == 4 and calls["n"] > 3:  # after candidates were dropped at the second pass
+        calls["n"] += a.mixture.n_components == 4
+        if a.mixture.n_components == 4 and calls["n"] > 3:  # after candidates were dropped at the second pass
             return (0,)
         return sound(a, reg_covar)
 

@@ -21,7 +21,7 @@ from dgmm.families import get_family
 from dgmm.frame import Frame, FrameKind, Moments, make_frame
 from dgmm.initialise import from_labels
 from dgmm.rows import Rows
-from dgmm.starts import Candidate, SampleRows, settings_for
+from dgmm.starts import Candidate, SampleRows, grounds_for
 
 #: Nats per sample: arrived within this of the best limit; two limits further apart are different optima; and
 #: what is still to come where the search for the limit ends.
@@ -136,16 +136,16 @@ def frame_of(moments: Moments, kind: FrameKind) -> Frame:
 def run(case: Case, x: np.ndarray, method: str, most: int) -> Run:
     """Climb from the k-means start of the case until the limit or ``most`` passes."""
     rows = SampleRows(Rows(x), partial(frame_of, Moments.of(x)))
-    setting = settings_for([Candidate(case.fitted, case.kind)], rows.moments, rows.frame, 1e-6)[case.kind]
+    ground = grounds_for([Candidate(case.fitted, case.kind)], rows.moments, rows.frame, 1e-6)[case.kind]
     standardised = (x - x.mean(axis=0)) / x.std(axis=0)
     labels = KMeans(case.fitted, n_init=1, max_iter=20, random_state=0).fit(standardised).labels_
-    start = from_labels(get_family(case.kind), Rows(x), labels, case.fitted, setting)
-    ascent = Ascent(start, setting, LIMIT, method)  # type: ignore[arg-type]
-    enough, ascent._enough = ascent._enough, 0.0  # on to the limit, whatever chance gives
+    start = from_labels(get_family(case.kind), Rows(x), labels, case.fitted, ground)
+    ascent = Ascent(start, ground, LIMIT, method)  # type: ignore[arg-type]
+    enough, ascent.least_gain = ascent.least_gain, 0.0  # on to the limit, whatever chance gives
     n, stop, stopped_at, estimate = len(x), None, np.nan, np.nan
     with one_blas_thread:
         while not ascent.done and len(ascent.trajectory) < most:
-            ascent.tell(rows.accumulate([ascent.wanted])[0])
+            ascent.update(rows.accumulate([ascent.proposal])[0])
             if stop is None and ascent.remaining_gain <= enough:
                 stop, stopped_at = len(ascent.trajectory), ascent.log_likelihood / n
                 estimate = ascent.remaining_gain / n

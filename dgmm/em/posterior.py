@@ -1,10 +1,8 @@
-"""Variational Bayesian Gaussian mixtures: another M-step on the same statistics.
+"""The variational posterior of a Gaussian mixture, and what is believed before any sample is seen.
 
-The variational posterior of a Gaussian mixture is a Dirichlet or stick-breaking distribution of the weights and a
-Gaussian-Wishart distribution of each component (Bishop 2006, section 10.2; Blei and Jordan 2006). Its E-step is that
-of an ordinary mixture, the *expected* one, whose weights do not sum to one. Its M-step is an ordinary one as well: a
-conjugate prior is worth a number of samples with a mean and a scatter of their own, which are added to the statistics
-of every component.
+It is a Dirichlet or stick-breaking distribution of the weights and a Gaussian-Wishart distribution of each component
+(Bishop 2006, section 10.2; Blei and Jordan 2006). Its E-step is that of an ordinary mixture, the *expected* one, whose
+weights do not sum to one.
 
 The parametrisation and the lower bound are those of scikit-learn's BayesianGaussianMixture, also where they are
 conventions of its own: diagonal and spherical precisions count as Wishart in d dimensions, and a tied one has the
@@ -20,13 +18,10 @@ from typing import Literal
 import numpy as np
 from scipy.special import betaln, digamma, gammaln
 
-from dgmm.em import Setting
 from dgmm.errors import InputError
-from dgmm.families import FeatureMap, GaussianFamily, Gaussians, gaussian_family
-from dgmm.families.gaussian import pack_second
-from dgmm.frame import Frame, Moments, apply_linear
+from dgmm.families import GaussianFamily, Gaussians, gaussian_family
+from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
-from dgmm.statistics import SufficientStatistics
 from dgmm.types import FloatArray
 
 #: What only Gaussian families have.
@@ -34,8 +29,6 @@ PRIOR = "Gaussian-Wishart prior"
 
 WeightConcentrationType = Literal["dirichlet_process", "dirichlet_distribution"]
 
-#: What scikit-learn adds to every count. It shows where a component is empty and its prior next to nothing.
-EMPTY = 10 * float(np.finfo(float).eps)
 #: Weights below are not told from one another: what has such a weight has no samples.
 SMALLEST_WEIGHT = float(np.finfo(float).tiny)
 #: Asymmetry of a covariance matrix, as a share of its largest entry, that counts as rounding.
@@ -187,52 +180,6 @@ class Posterior:
     degrees_of_freedom: FloatArray
     components: Gaussians
 
-    @classmethod
-    def from_arrays(
-        cls,
-        covariance_type: str,
-        *,
-        weight_concentration: FloatArray | tuple[FloatArray, FloatArray],
-        mean_precision: FloatArray,
-        means: FloatArray,
-        degrees_of_freedom: FloatArray | float,
-        covariances: FloatArray,
-    ) -> Posterior:
-        """A posterior from what a fitted BayesianGaussianMixture has under the same names and an underscore.
-
-        Parameters
-        ----------
-        covariance_type : {"full", "tied", "diag", "spherical"}
-        weight_concentration : array_like, shape (K,), or a pair of them
-        mean_precision : array_like, shape (K,)
-        means : array_like, shape (K, d)
-        degrees_of_freedom : array_like, shape (K,), or () for tied
-        covariances : array_like
-            Shape (K, d, d) for full, (d, d) for tied, (K, d) for diag, (K,) for spherical.
-
-        Raises
-        ------
-        InputError
-            If shapes disagree or a number is out of its range.
-        """
-        family = gaussian_family(covariance_type, PRIOR)
-        a, b, m, nu, c = (
-            np.array(v, dtype=float)
-            for v in (weight_concentration, mean_precision, means, degrees_of_freedom, covariances)
-        )
-        if m.ndim != 2:
-            raise InputError(f"means have shape {m.shape}, expected (K, d)")
-        k, d = m.shape
-        freedom = () if family.shared else (k,)
-        if a.shape not in ((k,), (2, k)) or b.shape != (k,) or nu.shape != freedom:
-            raise InputError(
-                f"weight_concentration {a.shape}, mean_precision {b.shape} and degrees_of_freedom {nu.shape} of a "
-                f"{covariance_type} posterior must be ({k},) or (2, {k}), ({k},) and {freedom}"
-            )
-        if not ((a > 0).all() and (b > 0).all() and (nu > d - 1).all()):
-            raise InputError(f"concentrations and precisions must be positive, degrees of freedom above {d - 1}")
-        return cls(family, a, b, nu, family.from_arrays({"means": m, "covariances": symmetric(family, c)}))
-
     @property
     def covariance_type(self) -> str:
         """Name of the family."""
@@ -351,83 +298,3 @@ def log_beta(concentration: FloatArray) -> float:
     if concentration.ndim == 1:
         return float(gammaln(concentration).sum() - gammaln(concentration.sum()))
     return float(betaln(*concentration).sum())
-
-
-def update(mixture: Mixture, statistics: SufficientStatistics, setting: Setting, priors: Priors) -> Posterior:
-    """The variational M-step (Bishop 2006, equations 10.58 to 10.63; Blei and Jordan 2006 for the process).
-
-    Parameters
-    ----------
-    mixture : Mixture
-        The expected mixture of the posterior before, at which the statistics were taken, in frame coordinates.
-    statistics : SufficientStatistics
-    setting : Setting
-        Its floor is added to the covariance of every component's samples.
-    priors : Priors
-        In the data's units.
-
-    Returns
-    -------
-    Posterior
-        In frame coordinates.
-    """
-    family, k = gaussian_family(mixture.covariance_type, PRIOR), mixture.n_components
-    counts = statistics.sums[:, 0] + EMPTY
-    prior = priors.moments.in_frame(setting.frame)
-    sums = np.array(statistics.sums)
-    sums[:, 0] = counts
-    sums += pseudo_sums(mixture, statistics, setting, prior)
-    moments = setting.moments.merge(
-        Moments(k * prior.count, prior.mean, k * prior.scatter + statistics.count * setting.floor)
-    )
-    _, components = family.maximise(
-        replace(statistics, sums=sums, count=moments.count), mixture.components, moments, np.zeros_like(setting.floor)
-    )
-    # maximise has divided the scatters by counts, not by degrees of freedom
-    if family.shared:
-        freedom = np.asarray(priors.degrees_of_freedom + counts.mean())
-        scale = moments.count / (k * freedom)
-    else:
-        freedom = priors.degrees_of_freedom + counts
-        scale = sums[:, 0] / freedom
-    return Posterior(
-        family,
-        concentrations(priors, counts),
-        priors.mean_precision + counts,
-        freedom,
-        family.scaled(components, scale),
-    )
-
-
-def concentrations(priors: Priors, counts: FloatArray) -> FloatArray:
-    """Parameters of the weights' posterior, shape (K,) or (2, K)."""
-    if priors.weight_concentration_type == "dirichlet_distribution":
-        return priors.weight_concentration + counts
-    after = before(counts[::-1], np.add)[::-1]
-    return np.stack([1 + counts, priors.weight_concentration + after])
-
-
-def pseudo_sums(mixture: Mixture, statistics: SufficientStatistics, setting: Setting, prior: Moments) -> FloatArray:
-    """Sums of the features over what is added to each component's samples, shape (K, P).
-
-    The prior, and the scatter that the floor adds to the samples; in the coordinates of the component's sums.
-    """
-    family = mixture.family
-    features = family.local_features if statistics.local.any() else family.features
-    own = family.local_frames(mixture.components) if statistics.local.any() else None
-    rows = []
-    for k, count in enumerate(statistics.sums[:, 0]):
-        added = replace(prior, scatter=prior.scatter + count * setting.floor)
-        if own is not None and statistics.local[k]:
-            forward = own.forwards[k]
-            mean = apply_linear(forward, added.mean - own.origins[k])
-            added = Moments(added.count, mean, apply_linear(forward, apply_linear(forward, added.scatter).T))
-        rows.append(feature_sums(features, added))
-    return np.array(rows)
-
-
-def feature_sums(features: FeatureMap, moments: Moments) -> FloatArray:
-    """Sums of the features over samples with these moments, shape (P,)."""
-    linear = np.concatenate([[moments.count], moments.count * moments.mean])
-    longest = np.concatenate([linear, pack_second(moments.second[None])[0]])
-    return longest[: features.size(len(moments.mean))]

@@ -1,0 +1,178 @@
+"""One candidate's way up the likelihood, and any number of them in lockstep, sharing every pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from dgmm.em.anderson import AndersonState, to_vector
+from dgmm.em.mstep import Accumulate, Evaluated, Ground
+from dgmm.em.plain import Method, PlainState
+from dgmm.errors import CollapseError
+from dgmm.mixture import Mixture
+from dgmm.statistics import SufficientStatistics
+from dgmm.types import Acceleration
+
+#: Share of p/2 nats, what chance alone gives a fit with p parameters, below which a gain means nothing.
+NEGLIGIBLE = 1e-3
+
+METHODS: dict[Acceleration, Callable[[Mixture, Ground], Method]] = {
+    "anderson": AndersonState.start,
+    "none": PlainState.start,
+}
+
+
+class Ascent:
+    """One candidate's way up: what is to be evaluated next, the best that was, and when it has arrived.
+
+    Parameters
+    ----------
+    start : Mixture
+        In frame coordinates.
+    ground : Ground
+    tol : float, optional
+        Estimated gain still to come, in nats per sample, at which to stop. Never taken smaller than ``least_gain``
+        nats in total, which is also the default.
+    acceleration : {"anderson", "none"}
+    stop : callable, optional
+        Another rule: asked after every evaluation, given the ascent, whether it has arrived.
+    least_gain : float, optional
+        By default 0.1 % of p/2 nats.
+
+    Attributes
+    ----------
+    state : Method
+        All that the method remembers.
+    proposal : Mixture
+        To be evaluated next, in frame coordinates.
+    best : Evaluated or None
+        The most likely that was evaluated.
+    trajectory : list of float
+        Log-likelihood of every mixture evaluated, in the data's units.
+    remaining_gain : float
+        Estimated gain in log-likelihood still to come, in nats.
+    converged : bool
+    failure : CollapseError or None
+        Why the candidate cannot go on.
+    abandoned : bool
+        Whether it is not worth going on, with nothing wrong with it.
+    """
+
+    def __init__(
+        self,
+        start: Mixture,
+        ground: Ground,
+        tol: float | None = None,
+        acceleration: Acceleration = "anderson",
+        stop: Callable[[Ascent], bool] | None = None,
+        least_gain: float | None = None,
+    ) -> None:
+        self.ground = ground
+        self.state: Method = METHODS[acceleration if start.family.chart else "none"](start, ground)
+        self.proposal = start
+        self.best: Evaluated | None = None
+        self.trajectory: list[float] = []
+        self.remaining_gain = np.inf
+        self.converged = False
+        self.failure: CollapseError | None = None
+        self.abandoned = False
+        self.least_gain = 0.5 * NEGLIGIBLE * start.n_parameters if least_gain is None else least_gain
+        self._start = start
+        self._tol = tol or 0.0
+        self._stop = stop
+
+    @property
+    def mixture(self) -> Mixture:
+        """The best mixture evaluated, or the start."""
+        return self._start if self.best is None else self.best.mixture
+
+    @property
+    def log_likelihood(self) -> float:
+        """Of the best mixture evaluated."""
+        return -np.inf if self.best is None else self.best.log_likelihood
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to evaluate."""
+        return self.converged or self.abandoned or self.failure is not None
+
+    @property
+    def attainable_gain(self) -> float:
+        """What it may at most be expected to gain yet, in nats.
+
+        Plateaus fool the estimate, so that it is what the later half of the evaluations has gained, if that is more;
+        and twice as much to be safe.
+        """
+        if not self.trajectory:
+            return np.inf
+        before = max(self.trajectory[: (len(self.trajectory) + 1) // 2])
+        return 2 * max(self.remaining_gain, self.log_likelihood - before)
+
+    def update(self, statistics: SufficientStatistics) -> None:
+        """Go on from what was said of the proposal."""
+        point = Evaluated.of(self.proposal, statistics, self.ground)
+        self.trajectory.append(point.log_likelihood)
+        if point.log_likelihood > self.log_likelihood:
+            self.best = point
+        try:
+            self.state, proposal = self.state.step(point)
+        except CollapseError as error:
+            self.failure = error
+            return
+        self.proposal, self.remaining_gain = proposal.mixture, proposal.remaining_gain
+        if self.proposal.n_components == 1:
+            # a single component's M-step does not depend on where it starts: its second value is the optimum
+            self.remaining_gain = 0.0 if len(self.trajectory) > 1 or self._is_optimum() else np.inf
+        enough = max(self.least_gain, self._tol * statistics.count)
+        self.converged = self.remaining_gain <= enough if self._stop is None else self._stop(self)
+
+    def _is_optimum(self) -> bool:
+        return bool(np.allclose(to_vector(self.proposal), to_vector(self.mixture), rtol=1e-10, atol=1e-12))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over the data did.
+
+    Attributes
+    ----------
+    number : int
+        Counted from one.
+    ascents : tuple of int
+        Which of the ascents took part.
+    """
+
+    number: int
+    ascents: tuple[int, ...]
+
+
+class Climber(Protocol):
+    """What `climb` asks of an ascent."""
+
+    @property
+    def proposal(self) -> Mixture:
+        """The mixture to be evaluated next."""
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to evaluate."""
+
+    def update(self, statistics: SufficientStatistics) -> None:
+        """Go on from what was said of the proposal."""
+
+
+def climb(ascents: Sequence[Climber], accumulate: Accumulate, max_iter: int) -> Iterator[Pass]:
+    """Evaluate the proposals of all ascents in one pass, until all have arrived; yields after every pass.
+
+    The consumer may take an ascent out by setting `abandoned`.
+    """
+    for number in range(1, max_iter + 1):
+        alive = [i for i, a in enumerate(ascents) if not a.done]
+        if not alive:
+            return
+        for i, statistics in zip(alive, accumulate([ascents[i].proposal for i in alive]), strict=True):
+            ascents[i].update(statistics)
+        yield Pass(number, tuple(alive))

@@ -1,0 +1,84 @@
+"""The M-step, and what it is made of: sufficient statistics of a mixture, and what is known of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dgmm.frame import Frame, Moments
+from dgmm.mixture import Mixture
+from dgmm.statistics import SufficientStatistics
+
+#: The seam: "apply the E-step of these mixtures to every sample and add up".
+Accumulate = Callable[[Sequence[Mixture]], list[SufficientStatistics]]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What an M-step needs to know about the data: a value, the same for every candidate of a family.
+
+    Attributes
+    ----------
+    frame : Frame
+    moments : Moments
+        In frame coordinates.
+    floor : object
+        Regularisation, as the family's `floor` makes it.
+    held_out : Moments, optional
+        Of rows that the fit does not see, in frame coordinates.
+    """
+
+    frame: Frame
+    moments: Moments
+    floor: Any
+    held_out: Moments | None = None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A mixture and what a pass over the data has said of it.
+
+    Attributes
+    ----------
+    mixture : Mixture
+        In frame coordinates.
+    statistics : SufficientStatistics
+    ground : Ground
+    """
+
+    mixture: Mixture
+    statistics: SufficientStatistics
+    ground: Ground
+
+    @classmethod
+    def of(cls, mixture: Mixture, statistics: SufficientStatistics, ground: Ground) -> Evaluated:
+        """With the part of the log-likelihood that the E-step has left out, since all components share it."""
+        if not statistics.local.all():
+            family, components = mixture.family, mixture.components
+            shared = family.shared_log_likelihood(components, ground.moments)
+            held = ground.held_out
+            apart = 0.0 if held is None else family.shared_log_likelihood(components, held)
+            statistics = replace(
+                statistics, log_likelihood=statistics.log_likelihood + shared, held_out=statistics.held_out + apart
+            )
+        return cls(mixture, statistics, ground)
+
+    @property
+    def log_likelihood(self) -> float:
+        """Total, in the data's units, in nats."""
+        return self.statistics.log_likelihood
+
+    def maximise(self) -> Mixture:
+        """The mixture after an M-step."""
+        return maximise(self.mixture, self.statistics, self.ground)
+
+    def in_data_units(self) -> Mixture:
+        """The mixture in the data's units."""
+        return self.mixture.to_data(self.ground.frame)
+
+
+def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground) -> Mixture:
+    """The M-step: the mixture that maximises the expected log-likelihood."""
+    weights, components = mixture.family.maximise(statistics, mixture.components, ground.moments, ground.floor)
+    return Mixture(mixture.family, weights, components)

@@ -1,0 +1,76 @@
+"""Plain EM: from each mixture to its M-step, and what the last gains say of those to come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from dgmm.em.mstep import Evaluated, Ground
+from dgmm.mixture import Mixture
+
+#: Relative rounding error of a log-likelihood.
+NOISE = 1e-14
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a method wants evaluated next.
+
+    Attributes
+    ----------
+    mixture : Mixture
+        In frame coordinates.
+    remaining_gain : float
+        Estimated gain in log-likelihood still to come at the mixture evaluated last, in nats.
+    """
+
+    mixture: Mixture
+    remaining_gain: float
+
+
+class Method(Protocol):
+    """The state of a way to climb: all that it remembers, as a value."""
+
+    def step(self, point: Evaluated) -> tuple[Method, Proposal]:
+        """The state after an evaluation, and what is to be evaluated next."""
+
+
+@dataclass(frozen=True)
+class PlainState:
+    """Plain EM. The gain still to come is Aitken's extrapolation of the last gains.
+
+    Attributes
+    ----------
+    values : tuple of float
+        The last log-likelihoods.
+    """
+
+    values: tuple[float, ...] = ()
+
+    @classmethod
+    def start(cls, mixture: Mixture, ground: Ground) -> PlainState:
+        """Before the first evaluation."""
+        return cls()
+
+    def step(self, point: Evaluated) -> tuple[PlainState, Proposal]:
+        """The state after an evaluation, and the M-step."""
+        after = replace(self, values=(*self.values[-3:], point.log_likelihood))
+        return after, Proposal(point.maximise(), aitken(after.values))
+
+
+def aitken(values: Sequence[float]) -> float:
+    """Estimated limit of an increasing, linearly convergent sequence, minus its last value; inf if unknown.
+
+    Böhning et al. (1994), with the slower of the last two rates: early gains shrink faster than late ones.
+    """
+    gains = np.abs(np.diff(values[-4:]))  # with a floor on the covariances EM may also creep downwards
+    noise = NOISE * max(abs(values[-1]), 1.0)
+    if len(gains) > 1 and (gains[-2:] <= noise).all():
+        return 0.0
+    if len(gains) < 3 or (gains <= noise).any():
+        return np.inf
+    rate = max(gains[-1] / gains[-2], gains[-2] / gains[-3])
+    return float(gains[-1] * rate / (1 - rate)) if rate < 1 else np.inf
