@@ -377,7 +377,10 @@ def _stored(
 ) -> Stored:
     """The array of a store, or a variable of its group, to be read piece by piece."""
     with zarr.config.set(DECODERS[decoder]):
-        array: Any = opened[variable] if isinstance(opened, zarr.Group) else opened
+        array: Any = opened
+        if isinstance(opened, zarr.Group):
+            # as it is, whatever consolidated metadata once said
+            array = zarr.open_array(opened.store, path=f"{opened.path}/{variable}".lstrip("/"), mode="r")
     stored = Stored.of(array, source, place, missing)
     if isinstance(array.store, Watched):
         array.store.watch(stored)
