@@ -200,6 +200,27 @@ def test_info_on_scores(options: tuple[str, ...], selected: Path, run: Run) -> N
     assert "600" in told.out
 
 
+def test_info_on_damaged_scores(selected: Path, run: Run) -> None:
+    """One line, whatever is amiss."""
+    assert run("score", str(selected / "run" / "model.zarr"), str(selected / "store.zarr"), "--out", "s.zarr").code == 0
+    own = Path("s.zarr", "label", "zarr.json")
+    content = own.read_text()
+    for damage, part in (
+        (content[:99], "xarray cannot read s.zarr"),
+        (None, "no label among log_density, probability"),
+    ):
+        if damage is None:
+            shutil.rmtree("s.zarr/label")
+        else:
+            own.write_text(damage)
+        told = run("info", "s.zarr")
+        assert (told.code, len(told.err)) == (2, 1)
+        assert part in told.err[0]
+    root = Path("s.zarr", "zarr.json")
+    root.write_text(root.read_text()[:200])
+    assert "s.zarr is not a Zarr store" in run("info", "s.zarr").err[0]
+
+
 def test_info_on_a_selected_model_shows_the_candidates(selected: Path, run: Run) -> None:
     told = run("info", str(selected / "run" / "model.zarr"))
     assert told.code == 0
