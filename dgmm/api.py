@@ -13,7 +13,7 @@ import xarray as xr
 from dgmm import store
 from dgmm.blas import one_blas_thread
 from dgmm.config import Training, validated
-from dgmm.data import Samples, Source, Weights, open_samples, store_at
+from dgmm.data import Samples, Source, Weights, one_line, open_samples, store_at
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
 from dgmm.initialise import Given, check_given
@@ -280,5 +280,13 @@ def check_components(n_components: Any) -> list[int]:
 
 
 def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Scores as a lazy dataset."""
-    return xr.open_zarr(store_at(path, read_only=True), consolidated=False)
+    """Scores as a lazy dataset; `InputError` if they are none, or damaged beyond reading."""
+    try:
+        scores = xr.open_zarr(store_at(path, read_only=True), consolidated=False)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # whatever metadata that are damaged lead to
+        raise InputError(f"xarray cannot read {path}: {one_line(error)}") from None
+    if "label" not in scores:
+        raise InputError(f"{path} holds no scores: there is no label among {', '.join(map(str, scores))}")
+    return scores

@@ -239,7 +239,7 @@ def info(
     if attributes.get("format") == SCORES_FORMAT:
         scores = open_scores(path)
         sizes = ", ".join(f"{d} {n}" for d, n in scores["label"].sizes.items())
-        print(f"{attributes['title']}, on {attributes['source']}: {sizes}")
+        print(f"{attributes.get('title', 'Scores')}, on {attributes.get('source', 'unknown data')}: {sizes}")
         print(f"variables: {', '.join(map(str, scores.data_vars))}; coordinates: {', '.join(map(str, scores.coords))}")
         return
     data = validated(Data, {"path": path, "variables": variables, "feature_dim": feature_dim})

@@ -43,6 +43,9 @@ DECODERS: dict[str, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.pat
 #: Attributes by which stored numbers are not yet the values.
 PACKING = {"scale_factor", "add_offset", "missing_value"}
 
+#: Features of a sample; a dimension of more holds something else, or its length is a mistake.
+MOST_FEATURES = 10**6
+
 #: What can be handed in as data.
 Weights = str | xr.DataArray | zarr.Array[Any] | dask.array.Array | np.ndarray[Any, Any]
 #: Where a variable is stored, by its name.
@@ -376,8 +379,18 @@ def _stored(
     opened: zarr.Array[Any] | zarr.Group, source: str, place: str, missing: str, decoder: str, variable: str = ""
 ) -> Stored:
     """The array of a store, or a variable of its group, to be read piece by piece."""
-    with zarr.config.set(DECODERS[decoder]):
-        array: Any = opened[variable] if isinstance(opened, zarr.Group) else opened
+    array: Any = opened
+    if isinstance(opened, zarr.Group):
+        try:
+            with zarr.config.set(DECODERS[decoder]):
+                # as it is, whatever consolidated metadata once said
+                array = zarr.open_array(opened.store, path=f"{opened.path}/{variable}".lstrip("/"), mode="r")
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{variable} in {source} cannot be read: {one_line(error)}") from None
+    if not all(array.chunks):
+        raise InputError(
+            f"{variable or 'the array'} in {source} has chunks of shape {array.chunks}: nothing is in them"
+        )
     stored = Stored.of(array, source, place, missing)
     if isinstance(array.store, Watched):
         array.store.watch(stored)
@@ -417,7 +430,11 @@ def open_store(source: str | os.PathLike[str], *, watched: bool = False) -> zarr
         place = Watched(place)
     with _obstore_errors(source):
         try:
-            return zarr.open(place, mode="r")
+            opened = zarr.open(place, mode="r")
+            attributes: Any = opened.metadata.attributes
+            if not isinstance(attributes, dict):
+                raise ValueError("its attributes are no mapping")
+            return opened
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(f"{source} is not a Zarr store{unfinished(source)}: {one_line(error)}") from None
         except OSError:
@@ -442,7 +459,9 @@ def _obstore_errors(url: str | os.PathLike[str]) -> Iterator[None]:
 def _open_dataset(name: str, group: zarr.Group) -> xr.Dataset:
     try:
         return xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=False)
-    except (KeyError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever attributes that are damaged lead to
         raise InputError(f"xarray cannot read {name}: {one_line(error)}") from None
 
 
@@ -637,6 +656,11 @@ def _assemble(
             )
         dims = tuple(d for d in first.dims if d != feature_dim)
         length = first.array.shape[first.dims.index(feature_dim)]
+        if length > MOST_FEATURES:
+            raise InputError(
+                f"{name} has {length} features along {feature_dim}, and at most {MOST_FEATURES} are read: name the "
+                "dimension that holds them (feature_dim)"
+            )
         labels = coords[feature_dim].values if feature_dim in coords else np.arange(length)
         names = tuple(str(v) for v in labels)
     sizes = dict(zip(first.dims, first.array.shape, strict=True))

@@ -148,6 +148,7 @@ def write_example(job: Pipeline) -> str:
         dataset.to_zarr(
             output.store(), mode="w-", zarr_format=3, consolidated=False, encoding=chunks, write_empty_chunks=True
         )
+        store.consolidate(output.store())
         output.finish()
     logger.info("wrote %s", path)
     return path

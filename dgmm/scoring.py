@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import warnings
@@ -24,6 +25,7 @@ from dgmm.passes import map_segments, read_ahead
 from dgmm.places import Output, Writer
 from dgmm.profile import refuse_infinite
 from dgmm.results import Fit
+from dgmm.store import UNSETTLED, consolidate
 from dgmm.stored import digest
 from dgmm.tree import Node, grow, merge_all
 from dgmm.types import AnyArray, IntArray
@@ -145,6 +147,7 @@ def score_samples(
     parts = map_segments(samples, workers, ScoreRun(mixture, output.writer, probabilities))
     total = merge_all((node for nodes in parts for node in nodes), len(samples.grid))
     write_coordinates(store, samples)
+    consolidate(store)
     output.finish()
     seconds = time.perf_counter() - began
     logger.info(
@@ -167,7 +170,7 @@ def create(store: Any, samples: Samples, model: Fit, probabilities: bool, settin
             "n_components": k,
             "covariance_type": model.covariance_type,
             "model": digest(model.mixture),
-            "settings": settings,
+            "settings": json.dumps(settings),
         }
     )
     grid, dims = samples.grid, samples.dims
@@ -208,7 +211,6 @@ def write_coordinates(store: Any, samples: Samples) -> None:
     if not coords.variables:
         return
     with warnings.catch_warnings():
-        # strings have no settled Zarr v3 data type yet; the format they are written in is what xarray reads
-        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        warnings.filterwarnings("ignore", message=UNSETTLED)
         attributes = xr.open_zarr(store, chunks=None, consolidated=False).attrs
         coords.assign_attrs(attributes).to_zarr(store, mode="a", zarr_format=3, consolidated=False)

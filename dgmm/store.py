@@ -29,6 +29,9 @@ from dgmm.types import AnyArray
 #: Bytes of the arrays of a model, or of its JSON form, that are read: metadata may say anything.
 MAX_BYTES = 4 * 2**30
 
+#: What zarr says of texts, which have no settled type in its third format: they are written as xarray reads them.
+UNSETTLED = ".*does not have a Zarr V3 specification.*"
+
 Path = str | os.PathLike[str]
 
 
@@ -71,6 +74,15 @@ def write(
         output.write((json.dumps(dataset.to_dict(), indent=1, allow_nan=False) + "\n").encode())
     else:
         dataset.to_zarr(output.store(), mode="w-", zarr_format=3, consolidated=False, write_empty_chunks=True)
+        consolidate(output.store())
+
+
+def consolidate(store: Any) -> None:
+    """Put the metadata of all arrays of a group beside its own, where xarray looks for them first."""
+    with warnings.catch_warnings():
+        for message in (UNSETTLED, ".*onsolidated metadata.*"):
+            warnings.filterwarnings("ignore", message=message)
+        zarr.consolidate_metadata(store)
 
 
 @contextmanager

@@ -273,6 +273,29 @@ def test_what_somebody_else_has_opened_is_named_too(tmp_path: Path) -> None:
     refused(open_samples(lazy), "x in Dataset cannot be read: ", "checksum", "(within 20:40, all)")
 
 
+@pytest.mark.parametrize("how", ["v3", "shards"])
+def test_a_bucket(how: str, s3: str) -> None:
+    """A server in the place of a folder: what is asked for in part is answered otherwise."""
+    url, (form, key) = f"{s3}/a.zarr", FORMS[how]
+    objects = obstore.store.from_url(url)
+    array = zarr.create_array(
+        ObjectStore(objects), shape=(ROWS, 3), dtype="f8", **({"chunks": (CHUNK, 3)} | form), fill_value=-7.0
+    )
+    array[...] = table()
+    np.testing.assert_array_equal(read_all(open_samples(url)), table())
+    part = (slice(BELOW + 1, BELOW + 3),)
+    for content, fault in ((None, "is not there"), (b"", "is empty|cannot be read"), (b"half", "cannot be read")):
+        obstore.delete(objects, key)
+        if content is not None:
+            obstore.put(objects, key, content)
+        samples = open_samples(url)
+        for region in (samples.grid.region(1), part):
+            with pytest.raises(ReadError, match=rf"^chunk \(2, 0\) of {url} \({url}/{key}\) ({fault})"):
+                samples.read(region)
+    obstore.delete(objects, key)
+    np.testing.assert_array_equal(open_samples(url, missing_chunks="fill").read(part), np.full((2, 3), -7.0))
+
+
 def test_a_store_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
     """What cannot be got is named as what cannot be decoded, and not asked for again."""
     write(tmp_path / "a.zarr")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -196,6 +198,27 @@ def test_info_on_scores(options: tuple[str, ...], selected: Path, run: Run) -> N
     told = run("info", "scores.zarr")
     assert told.code == 0, told.err
     assert "600" in told.out
+
+
+def test_info_on_damaged_scores(selected: Path, run: Run) -> None:
+    """One line, whatever is amiss."""
+    assert run("score", str(selected / "run" / "model.zarr"), str(selected / "store.zarr"), "--out", "s.zarr").code == 0
+    own = Path("s.zarr", "label", "zarr.json")
+    content = own.read_text()
+    for damage, part in (
+        (content[:99], "xarray cannot read s.zarr"),
+        (None, "no label among log_density, probability"),
+    ):
+        if damage is None:
+            shutil.rmtree("s.zarr/label")
+        else:
+            own.write_text(damage)
+        told = run("info", "s.zarr")
+        assert (told.code, len(told.err)) == (2, 1)
+        assert part in told.err[0]
+    root = Path("s.zarr", "zarr.json")
+    root.write_text(root.read_text()[:200])
+    assert "s.zarr is not a Zarr store" in run("info", "s.zarr").err[0]
 
 
 def test_info_on_a_selected_model_shows_the_candidates(selected: Path, run: Run) -> None:
@@ -765,6 +788,59 @@ def test_importing_pulls_in_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
+
+
+#: What only the extras bring.
+EXTRAS = ("matplotlib", "jinja2", "prefect", "fastapi", "sqlalchemy", "obstore", "zarrs")
+
+
+@pytest.fixture
+def without_extras(tmp_path: Path) -> dict[str, str]:
+    """An environment in which all that is installed here is, but for the extras."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for path in Path(folder).iterdir():
+            if path.name.lower().partition("-")[0] not in EXTRAS:
+                (site / path.name).symlink_to(path)
+    return {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{Path(__file__).parents[1]}"}
+
+
+def test_everything_but_the_extras_works_without_them(
+    blobs: np.ndarray, tmp_path: Path, without_extras: dict[str, str]
+) -> None:
+    """Fitting, scoring, looking; and one line that says what to install for the rest."""
+    write(str(tmp_path / "store.zarr"), blobs)
+    program = f"""
+import dgmm, importlib.util
+from dgmm.cli import main
+assert [name for name in {EXTRAS} if importlib.util.find_spec(name)] == []
+for name in dgmm.__all__:
+    getattr(dgmm, name)
+assert main("select store.zarr --k 2:3 --covariance full --out run --quiet".split()) == 0
+assert main("train store.zarr --k 2 --out m.json --quiet".split()) == 0
+assert main("score run/model.zarr store.zarr --out s.zarr --quiet".split()) == 0
+for path in ("run/model.zarr", "m.json", "s.zarr", "store.zarr"):
+    assert main(["info", path]) == 0
+assert main("train store.zarr --k 2 --out n.zarr --set data.decoder=zarrs".split()) == 2
+assert main("train s3://bucket/x.zarr --k 2 --out n.zarr".split()) == 2
+assert main("score m.json store.zarr --out s3://bucket/s.zarr".split()) == 2
+from dgmm.config import Data, Pipeline
+from dgmm.pipeline import report_stage
+try:
+    report_stage(Pipeline(out="run", data=Data(path="store.zarr"), n_components=[2]))
+except dgmm.InputError as error:
+    print("report:", error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-S", "-W", "error", "-c", program],
+        capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path, env=without_extras,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["pip install dgmm[zarrs]", *["pip install dgmm[cloud]"] * 2]
+    assert done.stdout.splitlines()[-1].startswith("report: the report needs ")
+    assert done.stdout.splitlines()[-1].endswith("pip install 'dgmm[report]'")
 
 
 def test_training_imports_none_of_the_extras(blobs: np.ndarray, tmp_path: Path) -> None:

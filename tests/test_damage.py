@@ -1,4 +1,4 @@
-"""Damaged models, at random: each is read as it was, or refused in one line."""
+"""Damage at random: a model is read as it was, or refused in one line; so are samples, as far as can be told."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
+import zarr
 
 from dgmm import store
-from dgmm.errors import InputError
+from dgmm.data import open_samples
+from dgmm.errors import DgmmError, InputError
 from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
@@ -259,3 +262,58 @@ def test_a_damaged_model_is_what_it_was_or_refused_in_the_long_run(seed: int, tm
     tally = run(tmp_path, LONG // 3, seed)
     print(f"{tally.equal} equal, {tally.refused} refused")
     assert tally.equal + tally.refused >= LONG // 3
+
+
+# ---- samples --------------------------------------------------------------------------------------------------------
+
+
+def damage_samples(folder: Path, times: int, seed: int) -> tuple[int, int]:
+    """How many stores of samples with damaged metadata were read, and how many refused."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(40, 3))
+    coords = {"z": [0.0, 1.0, 2.0], "s": np.arange(40.0)}
+    dataset = xr.Dataset({"t": (("s", "z"), x, {"units": "K"})}, coords=coords)
+    for version in (2, 3):
+        how = {"zarr_format": version, "consolidated": False, "encoding": {"t": {"chunks": (10, 3)}}}
+        dataset.to_zarr(folder / f"d{version}.zarr", **how)
+        zarr.create_array(str(folder / f"a{version}.zarr"), data=x, chunks=(10, 3), zarr_format=version)
+    names = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
+    files = sorted(path for path in folder.rglob("*") if path.name in names)
+    read = refused = 0
+    for i in range(times):
+        file = files[int(generator.integers(len(files)))]
+        raw = file.read_bytes()
+        if generator.random() < 0.6 and json.loads(raw):
+            file.write_text(json.dumps(restructured(json.loads(raw), generator)))
+        else:
+            file.write_bytes(damaged(raw, generator, TEXT))
+        what = f"{i}: {file}: {file.read_bytes()!r:.2000}"
+        try:
+            samples = open_samples(folder / file.relative_to(folder).parts[0])
+            if samples.grid.largest * samples.n_features < 10**6:
+                samples.read(samples.grid.region(0))
+            read += 1
+        except DgmmError as error:
+            refused += 1
+            message = str(error)
+        except Exception as error:
+            raise AssertionError(what) from error
+        else:
+            message = ""
+        assert "\n" not in message, what
+        file.write_bytes(raw)
+    return read, refused
+
+
+# what xarray and zarr say of metadata that they can still use
+@pytest.mark.filterwarnings("ignore")
+def test_samples_with_damaged_metadata_are_read_or_refused_in_a_line(tmp_path: Path) -> None:
+    read, refused = damage_samples(tmp_path, 200, seed=1)
+    assert read > 10
+    assert refused > 100
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_samples_with_damaged_metadata_in_the_long_run(tmp_path: Path) -> None:
+    print(damage_samples(tmp_path, 10_000, seed=2))

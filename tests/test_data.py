@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 from dgmm import grid as grid_module
-from dgmm.data import Samples, open_samples
+from dgmm.data import MOST_FEATURES, Samples, open_samples
 from dgmm.errors import InputError
 
 
@@ -491,6 +491,14 @@ def test_refused(build: Callable[[], Any], how: dict[str, Any], parts: list[str]
     assert "\n" not in message
     for part in parts:
         assert any(p in message for p in part.split("|")), message
+
+
+def test_a_dimension_of_millions_does_not_hold_the_features() -> None:
+    """Nor are names made for as many as metadata claim."""
+    wide = np.broadcast_to(np.float32(1), (2, MOST_FEATURES + 1))
+    assert open_samples(wide[:, 1:]).n_features == 10**6
+    with pytest.raises(InputError, match=r"1000001 features along feature, and at most 1000000 .*\(feature_dim\)"):
+        open_samples(wide)
 
 
 def test_no_such_store(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,15 +32,18 @@ import dgmm
 from dgmm import grid as grid_module
 from dgmm.api import open_scores
 from dgmm.cli import main
-from dgmm.data import object_at, open_samples
+from dgmm.config import Data, Score
+from dgmm.data import object_at, open_samples, store_at
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
+from dgmm.pipeline import made_with, run_score
 from dgmm.places import State, Status, place_at
 from dgmm.results import Fit
 from dgmm.scoring import ScoreRun, label_dtype, score_samples
-from dgmm.store import load, save
+from dgmm.store import UNSETTLED, load, save
+from dgmm.stored import settings_in
 from dgmm.workers import open_workers, threads
 
 TYPES = ("full", "tied", "diag", "spherical")
@@ -373,6 +378,58 @@ def test_variables_of_the_scores_describe_themselves(tmp_path: Path) -> None:
     assert list(found["label"].attrs["flag_values"]) == [-1, 0, 1, 2]
     assert found["label"].attrs["flag_meanings"] == "missing component_0 component_1 component_2"
     assert all("long_name" in found[name].attrs for name in found)
+
+
+def seasons() -> xr.DataArray:
+    """Samples with coordinates of time, numbers and texts."""
+    coords = {
+        "time": pd.date_range("2001-01-01", periods=6, freq="MS"),
+        "x": ("x", np.arange(50.0), {"units": "m"}),
+        "name": ("x", [f"n{i}" for i in range(50)]),
+        "run": 7,
+    }
+    return xr.DataArray(table().reshape(6, 50, 3), dims=("time", "x", "f"), coords=coords, attrs={"units": "K"})
+
+
+@pytest.mark.parametrize("where", ["path", "s3"])
+def test_xarray_opens_and_saves_scores_without_a_word(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Plain `xr.open_zarr(path)`, and `to_netcdf` of what that gives."""
+    root = str(tmp_path) if where == "path" else request.getfixturevalue("s3")
+    data = Data(path=f"{root}/in.zarr", feature_dim="f")
+    job = Score(model=f"{root}/m.zarr", data=data, out=f"{root}/s.zarr", probabilities=True)
+    mixture, source = make_mixture(), seasons().drop_vars("name")
+    save(fit_of(mixture), job.model)
+    source.to_dataset(name="v").to_zarr(store_at(data.path, read_only=False), consolidated=False)
+    run_score(job)
+    found = xr.open_zarr(store_at(job.out, read_only=True))
+    assert_scores(found, table(), mixture)
+    assert settings_in(found.attrs) == made_with(job)
+    found.to_netcdf(tmp_path / "s.nc", engine="scipy")
+    with xr.open_dataset(tmp_path / "s.nc", engine="scipy") as saved:
+        assert_scores(saved, table(), mixture)
+        assert settings_in(saved.attrs) == made_with(job)
+        np.testing.assert_array_equal(saved["time"], source["time"])
+
+
+def test_scores_with_texts_can_be_saved_too(tmp_path: Path) -> None:
+    dgmm.score(fit_of(make_mixture()), seasons(), tmp_path / "s.zarr", feature_dim="f")
+    with warnings.catch_warnings():
+        # what zarr says when it reads texts
+        warnings.filterwarnings("ignore", message=UNSETTLED)
+        found = xr.open_zarr(tmp_path / "s.zarr").load()
+    found.to_netcdf(tmp_path / "s.nc", engine="scipy")
+    with xr.open_dataset(tmp_path / "s.nc", engine="scipy") as saved:
+        np.testing.assert_array_equal(saved["name"], seasons()["name"])
+
+
+def test_settings_of_scores_of_before_are_read() -> None:
+    """They were a mapping; whatever cannot be made out is none."""
+    settings = {"a": {"b": [1, None]}}
+    assert settings_in({"settings": settings}) == settings_in({"settings": json.dumps(settings)}) == settings
+    for other in ({}, {"settings": "[1"}, {"settings": "[]"}, {"settings": None}, {"settings": "[" * 100_000}):
+        assert settings_in(other) == {}
 
 
 def test_what_is_written_is_plain_zarr(tmp_path: Path) -> None:

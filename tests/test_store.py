@@ -165,6 +165,19 @@ def test_xarray_reads_it_with_named_dimensions(kind: str, tmp_path: Path) -> Non
     assert json.loads(dataset.attrs["features"]) == list(fit.features)
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_xarray_opens_and_saves_a_model_without_a_word(kind: str, tmp_path: Path) -> None:
+    """Plain `xr.open_zarr(path)`, and `to_netcdf` of what that gives, with all that a model may have."""
+    table = pd.DataFrame({"n_components": [2], "covariance_type": ["full"], "bic": [np.nan]})
+    fit = replace(make_fit(kind), outcome=Outcome(OutcomeKind.CONVERGED, 3), layout=Layout((), "z"), entropy=math.nan)
+    store.save(fit, tmp_path / "m.zarr", table=table, settings={"a": {"b": None}})
+    xr.open_zarr(tmp_path / "m.zarr").to_netcdf(tmp_path / "m.nc", engine="scipy")
+    with xr.open_dataset(tmp_path / "m.nc", engine="scipy") as saved:
+        np.testing.assert_array_equal(saved["means"], fit.mixture.means)
+        assert json.loads(saved.attrs["features"]) == list(fit.features)
+        assert saved.attrs["log_likelihood"] == fit.log_likelihood
+
+
 def as_once(fit: Fit, **changes: Any) -> xr.Dataset:
     """A model in the format that had no checksum."""
     dataset = to_dataset(fit)
@@ -370,8 +383,11 @@ def test_what_is_no_model(tmp_path: Path) -> None:
 
 def claim(path: Path, name: str, **changes: Any) -> None:
     """Change the metadata of an array of a model."""
-    file = path / name / "zarr.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    root, own = path / "zarr.json", path / name / "zarr.json"
+    own.write_text(json.dumps(json.loads(own.read_text()) | changes))
+    content = json.loads(root.read_text())
+    content["consolidated_metadata"]["metadata"][name] |= changes
+    root.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("what", ["shape", "chunks"])
