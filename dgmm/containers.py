@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 from dask.system import CPU_COUNT
 
-from dgmm.data import Samples, open_samples, packing, shortened, unmasked
+from dgmm.data import Samples, open_samples, packing, shortened, stored_chunks, unmasked
 from dgmm.errors import InputError
 from dgmm.estep import score_samples
 from dgmm.passes import map_segments, read_ahead
@@ -236,22 +236,13 @@ def _chunked_as_stored(x: Any, feature_dims: Sequence[str] = ()) -> Any:
         return x
     chunks: dict[Any, Any] = {}
     for v in variables.values():
-        for dim, size in _stored_chunks(v).items():
+        for dim, size in stored_chunks(v).items():
             if dim in v.dims:
                 chunks[dim] = max(min(size, v.sizes[dim]), chunks.get(dim, 1))
     chunks = {dim: -1 if dim in feature_dims else "auto" for dim in x.dims} | chunks
     # only these: coordinates are not read in chunks
     cut = {name: v.chunk({dim: chunks[dim] for dim in v.dims}) for name, v in variables.items()}
     return x.assign(cut) if isinstance(x, xr.Dataset) else x.copy(deep=False, data=cut[None].data)
-
-
-def _stored_chunks(v: xr.Variable) -> dict[Any, int]:
-    """Lengths of the chunks in which a variable is stored, the shards where there are any, by dimension."""
-    chunks = v.encoding.get("preferred_chunks") or {}
-    shards = v.encoding.get("shards") or ()
-    if len(shards) == len(chunks):
-        chunks = dict(zip(chunks, shards, strict=True))
-    return {dim: int(np.max(size)) for dim, size in chunks.items()}
 
 
 def samples_of(x: Chunked, features: Features) -> Samples:

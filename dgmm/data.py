@@ -510,12 +510,8 @@ def _chunks(name: str, array: Any) -> tuple[int, ...] | None:
         if isinstance(array._data, dask.array.Array):
             array = array._data
         else:
-            # in the order of the store: a selection may have fewer dimensions, or others first
-            stored = array.encoding.get("shards") or array.encoding.get("chunks")
-            named = array.encoding.get("preferred_chunks")
-            if named and not array.encoding.get("shards"):
-                return tuple(min(int(named.get(dim, n)), n) for dim, n in array.sizes.items())
-            return tuple(stored) if stored and len(stored) == array.ndim else None
+            stored = stored_chunks(array)
+            return tuple(min(stored.get(dim, n), n) for dim, n in array.sizes.items()) if stored else None
     if isinstance(array, dask.array.Array):
         if any(np.isnan(c) for axis in array.chunks for c in axis):
             raise InputError(f"{name} has chunks of unknown size: call compute_chunk_sizes() first")
@@ -523,3 +519,15 @@ def _chunks(name: str, array: Any) -> tuple[int, ...] | None:
     if isinstance(array, zarr.Array):
         return tuple(array.shards or array.chunks)
     return None
+
+
+def stored_chunks(variable: xr.Variable) -> dict[Any, int]:
+    """Lengths of the chunks in which a variable is stored, the shards where there are any, by dimension.
+
+    Dimensions are those of the store: they may lie in another order since, or be gone.
+    """
+    chunks = variable.encoding.get("preferred_chunks") or {}
+    shards = variable.encoding.get("shards") or ()
+    if len(shards) == len(chunks):
+        chunks = dict(zip(chunks, shards, strict=True))
+    return {dim: int(np.max(size)) for dim, size in chunks.items()}
