@@ -16,11 +16,14 @@ from dask.system import CPU_COUNT
 
 from dgmm.data import Samples, open_samples, packing, shortened, stored_chunks, unmasked
 from dgmm.errors import InputError
-from dgmm.estep import score_samples
-from dgmm.passes import map_segments, read_ahead
+from dgmm.estep import buffer_bytes, score_samples
+from dgmm.fold import Fold
+from dgmm.grid import Grid
+from dgmm.leaf import Leaf
 from dgmm.plan import Plan
-from dgmm.profile import Sample, complete_rows, refuse_infinite, row_hashes
-from dgmm.tree import Node, grow, merge_all
+from dgmm.profile import complete_rows, refuse_infinite
+from dgmm.rows import Rows
+from dgmm.sample import Sample, row_hashes
 from dgmm.types import AnyArray, FloatArray
 from dgmm.workers import Workers, one_blas_thread
 
@@ -399,27 +402,47 @@ class Total:
 
 
 @dataclass(frozen=True)
-class TotalRun:
-    """The task of adding up the log densities of a run of segments."""
+class TotalSegment(Leaf[Total]):
+    """The leaf of a pass that adds up log densities.
 
-    scorer: Scorer
+    Attributes
+    ----------
+    name : str
+        Of the source, for messages.
+    features : tuple of str
+    grid : Grid
+    plan : Plan
+        Of the one mixture.
+    log_scale : float
+        Added to its log densities.
+    """
 
-    def __call__(self, samples: Samples, run: range) -> list[Node[Total]]:
-        """Totals of a run."""
-        stack: list[Node[Total]] = []
-        with one_blas_thread:
-            for segment, x in read_ahead(samples, run, samples.read):
-                present = complete_rows(x)
-                kept = x if present is None else x[present]
-                # in double precision, whatever the samples are
-                densities = score_samples(kept, self.scorer.plan).log_density
-                total = float(densities.sum()) + len(kept) * self.scorer.log_scale
-                if not np.isfinite(total):
-                    refuse_infinite(samples.name, samples.features, samples.grid, segment, x)
-                grow(stack, Node(0, segment, Total(total, len(kept))))
-        return stack
+    name: str
+    features: tuple[str, ...]
+    grid: Grid
+    plan: Plan
+    log_scale: float
+
+    def __call__(self, segment: int, rows: Rows) -> Total:
+        """Total of one segment, all its rows given."""
+        present = complete_rows(rows.x)
+        kept = rows.x if present is None else rows.x[present]
+        # in double precision, whatever the samples are
+        total = float(score_samples(kept, self.plan).log_density.sum()) + len(kept) * self.log_scale
+        if not np.isfinite(total):
+            refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
+        return Total(total, len(kept))
+
+    def working_bytes(self, n_rows: int) -> int:
+        """Scores, and what is left without missing rows."""
+        return buffer_bytes(self.plan) + n_rows * (24 + 8 * len(self.features))
+
+    def result_bytes(self, n_rows: int) -> int:
+        """Two numbers."""
+        return 64
 
 
 def total_log_density(samples: Samples, scorer: Scorer, workers: Workers) -> Total:
     """The sum of the log densities of all complete rows."""
-    return merge_all(node for nodes in map_segments(samples, workers, TotalRun(scorer)) for node in nodes)
+    fold = Fold(samples, workers, keep=False)
+    return fold(TotalSegment(samples.name, samples.features, samples.grid, scorer.plan, scorer.log_scale))

@@ -128,6 +128,23 @@ class Samples:
                     raise InputError(f"{self.name} is persisted on the cluster: hand in the array before persist()")
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all samples as they are read."""
+        return self.grid.size * self.row_bytes
+
+    @property
+    def cut_by_chunks(self) -> bool:
+        """Whether a segment is one chunk of the source, so that it could only be smaller if that were."""
+        stored = [dict(zip(f.dims, f.chunks, strict=True)) for f in self.fields if f.chunks is not None]
+        lengths = zip(self.dims, self.grid.segment, strict=True)
+        return bool(stored) and all(n <= max(chunks[dim] for chunks in stored) for dim, n in lengths)
+
+    @property
+    def chunk_text(self) -> str:
+        """The chunks of the first field, as a shape and a type."""
+        return f"{self.fields[0].chunks} {self.fields[0].array.dtype}"
+
+    @property
     def itemsize(self) -> int:
         """Bytes of one value as it is read."""
         return max(int(f.array.dtype.itemsize) for f in self.fields)
@@ -143,6 +160,10 @@ class Samples:
             return self
         fields = tuple(self.fields[self.features.index(name)] for name in names)
         return replace(self, features=tuple(names), fields=fields)
+
+    def without_coords(self) -> Samples:
+        """All that it takes to read the samples."""
+        return replace(self, coords=xr.Dataset(), axis=None)
 
     def some_rows(self, n: int) -> FloatArray:
         """A few complete rows, evenly spaced over the first, the middle and the last segment, shape (m, d)."""
@@ -491,7 +512,9 @@ def _assemble(name: str, fields: dict[str, Field], feature_dim: str | None, coor
             chunks[dim] = max(chunk, chunks.get(dim, 1))
     if 0 in shape or not names:
         raise InputError(f"{name} is empty: {math.prod(shape)} samples of {len(names)} features")
-    grid = Grid.along_chunks(shape, [chunks.get(d, shape[i] if i else 1) for i, d in enumerate(dims)], len(names))
+    lengths = [chunks.get(d, shape[i] if i else 1) for i, d in enumerate(dims)]
+    row_bytes = len(names) * max(np.dtype(field.array.dtype).itemsize for field in fields.values())
+    grid = Grid.along_chunks(shape, lengths, row_bytes)
     axis = coords[feature_dim].reset_coords(drop=True) if feature_dim in coords else None
     if axis is not None:
         described = getattr(first.array, "attrs", {})

@@ -11,14 +11,15 @@ ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
     "types", "errors", "rows", "statistics", "frame", "families", "plan", "kernel", "estep", "mixture", "config",
-    "em", "variational", "initialise", "grid", "tree", "profile", "runs", "data", "datasets", "places", "workers",
-    "memory", "results", "starts", "passes", "reseed", "selection", "store", "scoring", "api", "containers",
-    "streamed", "estimator", "bayesian", "figures", "report", "pipeline", "cli",
+    "em", "variational", "initialise", "grid", "tree", "leaf", "sample", "profile", "runs", "data", "datasets",
+    "places", "resident", "waits", "cluster", "workers", "memory", "fold", "results", "starts", "passes", "reseed",
+    "selection", "store", "scoring", "api", "containers", "streamed", "estimator", "bayesian", "figures", "report",
+    "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
-    "dask": {"data", "workers", "passes", "starts", "containers"},
-    "distributed": {"workers"},
+    "dask": {"data", "cluster", "workers", "starts", "containers"},
+    "distributed": {"cluster", "workers"},
     "zarr": {"data", "places", "store", "scoring", "datasets", "containers"},
     "obstore": {"data", "places"},
     "xarray": {"data", "store", "scoring", "datasets", "api", "figures", "report", "containers"},

@@ -11,8 +11,8 @@ import zarr
 import dgmm
 from dgmm.config import Training
 from dgmm.datasets import ocean_temperature
-from dgmm.profile import is_held_out
 from dgmm.results import Criterion, choose, make_table
+from dgmm.sample import is_held_out
 from dgmm.starts import sample_sizes
 
 

@@ -22,11 +22,11 @@ from dgmm.errors import InputError
 from dgmm.estep import accumulate_plainly, accumulate_samples
 from dgmm.frame import Moments, make_frame
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes
+from dgmm.passes import passes_over
 from dgmm.pipeline import run_train
 from dgmm.plan import make_plan
-from dgmm.profile import Sample, row_hashes, sample_keys
 from dgmm.rows import Rows
+from dgmm.sample import Sample, row_hashes, sample_keys
 from dgmm.workers import of_client, threads
 
 KINDS = ["full", "tied", "diag", "spherical"]
@@ -71,7 +71,7 @@ def test_a_pass_is_that_of_scipy(blobs: np.ndarray, kind: str, cluster: bool, cl
     raw = 1e-9 * weights_for(len(blobs))
     raw[::7] = 0.0
     source = da.from_array(np.array(blobs), chunks=(100, 2))
-    passes = Passes(
+    passes = passes_over(
         open_samples(source, weights=da.from_array(raw, chunks=50)), of_client(client) if cluster else threads(2)
     )
     used = raw > 0

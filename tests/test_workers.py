@@ -12,7 +12,8 @@ import pytest
 from distributed import Client
 
 from dgmm.errors import InputError
-from dgmm.workers import PRELOAD, Workers, of_client, stop_if_interrupted, threads
+from dgmm.waits import stop_if_interrupted
+from dgmm.workers import PRELOAD, Workers, of_client, threads
 
 FORKED = """
 import os, signal
