@@ -15,10 +15,12 @@ import numpy as np
 from dgmm import kernel
 from dgmm.errors import InputError
 from dgmm.families.gaussian import CHAIN
-from dgmm.plan import Plan, frozen
+from dgmm.plan import PANEL, Plan, frozen
 from dgmm.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray, IntArray
 
+#: Bytes of samples that are converted to double precision at a time.
+CONVERTED_BYTES = 2**20
 #: Where the plain form's exponential is cut off, well away from denormal numbers.
 LOWEST_EXPONENT = -700.0
 
@@ -98,11 +100,28 @@ def memory_for(plan: Plan) -> kernel.Buffers:
     return buffers
 
 
-def as_block(x: AnyArray, plan: Plan) -> AnyArray:
-    """Samples as the kernel takes them: rows one after the other, float32 as it is and anything else float64."""
+def blocks(x: AnyArray, plan: Plan) -> Iterator[tuple[slice, AnyArray]]:
+    """Samples as the kernel takes them: rows one after the other, float32 as it is and anything else float64.
+
+    What has to be converted for that comes in blocks of whole slices, so that there is never much of it twice, and
+    sums have the same bits as if it had come as one.
+    """
     if x.ndim != 2 or x.shape[1] != len(plan.origin):
         raise InputError(f"expected samples of shape (n, {len(plan.origin)}), not {x.shape}")
-    return frozen(np.ascontiguousarray(x, dtype=x.dtype if x.dtype == np.float32 else np.float64))
+    dtype = np.dtype(np.float32 if x.dtype == np.float32 else np.float64)
+    whole = x.dtype == dtype and x.flags.c_contiguous
+    length = max(len(x), 1) if whole else max(1, CONVERTED_BYTES // (8 * x.shape[1] * plan.width)) * plan.width
+    for start in range(0, max(len(x), 1), length):
+        place = slice(start, min(start + length, len(x)))
+        yield place, frozen(np.ascontiguousarray(x[place], dtype=dtype))
+
+
+def buffer_bytes(plan: Plan) -> int:
+    """Bytes of the buffers of one thread, and of a block that is converted, for any samples."""
+    d, n = len(plan.origin), plan.n_rows
+    lines = d + len(plan.stacks) * d + n + 3 + 2 * (d + 1)
+    in_products = min(PANEL, max(stack.size for stack in plan.stacks)) + n * (plan.dtype.itemsize < 8)
+    return plan.width * (8 * lines + plan.dtype.itemsize * in_products) + max(CONVERTED_BYTES, 8 * d * plan.width)
 
 
 def accumulate_samples(x: AnyArray, plan: Plan, weights: FloatArray | None = None) -> PassTotals:
@@ -120,11 +139,12 @@ def accumulate_samples(x: AnyArray, plan: Plan, weights: FloatArray | None = Non
         return accumulate_plainly(x, plan, weights)
     p = plan.packed
     log_likelihoods, flat, squares = np.zeros(len(plan.candidates)), np.zeros(len(p.theta)), np.zeros(plan.n_rows)
-    kernel.accumulate(
-        as_block(x, plan), frozen(np.empty(0) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)),
-        frozen(plan.origin), p.shifts, p.forwards, p.diagonals, p.panels, p.theta, p.candidates, plan.width,
-        memory_for(plan), log_likelihoods, flat, squares,
-    )  # fmt: skip
+    for place, block in blocks(x, plan):
+        kernel.accumulate(
+            block, frozen(np.empty(0) if weights is None else np.ascontiguousarray(weights[place], dtype=np.float64)),
+            frozen(plan.origin), p.shifts, p.forwards, p.diagonals, p.panels, p.theta, p.candidates, plan.width,
+            memory_for(plan), log_likelihoods, flat, squares,
+        )  # fmt: skip
     sums = {product.rows.start: np.zeros_like(product.theta) for product in plan.products}
     for _, start, stop, first, last, offset in p.panels.tolist():
         part = flat[offset : offset + (stop - start) * (last - first)]
@@ -143,10 +163,12 @@ def score_samples(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Sc
     scores = Scores(np.empty(n, dtype=np.int64), np.empty(n), np.empty(n), np.empty((n if probabilities else 0, k)))
     if is_compiled(plan):
         p = plan.packed
-        kernel.score(
-            as_block(x, plan), frozen(plan.origin), p.shifts, p.forwards, p.diagonals, p.panels, p.theta, k, plan.width,
-            memory_for(plan), scores.label, scores.probability, scores.log_density, scores.probabilities,
-        )  # fmt: skip
+        for place, block in blocks(x, plan):
+            kernel.score(
+                block, frozen(plan.origin), p.shifts, p.forwards, p.diagonals, p.panels, p.theta, k, plan.width,
+                memory_for(plan), scores.label[place], scores.probability[place], scores.log_density[place],
+                scores.probabilities[place],
+            )  # fmt: skip
         return scores
     for place, joint, _ in plain_slices(x, plan):
         top = joint.max(axis=0)

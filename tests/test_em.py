@@ -14,7 +14,7 @@ from dgmm.data import open_samples
 from dgmm.em import Ascent, Secants, aitken, climb, expected_gain, maximise
 from dgmm.grid import Grid
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes
+from dgmm.passes import Passes, passes_over
 from dgmm.starts import Candidate, settings_for
 from dgmm.workers import threads
 
@@ -40,7 +40,7 @@ def passes_in_blocks(x: np.ndarray, blocks: int) -> Passes:
     samples = open_samples(x)
     grid = Grid((len(x),), (-(-len(x) // blocks),))
     assert len(grid) == blocks
-    return Passes(type(samples)(**{**vars(samples), "grid": grid}), threads(2))
+    return passes_over(type(samples)(**{**vars(samples), "grid": grid}), threads(2))
 
 
 def climbed(

@@ -6,10 +6,10 @@ from sklearn.mixture import GaussianMixture
 from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
 import dgmm
-from dgmm import kernel
+from dgmm import estep, kernel
 from dgmm import plan as planning
 from dgmm.errors import InputError
-from dgmm.estep import accumulate_plainly, accumulate_samples, unpack
+from dgmm.estep import accumulate_plainly, accumulate_samples, buffer_bytes, memory_for, score_samples, unpack
 from dgmm.frame import FrameKind, Moments, make_frame
 from dgmm.mixture import Mixture
 from dgmm.plan import make_plan
@@ -64,6 +64,34 @@ def test_any_dtype_is_added_up_in_float64(dtype: str) -> None:
     np.testing.assert_array_equal(a.log_likelihoods, b.log_likelihoods)
     for left, right in zip(a.sums, b.sums, strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64", ">f8"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_samples_converted_block_by_block_have_the_bits_of_the_whole(
+    order: str, dtype: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = (10 * clouds() + 60).astype(dtype)
+    double = x.astype(float) if dtype != "float32" else x
+    frames = frames_of(double.astype(float))
+    plan = make_plan(candidates(double.astype(float), frames), frames)
+    weights = np.random.default_rng(1).random(len(x)) if weighted else None
+    single = Mixture.gaussian(
+        "full", [1.0, 1.0], double[:2].astype(float), np.tile(np.eye(3), (2, 1, 1))
+    ).density_plan()
+    expected, scores = accumulate_samples(double, plan, weights), score_samples(double, single, probabilities=True)
+    monkeypatch.setattr(estep, "CONVERTED_BYTES", 1)
+    lengths = [len(block) for _, block in estep.blocks(np.asarray(x, order=order), plan)]
+    converted = order == "F" or dtype not in ("float32", "float64")
+    assert lengths == ([plan.width] * (len(x) // plan.width) + [len(x) % plan.width] if converted else [len(x)])
+    found = accumulate_samples(np.asarray(x, order=order), plan, weights)
+    again = score_samples(np.asarray(x, order=order), single, probabilities=True)
+    np.testing.assert_array_equal(found.log_likelihoods, expected.log_likelihoods)
+    for ours, whole in zip(found.sums, expected.sums, strict=True):
+        np.testing.assert_array_equal(ours, whole)
+    for name in ("label", "probability", "log_density", "probabilities"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(scores, name))
 
 
 def test_memory_order_changes_no_bit() -> None:
@@ -301,3 +329,21 @@ def test_a_fit_in_single_precision_ends_where_the_other_does() -> None:
     np.testing.assert_allclose(single.mixture.means, double.mixture.means, atol=1e-3)
     with pytest.raises(InputError, match="compute_dtype: Input should be 'float64' or 'float32'"):
         dgmm.train(x, 2, compute_dtype="float16")
+
+
+@pytest.mark.parametrize(("dtype", "k"), [("float64", 3), ("float32", 3), ("float64", 700)])
+@pytest.mark.parametrize("d", [1, 3, 50])
+def test_the_bytes_of_the_buffers_are_told_exactly(dtype: str, k: int, d: int) -> None:
+    x = np.random.default_rng(0).standard_normal((2 * k, d))
+    frames = frames_of(np.random.default_rng(1).standard_normal((200, d)))
+    narrow = np.tile(np.eye(d), (k, 1, 1))
+    narrow[0] *= 1e-14  # a component in coordinates of its own
+    mixtures = [
+        Mixture.gaussian("full", np.ones(k), x[:k], narrow),
+        Mixture.gaussian("diag", np.ones(1), x[:1], np.ones((1, d))),
+    ]
+    plan = make_plan([m.to_frame(frames[m.family.frame]) for m in mixtures], frames, np.dtype(dtype))
+    *buffers, product = memory_for(plan)
+    shared = product is buffers[2]
+    made = sum(b.nbytes for b in buffers) + (0 if shared else product.nbytes)
+    assert buffer_bytes(plan) - max(estep.CONVERTED_BYTES, 8 * d * plan.width) == made
