@@ -17,7 +17,7 @@ from dgmm.data import Samples, Source, Weights, one_line, open_samples, store_at
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
 from dgmm.initialise import Given, check_given
-from dgmm.passes import Passes
+from dgmm.passes import passes_over
 from dgmm.places import place_at
 from dgmm.results import Criterion, Fit, Selection
 from dgmm.scoring import score_samples
@@ -254,18 +254,6 @@ def select_samples(
         return select_candidates(
             passes, n_components, covariance_type, options, keep_all=keep_all, criterion=Criterion(criterion)
         )
-
-
-def passes_over(samples: Samples, workers: Workers, options: Training) -> Passes:
-    """The profile pass, and what further passes need."""
-    return Passes(
-        samples,
-        workers,
-        seed=options.seed,
-        sample_rows=options.sample_rows,
-        compute_dtype=options.compute_dtype,
-        holdout=options.holdout,
-    )
 
 
 def check_components(n_components: Any) -> list[int]:

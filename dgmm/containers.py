@@ -15,13 +15,16 @@ import zarr
 from dask.system import CPU_COUNT
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import Samples, open_samples, packing, unmasked
+from dgmm.data import Samples, open_samples, packing, stored_chunks, unmasked
 from dgmm.errors import InputError
-from dgmm.estep import Plan, complete_rows, score
+from dgmm.estep import Plan, buffer_bytes, complete_rows, score
+from dgmm.fold import Fold
+from dgmm.grid import Grid
 from dgmm.layout import comparable, order_of, shortened
-from dgmm.passes import map_segments, read_ahead
-from dgmm.profile import Sample, refuse_infinite, row_hashes
-from dgmm.tree import Node, grow, merge_all
+from dgmm.leaf import Leaf
+from dgmm.profile import refuse_infinite
+from dgmm.rows import Rows
+from dgmm.sample import Sample, row_hashes
 from dgmm.types import AnyArray, FloatArray
 from dgmm.workers import Workers
 
@@ -217,22 +220,13 @@ def _chunked_as_stored(x: Any, feature_dims: Sequence[str] = ()) -> Any:
         return x
     chunks: dict[Any, Any] = {}
     for v in variables.values():
-        for dim, size in _stored_chunks(v).items():
+        for dim, size in stored_chunks(v).items():
             if dim in v.dims:
                 chunks[dim] = max(min(size, v.sizes[dim]), chunks.get(dim, 1))
     chunks = {dim: -1 if dim in feature_dims else "auto" for dim in x.dims} | chunks
     # only these: coordinates are not read in chunks
     cut = {name: v.chunk({dim: chunks[dim] for dim in v.dims}) for name, v in variables.items()}
     return x.assign(cut) if isinstance(x, xr.Dataset) else x.copy(deep=False, data=cut[None].data)
-
-
-def _stored_chunks(v: xr.Variable) -> dict[Any, int]:
-    """Lengths of the chunks in which a variable is stored, the shards where there are any, by dimension."""
-    chunks = v.encoding.get("preferred_chunks") or {}
-    shards = v.encoding.get("shards") or ()
-    if len(shards) == len(chunks):
-        chunks = dict(zip(chunks, shards, strict=True))
-    return {dim: int(np.max(size)) for dim, size in chunks.items()}
 
 
 def samples_of(x: Chunked, features: Features) -> Samples:
@@ -389,27 +383,47 @@ class Total:
 
 
 @dataclass(frozen=True)
-class TotalRun:
-    """The task of adding up the log densities of a run of segments."""
+class TotalSegment(Leaf[Total]):
+    """The leaf of a pass that adds up log densities.
 
-    scorer: Scorer
+    Attributes
+    ----------
+    name : str
+        Of the source, for messages.
+    features : tuple of str
+    grid : Grid
+    plan : Plan
+        Of the one mixture.
+    log_scale : float
+        Added to its log densities.
+    """
 
-    def __call__(self, samples: Samples, run: range) -> list[Node[Total]]:
-        """Totals of a run."""
-        stack: list[Node[Total]] = []
-        with one_blas_thread:
-            for segment, x in read_ahead(samples, run, samples.read):
-                present = complete_rows(x)
-                kept = x if present is None else x[present]
-                # in double precision, whatever the samples are
-                densities = score(kept, self.scorer.plan).log_density
-                total = float(densities.sum()) + len(kept) * self.scorer.log_scale
-                if not np.isfinite(total):
-                    refuse_infinite(samples.name, samples.features, samples.grid, segment, x)
-                grow(stack, Node(0, segment, Total(total, len(kept))))
-        return stack
+    name: str
+    features: tuple[str, ...]
+    grid: Grid
+    plan: Plan
+    log_scale: float
+
+    def __call__(self, segment: int, rows: Rows) -> Total:
+        """Total of one segment, all its rows given."""
+        present = complete_rows(rows.x)
+        kept = rows.x if present is None else rows.x[present]
+        # in double precision, whatever the samples are
+        total = float(score(kept, self.plan).log_density.sum()) + len(kept) * self.log_scale
+        if not np.isfinite(total):
+            refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
+        return Total(total, len(kept))
+
+    def working_bytes(self, n_rows: int) -> int:
+        """Scores, and what is left without missing rows."""
+        return buffer_bytes(self.plan) + n_rows * (24 + 8 * len(self.features))
+
+    def result_bytes(self, n_rows: int) -> int:
+        """Two numbers."""
+        return 64
 
 
 def total_log_density(samples: Samples, scorer: Scorer, workers: Workers) -> Total:
     """The sum of the log densities of all complete rows."""
-    return merge_all(node for nodes in map_segments(samples, workers, TotalRun(scorer)) for node in nodes)
+    fold = Fold(samples, workers, keep=False)
+    return fold(TotalSegment(samples.name, samples.features, samples.grid, scorer.plan, scorer.log_scale))

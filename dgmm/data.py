@@ -160,6 +160,23 @@ class Samples:
                     raise InputError(f"{self.name} is persisted on the cluster: hand in the array before persist()")
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all samples as they are read."""
+        return self.grid.size * self.row_bytes
+
+    @property
+    def cut_by_chunks(self) -> bool:
+        """Whether a segment is one chunk of the source, so that it could only be smaller if that were."""
+        stored = [dict(zip(f.dims, f.chunks, strict=True)) for f in self.fields if f.chunks is not None]
+        lengths = zip(self.dims, self.grid.segment, strict=True)
+        return bool(stored) and all(n <= max(chunks[dim] for chunks in stored) for dim, n in lengths)
+
+    @property
+    def chunk_text(self) -> str:
+        """The chunks of the first field, as a shape and a type."""
+        return f"{self.fields[0].chunks} {self.fields[0].array.dtype}"
+
+    @property
     def itemsize(self) -> int:
         """Bytes of one value as it is read."""
         return max(int(f.array.dtype.itemsize) for f in self.fields)
@@ -235,6 +252,10 @@ class Samples:
         for name, unit in theirs.items():
             if unit and ours.get(name) and ours[name] != unit:
                 logger.warning("%s of %s have units %s, those of the model %s", name, self.name, ours[name], unit)
+
+    def without_coords(self) -> Samples:
+        """All that it takes to read the samples."""
+        return replace(self, coords=xr.Dataset(), axis=None)
 
     def some_rows(self, n: int) -> FloatArray:
         """A few complete rows, evenly spaced over the first, the middle and the last segment, shape (m, d)."""
@@ -671,7 +692,9 @@ def _assemble(
             chunks[dim] = max(chunk, chunks.get(dim, 1))
     if 0 in shape or not names:
         raise InputError(f"{name} is empty: {math.prod(shape)} samples of {len(names)} features")
-    grid = Grid.along_chunks(shape, [chunks.get(d, shape[i] if i else 1) for i, d in enumerate(dims)], len(names))
+    lengths = [chunks.get(d, shape[i] if i else 1) for i, d in enumerate(dims)]
+    row_bytes = len(names) * max(np.dtype(field.array.dtype).itemsize for field in fields.values())
+    grid = Grid.along_chunks(shape, lengths, row_bytes)
     axis = coords[feature_dim].reset_coords(drop=True) if feature_dim in coords else None
     if axis is not None:
         value = {"value_name": first_name, "value_units": units.get(first_name, "")}
@@ -694,12 +717,8 @@ def _chunks(name: str, array: Any) -> tuple[int, ...] | None:
         if isinstance(array._data, dask.array.Array):
             array = array._data
         else:
-            # in the order of the store: a selection may have fewer dimensions, or others first
-            stored = array.encoding.get("shards") or array.encoding.get("chunks")
-            named = array.encoding.get("preferred_chunks")
-            if named and not array.encoding.get("shards"):
-                return tuple(min(int(named.get(dim, n)), n) for dim, n in array.sizes.items())
-            return tuple(stored) if stored and len(stored) == array.ndim else None
+            stored = stored_chunks(array)
+            return tuple(min(stored.get(dim, n), n) for dim, n in array.sizes.items()) if stored else None
     if isinstance(array, dask.array.Array):
         if any(np.isnan(c) for axis in array.chunks for c in axis):
             raise InputError(f"{name} has chunks of unknown size: call compute_chunk_sizes() first")
@@ -707,3 +726,15 @@ def _chunks(name: str, array: Any) -> tuple[int, ...] | None:
     if isinstance(array, zarr.Array):
         return tuple(array.shards or array.chunks)
     return None
+
+
+def stored_chunks(variable: xr.Variable) -> dict[Any, int]:
+    """Lengths of the chunks in which a variable is stored, the shards where there are any, by dimension.
+
+    Dimensions are those of the store: they may lie in another order since, or be gone.
+    """
+    chunks = variable.encoding.get("preferred_chunks") or {}
+    shards = variable.encoding.get("shards") or ()
+    if len(shards) == len(chunks):
+        chunks = dict(zip(chunks, shards, strict=True))
+    return {dim: int(np.max(size)) for dim, size in chunks.items()}

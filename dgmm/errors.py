@@ -37,3 +37,7 @@ class CollapseError(DgmmError, ValueError):
 
 class InsufficientMemoryError(DgmmError):
     """A task would need more memory than its worker has; both numbers are in the text."""
+
+
+class ClusterError(DgmmError):
+    """The scheduler or all workers are gone."""

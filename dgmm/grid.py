@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 SEGMENTS = 64
 #: ... but none has fewer samples than this, for the sake of overhead,
 MIN_ROWS = 4096
-#: or more bytes as float64 than this, for the sake of memory (a chunk that is larger is a segment of its own).
-MAX_BYTES = 32 * 2**20
+#: or more samples or bytes as they are read than this, for the sake of memory: a task has several of them at a time,
+#: and scores of one. A chunk that is larger is a segment of its own.
+MAX_ROWS, MAX_BYTES = 131_072, 8 * 2**20
 
 Region = tuple[slice, ...]
 
@@ -38,10 +39,18 @@ class Grid:
     segment: tuple[int, ...]
 
     @classmethod
-    def along_chunks(cls, shape: Sequence[int], chunks: Sequence[int], n_features: int) -> Grid:
-        """Group neighbouring chunks, along the last dimensions first, until a segment is large enough."""
+    def along_chunks(cls, shape: Sequence[int], chunks: Sequence[int], row_bytes: int) -> Grid:
+        """Group neighbouring chunks, along the last dimensions first, until a segment is large enough.
+
+        Parameters
+        ----------
+        shape, chunks : sequence of int
+            Samples, and those of one chunk, along each dimension.
+        row_bytes : int
+            Bytes of one sample as it is read.
+        """
         size = math.prod(shape)
-        wanted = min(MAX_BYTES // (8 * n_features), max(MIN_ROWS, math.ceil(size / SEGMENTS)))
+        wanted = min(MAX_ROWS, MAX_BYTES // row_bytes, max(MIN_ROWS, math.ceil(size / SEGMENTS)))
         chunks = [min(c, s) for c, s in zip(chunks, shape, strict=True)]
         segment, rows = list(chunks), math.prod(chunks)
         for axis in reversed(range(len(segment))):

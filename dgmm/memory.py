@@ -1,49 +1,174 @@
-"""How much memory a task will need at most, and the refusal of what cannot work."""
+"""How much memory a task and the driver will need at most, and the refusal of what cannot work."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from dgmm.data import Samples
 from dgmm.errors import InsufficientMemoryError
+from dgmm.leaf import Leaf
+from dgmm.tree import levels_of
 from dgmm.workers import Workers
 
-#: What a worker process needs for itself: the interpreter and the libraries, the compiler among them.
-BASE_BYTES = 300 * 2**20
-#: Share of a worker's memory at which Dask gives it no more tasks, for good if the rest is not freed.
-PAUSED = 0.8
-#: What the slices of the E-step and the reading of chunks need beside the segments.
-BUFFER_BYTES = 16 * 2**20
+#: What a worker process needs for itself: the interpreter, the libraries and the compiled E-step, as measured.
+BASE_BYTES = 256 * 2**20
+#: What small things need, and the memory that is not given back at once.
+BUFFER_BYTES = 4 * 2**20
+#: While a segment is read there is what is read, what it is decoded from, and that before it was decompressed; while
+#: the next one is read ahead, there is the segment that is worked on too.
+READING, AHEAD = 3, 1
+#: A segment of data in memory is a view, or what its variables are stacked into while the one before is still there.
+LOOKING = 2
 
 
-def pass_bytes(samples: Samples, statistics: int = 0, sample_rows: int = 0) -> int:
-    """Bytes of one task of a pass.
+@dataclass(frozen=True)
+class Need:
+    """Bytes of one task at most, by what they are for.
 
-    Two segments as they are read and one without its missing rows, the profile's copy as float64, and the nodes of
-    the tree that wait for a sibling, each with statistics of so many bytes and a sample of at most so many rows.
+    Attributes
+    ----------
+    reading : int
+        Segments, read and being read.
+    working : int
+        What is computed from them.
+    results : int
+        Values of the tree that wait for a sibling, and what is merged of them.
+    lever : str
+        What makes the results smaller.
     """
-    weighted = samples.weights is not None
-    segment = samples.grid.largest * (samples.n_features + weighted)
-    levels = 2 + int(np.log2(len(samples.grid)))
-    sampled = sum(min(sample_rows, samples.grid.largest << level) for level in range(levels))
-    waiting = levels * statistics + sampled * 8 * (samples.n_features + 1 + weighted)
-    return 3 * samples.grid.largest * samples.row_bytes + 2 * 8 * segment + waiting + BUFFER_BYTES
+
+    reading: int
+    working: int
+    results: int
+    lever: str
+
+    @property
+    def total(self) -> int:
+        """Bytes of one task."""
+        return self.reading + self.working + self.results + BUFFER_BYTES
 
 
-def score_bytes(samples: Samples, n_components: int, *, probabilities: bool) -> int:
-    """Bytes of one task of scoring: segments as for a pass, and the scores of one."""
-    scores = 32 + 12 * n_components * probabilities
-    return samples.grid.largest * (scores + 3 * samples.n_features * samples.itemsize) + BUFFER_BYTES
+def segments_bytes(samples: Samples, *, ahead: bool, copies: bool) -> int:
+    """Bytes of the segments that a task has in memory at a time.
+
+    Parameters
+    ----------
+    samples : Samples
+    ahead : bool
+        Whether the next segment is read while one is worked on.
+    copies : bool
+        Whether what is worked on is a copy, without missing rows.
+    """
+    times = LOOKING if samples.in_memory else READING + AHEAD * ahead
+    return (times + copies) * samples.grid.largest * samples.row_bytes
 
 
-def check_memory(samples: Samples, workers: Workers, task_bytes: int) -> None:
-    """Refuse what cannot work, with both numbers."""
-    needed, usable = workers.threads_per_worker * task_bytes, workers.memory
-    if workers.client is not None:
-        needed, usable = needed + BASE_BYTES, int(PAUSED * usable)
-    if needed > usable:
+def pass_bytes(samples: Samples, leaf: Leaf[Any], *, n_segments: int | None = None, ahead: bool = True) -> Need:
+    """What one task of a pass needs, over a run of so many segments (all, by default)."""
+    largest, n = samples.grid.largest, len(samples.grid) if n_segments is None else n_segments
+    if leaf.exact:
+        # what was found so far, what is found now, and both together
+        results = 2 * leaf.result_bytes(largest * n) + leaf.result_bytes(largest)
+    else:
+        # at most one node of each level waits, and the last of them is being merged
+        levels = [leaf.result_bytes(largest << level) for level in range(n.bit_length())]
+        results = sum(levels) + levels[-1]
+    copies = leaf.prepare is not None and leaf.prepare.copies
+    reading = segments_bytes(samples, ahead=ahead, copies=copies)
+    return Need(reading, leaf.working_bytes(largest), results, leaf.lever)
+
+
+def gathered_bytes(samples: Samples, leaf: Leaf[Any], runs: Iterable[range]) -> int:
+    """Bytes of what the tasks of a pass send to the driver, and of what it merges that into."""
+    largest, whole = samples.grid.largest, leaf.result_bytes(samples.grid.size)
+    if leaf.exact:
+        return sum(leaf.result_bytes(largest * len(run)) for run in runs) + 2 * whole
+    return sum(leaf.result_bytes(largest << level) for run in runs for level in levels_of(run)) + 2 * whole
+
+
+def score_bytes(samples: Samples, n_components: int, *, probabilities: bool) -> Need:
+    """What one task of scoring needs: segments as for a pass, and the scores of one as they are found and written."""
+    scores = 48 + 20 * n_components * probabilities
+    reading = segments_bytes(samples, ahead=True, copies=True)
+    lever = "leave probabilities out" if probabilities else ""
+    return Need(reading, samples.grid.largest * scores, 0, lever)
+
+
+def fixed_bytes(samples: Samples, workers: Workers, *, base: int = BASE_BYTES, gathered: int = 0) -> int:
+    """Bytes of a worker, or of this process where it has the threads, beside those of the tasks.
+
+    Parameters
+    ----------
+    samples : Samples
+        Sent to every worker if they are in memory.
+    workers : Workers
+    base : int
+        Of a worker process before any task.
+    gathered : int
+        Of the results of all tasks, in this process.
+    """
+    if workers.client is None:
+        return gathered
+    return base + (samples.nbytes if samples.in_memory else 0)
+
+
+def check_memory(samples: Samples, workers: Workers, need: Need, *, base: int = BASE_BYTES, gathered: int = 0) -> None:
+    """Refuse what cannot work, with both numbers and what would help.
+
+    Parameters
+    ----------
+    samples : Samples
+    workers : Workers
+    need : Need
+        Of one task.
+    base : int
+        Bytes of a worker process before any task.
+    gathered : int
+        Bytes of the results of all tasks, in this process.
+
+    Raises
+    ------
+    InsufficientMemoryError
+    """
+    threads, here = workers.threads_per_worker, workers.client is None
+    fixed = fixed_bytes(samples, workers, base=base, gathered=gathered)
+    needed = fixed + threads * need.total
+    if needed > workers.usable:
+        parts = [("the results of all" if here else "itself", fixed), ("segments of samples", threads * need.reading)]
+        parts += [("arithmetic", threads * need.working), ("results", threads * need.results)]
+        told = ", ".join(f"{mib(size)} for {what}" for what, size in parts if size >= 2**20)
         raise InsufficientMemoryError(
-            f"a worker would need {needed / 2**20:.0f} MiB for {workers.threads_per_worker} task(s) and has "
-            f"{usable / 2**20:.0f} MiB to use: smaller chunks (a segment of {samples.name} has "
-            f"{samples.grid.largest} samples), fewer threads per worker or more memory will help"
+            f"{'this process' if here else 'a worker'} would need {mib(needed)} for {threads} task(s) on "
+            f"{samples.name} ({told or 'little each'}), and has {mib(workers.usable)} to use: "
+            f"{advice(samples, workers, need, needed, fixed)}"
         )
+    if not here and gathered > workers.driver_bytes:
+        raise InsufficientMemoryError(
+            f"the results of all tasks would take {mib(gathered)} in this process, which has "
+            f"{mib(workers.driver_bytes)} to use: {need.lever}"
+        )
+
+
+def advice(samples: Samples, workers: Workers, need: Need, needed: int, fixed: int) -> str:
+    """What would help, the most effective first."""
+    threads = workers.threads_per_worker
+    least = -(-needed // int(workers.usable / workers.memory * 2**20))
+    levers = []
+    if need.reading > need.results + need.working and samples.cut_by_chunks:
+        spare = (workers.usable - fixed) // threads - need.working - need.results - BUFFER_BYTES
+        rows = spare * samples.grid.largest // need.reading
+        chunk = f"one chunk {samples.chunk_text} takes {mib(samples.grid.largest * samples.row_bytes)}"
+        levers.append(f"rechunk {samples.name}, of which {chunk}" + (f", to {rows} samples at most" * (rows > 0)))
+    if need.lever and need.results + need.working > need.reading:
+        levers.append(need.lever)
+    if threads > 1:
+        levers.append(f"take fewer than {threads} threads per worker")
+    levers.append(f"give {'it' if workers.client is None else 'each worker'} {least} MiB (memory_limit)")
+    return ", or ".join(levers)
+
+
+def mib(size: float) -> str:
+    """A number of bytes, for people."""
+    return f"{size / 2**20:.0f} MiB"

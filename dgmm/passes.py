@@ -1,39 +1,36 @@
-"""Passes over the data on Dask: tasks of neighbouring segments, residency, the fixed reduction tree.
-
-The number of tasks depends on the workers, not on the number of chunks; the tree, and with it every bit of the
-result, depends on the data alone.
-"""
+"""What one pass over the data can be asked: the profile, an E-step, the rows explained worst."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, TypeVar
+from functools import reduce
+from typing import Any, ClassVar
 
 import numpy as np
 
-from dgmm.blas import one_blas_thread
+from dgmm.config import Training
 from dgmm.data import Samples
 from dgmm.errors import InputError
-from dgmm.estep import PassTotals, Plan, accumulate, make_plan, score, unpack
+from dgmm.estep import PassTotals, Plan, accumulate, buffer_bytes, make_plan, score, unpack
+from dgmm.fold import Fold
+from dgmm.fold import map_segments as map_segments
+from dgmm.fold import read_ahead as read_ahead
 from dgmm.frame import Frame, FrameKind
-from dgmm.grid import Region
-from dgmm.memory import BASE_BYTES, check_memory, pass_bytes
+from dgmm.grid import Grid
+from dgmm.leaf import Leaf
 from dgmm.mixture import Mixture
-from dgmm.profile import Profile, ProfileSegment, Sample, is_held_out, used_rows
+from dgmm.profile import Profile, ProfileSegment, SampleSegment, used_rows
 from dgmm.rows import Rows
+from dgmm.sample import Draw, Sample, is_held_out
 from dgmm.statistics import SufficientStatistics
-from dgmm.tree import Mergeable, Node, grow, merge_all
-from dgmm.workers import Workers, stop_if_interrupted
+from dgmm.workers import Workers
 
-#: Tasks per thread and pass: enough to even out, few enough to read ahead within each; more where nothing is read.
-TASKS_PER_THREAD, TASKS_IN_MEMORY = 4, 16
-#: Share of a worker's memory that may be used before Dask starts to spill.
-USABLE = 0.6
+logger = logging.getLogger("dgmm")
 
-T = TypeVar("T")
+#: Rows whose densities are found at a time where only the lowest are wanted.
+SCORED_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -50,36 +47,19 @@ class Block:
     fitted: Rows
     held_out: Rows
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the samples and weights."""
+        return self.fitted.nbytes + self.held_out.nbytes
 
-#: What is done to a segment, and what supplies the segments of a run: as they are, or in blocks.
-Leaf = Callable[[int, Any], Any]
-Reader = Callable[[Samples, range], Iterator[tuple[int, Any]]]
-
-
-def read_ahead(samples: Samples, run: range, read: Callable[[Region], T]) -> Iterator[tuple[int, T]]:
-    """Segments of a run in order, the next one being read while the caller computes."""
-    if samples.in_memory:
-        for segment in run:
-            yield segment, read(samples.grid.region(segment))
-            stop_if_interrupted()
-        return
-    with ThreadPoolExecutor(1) as reader:
-        coming = None
-        for segment in run:
-            current = coming or reader.submit(read, samples.grid.region(segment))
-            coming = reader.submit(read, samples.grid.region(segment + 1)) if segment + 1 in run else None
-            yield segment, current.result()
-            stop_if_interrupted()
-
-
-def read_rows(samples: Samples, run: range) -> Iterator[tuple[int, Rows]]:
-    """Segments of a run in order, as they are."""
-    return read_ahead(samples, run, samples.read_rows)
+    def owned(self) -> Block:
+        """The same in memory of its own, no view of anything larger."""
+        return Block(self.fitted.owned(), self.held_out.owned())
 
 
 @dataclass(frozen=True)
-class ReadBlocks:
-    """Segments of a run in order, in blocks.
+class Division:
+    """How the rows of a segment are divided into a block.
 
     Attributes
     ----------
@@ -97,49 +77,55 @@ class ReadBlocks:
     seed: int
     scale: float
 
-    def __call__(self, samples: Samples, run: range) -> Iterator[tuple[int, Block]]:
-        """Segments of a run in order."""
-        for segment, rows in read_rows(samples, run):
-            used = used_rows(rows) if self.missing else None
-            if rows.weights is not None:
-                rows = Rows(rows.x, rows.weights * self.scale)
-            if not self.holdout:
-                yield segment, Block(rows if used is None else rows[used], rows[:0])
-                continue
-            out = is_held_out(samples.grid.rows(samples.grid.region(segment)), self.seed, self.holdout)
-            yield segment, Block(rows[~out], rows[out]) if used is None else Block(rows[used & ~out], rows[used & out])
+    @property
+    def copies(self) -> bool:
+        """Whether a block takes memory beside the rows."""
+        return self.missing or self.holdout > 0
+
+    def __call__(self, grid: Grid, segment: int, rows: Rows) -> Block:
+        """The block of a segment."""
+        used = used_rows(rows) if self.missing else None
+        if rows.weights is not None:
+            rows = Rows(rows.x, rows.weights * self.scale)
+        if not self.holdout:
+            return Block(rows if used is None else rows[used], rows[:0])
+        out = is_held_out(grid.rows(grid.region(segment))[: len(rows)], self.seed, self.holdout)
+        return Block(rows[~out], rows[out]) if used is None else Block(rows[used & ~out], rows[used & out])
 
 
-def load_run(samples: Samples, run: range, read: ReadBlocks) -> list[tuple[int, Block]]:
-    """The blocks of a run, to be kept."""
-    return [(segment, Block(b.fitted.copy(), b.held_out.copy())) for segment, b in read(samples, run)]
+@dataclass(frozen=True)
+class EStepSegment(Leaf[PassTotals]):
+    """The leaf of an E-step pass.
 
+    Attributes
+    ----------
+    plan : Plan
+    prepare : Division
+    """
 
-def fold_run(
-    samples: Samples, run: range, kept: list[tuple[int, Block]] | None, leaf: Leaf, read: Reader
-) -> list[Node[Any]]:
-    """Apply ``leaf`` to every segment of a run, read or kept, and merge what the tree lets merge."""
-    stack: list[Node[Any]] = []
-    with one_blas_thread:
-        for segment, x in read(samples, run) if kept is None else kept:
-            grow(stack, Node(0, segment, leaf(segment, x)))
-    return stack
-
-
-class EStepSegment:
-    """The leaf of an E-step pass."""
-
-    def __init__(self, plan: Plan, *, holdout: bool = False) -> None:
-        self.plan = plan
-        self.holdout = holdout
+    plan: Plan
+    prepare: Division
 
     def __call__(self, segment: int, block: Block) -> PassTotals:
         """Totals of one segment."""
         totals = accumulate(block.fitted, self.plan)
-        if not self.holdout:
+        if not self.prepare.holdout:
             return totals
         held_out = accumulate(block.held_out, self.plan)
         return replace(totals, held_out=held_out.log_likelihoods)
+
+    @property
+    def lever(self) -> str:
+        """Statistics are what takes memory."""
+        return f"try fewer than {self.plan.n_rows} components at a time (n_components)"
+
+    def working_bytes(self, n_rows: int) -> int:
+        """Buffers, and theta as it came, as the kernel takes it and as the kernel adds the sums up."""
+        return buffer_bytes(self.plan) + 4 * self.result_bytes(n_rows)
+
+    def result_bytes(self, n_rows: int) -> int:
+        """Sums in the shape of theta."""
+        return sum(p.theta.nbytes for p in self.plan.products) + 16 * len(self.plan.candidates)
 
 
 @dataclass(frozen=True)
@@ -160,7 +146,7 @@ class Worst:
 
 
 @dataclass(frozen=True)
-class WorstSegment:
+class WorstSegment(Leaf[Worst]):
     """The leaf of a pass that looks for the rows that mixtures explain worst.
 
     Attributes
@@ -169,71 +155,102 @@ class WorstSegment:
         Of one mixture each.
     limit : int
         Rows kept of each.
+    row_bytes : int
+        Of one row as it is read.
+    prepare : Division
     """
+
+    exact: ClassVar[bool] = True
 
     plans: tuple[Plan, ...]
     limit: int
+    row_bytes: int
+    prepare: Division
 
     def __call__(self, segment: int, block: Block) -> Worst:
         """The worst rows of one segment."""
-        rows = block.fitted
-        densities = [score(rows.x, plan).log_density for plan in self.plans]
-        return Worst(tuple(Sample.of(density, rows, self.limit) for density in densities))
+        return Worst(tuple(self._of(plan, block.fitted) for plan in self.plans))
+
+    def _of(self, plan: Plan, rows: Rows) -> Sample:
+        pieces = [rows[a : a + SCORED_ROWS] for a in range(0, max(len(rows), 1), SCORED_ROWS)]
+        return reduce(Sample.merge, (Sample.of(score(p.x, plan).log_density, p, self.limit) for p in pieces))
+
+    @property
+    def lever(self) -> str:
+        """The rows that are kept take memory."""
+        return f"lower worst_rows ({self.limit})"
+
+    def working_bytes(self, n_rows: int) -> int:
+        """Buffers, the scores of a piece, and a sample before and after a merge."""
+        one = self.result_bytes(n_rows) // max(1, len(self.plans))
+        return max(map(buffer_bytes, self.plans)) + 48 * SCORED_ROWS + 2 * one
+
+    def result_bytes(self, n_rows: int) -> int:
+        """So many rows with their keys for each mixture."""
+        return len(self.plans) * min(self.limit, n_rows) * (8 + self.row_bytes)
 
 
-class Passes:
-    """Passes over one set of samples by one set of workers.
+def profile_of(fold: Fold, samples: Samples, options: Training) -> Profile:
+    """The first pass over samples: moments, missing rows, and a sample of rows.
 
     Parameters
     ----------
+    fold : Fold
     samples : Samples
-    workers : Workers
-    seed : int
-        Of the sample of rows that the profile draws.
-    sample_rows : int
-        How many.
-    compute_dtype : {"float64", "float32"}
-        Precision of the E-step's matrix products.
-    holdout : float
-        Share of the rows, chosen by their hashes, that no fit sees and whose likelihood is told apart.
+    options : Training
+        Of which ``seed``, ``sample_rows`` and ``holdout`` matter.
+
+    Raises
+    ------
+    InputError
+        If no row is complete, or a value or weight cannot be used.
+    """
+    draw = Draw(options.sample_rows, options.seed)
+    found = fold(ProfileSegment(samples.name, samples.features, samples.grid, draw, samples.row_bytes, options.holdout))
+    if not found.n_samples and found.held_out.count:
+        raise InputError(
+            f"holdout {options.holdout:g} leaves none of the complete rows of {samples.name} to fit: lower it"
+        )
+    if not found.n_samples:
+        light = "" if samples.weights is None else " or no weight"
+        raise InputError(f"no complete row in {samples.name}: all {found.n_missing} have a missing value{light}")
+    while found.sample.short:
+        # nearly all rows, or nearly all weight, lie in a small part of the data
+        logger.info("rows that count are so unevenly spread in %s that the sample is drawn once more", samples.name)
+        draw = draw.again(found.sample)
+        leaf = SampleSegment(samples.name, samples.features, samples.grid, draw, samples.row_bytes, options.holdout)
+        found = replace(found, sample=fold(leaf))
+    return found.finished()
+
+
+class Passes:
+    """What fits ask of the samples, pass by pass.
+
+    Parameters
+    ----------
+    fold : Fold
+    samples : Samples
+    profile : Profile
+    options : Training
+        Of which ``seed``, ``holdout`` and ``compute_dtype``, the precision of the E-step's matrix products, matter.
     ridge : float, optional
         Constant and dependent features are allowed, in a frame of covariances with this ridge; see `make_frame`.
     """
 
     def __init__(
-        self,
-        samples: Samples,
-        workers: Workers,
-        *,
-        seed: int = 0,
-        sample_rows: int = 100_000,
-        compute_dtype: str = "float64",
-        holdout: float = 0.0,
-        ridge: float | None = None,
+        self, fold: Fold, samples: Samples, profile: Profile, options: Training, *, ridge: float | None = None
     ) -> None:
-        self.ridge = ridge
+        self.fold = fold
         self.samples = samples
-        self.workers = workers
-        self.dtype = np.dtype(compute_dtype)
-        #: Reads of the whole store so far.
-        self.n_reads = 0
-        check_memory(samples, workers, pass_bytes(samples, sample_rows=sample_rows))
-        if workers.client is not None:
-            samples.check_for_cluster()
-        self._source = workers.share(samples, heavy=samples.in_memory)
-        self._runs = runs_of(samples, workers)
-        self._kept: dict[range, Any] = {}
-        leaf = ProfileSegment(samples.name, samples.features, samples.grid, seed, sample_rows, holdout)
-        found: Profile = self._fold(leaf, read_rows)
-        self.n_reads += 1
-        if not found.n_samples and found.held_out.count:
-            raise InputError(f"holdout {holdout:g} leaves none of the complete rows of {samples.name} to fit: lower it")
-        if not found.n_samples:
-            light = "" if samples.weights is None else " or no weight"
-            raise InputError(f"no complete row in {samples.name}: all {found.n_missing} have a missing value{light}")
-        self.profile = found.finished()
-        self._read = ReadBlocks(found.n_missing > 0, holdout, seed, found.scale)
-        self._keep_what_fits()
+        self.profile = profile
+        self.ridge = ridge
+        self.dtype: np.dtype[Any] = np.dtype(options.compute_dtype)
+        self._division = Division(profile.n_missing > 0, options.holdout, options.seed, profile.scale)
+
+    @property
+    def n_reads(self) -> float:
+        """How many times the whole source was read so far."""
+        return self.fold.n_reads
 
     def frame(self, kind: FrameKind) -> Frame:
         """The frame of this kind."""
@@ -246,57 +263,19 @@ class Passes:
         """
         frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
         plan = make_plan(mixtures, frames, dtype or self.dtype)
-        statistics = sum(p.theta.nbytes for p in plan.products)
-        check_memory(self.samples, self.workers, pass_bytes(self.samples, statistics))
-        totals: PassTotals = self._fold(EStepSegment(plan, holdout=self._read.holdout > 0), self._read)
-        self.n_reads += 1
-        return unpack(totals, plan)
+        return unpack(self.fold(EStepSegment(plan, self._division)), plan)
 
     def worst(self, mixtures: Sequence[Mixture], limit: int) -> list[Sample]:
         """One pass: the ``limit`` rows of lowest log density under each mixture, given in the data's units."""
-        found: Worst = self._fold(WorstSegment(tuple(m.density_plan() for m in mixtures), limit), self._read)
-        self.n_reads += 1
+        plans = tuple(m.density_plan() for m in mixtures)
+        found = self.fold(WorstSegment(plans, limit, self.samples.row_bytes, self._division))
         return [sample.ordered() for sample in found.samples]
 
-    def _fold(self, leaf: Callable[[int, Any], Mergeable], read: Reader) -> Any:
-        shared = self.workers.share(leaf)
-        arguments = [(self._source, run, self._kept.get(run), shared, read) for run in self._runs]
-        return merge_all(node for nodes in self.workers.map(fold_run, arguments) for node in nodes)
 
-    def _keep_what_fits(self) -> None:
-        """Keep the first runs decoded in memory; the rest is read again in every pass."""
-        row_bytes = self.samples.row_bytes
-        task = pass_bytes(self.samples)
-        free = USABLE * self.workers.memory - BASE_BYTES - self.workers.threads_per_worker * task
-        n_workers = max(1, self.workers.n_threads // self.workers.threads_per_worker)
-        budget, kept = free * n_workers, []
-        for run in self._runs:
-            budget -= row_bytes * sum(self.samples.grid.n_rows(i) for i in run)
-            if budget < 0:
-                break
-            kept.append(run)
-        if kept and not self.samples.in_memory:
-            loaded = self.workers.keep(load_run, [(self._source, run, self._read) for run in kept])
-            self._kept = dict(zip(kept, loaded, strict=True))
-
-
-def map_segments(samples: Samples, workers: Workers, function: Callable[[Samples, range], T]) -> list[T]:
-    """Apply a function to every run of neighbouring segments; results in order."""
-    source, shared = workers.share(samples, heavy=samples.in_memory), workers.share(function)
-    return workers.map(call, [(shared, source, run) for run in runs_of(samples, workers)])
-
-
-def call(function: Callable[[Samples, range], T], samples: Samples, run: range) -> T:
-    """Apply a function that came as an argument."""
-    return function(samples, run)
-
-
-def runs_of(samples: Samples, workers: Workers) -> list[range]:
-    """The segments of each task: as many tasks as the workers need, however many segments there are."""
-    return cut(len(samples.grid), workers.n_threads * (TASKS_IN_MEMORY if samples.in_memory else TASKS_PER_THREAD))
-
-
-def cut(n_segments: int, n_runs: int) -> list[range]:
-    """Neighbouring segments in at most ``n_runs`` runs of nearly equal length."""
-    edges = np.linspace(0, n_segments, min(n_runs, n_segments) + 1).round().astype(int).tolist()
-    return [range(a, b) for a, b in pairwise(edges)]
+def passes_over(
+    samples: Samples, workers: Workers, options: Training | None = None, *, ridge: float | None = None
+) -> Passes:
+    """The profile pass, and what further passes need; options are those of `Training` by default."""
+    options = Training() if options is None else options
+    fold = Fold(samples, workers)
+    return Passes(fold, samples, profile_of(fold, samples, options), options, ridge=ridge)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,103 +14,18 @@ from dgmm.errors import InputError
 from dgmm.estep import complete_rows
 from dgmm.frame import Frame, FrameKind, Moments, make_frame
 from dgmm.grid import Grid
+from dgmm.leaf import Leaf
 from dgmm.rows import Rows
+from dgmm.sample import Draw, Sample, is_held_out
+from dgmm.tree import Mergeable
 from dgmm.types import AnyArray, FloatArray
+
+T = TypeVar("T", bound=Mergeable)
 
 #: Squares of larger values, summed, could overflow.
 LARGEST = 1e150
-#: Of the hashes that choose the rows that are held out; those of stream 0 draw the sample.
-HOLDOUT_STREAM = 1
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The rows whose keys are smallest.
-
-    If they are hashes of the rows' numbers, this is a uniform sample that depends on the seed and nothing else. With
-    weights, and keys that are exponential numbers at these rates, it is one with probabilities as the weights
-    (Efraimidis and Spirakis 2006).
-
-    Attributes
-    ----------
-    keys : ndarray, shape (m,)
-    rows : Rows
-    limit : int
-        Rows kept at most.
-    next_key : float
-        The smallest key that was not kept, inf if all were.
-    """
-
-    keys: AnyArray
-    rows: Rows
-    limit: int
-    next_key: float = np.inf
-
-    @classmethod
-    def of(cls, keys: AnyArray, rows: Rows, limit: int, next_key: float = np.inf) -> Sample:
-        """The rows with the smallest keys."""
-        if len(keys) > limit:
-            order = np.argpartition(keys, limit)
-            next_key = min(next_key, float(keys[order[limit]]))
-            keys, rows = keys[order[:limit]], rows[order[:limit]]
-        return cls(keys, rows, limit, next_key)
-
-    def ordered(self) -> Sample:
-        """By key, so that the first rows of a uniform sample are one too."""
-        order = np.argsort(self.keys)
-        return Sample(self.keys[order], self.rows[order], self.limit, self.next_key)
-
-    def merge(self, other: Sample) -> Sample:
-        """The smallest keys of both."""
-        keys = np.concatenate([self.keys, other.keys])
-        return Sample.of(keys, self.rows.merge(other.rows), self.limit, min(self.next_key, other.next_key))
-
-    def first(self, n: int) -> Rows:
-        """A smaller sample of the same population, if this one is ordered; weights, if any, have mean one.
-
-        Heavy rows are more likely to be among the first, so that each stands for its weight over the probability of
-        that, given the key of the next (Cohen and Kaplan 2007): all weigh the same where they are few of many, and
-        what they weigh themselves where they are all there are.
-        """
-        rows = self.rows[:n]
-        if rows.weights is None:
-            return rows
-        after = float(self.keys[n]) if n < len(self.keys) else self.next_key
-        weights = rows.weights / -np.expm1(-rows.weights * after)
-        return Rows(rows.x, weights / weights.mean())
-
-
-def sample_keys(hashes: NDArray[np.uint64], weights: FloatArray | None) -> AnyArray:
-    """Keys of a `Sample` from the rows' hashes and weights."""
-    if weights is None:
-        return hashes
-    return -np.log((hashes.astype(float) + 0.5) * 2.0**-64) / weights
-
-
-def is_held_out(rows: NDArray[np.uint64], seed: int, share: float) -> NDArray[np.bool_]:
-    """Which rows are held out of the fit, at most half of them.
-
-    By other hashes than those that draw the sample: what the sample is drawn from must not have been chosen by them.
-    """
-    return row_hashes(rows, seed, HOLDOUT_STREAM) < np.uint64(share * 2.0**64)
-
-
-def row_hashes(rows: NDArray[np.uint64], seed: int, stream: int = 0) -> NDArray[np.uint64]:
-    """Pseudo-random numbers of row numbers: the finaliser of splitmix64 (Steele, Lea and Flood 2014).
-
-    Parameters
-    ----------
-    rows : ndarray of uint64
-    seed : int
-    stream : int
-        Numbers of different streams are independent.
-    """
-    with np.errstate(over="ignore"):
-        z = (rows + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed) * np.uint64(0xD1B54A32D192ED03)
-        z = z + np.uint64(stream) * np.uint64(0x8CB92BA72F3D8DD7)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+#: Bytes of samples, in double precision, that the profile looks at in one piece: its passes over them stay in cache.
+PIECE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -127,6 +44,8 @@ class Profile:
     sample : Sample
     held_out : Moments
         Of the complete rows that are held out of the fit; everything else is of those that are not.
+    scale : float
+        What brings the weights of the rows to a mean of one, once everything is merged.
     """
 
     moments: Moments
@@ -136,6 +55,7 @@ class Profile:
     n_missing: int
     sample: Sample
     held_out: Moments
+    scale: float = 1.0
 
     def merge(self, other: Profile) -> Profile:
         """Profile of both."""
@@ -149,15 +69,11 @@ class Profile:
             self.held_out.merge(other.held_out),
         )
 
-    @property
-    def scale(self) -> float:
-        """What brings the weights of the rows to a mean of one."""
-        return self.n_samples / self.moments.count if self.moments.count else 1.0
-
     def finished(self) -> Profile:
         """With weights of mean one and the sample in order, once everything is merged."""
-        moments, held_out = (m.scaled(self.scale) for m in (self.moments, self.held_out))
-        return replace(self, moments=moments, held_out=held_out, sample=self.sample.ordered())
+        scale = self.n_samples / self.moments.count if self.moments.count else 1.0
+        moments, held_out = (m.scaled(scale) for m in (self.moments, self.held_out))
+        return replace(self, moments=moments, held_out=held_out, sample=self.sample.ordered(), scale=scale)
 
     @cached_property
     def _frames(self) -> dict[tuple[FrameKind, float | None], Frame]:
@@ -184,8 +100,8 @@ def used_rows(rows: Rows) -> AnyArray | None:
 
 
 @dataclass(frozen=True)
-class ProfileSegment:
-    """The leaf of the profile pass; raises `InputError` on infinite values.
+class Rowwise(Leaf[T]):
+    """A leaf that looks at the complete rows of a segment in pieces.
 
     Attributes
     ----------
@@ -193,9 +109,10 @@ class ProfileSegment:
         Of the source, for messages.
     features : tuple of str
     grid : Grid
-    seed : int
-    limit : int
-        Rows of the sample.
+    draw : Draw
+        Of the sample.
+    row_bytes : int
+        Bytes of one row as it is read.
     holdout : float
         Share of the rows that is held out.
     """
@@ -203,31 +120,44 @@ class ProfileSegment:
     name: str
     features: tuple[str, ...]
     grid: Grid
-    seed: int
-    limit: int
+    draw: Draw
+    row_bytes: int
     holdout: float = 0.0
 
-    def __call__(self, segment: int, given: Rows) -> Profile:
-        """Profile of one segment, all its rows given."""
+    def pieces(self, segment: int, given: Rows) -> Iterator[tuple[Rows, Rows, NDArray[np.uint64], int]]:
+        """Complete rows that are fitted, those that are held out, the numbers of the former, and the rows of a piece.
+
+        Raises
+        ------
+        InputError
+            On weights that cannot be used.
+        """
         self._check_weights(segment, given)
         numbers = self.grid.rows(self.grid.region(segment))
-        used = used_rows(given)
-        rows = given if used is None else given[used]
-        numbers = numbers if used is None else numbers[used]
-        rows = Rows(np.ascontiguousarray(rows.x, dtype=np.float64), rows.weights)
-        n_missing = self.grid.n_rows(segment) - len(rows)
-        held = rows[:0]
-        if self.holdout:
-            out = is_held_out(numbers, self.seed, self.holdout)
-            held, rows, numbers = rows[out], rows[~out], numbers[~out]
-        keys = sample_keys(row_hashes(numbers, self.seed), rows.weights)
-        sample = Sample.of(keys, rows, self.limit)
-        columns = np.ascontiguousarray(rows.x.T)  # the extremes of short rows are slow
-        low, high = columns.min(axis=1, initial=np.inf), columns.max(axis=1, initial=-np.inf)
-        if not (np.maximum(-low, high) < LARGEST).all() or not (np.abs(held.x) < LARGEST).all():
-            refuse_infinite(self.name, self.features, self.grid, segment, given.x)
-        moments, moments_held = (Moments.of(part.x, part.weights) for part in (rows, held))
-        return Profile(moments, low, high, len(rows), n_missing, sample, moments_held)
+        length = max(1, PIECE_BYTES // (8 * len(self.features)))
+        # one piece at least: a segment may have no rows when a leaf is only tried
+        for start in range(0, max(len(given), 1), length):
+            piece, its = given[start : start + length], numbers[start : start + length][: len(given)]
+            n, used = len(piece), used_rows(piece)
+            rows, its = (piece, its) if used is None else (piece[used], its[used])
+            held = rows[:0]
+            if self.holdout:
+                out = is_held_out(its, self.draw.seed, self.holdout)
+                held, rows, its = rows[out], rows[~out], its[~out]
+            yield rows, held, its, n
+
+    def sample(self, rows: Rows, numbers: NDArray[np.uint64], n: int) -> Sample:
+        """The sample of the complete ones among so many rows."""
+        return self.draw.of(rows, numbers, n / self.grid.size)
+
+    @property
+    def lever(self) -> str:
+        """The sample is what takes memory."""
+        return f"lower sample_rows ({self.draw.limit})"
+
+    def working_bytes(self, n_rows: int) -> int:
+        """Numbers of all rows, made by adding, and of a piece its copies, masks, keys and what they are made of."""
+        return 16 * n_rows + 8 * PIECE_BYTES
 
     def _check_weights(self, segment: int, rows: Rows) -> None:
         """Raise `InputError` that names the first weight that cannot be used."""
@@ -239,6 +169,45 @@ class ProfileSegment:
                 f"the weight of sample {place_of(self.grid, segment, int(bad[0]))} of {self.name} is "
                 f"{rows.weights[bad[0]]:g}: weights must be finite and not negative"
             )
+
+
+@dataclass(frozen=True)
+class ProfileSegment(Rowwise[Profile]):
+    """The leaf of the profile pass; raises `InputError` on infinite values."""
+
+    def __call__(self, segment: int, rows: Rows) -> Profile:
+        """Profile of one segment, all its rows given."""
+        return reduce(Profile.merge, (self._of(segment, rows, *piece) for piece in self.pieces(segment, rows)))
+
+    def _of(self, segment: int, given: Rows, rows: Rows, held: Rows, numbers: NDArray[np.uint64], n: int) -> Profile:
+        """Profile of a piece of so many rows."""
+        sample = self.sample(rows, numbers, n)
+        x, apart = (np.ascontiguousarray(part.x, dtype=np.float64) for part in (rows, held))
+        columns = np.ascontiguousarray(x.T)  # the extremes of short rows are slow
+        low, high = columns.min(axis=1, initial=np.inf), columns.max(axis=1, initial=-np.inf)
+        if not (np.maximum(-low, high) < LARGEST).all() or not (np.abs(apart) < LARGEST).all():
+            refuse_infinite(self.name, self.features, self.grid, segment, given.x)
+        moments, moments_held = Moments.of(x, rows.weights), Moments.of(apart, held.weights)
+        return Profile(moments, low, high, len(rows), n - len(rows) - len(held), sample, moments_held)
+
+    def result_bytes(self, n_rows: int) -> int:
+        """Two sets of moments, the range, and the sample."""
+        d = len(self.features)
+        return 16 * (d * d + 3 * d) + self.draw.nbytes(n_rows / self.grid.size, n_rows, self.row_bytes)
+
+
+@dataclass(frozen=True)
+class SampleSegment(Rowwise[Sample]):
+    """The leaf of a pass that draws a sample alone, once more where the profile's came out short."""
+
+    def __call__(self, segment: int, rows: Rows) -> Sample:
+        """The sample of one segment, all its rows given."""
+        samples = (self.sample(fitted, numbers, n) for fitted, _, numbers, n in self.pieces(segment, rows))
+        return reduce(Sample.merge, samples)
+
+    def result_bytes(self, n_rows: int) -> int:
+        """The sample."""
+        return self.draw.nbytes(n_rows / self.grid.size, n_rows, self.row_bytes)
 
 
 def refuse_infinite(name: str, features: tuple[str, ...], grid: Grid, segment: int, x: AnyArray) -> None:

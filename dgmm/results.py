@@ -206,13 +206,14 @@ class Selection:
         What the selection went by.
     failures : mapping
         Candidates (n_components, covariance_type) that have no fit at all -> their outcome, with the reason.
-    n_reads : int
-        Reads of the whole store: the profile and the shared EM passes.
+    n_reads : float
+        How many times the whole source was read: once if all of it stayed in the workers' memory from the first pass
+        on, once for every pass if none did.
     """
 
     best: Fit
     fits: tuple[Fit, ...]
-    n_reads: int
+    n_reads: float
     failures: dict[tuple[int, str], Outcome] = field(default_factory=dict)
     criterion: Criterion = Criterion.BIC
     ties: tuple[Fit, ...] = ()

@@ -32,9 +32,14 @@ class Rows:
         """Some of the samples, by a slice, a mask or indices."""
         return Rows(self.x[chosen], None if self.weights is None else self.weights[chosen])
 
-    def copy(self) -> Rows:
-        """The same in memory of their own."""
-        return Rows(np.array(self.x), None if self.weights is None else np.array(self.weights))
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the samples and weights."""
+        return self.x.nbytes + (0 if self.weights is None else self.weights.nbytes)
+
+    def owned(self) -> Rows:
+        """The same in memory of their own, no view of anything larger."""
+        return Rows(_owned(self.x), None if self.weights is None else _owned(self.weights))
 
     def merge(self, other: Rows) -> Rows:
         """Of both; ``other`` comes after."""
@@ -47,3 +52,10 @@ class Rows:
     def count(self) -> float:
         """Sum of the weights."""
         return float(len(self.x)) if self.weights is None else float(self.weights.sum())
+
+
+def _owned(array: AnyArray) -> AnyArray:
+    owner: Any = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    return array if owner.base is None and owner.nbytes <= array.nbytes else array.copy()

@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dgmm.blas import one_blas_thread, one_thread
+from dgmm.config import Training
 from dgmm.containers import (
     Features,
     Scorer,
@@ -37,7 +38,7 @@ from dgmm.errors import CollapseError, InputError
 from dgmm.families import Gaussians, gaussian_family, get_family
 from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes
+from dgmm.passes import Passes, passes_over
 from dgmm.types import AnyArray, FloatArray
 from dgmm.workers import Workers, open_workers
 
@@ -332,13 +333,8 @@ class StreamedMixture:
 
     def _prepare(self, problem: Problem, workers: Workers) -> tuple[Passes, Ground]:
         """The profile pass, and what an M-step needs to know."""
-        passes = Passes(
-            problem.samples,
-            workers,
-            seed=self._seed,
-            sample_rows=1 if problem.whole else self.sample_rows,
-            ridge=self._ridge(),
-        )
+        options = Training(seed=self._seed, sample_rows=1 if problem.whole else self.sample_rows)
+        passes = passes_over(problem.samples, workers, options, ridge=self._ridge())
         n = passes.profile.n_samples
         if n < max(2, self.n_components):
             raise InputError(

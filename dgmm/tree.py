@@ -35,6 +35,19 @@ def grow(stack: list[Node[T]], node: Node[T]) -> None:
     stack.append(node)
 
 
+def levels_of(run: range) -> list[int]:
+    """Levels of the nodes that are left of a run of leaves, from left to right."""
+    levels, start = [], run.start
+    while start < run.stop:
+        # the largest node that begins here and ends within the run
+        level = (run.stop - start).bit_length() - 1
+        if start:
+            level = min(level, (start & -start).bit_length() - 1)
+        levels.append(level)
+        start += 1 << level
+    return levels
+
+
 def merge_all(nodes: Iterable[Node[T]], n_leaves: int | None = None) -> T:
     """The value of the whole tree from nodes in order that cover it; siblings first, what is left from the right.
 

@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
-import pickle
+import logging
 import sys
 import threading
-import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask
 import dask.threaded
 import psutil
-from dask.delayed import delayed
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 
-from dgmm.errors import DgmmError, InputError
+from dgmm import waits
+from dgmm.cluster import Call, Leases, places_of
+from dgmm.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client
 
 T = TypeVar("T")
 
+logger = logging.getLogger("dgmm")
+
 #: How the address of a scheduler begins.
 ADDRESSES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 
+#: Share of a worker's memory at which Dask gives it no more tasks: by default, and in a cluster of ours.
+PAUSED, PAUSED_OURS = 0.8, 0.9
+
 #: What a cluster of ours runs with. A lost worker must come back (the default closes it for good 15 s after any
-#: loss), a wait for workers must end, and the dashboard is for those who ask.
+#: loss), and a wait for workers must end. Nothing is written to disk: what tasks take is known beforehand, and results
+#: are small.
 DISTRIBUTED_SETTINGS = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": PAUSED_OURS,
     "distributed.deploy.lost-worker-timeout": "1h",
     "distributed.scheduler.allowed-failures": 10,
     "distributed.scheduler.no-workers-timeout": "60s",
-    "distributed.comm.retry.count": 3,
+    # whoever asks a dead worker for a result asks again for as long as this before it is computed anew
+    "distributed.comm.timeouts.connect": "3s",
 }
 
 #: glibc's settings in processes with so much memory that some may lie idle: what a chunk was decoded into is used
@@ -49,11 +58,14 @@ REUSING_MEMORY = {
     "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
 }
 
-#: Seconds for which tasks that are told to stop are waited for: more than a segment takes.
-GRACE = 60.0
-
-#: Ctrl-C in a terminal reaches the workers too; it is the driver that stops them.
-DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+#: What a worker process of ours does first. Ctrl-C in a terminal reaches the workers too, but it is the driver that
+#: stops them. And a process that ends need not look for garbage first: with a compiler loaded that takes seconds on
+#: a busy machine, and a worker that takes four is killed with a warning.
+PRELOAD = """
+import atexit, gc, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+atexit.register(gc.freeze)
+"""
 
 
 @dataclass(frozen=True)
@@ -68,13 +80,49 @@ class Workers:
         Tasks that run at a time, over all workers.
     threads_per_worker : int
     memory : int
-        Bytes that one worker may use.
+        Bytes of one worker.
+    paused : float
+        Share of its memory at which a worker is given no more tasks, for good if the rest is not freed.
+    local : bool
+        Whether the workers were started here, for this.
     """
 
     client: Client | None
     n_threads: int
     threads_per_worker: int
     memory: int
+    paused: float = 1.0
+    local: bool = False
+    _leases: list[Leases] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def usable(self) -> int:
+        """Bytes that one worker may use."""
+        return int(self.paused * self.memory)
+
+    @property
+    def driver_bytes(self) -> int:
+        """Bytes that this process may use beside what it has."""
+        return self.memory if self.client is None else int(psutil.virtual_memory().available)
+
+    def leases(self) -> Leases:
+        """Leases of a new owner, to end with these workers if not before."""
+        leases = Leases(self.client)
+        self._leases.append(leases)
+        return leases
+
+    def _renew(self, places: Iterable[str]) -> None:
+        for leases in self._leases:
+            leases.renew(places)
+
+    def release(self) -> None:
+        """End all leases: nothing is kept any more."""
+        while self._leases:
+            self._leases.pop().end()
+
+    def places(self) -> set[str]:
+        """Where tasks may run now: addresses of the workers, or the one process of threads."""
+        return set(places_of(self.client))
 
     def share(self, value: Any, *, heavy: bool = False) -> Any:
         """A value that many tasks take: it travels to the workers once.
@@ -87,15 +135,29 @@ class Workers:
         if heavy:
             # hash=False: equal data scattered a second time would be lost with the first
             return self.client.scatter(value, broadcast=True, hash=False)
-        return delayed(value, name=f"{type(value).__name__}-{uuid.uuid4().hex}", traverse=False)
+        key = f"{type(value).__name__}-{uuid.uuid4().hex}"
+        return self.client.submit(itself, value, key=key, pure=False)
 
-    def map(self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
+    def map(
+        self,
+        function: Callable[..., T],
+        arguments: Sequence[tuple[Any, ...]],
+        homes: Sequence[str | None] | None = None,
+    ) -> list[T]:
         """Results of a function called with each of the arguments, in order.
 
         When it raises, nothing of it runs any more: what was begun has been told to stop, and waited for.
+
+        Parameters
+        ----------
+        function : callable
+        arguments : sequence of tuple
+        homes : sequence of str or None, optional
+            The worker that each call is best made by, if any; another will do.
         """
         if self.client is not None:
-            return map_on_cluster(self.client, function, arguments)
+            changed = self._renew
+            return Call(self.client, function, arguments, homes or [None] * len(arguments), changed).results()
         if len(arguments) == 1:
             return [function(*arguments[0])]
         crew = Crew()
@@ -107,12 +169,10 @@ class Workers:
             crew.give_up()
             raise
 
-    def keep(self, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """As `map`, but the results stay where they were computed; each can be an argument of later tasks."""
-        if self.client is None:
-            return self.map(function, arguments)
-        task = delayed(function, pure=False)
-        return list(dask.persist(*[task(*given) for given in arguments], scheduler=self.client, traverse=False))
+
+def itself(value: T) -> T:
+    """The value: a task whose result travels to the workers."""
+    return value
 
 
 @contextmanager
@@ -137,6 +197,17 @@ def open_workers(
     memory_limit : str or int, optional
         Of each process, such as ``2GB``, or bytes.
     """
+    with _found_or_started(scheduler, n_workers, threads_per_worker, memory_limit) as workers:
+        try:
+            yield workers
+        finally:
+            workers.release()
+
+
+@contextmanager
+def _found_or_started(
+    scheduler: str | Client | None, n_workers: int | None, threads_per_worker: int, memory_limit: str | int | None
+) -> Iterator[Workers]:
     if scheduler is None:
         client = current_client()
         yield threads(n_workers, memory_limit) if client is None else of_client(client)
@@ -157,11 +228,11 @@ def open_workers(
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 scheduler_kwargs={"dashboard": False},
-                preload=[DEAF_TO_INTERRUPTS],
+                preload=[PRELOAD],
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
-            yield of_client(client)
+            yield replace(of_client(client), paused=PAUSED_OURS, local=True)
     elif isinstance(scheduler, str):
         from distributed import Client
 
@@ -202,10 +273,8 @@ def of_client(client: Client) -> Workers:
         sum(w["nthreads"] for w in infos),
         max(w["nthreads"] for w in infos),
         min(w["memory_limit"] or psutil.virtual_memory().total for w in infos),
+        PAUSED,
     )
-
-
-_task = threading.local()
 
 
 class Crew:
@@ -221,8 +290,7 @@ class Crew:
         with self._change:
             self._at_work += 1
         try:
-            _task.wanted = lambda: not self._given_up
-            stop_if_interrupted()
+            waits.begin(lambda: not self._given_up)
             return function(*given)
         finally:
             with self._change:
@@ -234,72 +302,3 @@ class Crew:
         with self._change:
             self._given_up = True
             self._change.wait_for(lambda: not self._at_work)
-
-
-#: In a worker process: calls for whose tasks nobody waits any more.
-_given_up: set[str] = set()
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What went wrong in a task; a result like any other, so that no worker prints it."""
-
-    error: Exception
-
-
-def map_on_cluster(client: Client, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
-    """`Workers.map` on the workers of a client."""
-    from distributed import as_completed, wait
-
-    call = uuid.uuid4().hex
-    task = delayed(partial(call_on_worker, call, function), pure=False, name=_name(function), traverse=False)
-    futures = client.compute(
-        [task(*given, dask_key_name=f"{_name(function)}-{call}-{i}") for i, given in enumerate(arguments)],
-        traverse=False,
-    )
-    results = {}
-    try:
-        for future, result in as_completed(futures, with_results=True, loop=client.loop):
-            if isinstance(result, Failure):
-                raise result.error
-            results[future.key] = result
-    except BaseException:
-        # those that are at work stop after their segment, and those that are not begin none
-        if client.status == "running":
-            client.run(give_up, call, wait=False, on_error="ignore")
-            with client.as_current(), contextlib.suppress(TimeoutError):
-                wait(futures, timeout=GRACE)
-        raise
-    return [results[future.key] for future in futures]
-
-
-def call_on_worker(call: str, function: Callable[..., T], *given: Any) -> T | Failure:
-    """Call a function as one of the tasks of a call."""
-    _task.wanted = lambda: call not in _given_up
-    try:
-        stop_if_interrupted()
-        return function(*given)
-    except Exception as error:
-        if not isinstance(error, DgmmError):
-            error.add_note(f"in a task, at\n{traceback.format_exc()}")
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            return Failure(RuntimeError(f"{type(error).__name__}: {error}"))
-        return Failure(error)
-
-
-async def give_up(call: str) -> None:
-    """Note in a worker process that nobody waits for the tasks of a call any more."""
-    _given_up.add(call)
-
-
-def _name(function: Any) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))
-
-
-def stop_if_interrupted() -> None:
-    """End a task for which nobody waits any more; to be called between segments."""
-    wanted: Callable[[], bool] | None = getattr(_task, "wanted", None)
-    if wanted is not None and not wanted():
-        raise InterruptedError("the driver gave up")

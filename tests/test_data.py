@@ -362,6 +362,33 @@ def test_segments_are_whole_shards(how: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_all(samples), table(200))
 
 
+@pytest.mark.parametrize("shards", [None, (6, 20, 3)], ids=["chunks", "shards"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v,
+        lambda v: v.transpose("lat", "t", "z"),
+        lambda v: v.transpose("z", "lat", "t"),
+        lambda v: v.isel(t=slice(3, None)).transpose("lat", "t", "z"),
+    ],
+    ids=["as stored", "transposed", "features first", "selected"],
+)
+def test_segments_are_whole_chunks_whatever_the_order_of_dimensions(
+    change: Callable[[xr.DataArray], xr.DataArray], shards: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    """A shard cut by segments would be decoded once for each: lengths of chunks belong to dimensions by name."""
+    values = np.random.default_rng(0).normal(size=(60, 40, 3))
+    encoding = {"chunks": (2, 4, 3)} | ({"shards": shards} if shards else {})
+    dataset = xr.Dataset({"v": (("t", "lat", "z"), values)})
+    dataset.to_zarr(tmp_path / "v.zarr", consolidated=False, encoding={"v": encoding})
+    variable = change(xr.open_zarr(tmp_path / "v.zarr", chunks=None, consolidated=False)["v"])
+    samples = open_samples(variable, feature_dim="z")
+    stored = {"t": 6, "lat": 20} if shards else {"t": 2, "lat": 4}
+    assert len(samples.grid) > 1
+    for dim, length, whole in zip(samples.dims, samples.grid.segment, samples.grid.shape, strict=True):
+        assert length == whole or length % stored.get(dim, 1) == 0
+
+
 def test_the_last_dimension_of_a_plain_array_holds_the_features() -> None:
     x = np.arange(60.0).reshape(3, 4, 5)
     samples = open_samples(x)

@@ -14,7 +14,7 @@ from dgmm.em import Ascent, Evaluated, Secants, aitken, anderson, climb, maximis
 from dgmm.em.anderson import expected_gain
 from dgmm.grid import Grid
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes
+from dgmm.passes import Passes, passes_over
 from dgmm.starts import Candidate, grounds_for
 from dgmm.workers import threads
 
@@ -40,7 +40,7 @@ def passes_in_blocks(x: np.ndarray, blocks: int) -> Passes:
     samples = open_samples(x)
     grid = Grid((len(x),), (-(-len(x) // blocks),))
     assert len(grid) == blocks
-    return Passes(type(samples)(**{**vars(samples), "grid": grid}), threads(2))
+    return passes_over(type(samples)(**{**vars(samples), "grid": grid}), threads(2))
 
 
 def climbed(

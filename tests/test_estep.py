@@ -7,9 +7,11 @@ from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
 import dgmm
 from dgmm.errors import InputError
-from dgmm.estep import Plain, accumulate, kernel, make_plan, unpack
+from dgmm.estep import Plain, accumulate, buffer_bytes, kernel, make_plan, score, unpack
+from dgmm.estep import block as blocks_module
 from dgmm.estep import compiled as compiled_form
 from dgmm.estep import plan as planning
+from dgmm.estep.compiled import memory_for, packed, slice_width
 from dgmm.frame import FrameKind, Moments, make_frame
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
@@ -64,6 +66,35 @@ def test_any_dtype_is_added_up_in_float64(dtype: str) -> None:
     np.testing.assert_array_equal(a.log_likelihoods, b.log_likelihoods)
     for left, right in zip(a.sums, b.sums, strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64", ">f8"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_samples_converted_block_by_block_have_the_bits_of_the_whole(
+    order: str, dtype: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = (10 * clouds() + 60).astype(dtype)
+    double = x.astype(float) if dtype != "float32" else x
+    frames = frames_of(double.astype(float))
+    plan = make_plan(candidates(double.astype(float), frames), frames)
+    weights = np.random.default_rng(1).random(len(x)) if weighted else None
+    single = Mixture.gaussian(
+        "full", [1.0, 1.0], double[:2].astype(float), np.tile(np.eye(3), (2, 1, 1))
+    ).density_plan()
+    expected, scores = accumulate(Rows(double, weights), plan), score(double, single, probabilities=True)
+    monkeypatch.setattr(blocks_module, "CONVERTED_BYTES", 1)
+    width = slice_width(plan)
+    lengths = [len(block) for _, block in blocks_module.blocks(np.asarray(x, order=order), plan.n_features, width)]
+    converted = order == "F" or dtype not in ("float32", "float64")
+    assert lengths == ([width] * (len(x) // width) + [len(x) % width] if converted else [len(x)])
+    found = accumulate(Rows(np.asarray(x, order=order), weights), plan)
+    again = score(np.asarray(x, order=order), single, probabilities=True)
+    np.testing.assert_array_equal(found.log_likelihoods, expected.log_likelihoods)
+    for ours, whole in zip(found.sums, expected.sums, strict=True):
+        np.testing.assert_array_equal(ours, whole)
+    for name in ("label", "probability", "log_density", "probabilities"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(scores, name))
 
 
 def test_memory_order_changes_no_bit() -> None:
@@ -301,3 +332,21 @@ def test_a_fit_in_single_precision_ends_where_the_other_does() -> None:
     np.testing.assert_allclose(single.mixture.means, double.mixture.means, atol=1e-3)
     with pytest.raises(InputError, match="compute_dtype: Input should be 'float64' or 'float32'"):
         dgmm.train(x, 2, compute_dtype="float16")
+
+
+@pytest.mark.parametrize(("dtype", "k"), [("float64", 3), ("float32", 3), ("float64", 700)])
+@pytest.mark.parametrize("d", [1, 3, 50])
+def test_the_bytes_of_the_buffers_are_told_exactly(dtype: str, k: int, d: int) -> None:
+    x = np.random.default_rng(0).standard_normal((2 * k, d))
+    frames = frames_of(np.random.default_rng(1).standard_normal((200, d)))
+    narrow = np.tile(np.eye(d), (k, 1, 1))
+    narrow[0] *= 1e-14  # a component in coordinates of its own
+    mixtures = [
+        Mixture.gaussian("full", np.ones(k), x[:k], narrow),
+        Mixture.gaussian("diag", np.ones(1), x[:1], np.ones((1, d))),
+    ]
+    plan = make_plan([m.to_frame(frames[m.family.frame]) for m in mixtures], frames, np.dtype(dtype))
+    *buffers, product = memory_for(plan, packed(plan), slice_width(plan))
+    shared = product is buffers[2]
+    made = sum(b.nbytes for b in buffers) + (0 if shared else product.nbytes)
+    assert buffer_bytes(plan) - max(blocks_module.CONVERTED_BYTES, 8 * d * slice_width(plan)) == made

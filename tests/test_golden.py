@@ -13,7 +13,7 @@ from dgmm.data import open_samples
 from dgmm.datasets import old_faithful
 from dgmm.em import Ascent, climb
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes
+from dgmm.passes import passes_over
 from dgmm.starts import Candidate, grounds_for
 from dgmm.workers import threads
 
@@ -73,7 +73,7 @@ def test_old_faithful_full_two_components() -> None:
 
 
 def climb_from(start: Mixture, x: np.ndarray, acceleration: str, enough: float) -> Ascent:
-    passes = Passes(open_samples(x), threads(1))
+    passes = passes_over(open_samples(x), threads(1))
     kind = start.covariance_type
     ground = grounds_for([Candidate(start.n_components, kind)], passes.profile.moments, passes.profile.frame, 0)[kind]
     ascent = Ascent(start.to_frame(ground.frame), ground, enough / len(x), acceleration)  # type: ignore[arg-type]

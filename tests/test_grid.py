@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgmm import grid as module
-from dgmm.grid import MAX_BYTES, Grid
+from dgmm.grid import MAX_BYTES, MAX_ROWS, Grid
 
 Shape = tuple[int, ...]
 
@@ -26,7 +26,7 @@ def shapes_and_chunks(draw: st.DrawFn, longest: int) -> tuple[Shape, Shape]:
 def small_grid(shape: Shape, chunks: Shape, least: int) -> Grid:
     """A grid of segments of at least so many rows, so that a small grid has several."""
     with patch.object(module, "MIN_ROWS", least):
-        return Grid.along_chunks(shape, chunks, 3)
+        return Grid.along_chunks(shape, chunks, 24)
 
 
 @given(shapes_and_chunks(9), st.sampled_from([1, 5, 30, 4096]))
@@ -68,18 +68,18 @@ def test_rows_are_c_order_numbers_of_the_whole_grid(case: tuple[Shape, Shape], l
 
 def test_rows_beyond_32_bits() -> None:
     """A grid of 2^40 samples, never in memory."""
-    grid = Grid.along_chunks((2**20, 2**20), (1024, 1024), 4)
+    grid = Grid.along_chunks((2**20, 2**20), (1024, 1024), 32)
     last = (slice(2**20 - 1, 2**20), slice(2**20 - 2, 2**20))
     assert grid.rows(last).tolist() == [2**40 - 2, 2**40 - 1]
 
 
-@given(shapes_and_chunks(100_000), st.integers(1, 5000))
-def test_segments_are_bounded(case: tuple[Shape, Shape], n_features: int) -> None:
-    """A segment is a single chunk, or it stays below the bytes that a task may take, and is not needlessly small."""
+@given(shapes_and_chunks(100_000), st.integers(1, 40_000))
+def test_segments_are_bounded(case: tuple[Shape, Shape], row_bytes: int) -> None:
+    """A segment is a single chunk, or it stays below what a task may take, and is not needlessly small."""
     shape, chunks = case
-    grid = Grid.along_chunks(shape, chunks, n_features)
+    grid = Grid.along_chunks(shape, chunks, row_bytes)
     chunk = math.prod(min(c, n) for c, n in zip(chunks, shape, strict=True))
-    assert grid.largest == chunk or grid.largest * n_features * 8 <= MAX_BYTES
+    assert grid.largest == chunk or (grid.largest * row_bytes <= MAX_BYTES and grid.largest <= MAX_ROWS)
     assert grid.largest >= chunk
     last = len(grid) - 1
     assert tuple(s.stop for s in grid.region(last)) == shape
@@ -87,28 +87,30 @@ def test_segments_are_bounded(case: tuple[Shape, Shape], n_features: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("shape", "chunks", "n_features", "segment"),
+    ("shape", "chunks", "row_bytes", "segment"),
     [
         # all of a small array is one segment: fewer rows than MIN_ROWS
-        ((272,), (100,), 2, (272,)),
+        ((272,), (100,), 16, (272,)),
         # 10^6 / 64 = 15,625 rows wanted: 15 chunks of 1,000
-        ((1_000_000,), (1000,), 4, (15_000,)),
+        ((1_000_000,), (1000,), 32, (15_000,)),
         # a chunk that is larger than any segment need be stays whole
-        ((1_000_000,), (500_000,), 64, (500_000,)),
+        ((1_000_000,), (500_000,), 512, (500_000,)),
         # months of 16,200 profiles: one month is enough rows
-        ((12, 90, 180), (1, 90, 180), 19, (1, 90, 180)),
+        ((12, 90, 180), (1, 90, 180), 152, (1, 90, 180)),
         # tiny chunks join along the last dimension first: 4,096 // 60 = 68 of 3 columns, then rows of the whole width
-        ((100, 120), (20, 3), 2, (20, 120)),
-        # 32 MiB / (8 x 10,000) = 419 rows: 41 chunks of 10
-        ((100_000,), (10,), 10_000, (410,)),
+        ((100, 120), (20, 3), 16, (20, 120)),
+        # 8 MiB / 40,000 = 209 rows: 20 chunks of 10
+        ((100_000,), (10,), 40_000, (200,)),
+        # 10^8 / 64 would be more than 131,072 rows: 131 chunks of 1,000
+        ((100_000_000,), (1000,), 4, (131_000,)),
         # a chunk longer than the array
-        ((50, 7), (1000, 1000), 2, (50, 7)),
+        ((50, 7), (1000, 1000), 16, (50, 7)),
     ],
 )
-def test_segments_by_hand(shape: Shape, chunks: Shape, n_features: int, segment: Shape) -> None:
-    assert Grid.along_chunks(shape, chunks, n_features).segment == segment
+def test_segments_by_hand(shape: Shape, chunks: Shape, row_bytes: int, segment: Shape) -> None:
+    assert Grid.along_chunks(shape, chunks, row_bytes).segment == segment
 
 
 def test_segments_do_not_depend_on_anything_but_the_store() -> None:
     """Equal shape, chunks and features: an equal grid, which is what makes results reproducible."""
-    assert Grid.along_chunks((1000, 30), (10, 30), 5) == Grid.along_chunks([1000, 30], [10, 30], 5)
+    assert Grid.along_chunks((1000, 30), (10, 30), 40) == Grid.along_chunks([1000, 30], [10, 30], 40)

@@ -19,6 +19,7 @@ from dgmm.families import get_family
 from dgmm.initialise import Given, check_given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
+from dgmm.passes import passes_over as passes_over_samples
 from dgmm.results import Criterion
 from dgmm.rows import Rows
 from dgmm.starts import Candidate, grounds_for, start_on_sample
@@ -40,7 +41,7 @@ def clouds(n: int = 2000, seed: int = 0) -> np.ndarray:
 
 
 def passes_over(x: np.ndarray) -> Passes:
-    return Passes(open_samples(x), threads(2))
+    return passes_over_samples(open_samples(x), threads(2))
 
 
 def ground_of(x: np.ndarray, kind: str, reg_covar: float = 0) -> Ground:

@@ -16,14 +16,15 @@ import dgmm
 from dgmm.blas import one_blas_thread
 from dgmm.data import open_samples
 from dgmm.errors import InsufficientMemoryError
+from dgmm.fold import TASKS_PER_THREAD, cut
 from dgmm.mixture import Mixture
-from dgmm.passes import TASKS_PER_THREAD, Passes, cut
+from dgmm.passes import Passes, passes_over
+from dgmm.waits import stop_if_interrupted
 from dgmm.workers import (
     DISTRIBUTED_SETTINGS,
     Workers,
     of_client,
     open_workers,
-    stop_if_interrupted,
     threads,
 )
 
@@ -63,21 +64,19 @@ def bits(passes: Passes) -> list[bytes]:
 
 
 def test_the_same_bits_on_any_number_of_threads_and_processes(store: str, client: Client) -> None:
-    reference = bits(Passes(open_samples(store), threads(1)))
+    reference = bits(passes_over(open_samples(store), threads(1)))
     for n in (2, 4):
-        assert bits(Passes(open_samples(store), threads(n))) == reference
-    assert bits(Passes(open_samples(store), of_client(client))) == reference
+        assert bits(passes_over(open_samples(store), threads(n))) == reference
+    assert bits(passes_over(open_samples(store), of_client(client))) == reference
     with open_workers("processes", n_workers=4, memory_limit="2GB") as workers:
-        assert bits(Passes(open_samples(store), workers)) == reference
+        assert bits(passes_over(open_samples(store), workers)) == reference
 
 
 def test_the_same_bits_resident_or_streamed(store: str) -> None:
-    plenty = Passes(open_samples(store), threads(2))
-    assert plenty._kept
-    scarce = Workers(None, 2, 2, 400 * 2**20)
-    streamed = Passes(open_samples(store), scarce)
-    assert not streamed._kept
+    plenty = passes_over(open_samples(store), threads(2))
+    streamed = passes_over(open_samples(store), Workers(None, 2, 2, 40 * 2**20))
     assert bits(streamed) == bits(plenty)
+    assert (plenty.n_reads, streamed.n_reads) == (1, 2)
 
 
 def test_a_whole_selection_has_the_same_bits_everywhere(store: str, client: Client) -> None:
@@ -161,21 +160,21 @@ def test_tasks_have_one_blas_thread_each_and_leave_the_limit_as_it_was() -> None
 def test_the_memory_limit_of_threads_is_kept_in_mind(store: str) -> None:
     assert threads(2, "100MB").memory == 100_000_000
     with open_workers("threads", memory_limit="10MB") as workers, pytest.raises(InsufficientMemoryError):
-        Passes(open_samples(store), workers)
+        passes_over(open_samples(store), workers)
 
 
 def test_dask_arrays_are_read_by_the_workers(store: str, client: Client) -> None:
     import dask.array
 
     lazy = dask.array.from_zarr(store)
-    expected = bits(Passes(open_samples(store), threads(2)))
-    assert bits(Passes(open_samples(lazy), of_client(client))) == expected
+    expected = bits(passes_over(open_samples(store), threads(2)))
+    assert bits(passes_over(open_samples(lazy), of_client(client))) == expected
 
 
 def test_large_parameters_travel(client: Client) -> None:
     """More than 100 kB as an argument of client.map hangs a client: ours are the result of a task."""
     x = np.random.default_rng(0).standard_normal((3_000, 40))
-    passes = Passes(open_samples(x), of_client(client))
+    passes = passes_over(open_samples(x), of_client(client))
     k = 60
     big = Mixture.gaussian("full", np.ones(k), x[:k], np.tile(np.eye(40), (k, 1, 1)))
     (statistics,) = passes.accumulate([big.to_frame(passes.profile.frame("whitening"))])
@@ -203,9 +202,9 @@ def test_few_tasks_however_many_chunks(tmp_path, monkeypatch: pytest.MonkeyPatch
     seen: list[int] = []
     run = Workers.map
 
-    def counting(self: Workers, function: Any, arguments: list) -> list:
+    def counting(self: Workers, function: Any, arguments: list, *homes: Any) -> list:
         seen.append(len(arguments))
-        return run(self, function, arguments)
+        return run(self, function, arguments, *homes)
 
     monkeypatch.setattr(Workers, "map", counting)
     dgmm.train(str(tmp_path / "x.zarr"), 2, scheduler="threads")
@@ -215,13 +214,12 @@ def test_few_tasks_however_many_chunks(tmp_path, monkeypatch: pytest.MonkeyPatch
 
 def test_reads_are_counted(store: str) -> None:
     selection = dgmm.select(store, [1, 2], ["diag", "spherical"], n_init=1)
-    longest = max(f.n_passes for f in selection.fits)
-    assert selection.n_reads == 1 + longest + 1, "the profile, the passes that all candidates share, the worst rows"
+    assert selection.n_reads == 1, "all of it stays in memory"
 
 
 def test_too_little_memory_is_refused_with_both_numbers(store: str) -> None:
     with pytest.raises(InsufficientMemoryError, match=r"would need \d+ MiB .* has 10 MiB"):
-        Passes(open_samples(store), Workers(None, 1, 1, 10 * 2**20))
+        passes_over(open_samples(store), Workers(None, 1, 1, 10 * 2**20))
 
 
 def test_a_cluster_of_ours_outlives_lost_workers() -> None:

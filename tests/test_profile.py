@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 from dgmm import grid as grid_module
+from dgmm.config import Training
 from dgmm.data import Samples, open_samples
 from dgmm.errors import InputError
-from dgmm.passes import Passes
-from dgmm.profile import Profile, Sample, row_hashes
+from dgmm.passes import passes_over
+from dgmm.profile import Profile
 from dgmm.rows import Rows
+from dgmm.sample import Sample, row_hashes
 from dgmm.workers import of_client, threads
 
 
@@ -36,7 +38,7 @@ def profile_of(
     source: Any, *, n_threads: int = 2, seed: int = 0, sample_rows: int = 100, feature_dim: str | None = None
 ) -> Profile:
     samples = source if isinstance(source, Samples) else open_samples(source, feature_dim=feature_dim)
-    return Passes(samples, threads(n_threads), seed=seed, sample_rows=sample_rows).profile
+    return passes_over(samples, threads(n_threads), Training(seed=seed, sample_rows=sample_rows)).profile
 
 
 def chunked(x: np.ndarray, *chunks: int) -> zarr.Array[Any]:
@@ -157,7 +159,7 @@ def test_the_whole_profile_has_the_same_bits_on_a_cluster(client: Client) -> Non
     x = table()
     for source in (x, da.from_array(x, chunks=(50, 3))):
         samples = open_samples(source)
-        passes = Passes(samples, of_client(client), sample_rows=100)
+        passes = passes_over(samples, of_client(client), Training(sample_rows=100))
         assert len(samples.grid) > 4
         assert_identical(passes.profile, profile_of(samples, n_threads=1))
 
@@ -245,7 +247,7 @@ def test_infinite_float32(client: Client) -> None:
     x[123, 0] = np.inf
     samples = open_samples(da.from_array(x, chunks=(50, 2)))
     with pytest.raises(InputError, match=r"feature '0' .* is inf at sample \(123\)"):
-        Passes(samples, of_client(client))
+        passes_over(samples, of_client(client))
 
 
 def test_an_infinite_value_in_a_row_that_is_left_out_does_not_matter() -> None:

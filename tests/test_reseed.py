@@ -6,10 +6,10 @@ import pytest
 import dgmm
 from dgmm.data import open_samples
 from dgmm.em import Evaluated
-from dgmm.passes import Passes
-from dgmm.profile import Sample
+from dgmm.passes import passes_over
 from dgmm.reseed import groups_of, reseed
 from dgmm.rows import Rows
+from dgmm.sample import Sample
 from dgmm.starts import Candidate, grounds_for
 from dgmm.workers import threads
 
@@ -49,7 +49,7 @@ def test_nothing_is_replaced_where_nothing_was_missed() -> None:
 def test_the_worst_rows_are_those_of_lowest_density() -> None:
     x = with_rare_group(20_000, 15)
     fit = dgmm.train(x, 3, worst_rows=0)
-    passes = Passes(open_samples(x), threads(2))
+    passes = passes_over(open_samples(x), threads(2))
     (worst,) = passes.worst([fit.mixture], 40)
     expected = np.argsort(fit.mixture.log_density(x))[:40]
     np.testing.assert_array_equal(worst.rows.x, x[expected])
@@ -58,7 +58,7 @@ def test_the_worst_rows_are_those_of_lowest_density() -> None:
 @pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
 def test_a_collapsed_component_gets_another_place(kind: str) -> None:
     x = with_rare_group(20_000, 60).astype(float)
-    passes = Passes(open_samples(x), threads(1))
+    passes = passes_over(open_samples(x), threads(1))
     ground = grounds_for([Candidate(4, kind)], passes.profile.moments, passes.frame, 1e-6)[kind]
     inside = dgmm.train(x, 4, kind, worst_rows=0, n_init=2).mixture.to_frame(ground.frame)
     (statistics,) = passes.accumulate([inside])

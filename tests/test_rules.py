@@ -18,7 +18,7 @@ from dgmm.data import open_samples
 from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.frame import Frame, Moments
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes
+from dgmm.passes import passes_over
 from dgmm.results import Criterion
 from dgmm.starts import Candidate, Contest, sample_sizes, start_on_sample, unsound_components
 from dgmm.statistics import SufficientStatistics
@@ -146,7 +146,7 @@ class Recorded:
         self.climbs: list[tuple[str, list[Ascent], int, int]] = []
         monkeypatch.setattr(starts, "_climb_on_sample", self._climb)
         x = np.random.default_rng(0).standard_normal((2000, D))
-        self.passes = Passes(open_samples(x), threads(1))
+        self.passes = passes_over(open_samples(x), threads(1))
         found = start_on_sample(self.passes.profile, [A], Training(**options), self.passes.frame)
         self.mixture = found.mixtures[A]
 
@@ -267,8 +267,10 @@ def test_a_gain_counts_from_two_standard_errors_on(monkeypatch: pytest.MonkeyPat
     for seed in range(24):
         r, n_rare = np.random.default_rng(seed), 8 + 2 * seed
         rare = [4.5, 0] + 0.7 * r.standard_normal((n_rare, 2))
-        passes = Passes(
-            open_samples(np.concatenate([r.standard_normal((N_ROWS - n_rare, 2)), rare])), threads(1), sample_rows=300
+        passes = passes_over(
+            open_samples(np.concatenate([r.standard_normal((N_ROWS - n_rare, 2)), rare])),
+            threads(1),
+            Training(sample_rows=300),
         )
         frame, sample = passes.frame("whitening"), passes.profile.sample.rows
         inside = before.to_frame(frame)

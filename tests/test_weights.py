@@ -15,17 +15,17 @@ from scipy.special import logsumexp
 from scipy.stats import kstest, multivariate_normal
 
 import dgmm
-from dgmm.config import Train
+from dgmm.config import Train, Training
 from dgmm.data import open_samples
 from dgmm.datasets import ocean_temperature
 from dgmm.errors import InputError
 from dgmm.estep import Plain, accumulate, make_plan
 from dgmm.frame import Moments, make_frame
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes
+from dgmm.passes import passes_over
 from dgmm.pipeline import run_train
-from dgmm.profile import Sample, is_held_out, row_hashes, sample_keys
 from dgmm.rows import Rows
+from dgmm.sample import Sample, is_held_out, row_hashes, sample_keys
 from dgmm.statistics import SufficientStatistics
 from dgmm.workers import of_client, threads
 
@@ -72,7 +72,7 @@ def test_a_pass_is_that_of_scipy(blobs: np.ndarray, kind: str, cluster: bool, cl
     raw = 1e-9 * weights_for(len(blobs))
     raw[::7] = 0.0
     source = da.from_array(np.array(blobs), chunks=(100, 2))
-    passes = Passes(
+    passes = passes_over(
         open_samples(source, weights=da.from_array(raw, chunks=50)), of_client(client) if cluster else threads(2)
     )
     used = raw > 0
@@ -172,7 +172,7 @@ def test_the_sample_stands_for_the_data_whatever_is_held_out(weighted: bool, hol
     samples = open_samples(np.abs(lat)[:, None], weights=w if weighted else None)
     found, kept = [], []
     for seed in range(60):
-        profile = Passes(samples, threads(1), seed=seed, sample_rows=200, holdout=holdout).profile
+        profile = passes_over(samples, threads(1), Training(seed=seed, sample_rows=200, holdout=holdout)).profile
         rows = profile.sample.first(150)
         found.append([np.average(rows.x[:, 0] ** p, weights=rows.weights) for p in (1, 2)])
         kept.append(profile.n_samples)

@@ -12,7 +12,8 @@ import pytest
 from distributed import Client
 
 from dgmm.errors import InputError
-from dgmm.workers import Workers, of_client, stop_if_interrupted, threads
+from dgmm.waits import stop_if_interrupted
+from dgmm.workers import PRELOAD, Workers, of_client, threads
 
 FORKED = """
 import os, signal
@@ -36,6 +37,50 @@ def test_a_forked_child_can_compute_as_its_parent_did() -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORKED]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+LOOP = """
+class Loop:
+    def __del__(self):
+        print("collected")
+
+loop = Loop()
+loop.itself = loop
+"""
+
+
+@pytest.mark.parametrize(("before", "said"), [("", "collected\n"), (PRELOAD, "")])
+def test_a_worker_that_ends_looks_for_no_garbage(before: str, said: str) -> None:
+    """What only the last collection of a process would find."""
+    done = subprocess.run([sys.executable, "-c", before + LOOP], check=True, capture_output=True, text=True)
+    assert done.stdout == said
+
+
+QUIET = """
+import numpy as np
+import zarr
+import dgmm
+from dgmm.workers import open_workers
+
+if __name__ == "__main__":
+    x = np.random.default_rng(0).normal(size=(20_000, 2))
+    x[::2] += 8
+    array = zarr.create_array("x.zarr", shape=x.shape, chunks=(5_000, 2), dtype=x.dtype)
+    array[:] = x
+    with open_workers("processes", n_workers=2, memory_limit="600MB") as workers:
+        fit = dgmm.train("x.zarr", 2, scheduler=workers.client, n_init=1)
+        dgmm.score(fit, "x.zarr", "scores.zarr", scheduler=workers.client)
+    print(fit.converged)
+"""
+
+
+def test_a_good_run_on_processes_says_nothing_of_them(tmp_path: Path) -> None:
+    (tmp_path / "quiet.py").write_text(QUIET)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "quiet.py"], check=True, capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 # ---- when a call ends, nothing of it runs any more -------------------------------------------------------------------

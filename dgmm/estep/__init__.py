@@ -29,6 +29,7 @@ __all__ = [
     "Scores",
     "accumulate",
     "backend_of",
+    "buffer_bytes",
     "complete_rows",
     "frozen",
     "make_plan",
@@ -50,6 +51,9 @@ class Backend(Protocol):
     def accumulate(self, rows: Rows, plan: Plan) -> PassTotals:
         """E-step of all mixtures of a plan over complete rows, base measures aside."""
 
+    def buffer_bytes(self, plan: Plan) -> int:
+        """Bytes that one thread takes beside samples and totals."""
+
     def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
         """Scores of complete rows (n, d) by the one mixture of a plan, base measures aside, into arrays."""
 
@@ -61,6 +65,11 @@ BACKENDS: list[Backend] = [Compiled(), Plain()]
 def backend_of(plan: Plan) -> Backend:
     """The back end for a plan."""
     return next(backend for backend in BACKENDS if backend.takes(plan))
+
+
+def buffer_bytes(plan: Plan) -> int:
+    """Bytes that one thread takes for an E-step or scores, beside samples and totals."""
+    return backend_of(plan).buffer_bytes(plan)
 
 
 def accumulate(rows: Rows, plan: Plan) -> PassTotals:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from dgmm.errors import InputError
 from dgmm.estep import kernel
 from dgmm.types import AnyArray
+
+#: Bytes of samples that are converted to double precision at a time.
+CONVERTED_BYTES = 2**20
 
 
 def complete_rows(x: AnyArray) -> AnyArray | None:
@@ -20,11 +25,20 @@ def complete_rows(x: AnyArray) -> AnyArray | None:
     return None if kernel.find_complete(frozen(x), marks) == len(x) else marks
 
 
-def as_block(x: AnyArray, n_features: int) -> AnyArray:
-    """Samples as the kernel takes them: rows one after the other, float32 as it is and anything else float64."""
+def blocks(x: AnyArray, n_features: int, width: int) -> Iterator[tuple[slice, AnyArray]]:
+    """Samples as the kernel takes them: rows one after the other, float32 as it is and anything else float64.
+
+    What has to be converted for that comes in blocks of whole slices of a width, so that there is never much of it
+    twice, and sums have the same bits as if it had come as one.
+    """
     if x.ndim != 2 or x.shape[1] != n_features:
         raise InputError(f"expected samples of shape (n, {n_features}), not {x.shape}")
-    return frozen(np.ascontiguousarray(x, dtype=x.dtype if x.dtype == np.float32 else np.float64))
+    dtype = np.dtype(np.float32 if x.dtype == np.float32 else np.float64)
+    whole = x.dtype == dtype and x.flags.c_contiguous
+    length = max(len(x), 1) if whole else max(1, CONVERTED_BYTES // (8 * n_features * width)) * width
+    for start in range(0, max(len(x), 1), length):
+        place = slice(start, min(start + length, len(x)))
+        yield place, frozen(np.ascontiguousarray(x[place], dtype=dtype))
 
 
 def frozen(array: AnyArray) -> AnyArray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dgmm.estep import kernel
-from dgmm.estep.block import as_block, frozen
+from dgmm.estep.block import CONVERTED_BYTES, blocks, frozen
 from dgmm.estep.plan import Plan
 from dgmm.estep.totals import PassTotals, Scores
 from dgmm.families.gaussian import CHAIN
@@ -105,10 +105,11 @@ class Compiled:
         p, width = plan.prepared(packed), slice_width(plan)
         log_likelihoods, flat, squares = np.zeros(len(plan.candidates)), np.zeros(len(p.theta)), np.zeros(plan.n_rows)
         weights = np.empty(0) if rows.weights is None else np.ascontiguousarray(rows.weights, dtype=np.float64)
-        kernel.accumulate(
-            as_block(rows.x, plan.n_features), frozen(weights), p.origins, p.shifts, p.forwards, p.diagonals, p.panels,
-            p.theta, p.candidates, width, memory_for(plan, p, width), log_likelihoods, flat, squares,
-        )  # fmt: skip
+        for place, block in blocks(rows.x, plan.n_features, width):
+            kernel.accumulate(
+                block, frozen(weights[place]), p.origins, p.shifts, p.forwards, p.diagonals, p.panels, p.theta,
+                p.candidates, width, memory_for(plan, p, width), log_likelihoods, flat, squares,
+            )  # fmt: skip
         sums = {product.rows.start: np.zeros_like(product.theta) for product in plan.products}
         for _, start, stop, first, last, offset in p.panels.tolist():
             part = flat[offset : offset + (stop - start) * (last - first)]
@@ -123,8 +124,16 @@ class Compiled:
     def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
         """Scores of samples (n, d) by the one mixture of a plan, into arrays."""
         p, width = plan.prepared(packed), slice_width(plan)
-        kernel.score(
-            as_block(x, plan.n_features), p.origins, p.shifts, p.forwards, p.diagonals, p.panels, p.theta, plan.n_rows,
-            width, memory_for(plan, p, width), scores.label, scores.probability, scores.log_density,
-            scores.probabilities,
-        )  # fmt: skip
+        for place, block in blocks(x, plan.n_features, width):
+            kernel.score(
+                block, p.origins, p.shifts, p.forwards, p.diagonals, p.panels, p.theta, plan.n_rows, width,
+                memory_for(plan, p, width), scores.label[place], scores.probability[place], scores.log_density[place],
+                scores.probabilities[place],
+            )  # fmt: skip
+
+    def buffer_bytes(self, plan: Plan) -> int:
+        """Bytes of the buffers of one thread, and of a block that is converted, for any samples."""
+        d, n, width = plan.n_features, plan.n_rows, slice_width(plan)
+        lines = d + len(plan.stacks) * d + n + 3 + 2 * (d + 1)
+        in_products = min(PANEL, max(stack.size for stack in plan.stacks)) + n * (plan.dtype.itemsize < 8)
+        return width * (8 * lines + plan.dtype.itemsize * in_products) + max(CONVERTED_BYTES, 8 * d * width)

@@ -43,6 +43,11 @@ class Plain:
         known = squares if rows.weights is not None else np.nan
         return PassTotals(float(weights.sum()), log_likelihoods, tuple(sums), squares=known)
 
+    def buffer_bytes(self, plan: Plan) -> int:
+        """Bytes of what is computed for a slice: coordinates, features, joint densities, and their copies."""
+        sizes = sum(2 * plan.n_features + stack.size for stack in plan.stacks)
+        return 8 * WIDTH * (plan.n_features + sizes + 4 * plan.n_rows)
+
     def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
         """Scores of samples (n, d) by the one mixture of a plan, into arrays."""
         for place, joint, _ in slices(x, plan):

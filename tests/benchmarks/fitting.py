@@ -139,7 +139,7 @@ def selections(short: bool) -> None:
             f"{name}, {len(x)} rows, 1..{top}",
             f"{best:.1f} ({which})",
             f"{fit.bic:.1f} ({fit.covariance_type} K = {fit.n_components})",
-            str(selection.n_reads),
+            f"{selection.n_reads:g}",
             f"{theirs / ours:.1f}",
         )
 

@@ -31,14 +31,16 @@ from tables import head, line
 
 import dgmm
 from dgmm.blas import one_blas_thread
+from dgmm.config import Training
 from dgmm.data import DECODERS, Field, Samples, open_samples
 from dgmm.estep import make_plan, score
 from dgmm.families import get_family
+from dgmm.fold import map_segments, read_ahead, runs_of
 from dgmm.grid import Grid
-from dgmm.memory import BASE_BYTES, PAUSED, pass_bytes
+from dgmm.memory import BASE_BYTES, pass_bytes
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
-from dgmm.passes import Passes, map_segments, read_ahead
+from dgmm.passes import Division, EStepSegment, Passes, passes_over
 from dgmm.workers import Workers, open_workers, threads
 
 CASES = [
@@ -120,15 +122,20 @@ def sklearn_step(mixture: Mixture, x: np.ndarray) -> Callable[[], None]:
 
 def passes_of(source: Any, workers: Any, *mixtures: Mixture) -> tuple[Passes, Callable[[], Any]]:
     """One pass of ours for all mixtures, from the same mixtures."""
-    passes = Passes(open_samples(source), workers, sample_rows=10)
+    passes = passes_over(open_samples(source), workers, Training(sample_rows=10))
     inside = [m.to_frame(passes.profile.frame(m.family.frame)) for m in mixtures]
     return passes, lambda: passes.accumulate(inside)
 
 
-def scarce(workers: Workers, path: str) -> Workers:
+def e_step(mixture: Mixture) -> EStepSegment:
+    """The leaf of a pass for one mixture."""
+    return EStepSegment(mixture.density_plan(), Division(missing=False, holdout=0.0, seed=0, scale=1.0))
+
+
+def scarce(workers: Workers, path: str, mixture: Mixture) -> Workers:
     """The same workers without memory to keep anything in: every pass reads the store."""
-    task = pass_bytes(open_samples(path), 10**6, 10)
-    return replace(workers, memory=int((BASE_BYTES + workers.threads_per_worker * task) / PAUSED))
+    need = workers.threads_per_worker * pass_bytes(open_samples(path), e_step(mixture)).total + 2**20
+    return replace(workers, memory=int((need + BASE_BYTES * (workers.client is not None)) / workers.paused))
 
 
 def dgemm_speed() -> float:
@@ -175,7 +182,7 @@ def streamed(short: bool, repetitions: int) -> None:
     mixture = mixture_at("full", centres)
     with folder() as place, open_workers("processes") as workers:
         write(f"{place}/x.zarr", x, 250_000)
-        _, from_store = passes_of(f"{place}/x.zarr", scarce(workers, f"{place}/x.zarr"), mixture)
+        _, from_store = passes_of(f"{place}/x.zarr", scarce(workers, f"{place}/x.zarr", mixture), mixture)
         double = x.astype(np.float64)
         _, from_memory = passes_of(double, threads(), mixture)
         theirs, store, memory = in_turn(repetitions, sklearn_step(mixture, double), from_store, from_memory)
@@ -258,17 +265,18 @@ def stack(short: bool, repetitions: int) -> None:
 def memory(short: bool, repetitions: int) -> None:
     """5. Peak memory of the workers over stores larger than they are."""
     head("5. peak memory of a worker, full (16, 4), two workers of 600 MB", "store, MB", "peak, MB", "projected, MB")
+    mixture = mixture_at("full", clusters(10, 16, 4)[1])
     with folder() as place:
         for times in (1,) if short else (3, 6):
             n = times * 1_200_000_000 // (16 * 4)
             path = f"{place}/x.zarr"
             write_repeated(path, n, 16, 100_000)
             with open_workers("processes", n_workers=2, memory_limit="600MB") as workers:
-                _, ours = passes_of(path, workers, mixture_at("full", clusters(10, 16, 4)[1]))
+                _, ours = passes_of(path, workers, mixture)
                 with watched(workers.client.run(os.getpid).values()) as peaks:
                     for _ in range(1 if short else 3):
                         ours()
-            projected = BASE_BYTES + pass_bytes(open_samples(path), 8 * 4 * 153)
+            projected = BASE_BYTES + pass_bytes(open_samples(path), e_step(mixture)).total
             line(str(n * 64 // 10**6), f"{max(peaks) / 1e6:.0f}", f"{projected / 1e6:.0f}")
             shutil.rmtree(path)
 
@@ -303,7 +311,8 @@ def scoring(short: bool, repetitions: int) -> None:
         line(f"{n / b:.3g} rows/s", str(n), "")
 
         stored, held = open_samples(source), open_samples(x)
-        plan = make_plan([mixture.to_frame(frame := Passes(held, threads()).frame("whitening"))], {"whitening": frame})
+        frame = passes_over(held, threads()).frame("whitening")
+        plan = make_plan([mixture.to_frame(frame)], {"whitening": frame})
         scores = score(x, plan)
         values = {"label": scores.label, "probability": scores.probability, "log_density": scores.log_density}
 
@@ -357,7 +366,7 @@ def small_chunks(short: bool, repetitions: int) -> None:
             sides: list[Callable[[], Any]] = []
             for name in ("small", "large"):
                 samples = open_samples(f"{place}/{name}.zarr", decoder=decoder)
-                workers = scarce(threads(), f"{place}/{name}.zarr")
+                workers = scarce(threads(), f"{place}/{name}.zarr", mixture)
                 _, ours = passes_of(samples, workers, mixture)
                 sides += [partial(map_segments, samples, workers, read_run), ours]
             read_small, small, read_large, large = in_turn(1 if short else 3, *sides)
@@ -390,13 +399,19 @@ def many_segments(short: bool, repetitions: int) -> None:
             lazy = Field(np.zeros((16, 2)), ("row", "feature"), chunks=(16, 2))  # with chunks: not data in memory
             names = ("a", "b")
             source = Endless("endless", ("row",), Grid((16 * n,), (16,)), names, (lazy,), "feature", xarray.Dataset())
-            passes, ours = passes_of(source, workers, mixture)
+            _, ours = passes_of(source, workers, mixture)
             with watched([os.getpid()]) as peaks:
                 began = time.perf_counter()
                 ours()
                 seconds = time.perf_counter() - began
             tasks = workers.client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
-            line(str(n), str(len(passes._runs)), f"{peaks[0] / 1e6:.0f}", str(tasks), f"{seconds / n * 1e6:.0f}")
+            line(
+                str(n),
+                str(len(runs_of(source, workers))),
+                f"{peaks[0] / 1e6:.0f}",
+                str(tasks),
+                f"{seconds / n * 1e6:.0f}",
+            )
 
 
 @contextmanager

@@ -1,0 +1,249 @@
+"""Tasks on a Dask cluster: sent to the workers that are best for them, and again if those are lost."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import queue
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import dask
+from dask.delayed import delayed
+
+from dgmm import waits
+from dgmm.errors import ClusterError, DgmmError
+from dgmm.resident import Lease
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+logger = logging.getLogger("dgmm")
+
+#: Seconds between two looks at the cluster while no task ends.
+LOOK_EVERY = 1.0
+#: Seconds for which a cluster may be without a worker that can work.
+NO_WORKERS = 60.0
+#: Seconds for which tasks that are told to stop are waited for: more than a segment takes.
+GRACE = 60.0
+
+T = TypeVar("T")
+
+#: In a worker process: calls for whose tasks nobody waits any more.
+_given_up: set[str] = set()
+
+
+def places_of(client: Client | None) -> dict[str, str]:
+    """Names of the processes where tasks run, and how each is: ``running``, or ``paused`` for want of memory."""
+    if client is None:
+        return {"": "running"}
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return {address: str(worker.get("status", "running")) for address, worker in workers.items()}
+
+
+class Leases:
+    """The leases of one owner in all processes where tasks run; see `dgmm.resident.Lease`.
+
+    Attributes
+    ----------
+    owner : str
+    """
+
+    def __init__(self, client: Client | None) -> None:
+        self.owner = uuid.uuid4().hex
+        self._client = client
+        self._held: dict[str, Any] = {}
+
+    def renew(self, places: Iterable[str]) -> None:
+        """Have a lease in each of these places, and in no other."""
+        wanted = set(places)
+        for lost in self._held.keys() - wanted:
+            del self._held[lost]
+        for place in sorted(wanted - self._held.keys()):
+            if self._client is None:
+                self._held[place] = Lease(self.owner, place)
+            else:
+                key = f"Lease-{self.owner}-{place}"
+                self._held[place] = self._client.submit(Lease, self.owner, place, key=key, workers=[place])
+
+    def end(self) -> None:
+        """Give all leases up."""
+        for lease in self._held.values():
+            if isinstance(lease, Lease):
+                lease.end()
+            else:  # a worker lets go of the result of a task that nobody holds
+                lease.release()
+        self._held.clear()
+
+
+class Call(Generic[T]):
+    """One function, called on the workers of a client with each of several arguments.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    function : callable
+    arguments : sequence of tuple
+    homes : sequence of str or None
+        The worker that each call is best made by, if any.
+    changed : callable
+        Told the places there are, when some have come or gone.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        function: Callable[..., T],
+        arguments: Sequence[tuple[Any, ...]],
+        homes: Sequence[str | None],
+        changed: Callable[[Iterable[str]], None],
+    ) -> None:
+        self.client = client
+        self.name = str(getattr(function, "__name__", type(function).__name__))
+        self.id = uuid.uuid4().hex
+        self.arguments = arguments
+        self.homes = list(homes)
+        self.changed = changed
+        self._function = delayed(partial(call_on_worker, self.id, function), pure=False, name=self.name, traverse=False)
+        self._sent: dict[Future[Any], int] = {}
+        self._current: dict[int, Future[Any]] = {}
+        self._done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        self._found: dict[int, T] = {}
+        self._places = places_of(client)
+        self._idle_since: float | None = None
+
+    def results(self) -> list[T]:
+        """Results in order; what goes wrong first is raised once nothing of the call runs any more."""
+        try:
+            self._send(range(len(self.arguments)))
+            with waits.Patience(self._awaited) as patience:
+                while len(self._found) < len(self.arguments):
+                    done = self._next()
+                    if done:
+                        self._gather(done)
+                        patience.heard()
+                    else:
+                        self._look(time.monotonic())
+        except BaseException:
+            self._give_up()
+            raise
+        return [self._found[i] for i in range(len(self.arguments))]
+
+    def _awaited(self) -> str:
+        """What is waited for, as of the last look."""
+        left, paused = len(self.arguments) - len(self._found), sum(s != "running" for s in self._places.values())
+        pauses = f", {paused} of them paused for want of memory" if paused else ""
+        return f"{left} of {len(self.arguments)} tasks ({self.name}) on {len(self._places)} workers{pauses}"
+
+    def _send(self, indices: Iterable[int]) -> None:
+        tasks, chosen = [], list(indices)
+        for i in chosen:
+            home = self.homes[i]
+            wish = {} if home is None else {"workers": [home], "allow_other_workers": True}
+            with dask.annotate(**wish):
+                key = f"{self.name}-{self.id}-{i}-{len(self._sent)}"
+                tasks.append(self._function(*self.arguments[i], dask_key_name=key))
+        for i, future in zip(chosen, self.client.compute(tasks, traverse=False), strict=True):
+            self._sent[future] = i
+            self._current[i] = future
+            future.add_done_callback(self._done.put)
+
+    def _next(self) -> list[Future[Any]]:
+        """Futures that are done, once there is one; none after a while."""
+        done: list[Future[Any]] = []
+        with contextlib.suppress(queue.Empty):
+            done.append(self._done.get(timeout=LOOK_EVERY))
+            while True:
+                done.append(self._done.get_nowait())
+        return done
+
+    def _gather(self, done: list[Future[Any]]) -> None:
+        """Take in the results of futures that are done; one that was sent again may fail."""
+        wanted = [f for f in done if self._sent[f] not in self._found]
+        wanted = [f for f in wanted if f.status == "finished" or self._current[self._sent[f]] is f]
+        if self.client.status != "running":
+            self._lost_scheduler()
+        for future, result in zip(wanted, self.client.gather(wanted), strict=True):
+            if isinstance(result, Failure):
+                raise result.error
+            self._found[self._sent[future]] = result
+
+    def _look(self, now: float) -> None:
+        """Look at the cluster: send again what was to go to workers that are lost."""
+        if self.client.status != "running":
+            self._lost_scheduler()
+        places = places_of(self.client)
+        if places.keys() != self._places.keys():
+            lost = self._places.keys() - places.keys()
+            if lost:
+                logger.warning("lost %s: what they had is done again", ", ".join(sorted(lost)))
+            self.changed(places)
+        self._places = places
+        # a task that was to go to a lost worker at a time when there was no other would wait for that one
+        stranded = [
+            i
+            for i, home in enumerate(self.homes)
+            if home is not None and home not in self._places and i not in self._found
+        ]
+        for i in stranded:
+            self.homes[i] = None
+        if stranded:
+            self._send(stranded)
+        if "running" in places.values():
+            self._idle_since = None
+            return
+        self._idle_since = now if self._idle_since is None else self._idle_since
+        if now - self._idle_since > NO_WORKERS:
+            why = "all workers are paused for want of memory" if places else "there are no workers any more"
+            raise ClusterError(f"{why}, for {NO_WORKERS:.0f} s: start the cluster anew, with more memory or workers")
+
+    def _lost_scheduler(self) -> None:
+        raise ClusterError(f"lost the scheduler at {address_of(self.client)}: start it anew, and the same run again")
+
+    def _give_up(self) -> None:
+        """Have tasks that are at work stop after their segment, and those that are not begin none; wait for them."""
+        if self.client.status != "running":
+            return
+        from distributed import wait
+
+        self.client.run(give_up, self.id, wait=False, on_error="ignore")
+        with self.client.as_current(), contextlib.suppress(TimeoutError):
+            wait(list(self._current.values()), timeout=GRACE)
+
+
+def address_of(client: Client) -> str:
+    """The address of a client's scheduler."""
+    return str(getattr(client.scheduler, "address", "an unknown address"))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong in a task; a result like any other, so that no worker prints it."""
+
+    error: Exception
+
+
+def call_on_worker(call: str, function: Callable[..., T], *given: Any) -> T | Failure:
+    """Call a function as one of the tasks of a call."""
+    try:
+        waits.begin(lambda: call not in _given_up)
+        return function(*given)
+    except Exception as error:
+        if not isinstance(error, DgmmError):
+            error.add_note(f"in a task, at\n{traceback.format_exc()}")
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            return Failure(RuntimeError(f"{type(error).__name__}: {error}"))
+        return Failure(error)
+
+
+async def give_up(call: str) -> None:
+    """Note in a worker process that nobody waits for the tasks of a call any more."""
+    _given_up.add(call)

@@ -1,0 +1,121 @@
+"""What can be asked of the samples in one pass: a leaf is applied to every segment, and its values are merged."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+
+from dgmm.grid import Grid
+from dgmm.rows import Rows
+from dgmm.tree import Mergeable
+
+T = TypeVar("T", bound=Mergeable)
+
+
+class Keepable(Protocol):
+    """What a segment was read into, as it may stay in memory."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+
+    def owned(self) -> Self:
+        """The same in memory of its own, no view of anything larger."""
+
+
+class Prepare(Protocol):
+    """What is done to the rows of a segment before a leaf sees them, and once only if they stay in memory."""
+
+    @property
+    def copies(self) -> bool:
+        """Whether that takes memory beside the rows."""
+
+    def __call__(self, grid: Grid, segment: int, rows: Rows) -> Keepable:
+        """What leaves are given for the rows of a segment."""
+
+
+class Leaf(ABC, Generic[T]):
+    """What is asked of every segment.
+
+    Attributes
+    ----------
+    exact : bool
+        Whether values merge without rounding, so that the tree does not matter and a task keeps but one.
+    prepare : Prepare or None
+        What makes of the rows as they are read what the leaf is given; None for the rows themselves.
+    """
+
+    exact: ClassVar[bool] = False
+    prepare: Prepare | None = None
+
+    @property
+    def lever(self) -> str:
+        """What makes its values smaller, as advice; empty if nothing does."""
+        return ""
+
+    @abstractmethod
+    def __call__(self, segment: int, rows: Any) -> T:
+        """The value of one segment."""
+
+    @abstractmethod
+    def working_bytes(self, n_rows: int) -> int:
+        """Bytes that finding the value of a segment of so many rows takes at most, the rows and the value aside."""
+
+    @abstractmethod
+    def result_bytes(self, n_rows: int) -> int:
+        """Bytes of the value of so many rows, at most."""
+
+    def key(self) -> str:
+        """A digest of what is asked: the same in every process, another for every other question."""
+        return digest(self)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value made of dataclasses, containers, arrays, functions, numbers and text, in hexadecimal.
+
+    Raises
+    ------
+    TypeError
+        If there is something else in it.
+    """
+    found = hashlib.sha256()
+    _feed(value, found.update)
+    return found.hexdigest()
+
+
+def _feed(value: Any, update: Callable[[bytes], None]) -> None:
+    """Feed a hash with a value, so that no two different ones feed the same."""
+    if isinstance(value, np.ndarray):
+        update(f"array {value.dtype.str} {value.shape} ".encode())
+        update(np.ascontiguousarray(value).tobytes())
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        update(f"{type(value).__module__}.{type(value).__qualname__} ".encode())
+        _feed(parts, update)
+    elif isinstance(value, dict):
+        update(f"dict {len(value)} ".encode())
+        for name, part in value.items():
+            _feed(name, update)
+            _feed(part, update)
+    elif isinstance(value, (tuple, list)):
+        update(f"sequence {len(value)} ".encode())
+        for part in value:
+            _feed(part, update)
+    elif isinstance(value, slice):
+        _feed(("slice", value.start, value.stop, value.step), update)
+    elif isinstance(value, np.dtype):
+        _feed(("dtype", value.str), update)
+    elif isinstance(value, str):
+        update(f"str {len(value.encode())} ".encode())
+        update(value.encode())
+    elif isinstance(value, (bool, int, float, np.number)) or value is None:
+        update(f"{type(value).__name__} {value!r} ".encode())
+    elif callable(value):
+        update(f"function {value.__module__}.{value.__qualname__} ".encode())
+    else:
+        raise TypeError(f"no digest of a {type(value).__name__}")

@@ -1,0 +1,179 @@
+"""A reproducible sample of rows, drawn by hashes of their numbers, wherever they lie and whoever reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dgmm.rows import Rows
+from dgmm.types import AnyArray, FloatArray
+
+#: Of the hashes that choose the rows that are held out; those of stream 0 draw the sample.
+HOLDOUT_STREAM = 1
+#: A part of the data keeps so many times its share of the sample, for parts elsewhere have missing rows or light ones
+#: and chance is uneven, and so many rows more, for small parts.
+OVERSAMPLED, SPARE = 4.0, 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The rows whose keys are smallest.
+
+    If they are hashes of the rows' numbers, this is a uniform sample that depends on the seed and nothing else. With
+    weights, and keys that are exponential numbers at these rates, it is one with probabilities as the weights
+    (Efraimidis and Spirakis 2006).
+
+    A part of the data need not keep ``limit`` rows: few of them will be among the smallest of all. It keeps some times
+    its share of the data. Where that was too few after all, as in data of which nearly all is missing elsewhere, the
+    sample of everything says so: it is `short`.
+
+    Attributes
+    ----------
+    keys : ndarray, shape (m,)
+    rows : Rows
+    limit : int
+        Rows kept at most.
+    next_key : float
+        The smallest key that was not kept, inf if all were.
+    share : float
+        Rows that may be kept, beside `SPARE` and up to the limit; inf where there is no such bound.
+    """
+
+    keys: AnyArray
+    rows: Rows
+    limit: int
+    next_key: float = np.inf
+    share: float = np.inf
+
+    @classmethod
+    def of(cls, keys: AnyArray, rows: Rows, limit: int, next_key: float = np.inf, share: float = np.inf) -> Sample:
+        """The rows with the smallest keys; the first ones of those with equal keys."""
+        room = int(min(limit, share + SPARE))
+        if len(keys) > room:
+            border = np.partition(keys, room)[room]
+            chosen = keys < border
+            chosen[np.flatnonzero(keys == border)[: room - int(chosen.sum())]] = True
+            next_key = min(next_key, border.item())
+            keys, rows = keys[chosen], rows[chosen]
+        return cls(keys, rows, limit, next_key, share)
+
+    def ordered(self) -> Sample:
+        """By key, so that the first rows of a uniform sample are one too; in double precision."""
+        order = np.argsort(self.keys, kind="stable")
+        rows = self.rows[order]
+        return replace(self, keys=self.keys[order], rows=Rows(rows.x.astype(np.float64, copy=False), rows.weights))
+
+    def merge(self, other: Sample) -> Sample:
+        """The smallest keys of both; ``other`` comes after."""
+        share, next_key = self.share + other.share, min(self.next_key, other.next_key)
+        keys, rows = other.keys, other.rows
+        if len(keys) and len(self.keys) >= min(self.limit, share + SPARE):
+            # this one is full: most of the other need not even be copied
+            near = keys < self.keys.max()
+            next_key = min(next_key, smallest(keys[~near]))
+            keys, rows = keys[near], rows[near]
+        if not len(keys):
+            return replace(self, next_key=next_key, share=share)
+        return Sample.of(np.concatenate([self.keys, keys]), self.rows.merge(rows), self.limit, next_key, share)
+
+    @property
+    def short(self) -> bool:
+        """Whether rows were left out that belong to the smallest of all."""
+        if len(self.keys) < self.limit:
+            return self.next_key < np.inf
+        return self.keys.max().item() > self.next_key
+
+    def first(self, n: int) -> Rows:
+        """A smaller sample of the same population, if this one is ordered; weights, if any, have mean one.
+
+        Heavy rows are more likely to be among the first, so that each stands for its weight over the probability of
+        that, given the key of the next (Cohen and Kaplan 2007): all weigh the same where they are few of many, and
+        what they weigh themselves where they are all there are.
+        """
+        rows = self.rows[:n]
+        if rows.weights is None:
+            return rows
+        after = float(self.keys[n]) if n < len(self.keys) else self.next_key
+        weights = rows.weights / -np.expm1(-rows.weights * after)
+        return Rows(rows.x, weights / weights.mean())
+
+
+def smallest(keys: AnyArray) -> float:
+    """The smallest key, exactly; inf of none."""
+    return keys.min().item() if len(keys) else np.inf
+
+
+def sample_keys(hashes: NDArray[np.uint64], weights: FloatArray | None) -> AnyArray:
+    """Keys of a `Sample` from the rows' hashes and weights."""
+    if weights is None:
+        return hashes
+    return -np.log((hashes.astype(float) + 0.5) * 2.0**-64) / weights
+
+
+def is_held_out(rows: NDArray[np.uint64], seed: int, share: float) -> NDArray[np.bool_]:
+    """Which rows are held out of the fit, at most half of them.
+
+    By other hashes than those that draw the sample: what the sample is drawn from must not have been chosen by them.
+    """
+    return row_hashes(rows, seed, HOLDOUT_STREAM) < np.uint64(share * 2.0**64)
+
+
+def row_hashes(rows: NDArray[np.uint64], seed: int, stream: int = 0) -> NDArray[np.uint64]:
+    """Pseudo-random numbers of row numbers: the finaliser of splitmix64 (Steele, Lea and Flood 2014).
+
+    Parameters
+    ----------
+    rows : ndarray of uint64
+    seed : int
+    stream : int
+        Numbers of different streams are independent.
+    """
+    with np.errstate(over="ignore"):
+        z = (rows + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed) * np.uint64(0xD1B54A32D192ED03)
+        z = z + np.uint64(stream) * np.uint64(0x8CB92BA72F3D8DD7)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How the rows of a sample are drawn.
+
+    Attributes
+    ----------
+    limit : int
+        Rows of the sample.
+    seed : int
+    times : float
+        A part of the data keeps so many times its share; see `Sample`.
+    below : float
+        Rows with a larger key are known not to belong.
+    """
+
+    limit: int
+    seed: int
+    times: float = OVERSAMPLED
+    below: float = np.inf
+
+    def of(self, rows: Rows, numbers: NDArray[np.uint64], share: float) -> Sample:
+        """The sample of complete rows with these numbers, out of such a share of all rows of the data."""
+        keys = sample_keys(row_hashes(numbers, self.seed), rows.weights)
+        next_key = np.inf
+        if self.below < np.inf:
+            near = keys <= self.below
+            next_key = smallest(keys[~near])
+            keys, rows = keys[near], rows[near]
+        return Sample.of(keys, rows, self.limit, next_key, self.times * self.limit * share)
+
+    def again(self, sample: Sample) -> Draw:
+        """How to draw once more what came out short."""
+        # the right one had more rows to choose from, so that its keys are no larger
+        below = sample.keys.max().item() if len(sample.keys) == self.limit else np.inf
+        return replace(self, times=8 * self.times, below=below)
+
+    def nbytes(self, share: float, n_rows: int, row_bytes: int) -> int:
+        """Bytes of the sample of so many rows at most."""
+        return int(min(self.limit, n_rows, self.times * self.limit * share + SPARE)) * (8 + row_bytes)
