@@ -225,6 +225,7 @@ class Crew:
             stop_if_interrupted()
             return function(*given)
         finally:
+            _task.wanted = None
             with self._change:
                 self._at_work -= 1
                 self._change.notify_all()
@@ -287,6 +288,9 @@ def call_on_worker(call: str, function: Callable[..., T], *given: Any) -> T | Fa
         except Exception:
             return Failure(RuntimeError(f"{type(error).__name__}: {error}"))
         return Failure(error)
+    finally:
+        # the thread goes on to tasks of others
+        _task.wanted = None
 
 
 async def give_up(call: str) -> None:

@@ -82,6 +82,21 @@ def test_an_interrupt_stops_all_tasks_and_waits_for_them(workers: Workers, tmp_p
     assert workers.map(work, [(str(tmp_path), 2 * i, False) for i in range(3)]) == [0, 2, 4], "the next call is another"
 
 
+def look(i: int) -> int:
+    """A task that would stop if nobody waited for it."""
+    stop_if_interrupted()
+    return i
+
+
+def test_what_is_kept_after_a_failure_is_another_matter(client: Client, tmp_path: Path) -> None:
+    """The threads that worked for the call that was given up work for others now."""
+    workers = of_client(client)
+    with pytest.raises(InputError, match="task 0 has had enough"):
+        workers.map(work, [(str(tmp_path), i, True) for i in reversed(range(8))])
+    kept = workers.keep(look, [(i,) for i in range(8)])
+    assert [value.compute(scheduler=client) for value in kept] == list(range(8))
+
+
 class Unpicklable(Exception):
     """What cannot travel."""
 
