@@ -242,6 +242,8 @@ def call_on_worker(call: str, function: Callable[..., T], *given: Any) -> T | Fa
         except Exception:
             return Failure(RuntimeError(f"{type(error).__name__}: {error}"))
         return Failure(error)
+    finally:
+        waits.end()
 
 
 async def give_up(call: str) -> None:

@@ -75,6 +75,11 @@ def begin(wanted: Callable[[], bool]) -> None:
     stop_if_interrupted()
 
 
+def end() -> None:
+    """Forget it: the thread goes on to tasks of others."""
+    _task.wanted = None
+
+
 def stop_if_interrupted() -> None:
     """End a task for which nobody waits any more; to be called between segments."""
     wanted: Callable[[], bool] | None = getattr(_task, "wanted", None)

@@ -293,6 +293,7 @@ class Crew:
             waits.begin(lambda: not self._given_up)
             return function(*given)
         finally:
+            waits.end()
             with self._change:
                 self._at_work -= 1
                 self._change.notify_all()

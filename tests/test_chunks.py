@@ -19,10 +19,12 @@ import xarray as xr
 import zarr
 from distributed import Client
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
-from zarr.storage import ObjectStore
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import LocalStore, ObjectStore
 
 import dgmm
 from dgmm import grid as grid_module
+from dgmm.chunks import Stored, Watched
 from dgmm.data import Samples, open_samples
 from dgmm.errors import InputError, ReadError
 
@@ -294,6 +296,27 @@ def test_a_bucket(how: str, s3: str) -> None:
                 samples.read(region)
     obstore.delete(objects, key)
     np.testing.assert_array_equal(open_samples(url, missing_chunks="fill").read(part), np.full((2, 3), -7.0))
+
+
+def test_a_watched_store_notes_what_it_reads_without_waiting(tmp_path: Path) -> None:
+    """As some versions of zarr read."""
+    write(tmp_path / "a.zarr", zarr_format=2, compressors=numcodecs.Blosc())
+    local = LocalStore(tmp_path / "a.zarr", read_only=True)
+    watched, prototype = Watched(local), default_buffer_prototype()
+    watched.watch(Stored.of(zarr.open_array(local, mode="r"), "a.zarr", "a.zarr", "raise"))
+    raw = (tmp_path / "a.zarr" / "2.0").read_bytes()
+    for content, fault in ((b"", "is empty"), (raw[:-1], "is truncated"), (None, "is not there")):
+        (tmp_path / "a.zarr" / "2.0").unlink()
+        if content is not None:
+            (tmp_path / "a.zarr" / "2.0").write_bytes(content)
+        assert watched.get_sync("2.0", prototype=prototype) is None
+        assert watched.faults["2.0"].startswith(fault)
+    assert watched.get_sync(".nothing", prototype=prototype) is None
+    assert set(watched.faults) == {"2.0"}
+    (tmp_path / "a.zarr" / "2.0").write_bytes(raw)
+    found = watched.get_sync("2.0", prototype=prototype)
+    assert found is not None
+    assert (found.to_bytes(), watched.faults) == (raw, {})
 
 
 def test_a_store_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:

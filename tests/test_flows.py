@@ -113,7 +113,7 @@ def test_train_select_and_score(job: Pipeline, tmp_path: Path) -> None:
     train(Train(**common, out=model, n_components=2, training=Training(n_init=2)))
     assert dgmm.load(model).bic == pytest.approx(2322.19, abs=0.02)
     select(Select(**common, out=str(tmp_path / "run"), n_components=[1, 2], covariance_type=["tied"], criterion="aic"))
-    assert [table.description for table in artifacts("dgmm-candidates")][-1] == "Candidates by AIC"
+    assert "Candidates by AIC" in {table.description for table in artifacts("dgmm-candidates")}
     assert "AIC" in str(artifacts("dgmm-select")[0].data)
     assert dgmm.load(tmp_path / "run" / "model.zarr").bic == pytest.approx(2325.22, abs=0.02)
     score(Score(**common, model=model, out=str(tmp_path / "scores.zarr")))

@@ -25,6 +25,7 @@ from dgmm import profile as profile_module
 from dgmm import resident
 from dgmm.config import Training
 from dgmm.data import Samples, open_samples
+from dgmm.errors import ReadError
 from dgmm.fold import Fold, read_ahead
 from dgmm.leaf import Leaf, digest
 from dgmm.memory import gathered_bytes, pass_bytes
@@ -156,12 +157,13 @@ def test_a_read_that_fails_is_the_last(bad: int, ahead: bool, tmp_path: Path) ->
     """Its error comes out once, where its segment would have; no thread is left."""
     samples = open_samples(counted(tmp_path, rows(), CHUNK, (f"c/{bad}/0",)))
     seen = []
-    with pytest.raises(OSError, match=f"cannot read c/{bad}/0"):
+    with pytest.raises(ReadError, match=f"cannot read c/{bad}/0"):
         for segment, x in read_ahead(samples, range(CHUNKS), samples.read, ahead=ahead):
             seen.append(segment)
             assert x.shape == (CHUNK, 3)
     assert seen == list(range(bad))
-    assert chunks_read(tmp_path) == [f"c/{i}/0" for i in range(bad + 1)]
+    # the one that fails is looked at again, to say which it was
+    assert list(dict.fromkeys(chunks_read(tmp_path))) == [f"c/{i}/0" for i in range(bad + 1)]
     assert not readers()
 
 

@@ -48,11 +48,11 @@ def test_others_are_not(labels: np.ndarray) -> None:
         ("float64", "float64", 2e-9, False),
         # to that of single precision, 8 units of it, if one of the two is
         ("float64", "float32", 7e-7, True),
-        ("float64", "float32", 2e-6, False),
+        ("float64", "float32", 1.3e-6, False),
         ("float32", "float32", 7e-7, True),
         # half precision has three digits
         ("float16", "float64", 5e-3, True),
-        ("float16", "float64", 2e-2, False),
+        ("float16", "float64", 1.2e-2, False),
     ],
 )
 def test_numbers_are_the_same_to_rounding(a: str, b: str, share: float, expected: bool) -> None:

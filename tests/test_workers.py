@@ -127,6 +127,18 @@ def test_an_interrupt_stops_all_tasks_and_waits_for_them(workers: Workers, tmp_p
     assert workers.map(work, [(str(tmp_path), 2 * i, False) for i in range(3)]) == [0, 2, 4], "the next call is another"
 
 
+def look(i: int) -> int:
+    """A task that would stop if nobody waited for it."""
+    stop_if_interrupted()
+    return i
+
+
+def test_threads_that_worked_for_a_call_that_was_given_up_work_for_others(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="task 0 has had enough"):
+        of_client(client).map(work, [(str(tmp_path), i, True) for i in reversed(range(8))])
+    assert client.gather([client.submit(look, i, pure=False) for i in range(8)]) == list(range(8))
+
+
 class Unpicklable(Exception):
     """What cannot travel."""
 

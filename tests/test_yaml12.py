@@ -88,6 +88,7 @@ def test_refused(text: str, part: str) -> None:
 
 
 def test_the_longest_text() -> None:
+    assert LONGEST == 2**20
     assert parse("a: " + "x" * (LONGEST - 3)) == {"a": "x" * (LONGEST - 3)}
     with pytest.raises(InputError, match="too long to be settings"):
         parse("a: " + "x" * (LONGEST - 2))
