@@ -276,5 +276,5 @@ def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:
     except Exception as error:  # whatever metadata that are damaged lead to
         raise InputError(f"xarray cannot read {path}: {one_line(error)}") from None
     if "label" not in scores:
-        raise InputError(f"{path} holds no scores: there is no label among {', '.join(map(str, scores))}")
+        raise InputError(f"{path} holds no scores: there is no label among {', '.join(sorted(map(str, scores)))}")
     return scores

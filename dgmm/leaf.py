@@ -78,6 +78,8 @@ class Leaf(ABC, Generic[T]):
 def digest(value: Any) -> str:
     """SHA-256 of a value made of dataclasses, containers, arrays, functions, numbers and text, in hexadecimal.
 
+    A value that has a ``digest`` of its own is taken by that.
+
     Raises
     ------
     TypeError
@@ -90,7 +92,10 @@ def digest(value: Any) -> str:
 
 def _feed(value: Any, update: Callable[[bytes], None]) -> None:
     """Feed a hash with a value, so that no two different ones feed the same."""
-    if isinstance(value, np.ndarray):
+    named = getattr(value, "digest", None)
+    if isinstance(named, str):
+        update(f"{type(value).__module__}.{type(value).__qualname__} {named} ".encode())
+    elif isinstance(value, np.ndarray):
         update(f"array {value.dtype.str} {value.shape} ".encode())
         update(np.ascontiguousarray(value).tobytes())
     elif is_dataclass(value) and not isinstance(value, type):

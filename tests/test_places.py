@@ -372,21 +372,25 @@ def test_an_output_that_another_run_has_claimed_is_not_cleared_away(site: Site) 
     assert value_at(site.place) == 2.0
 
 
-def test_signs_of_life_are_given_and_only_by_the_run_itself(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signs_of_life_are_given(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 3 * BEAT < SILENCE, "a beat or two may be lost"
     monkeypatch.setattr(runs, "BEAT", 0.01)
-    with place_at(site.place).begin("scores", overwrite=True) as output:
+    with place_at(site.place).begin("scores", overwrite=True):
         first = record_of(site.place)
         assert first is not None
         while (found := record_of(site.place)) is not None and found.seen == first.seen:
             time.sleep(0.01)
         assert found == replace(first, seen=found.seen)
         assert found.seen > first.seen
-        stolen = replace(first, id="0" * 32)
+    assert not [t for t in threading.enumerate() if t.name == "dgmm-heartbeat"]
+
+
+def test_a_run_gives_no_signs_of_life_for_another(site: Site) -> None:
+    with place_at(site.place).begin("scores", overwrite=True) as output:
+        stolen = replace(output.run, id="0" * 32)
         site.record("out.zarr", stolen)
         output.beat()
         assert record_of(site.place) == stolen
-    assert not [t for t in threading.enumerate() if t.name == "dgmm-heartbeat"]
 
 
 def test_a_heartbeat_survives_what_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

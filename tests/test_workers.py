@@ -118,7 +118,7 @@ def test_an_interrupt_stops_all_tasks_and_waits_for_them(workers: Workers, tmp_p
     def interrupt() -> None:
         while len(os.listdir(tmp_path)) < 2:
             time.sleep(0.01)
-        signal.raise_signal(signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 from dgmm.data import PARTIAL, RECORD, record_of, store_at
@@ -95,18 +96,9 @@ class LocalOutput(Output):
             self._made.append(folder)
         if os.path.islink(folder) or os.path.isfile(folder):
             raise OutputExistsError(f"{folder} is in the way and was not left by dgmm: remove it yourself")
-        try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            return False
-        try:
-            # of several that find the claim of a dead run one takes it, and the others then find a live one
-            with contextlib.suppress(OSError):  # not every file system has locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            try:
-                if not os.path.samestat(os.fstat(descriptor), os.stat(folder)):
-                    return False
-            except FileNotFoundError:
+        # of several that find the claim of a dead run one takes it, and the others then find a live one
+        with self._locked() as there:
+            if not there:
                 return False
             names, found = os.listdir(folder), record_of(self.place.name)
             if found is not None:
@@ -117,6 +109,24 @@ class LocalOutput(Output):
             for name in names:
                 self._take_over(name)
             return True
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[bool]:
+        """Context in which nobody else changes whose the folder of the claim is; false if there is no such folder."""
+        folder = self.place.folder
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            with contextlib.suppress(OSError):  # not every file system has locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                same = os.path.samestat(os.fstat(descriptor), os.stat(folder))
+            except FileNotFoundError:
+                same = False
+            yield same
         finally:
             os.close(descriptor)
 
@@ -131,8 +141,9 @@ class LocalOutput(Output):
 
     def beat(self) -> None:
         """Give a sign of life."""
-        if self.is_ours:
-            self._put_record()
+        with self._locked() as there:
+            if there and self.is_ours:
+                self._put_record()
 
     def _put_record(self) -> None:
         part = self.target + "-record"
@@ -171,8 +182,9 @@ class LocalOutput(Output):
 
     def clean(self) -> None:
         """Remove the folder of the claim, and those above it that were made for an output that did not come."""
-        if self.is_ours:
-            remove(self.place.folder)
+        with self._locked() as there:
+            if there and self.is_ours:
+                remove(self.place.folder)
         if not self.finished:
             for folder in reversed(self._made):
                 with contextlib.suppress(OSError):  # somebody uses it by now
