@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -22,44 +22,23 @@ from dgmm.grid import Grid
 from dgmm.leaf import Leaf
 from dgmm.mixture import Mixture
 from dgmm.profile import Profile, ProfileSegment, SampleSegment, used_rows
-from dgmm.rows import Rows
+from dgmm.rows import Parts, Role, Rows
 from dgmm.sample import Draw, Sample, is_held_out
 from dgmm.statistics import SufficientStatistics
+from dgmm.tree import Mergeable
 from dgmm.workers import Workers
 
 logger = logging.getLogger("dgmm")
+
+T = TypeVar("T", bound=Mergeable)
 
 #: Rows whose densities are found at a time where only the lowest are wanted.
 SCORED_ROWS = 16_384
 
 
 @dataclass(frozen=True)
-class Block:
-    """The complete rows of a segment.
-
-    Attributes
-    ----------
-    fitted : Rows
-    held_out : Rows
-        Those that no fit sees.
-    """
-
-    fitted: Rows
-    held_out: Rows
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the samples and weights."""
-        return self.fitted.nbytes + self.held_out.nbytes
-
-    def owned(self) -> Block:
-        """The same in memory of its own, no view of anything larger."""
-        return Block(self.fitted.owned(), self.held_out.owned())
-
-
-@dataclass(frozen=True)
 class Division:
-    """How the rows of a segment are divided into a block.
+    """How the rows of a segment are divided.
 
     Attributes
     ----------
@@ -79,22 +58,39 @@ class Division:
 
     @property
     def copies(self) -> bool:
-        """Whether a block takes memory beside the rows."""
+        """Whether the parts take memory beside the rows."""
         return self.missing or self.holdout > 0
 
-    def __call__(self, grid: Grid, segment: int, rows: Rows) -> Block:
-        """The block of a segment."""
+    def __call__(self, grid: Grid, segment: int, rows: Rows) -> Parts:
+        """The parts of a segment."""
         used = used_rows(rows) if self.missing else None
         if rows.weights is not None:
-            rows = Rows(rows.x, rows.weights * self.scale)
+            rows = replace(rows, weights=rows.weights * self.scale)
         if not self.holdout:
-            return Block(rows if used is None else rows[used], rows[:0])
+            return Parts({Role.FIT: rows if used is None else rows[used]})
         out = is_held_out(grid.rows(grid.region(segment))[: len(rows)], self.seed, self.holdout)
-        return Block(rows[~out], rows[out]) if used is None else Block(rows[used & ~out], rows[used & out])
+        chosen = {Role.FIT: ~out, Role.JUDGE: out}
+        return Parts({role: rows[its if used is None else used & its] for role, its in chosen.items()})
 
 
 @dataclass(frozen=True)
-class EStepSegment(Leaf[PassTotals]):
+class ByRole(Generic[T]):
+    """A value for each part.
+
+    Attributes
+    ----------
+    values : mapping of Role to value
+    """
+
+    values: Mapping[Role, T]
+
+    def merge(self, other: ByRole[T]) -> ByRole[T]:
+        """Of both, part by part."""
+        return ByRole({role: value.merge(other.values[role]) for role, value in self.values.items()})
+
+
+@dataclass(frozen=True)
+class EStepSegment(Leaf[ByRole[PassTotals]]):
     """The leaf of an E-step pass.
 
     Attributes
@@ -106,13 +102,9 @@ class EStepSegment(Leaf[PassTotals]):
     plan: Plan
     prepare: Division
 
-    def __call__(self, segment: int, block: Block) -> PassTotals:
-        """Totals of one segment."""
-        totals = accumulate(block.fitted, self.plan)
-        if not self.prepare.holdout:
-            return totals
-        held_out = accumulate(block.held_out, self.plan)
-        return replace(totals, held_out=held_out.log_likelihoods)
+    def __call__(self, segment: int, parts: Parts) -> ByRole[PassTotals]:
+        """Totals of each part of one segment."""
+        return ByRole({role: accumulate(rows, self.plan) for role, rows in parts.rows.items()})
 
     @property
     def lever(self) -> str:
@@ -124,8 +116,9 @@ class EStepSegment(Leaf[PassTotals]):
         return buffer_bytes(self.plan) + 4 * self.result_bytes(n_rows)
 
     def result_bytes(self, n_rows: int) -> int:
-        """Sums in the shape of theta."""
-        return sum(p.theta.nbytes for p in self.plan.products) + 16 * len(self.plan.candidates)
+        """Sums in the shape of theta, for each part."""
+        one = sum(p.theta.nbytes for p in self.plan.products) + 16 * len(self.plan.candidates)
+        return (1 + (self.prepare.holdout > 0)) * one
 
 
 @dataclass(frozen=True)
@@ -167,9 +160,9 @@ class WorstSegment(Leaf[Worst]):
     row_bytes: int
     prepare: Division
 
-    def __call__(self, segment: int, block: Block) -> Worst:
+    def __call__(self, segment: int, parts: Parts) -> Worst:
         """The worst rows of one segment."""
-        return Worst(tuple(self._of(plan, block.fitted) for plan in self.plans))
+        return Worst(tuple(self._of(plan, parts.rows[Role.FIT]) for plan in self.plans))
 
     def _of(self, plan: Plan, rows: Rows) -> Sample:
         pieces = [rows[a : a + SCORED_ROWS] for a in range(0, max(len(rows), 1), SCORED_ROWS)]
@@ -263,7 +256,8 @@ class Passes:
         """
         frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
         plan = make_plan(mixtures, frames, dtype or self.dtype)
-        return unpack(self.fold(EStepSegment(plan, self._division)), plan)
+        totals = self.fold(EStepSegment(plan, self._division)).values
+        return unpack(totals[Role.FIT], plan, totals.get(Role.JUDGE))
 
     def worst(self, mixtures: Sequence[Mixture], limit: int) -> list[Sample]:
         """One pass: the ``limit`` rows of lowest log density under each mixture, given in the data's units."""

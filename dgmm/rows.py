@@ -1,13 +1,15 @@
-"""Rows of samples with their weights."""
+"""Rows of samples with what is known of each, and the parts into which those of a segment are divided."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import AnyArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,13 @@ class Rows:
     x : ndarray, shape (n, d)
     weights : ndarray, shape (n,), or None
         None where every sample counts the same.
+    labels : ndarray of int, shape (n,), or None
+        The component that a sample is known to be of, below zero where it is not; None where no sample is.
     """
 
     x: AnyArray
     weights: FloatArray | None = None
+    labels: IntArray | None = None
 
     def __len__(self) -> int:
         """Number of samples n."""
@@ -30,28 +35,64 @@ class Rows:
 
     def __getitem__(self, chosen: Any) -> Rows:
         """Some of the samples, by a slice, a mask or indices."""
-        return Rows(self.x[chosen], None if self.weights is None else self.weights[chosen])
+        return self._with(lambda column: column[chosen])
+
+    def _with(self, change: Callable[[AnyArray], AnyArray]) -> Rows:
+        """With every column changed that is there."""
+        weights, labels = (None if c is None else change(c) for c in (self.weights, self.labels))
+        return Rows(change(self.x), weights, labels)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the samples and weights."""
-        return self.x.nbytes + (0 if self.weights is None else self.weights.nbytes)
+        """Bytes of the samples and what is known of them."""
+        return sum(column.nbytes for column in (self.x, self.weights, self.labels) if column is not None)
 
     def owned(self) -> Rows:
         """The same in memory of their own, no view of anything larger."""
-        return Rows(_owned(self.x), None if self.weights is None else _owned(self.weights))
+        return self._with(_owned)
 
     def merge(self, other: Rows) -> Rows:
         """Of both; ``other`` comes after."""
-        x = np.concatenate([self.x, other.x])
-        if self.weights is None or other.weights is None:
-            return Rows(x)
-        return Rows(x, np.concatenate([self.weights, other.weights]))
+        weights, labels = (
+            None if a is None or b is None else np.concatenate([a, b])
+            for a, b in [(self.weights, other.weights), (self.labels, other.labels)]
+        )
+        return Rows(np.concatenate([self.x, other.x]), weights, labels)
 
     @property
     def count(self) -> float:
         """Sum of the weights."""
         return float(len(self.x)) if self.weights is None else float(self.weights.sum())
+
+
+class Role(StrEnum):
+    """What some of the rows are there for."""
+
+    #: The mixture is fitted to them.
+    FIT = "fit"
+    #: No fit sees them: how probable they are says how good it is.
+    JUDGE = "judge"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The complete rows of a segment, by their role.
+
+    Attributes
+    ----------
+    rows : mapping of Role to Rows
+    """
+
+    rows: Mapping[Role, Rows]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(rows.nbytes for rows in self.rows.values())
+
+    def owned(self) -> Parts:
+        """The same in memory of its own, no view of anything larger."""
+        return Parts({role: rows.owned() for role, rows in self.rows.items()})
 
 
 def _owned(array: AnyArray) -> AnyArray:

@@ -63,7 +63,7 @@ class Sample:
         """By key, so that the first rows of a uniform sample are one too; in double precision."""
         order = np.argsort(self.keys, kind="stable")
         rows = self.rows[order]
-        return replace(self, keys=self.keys[order], rows=Rows(rows.x.astype(np.float64, copy=False), rows.weights))
+        return replace(self, keys=self.keys[order], rows=replace(rows, x=rows.x.astype(np.float64, copy=False)))
 
     def merge(self, other: Sample) -> Sample:
         """The smallest keys of both; ``other`` comes after."""
@@ -97,7 +97,7 @@ class Sample:
             return rows
         after = float(self.keys[n]) if n < len(self.keys) else self.next_key
         weights = rows.weights / -np.expm1(-rows.weights * after)
-        return Rows(rows.x, weights / weights.mean())
+        return replace(rows, weights=weights / weights.mean())
 
 
 def smallest(keys: AnyArray) -> float:

@@ -28,7 +28,7 @@ class SufficientStatistics:
         Of the responsibilities, ``-sum r log r`` over all samples and components, in nats: zero where every sample
         clearly belongs to one component. NaN where the statistics come from labels.
     held_out : float
-        Total log-likelihood of the rows that are held out of the fit, NaN if there are none.
+        Total log-likelihood of the rows that are held out of the fit and judge it, NaN if there are none.
     squares : ndarray, shape (K,), or float
         Sums of the responsibilities times the squares of the samples' weights; NaN where they have none.
     """

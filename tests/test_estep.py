@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
 import dgmm
 from dgmm.errors import InputError
-from dgmm.estep import Plain, accumulate, buffer_bytes, kernel, make_plan, score, unpack
+from dgmm.estep import Backend, Compiled, Plain, accumulate, buffer_bytes, kernel, make_plan, score, unpack
 from dgmm.estep import block as blocks_module
 from dgmm.estep import compiled as compiled_form
 from dgmm.estep import plan as planning
@@ -350,3 +351,48 @@ def test_the_bytes_of_the_buffers_are_told_exactly(dtype: str, k: int, d: int) -
     shared = product is buffers[2]
     made = sum(b.nbytes for b in buffers) + (0 if shared else product.nbytes)
     assert buffer_bytes(plan) - max(blocks_module.CONVERTED_BYTES, 8 * d * slice_width(plan)) == made
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("backend", [Compiled(), Plain()], ids=lambda b: b.name)
+def test_samples_whose_component_is_known(backend: Backend, weighted: bool) -> None:
+    """They belong to it wholly and add its joint density; the others are shared out as ever."""
+    x, r = clouds(), np.random.default_rng(1)
+    weights = r.uniform(0.5, 1.5, len(x)) if weighted else None
+    labels = r.integers(-1, 2, len(x))
+    frames = frames_of(x)
+    mixtures = [m for m in candidates(x, frames) if m.n_components > 1]
+    plan = make_plan(mixtures, frames)
+    found = unpack(backend.accumulate(Rows(x, weights, labels), plan), plan)
+    known, w = labels >= 0, np.ones(len(x)) if weights is None else weights
+    for statistics, m in zip(found, mixtures, strict=True):
+        mixture = m.to_data(frames[m.family.frame])
+        covariances = [m.family.covariance(mixture.components, k) for k in range(m.n_components)]
+        normals = [multivariate_normal(m, c).logpdf(x) for m, c in zip(mixture.means, covariances, strict=True)]
+        log_joint = np.log(mixture.weights) + np.stack(normals, axis=1)
+        others = known[:, None] & (np.arange(m.n_components) != labels[:, None])
+        log_joint[others] = -np.inf
+        density = np.logaddexp.reduce(log_joint, axis=1)
+        shared = m.family.shared_log_likelihood(m.components, Moments.of(x, weights).in_frame(frames[m.family.frame]))
+        assert statistics.log_likelihood + shared == pytest.approx(w @ density, rel=1e-11)
+        responsibilities = w[:, None] * np.exp(log_joint - density[:, None])
+        np.testing.assert_allclose(statistics.sums[:, 0], responsibilities.sum(axis=0), rtol=1e-10)
+
+
+def test_a_label_that_is_no_component_is_refused() -> None:
+    x = clouds()
+    frames = frames_of(x)
+    plan = make_plan(candidates(x, frames), frames)
+    with pytest.raises(InputError, match="a sample has the label 2, and the components are 0 to 0"):
+        accumulate(Rows(x, labels=np.full(len(x), 2)), plan)
+    accumulate(Rows(x, labels=np.full(len(x), -1)), plan)
+
+
+def test_rows_keep_what_is_known_of_them_together() -> None:
+    rows = Rows(np.arange(6.0).reshape(3, 2), np.array([1.0, 2.0, 3.0]), np.array([-1, 0, 4]))
+    both = rows[1:].merge(rows[:1]).owned()
+    np.testing.assert_array_equal(both.x[:, 0], [2, 4, 0])
+    np.testing.assert_array_equal(both.weights, [2, 3, 1])
+    np.testing.assert_array_equal(both.labels, [0, 4, -1])
+    assert both.nbytes == 6 * 8 + 3 * 8 + 3 * 8
+    assert Rows(rows.x).merge(rows).labels is None

@@ -17,6 +17,7 @@ from dgmm.families import FAMILIES, get_family, register
 from dgmm.frame import Moments, make_frame
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
+from dgmm.sample import is_held_out
 from tests.toy_family import Poisson, Rates
 
 RATES, WEIGHTS = np.array([[2.0, 30.0, 5.0], [20.0, 3.0, 6.0]]), np.array([0.3, 0.7])
@@ -79,6 +80,12 @@ def test_it_trains_to_a_fixed_point_of_its_own_m_step(x: np.ndarray) -> None:
     r /= r.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(r.T @ x / r.sum(axis=0)[:, None], rates, rtol=1e-4)
     assert fit.log_likelihood == pytest.approx(np.logaddexp.reduce(joint(x, rates, weights), axis=1).sum(), rel=1e-12)
+
+
+def test_rows_that_judge_are_measured_by_the_same_measure(x: np.ndarray) -> None:
+    fit = dgmm.train(x, 2, "poisson", n_init=1, holdout=0.3)
+    out = is_held_out(np.arange(len(x), dtype=np.uint64), 0, 0.3)
+    assert fit.held_out == pytest.approx(fit.mixture.log_density(x[out]).mean(), rel=1e-11)
 
 
 def test_families_of_both_kinds_are_compared_in_shared_passes(x: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dgmm.errors import InputError
 from dgmm.estep.block import complete_rows, frozen
 from dgmm.estep.compiled import Compiled
 from dgmm.estep.plain import Plain
@@ -79,9 +80,19 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
     ----------
     rows : Rows
         Of any real dtype, without missing values; weights, if any, of the order of one, for what counts as nothing
-        is told by size.
+        is told by size. A sample with a label is wholly of that component of every mixture, and adds the joint density
+        of both to the likelihood.
     plan : Plan
+
+    Raises
+    ------
+    InputError
+        On a label that is no component of every mixture.
     """
+    if rows.labels is not None:
+        fewest = min(c.stop - c.start for c in plan.candidates)
+        if (largest := rows.labels.max(initial=-1)) >= fewest:
+            raise InputError(f"a sample has the label {largest}, and the components are 0 to {fewest - 1}")
     totals = backend_of(plan).accumulate(rows, plan)
     measures = [family.log_base_measure(rows.x) for family in plan.families]
     if any(h is not None for h in measures):

@@ -181,6 +181,16 @@ def normalise(
 
 
 @compiled()
+def rule_out(joint: FloatArray, n: int, labels: IntArray) -> None:
+    """Leave samples that are known to be of a component no other: a label is its row of ``joint``, or below zero."""
+    for k in range(len(joint)):
+        line = joint[k]
+        for i in range(n):
+            if labels[i] >= 0 and labels[i] != k:
+                line[i] = -math.inf
+
+
+@compiled()
 def find_complete(x: AnyArray, complete: AnyArray) -> int:
     """Mark the rows of ``x`` without NaN; returns how many there are."""
     count = 0
@@ -195,9 +205,9 @@ def find_complete(x: AnyArray, complete: AnyArray) -> int:
 
 @compiled()
 def accumulate(
-    x: AnyArray, weights: FloatArray, origins: FloatArray, shifts: FloatArray, forwards: FloatArray,
-    diagonals: AnyArray, panels: IntArray, theta: AnyArray, candidates: IntArray, width: int, memory: Buffers,
-    log_likelihoods: FloatArray, sums: FloatArray, squares: FloatArray,
+    x: AnyArray, weights: FloatArray, labels: IntArray, origins: FloatArray, shifts: FloatArray,
+    forwards: FloatArray, diagonals: AnyArray, panels: IntArray, theta: AnyArray, candidates: IntArray, width: int,
+    memory: Buffers, log_likelihoods: FloatArray, sums: FloatArray, squares: FloatArray,
 ) -> None:  # fmt: skip
     """E-step over the rows of ``x`` (n, d): adds to ``log_likelihoods`` and to ``sums``, laid out like ``theta``.
 
@@ -208,6 +218,8 @@ def accumulate(
     ----------
     weights : ndarray, shape (n,) or (0,)
         Of the rows; none if all count the same.
+    labels : ndarray of int, shape (n,) or (0,)
+        The component that a row is known to be of, below zero if it is not; none if no row is.
     panels : ndarray of int, shape (panels, 6)
         Stack, first and last row of the joint, first and last feature, offset in theta; by stack, then by feature.
     candidates : ndarray of int, shape (candidates, 2)
@@ -231,6 +243,8 @@ def accumulate(
         )
         for c in range(len(candidates)):
             rows = joint[candidates[c, 0] : candidates[c, 1]]
+            if len(labels):
+                rule_out(rows, n, labels[start : start + n])
             log_likelihoods[c] += normalise(rows, n, weights[start : start + n], top, total, power)
         if len(weights):
             squares += np.dot(joint, weights[start : start + n])

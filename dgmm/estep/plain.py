@@ -9,7 +9,7 @@ import numpy as np
 from dgmm.estep.plan import Plan
 from dgmm.estep.totals import PassTotals, Scores
 from dgmm.rows import Rows
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import AnyArray, FloatArray, IntArray
 
 #: Samples of a slice.
 WIDTH = 1024
@@ -33,6 +33,8 @@ class Plain:
         sums, squares = [np.zeros_like(p.theta) for p in plan.products], np.zeros(plan.n_rows)
         for part, joint, features in slices(rows.x, plan):
             for c, place in enumerate(plan.candidates):
+                if rows.labels is not None:
+                    rule_out(joint[place], rows.labels[part])
                 log_likelihoods[c] += normalise(joint[place], weights[part])
             squares += joint @ weights[part]
             places = iter(sums)
@@ -76,6 +78,12 @@ def slices(x: AnyArray, plan: Plan) -> Iterator[tuple[slice, FloatArray, list[Fl
                 joint[product.rows] = product.theta @ phi[: product.theta.shape[1]]
             features.append(phi)
         yield place, joint, features
+
+
+def rule_out(joint: FloatArray, labels: IntArray) -> None:
+    """Leave samples that are known to be of a component no other."""
+    others = np.arange(len(joint))[:, None] != labels
+    joint[others & (labels >= 0)] = -np.inf
 
 
 def normalise(joint: FloatArray, weights: FloatArray) -> float:

@@ -22,8 +22,6 @@ class PassTotals:
     log_likelihoods : ndarray, shape (candidates,)
     sums : tuple of ndarray
         Per product of the plan, shape (rows, P).
-    held_out : ndarray, shape (candidates,)
-        Log-likelihoods of samples that are in nothing else here.
     squares : ndarray, shape (components of all candidates,)
         Sums of the responsibilities times the squares of the weights; NaN where there are no weights.
     base : ndarray, shape (candidates,)
@@ -33,7 +31,6 @@ class PassTotals:
     count: float
     log_likelihoods: FloatArray
     sums: tuple[FloatArray, ...]
-    held_out: FloatArray | float = np.nan
     squares: FloatArray | float = np.nan
     base: FloatArray | float = 0.0
 
@@ -48,7 +45,6 @@ class PassTotals:
             self.count + other.count,
             self.log_likelihoods + other.log_likelihoods,
             sums,
-            self.held_out + other.held_out,
             self.squares + other.squares,
             self.base + other.base,
         )
@@ -75,8 +71,10 @@ class Scores:
     probabilities: FloatArray
 
 
-def unpack(totals: PassTotals, plan: Plan) -> list[SufficientStatistics]:
+def unpack(totals: PassTotals, plan: Plan, judged: PassTotals | None = None) -> list[SufficientStatistics]:
     """Statistics of each mixture, in the order in which the plan was given them.
+
+    Those of the samples that are fitted, and the log-likelihood of others, which judge, if there are any.
 
     The responsibilities' entropy comes for free: log joint densities are linear in the features, so that their
     expectation is that of the features, the sums, times theta.
@@ -88,7 +86,8 @@ def unpack(totals: PassTotals, plan: Plan) -> list[SufficientStatistics]:
         for row, values in zip(range(product.rows.start, product.rows.stop), sums, strict=True):
             rows[row] = values
     local, squares = np.array(plan.local), np.broadcast_to(totals.squares, plan.n_rows)
-    held_out, base = (np.broadcast_to(v, totals.log_likelihoods.shape).tolist() for v in (totals.held_out, totals.base))
+    base = np.broadcast_to(totals.base, len(plan.candidates)).tolist()
+    held_out = np.full(len(plan.candidates), np.nan) if judged is None else judged.log_likelihoods + judged.base
     return [
         SufficientStatistics(
             log_likelihood + of_base,
@@ -100,6 +99,6 @@ def unpack(totals: PassTotals, plan: Plan) -> list[SufficientStatistics]:
             squares[c],
         )
         for c, log_likelihood, held, of_base in zip(
-            plan.candidates, totals.log_likelihoods.tolist(), held_out, base, strict=True
+            plan.candidates, totals.log_likelihoods.tolist(), held_out.tolist(), base, strict=True
         )
     ]
