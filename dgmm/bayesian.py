@@ -10,10 +10,8 @@ import sklearn.mixture
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
-from dgmm.em import Ground, Posterior, Priors, VariationalAscent
-from dgmm.em.posterior import PRIOR
-from dgmm.families import gaussian_family
-from dgmm.frame import Frame, Moments
+from dgmm.em import PRIOR, Ground, Posterior, Priors, VariationalAscent
+from dgmm.families import Frame, Moments, gaussian_family
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.streamed import StreamedMixture, change_rule, components_of

@@ -16,8 +16,7 @@ from dgmm.blas import one_blas_thread
 from dgmm.config import Training, validated
 from dgmm.em import Ascent, Ground
 from dgmm.errors import InputError
-from dgmm.families import gaussian_family, get_family
-from dgmm.frame import Frame, Moments
+from dgmm.families import Frame, Moments, gaussian_family, get_family
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.results import Criterion, Selection

@@ -15,11 +15,9 @@ from sklearn.metrics import pairwise_distances_argmin
 from dgmm.blas import one_thread
 from dgmm.em import Ground, maximise
 from dgmm.errors import InputError
-from dgmm.families import Family, gaussian_family
-from dgmm.frame import Frame
+from dgmm.families import Family, Frame, SufficientStatistics, gaussian_family
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
-from dgmm.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray, StartMethod
 
 #: Lloyd steps after k-means++: EM does the rest.

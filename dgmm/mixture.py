@@ -9,8 +9,7 @@ import numpy as np
 
 from dgmm.errors import InputError
 from dgmm.estep import Plan, make_plan, score
-from dgmm.families import Family, get_family
-from dgmm.frame import Frame, make_frame
+from dgmm.families import Family, Frame, get_family, make_frame
 from dgmm.types import AnyArray, FloatArray, IntArray
 
 

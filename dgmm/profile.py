@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dgmm.errors import InputError
 from dgmm.estep import complete_rows
-from dgmm.frame import Frame, FrameKind, Moments, make_frame
+from dgmm.families import Frame, FrameKind, Moments, make_frame
 from dgmm.grid import Grid
 from dgmm.leaf import Leaf
 from dgmm.rows import Rows

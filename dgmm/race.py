@@ -12,12 +12,12 @@ import numpy as np
 from dgmm.config import Training
 from dgmm.em import Ascent, Evaluated, Pass, climb
 from dgmm.estep import DOUBLE
+from dgmm.families import SufficientStatistics
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.passes import Passes
 from dgmm.reseed import reseed
 from dgmm.results import STRONG, Criterion, Fit, Standing
 from dgmm.starts import Candidate, unsound_components
-from dgmm.statistics import SufficientStatistics
 
 logger = logging.getLogger("dgmm")
 

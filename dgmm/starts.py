@@ -19,15 +19,13 @@ from dgmm.config import Training
 from dgmm.em import Ascent, Ground, climb
 from dgmm.errors import InputError
 from dgmm.estep import accumulate, make_plan, unpack
-from dgmm.families import get_family
-from dgmm.frame import Frame, FrameKind, Moments
+from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_family
 from dgmm.initialise import Given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.profile import Profile
 from dgmm.results import Criterion, Standing
 from dgmm.rows import Rows
-from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Node, merge_all
 from dgmm.types import Acceleration, FloatArray
 

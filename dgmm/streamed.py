@@ -35,8 +35,7 @@ from dgmm.containers import (
 from dgmm.data import Samples, open_samples
 from dgmm.em import Climber, Ground, climb
 from dgmm.errors import CollapseError, InputError
-from dgmm.families import Gaussians, gaussian_family, get_family
-from dgmm.frame import Frame, Moments
+from dgmm.families import Frame, Gaussians, Moments, gaussian_family, get_family
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, passes_over
 from dgmm.types import AnyArray, FloatArray

@@ -13,7 +13,7 @@ from dgmm.estep import block as blocks_module
 from dgmm.estep import compiled as compiled_form
 from dgmm.estep import plan as planning
 from dgmm.estep.compiled import memory_for, packed, slice_width
-from dgmm.frame import FrameKind, Moments, make_frame
+from dgmm.families import FrameKind, Moments, make_frame
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 

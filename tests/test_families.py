@@ -10,9 +10,8 @@ from dgmm.cli import main
 from dgmm.em import Ground, from_vector, maximise, to_vector
 from dgmm.estep import accumulate, make_plan, unpack
 from dgmm.estep import plan as planning
-from dgmm.families import FAMILIES, Gaussians, register
+from dgmm.families import FAMILIES, Gaussians, Moments, make_frame, register
 from dgmm.families.spherical import Spherical
-from dgmm.frame import Moments, make_frame
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 

@@ -15,7 +15,7 @@ from dgmm import initialise, starts
 from dgmm.config import Training
 from dgmm.data import open_samples
 from dgmm.em import Ascent, Evaluated, Ground
-from dgmm.families import get_family
+from dgmm.families import SufficientStatistics, get_family
 from dgmm.initialise import Given, check_given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
@@ -23,7 +23,6 @@ from dgmm.passes import passes_over as passes_over_samples
 from dgmm.results import Criterion
 from dgmm.rows import Rows
 from dgmm.starts import Candidate, grounds_for, start_on_sample
-from dgmm.statistics import SufficientStatistics
 from dgmm.types import StartMethod
 from dgmm.workers import threads
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dgmm.estep import Plain, accumulate, make_plan, unpack
 from dgmm.estep import compiled as compiled_form
-from dgmm.frame import Moments, make_frame
+from dgmm.families import Moments, make_frame
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 

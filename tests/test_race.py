@@ -18,14 +18,13 @@ from dgmm import em, race
 from dgmm.config import Training
 from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.errors import CollapseError
-from dgmm.frame import Frame, Moments
+from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.race import Race, Runner
 from dgmm.reseed import Reseeding
 from dgmm.results import Criterion, Standing
 from dgmm.starts import Candidate
-from dgmm.statistics import SufficientStatistics
 from tests.scripts import scripted
 
 N = 1000

@@ -13,8 +13,7 @@ import zarr
 import dgmm
 from dgmm.cli import main
 from dgmm.estep import Plain, accumulate, backend_of, make_plan, unpack
-from dgmm.families import FAMILIES, get_family, register
-from dgmm.frame import Moments, make_frame
+from dgmm.families import FAMILIES, Moments, get_family, make_frame, register
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.sample import is_held_out

@@ -11,14 +11,12 @@ from scipy.stats import beta, dirichlet, wishart
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture
 
-from dgmm.em import Ground, Posterior, Priors, maximise, update
-from dgmm.em.posterior import PRIOR
+from dgmm.em import PRIOR, Ground, Posterior, Priors, maximise, update
 from dgmm.em.variational import EMPTY
 from dgmm.errors import CollapseError, InputError
 from dgmm.estep import accumulate, make_plan, unpack
 from dgmm.estep import plan as planning
-from dgmm.families import FAMILIES, gaussian_family, get_family
-from dgmm.frame import Frame, Moments, make_frame
+from dgmm.families import FAMILIES, Frame, Moments, gaussian_family, get_family, make_frame
 from dgmm.rows import Rows
 
 KINDS = ["full", "tied", "diag", "spherical"]

@@ -20,13 +20,12 @@ from dgmm.data import open_samples
 from dgmm.datasets import ocean_temperature
 from dgmm.errors import InputError
 from dgmm.estep import Plain, accumulate, make_plan
-from dgmm.frame import Moments, make_frame
+from dgmm.families import Moments, SufficientStatistics, make_frame
 from dgmm.mixture import Mixture
 from dgmm.passes import passes_over
 from dgmm.pipeline import run_train
 from dgmm.rows import Rows
 from dgmm.sample import Sample, is_held_out, row_hashes, sample_keys
-from dgmm.statistics import SufficientStatistics
 from dgmm.workers import of_client, threads
 
 KINDS = ["full", "tied", "diag", "spherical"]

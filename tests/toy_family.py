@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln
 
-from dgmm.families import Family, FeatureMap
-from dgmm.frame import Moments
-from dgmm.statistics import SufficientStatistics
+from dgmm.families import Family, FeatureMap, Moments, SufficientStatistics
 from dgmm.types import AnyArray, FloatArray
 
 

@@ -9,11 +9,12 @@ from dgmm.em.anderson import AndersonState, Secants, from_vector, to_vector
 from dgmm.em.ascent import METHODS, Ascent, Climber, Pass, climb
 from dgmm.em.mstep import Accumulate, Evaluated, Ground, maximise
 from dgmm.em.plain import PlainState, Proposal, aitken
-from dgmm.em.posterior import Posterior, Priors
+from dgmm.em.posterior import PRIOR, Posterior, Priors
 from dgmm.em.variational import VariationalAscent, update
 
 __all__ = [
     "METHODS",
+    "PRIOR",
     "Accumulate",
     "AndersonState",
     "Ascent",

@@ -12,8 +12,8 @@ from dgmm.em.anderson import AndersonState, to_vector
 from dgmm.em.mstep import Accumulate, Evaluated, Ground
 from dgmm.em.plain import Method, PlainState
 from dgmm.errors import CollapseError
+from dgmm.families import SufficientStatistics
 from dgmm.mixture import Mixture
-from dgmm.statistics import SufficientStatistics
 from dgmm.types import Acceleration
 
 #: Share of p/2 nats, what chance alone gives a fit with p parameters, below which a gain means nothing.

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dgmm.frame import Frame, Moments
+from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.mixture import Mixture
-from dgmm.statistics import SufficientStatistics
 
 #: The seam: "apply the E-step of these mixtures to every sample and add up".
 Accumulate = Callable[[Sequence[Mixture]], list[SufficientStatistics]]

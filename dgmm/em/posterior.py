@@ -19,8 +19,7 @@ import numpy as np
 from scipy.special import betaln, digamma, gammaln
 
 from dgmm.errors import InputError
-from dgmm.families import GaussianFamily, Gaussians, gaussian_family
-from dgmm.frame import Frame, Moments
+from dgmm.families import Frame, GaussianFamily, Gaussians, Moments, gaussian_family
 from dgmm.mixture import Mixture
 from dgmm.types import FloatArray
 

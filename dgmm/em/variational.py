@@ -15,11 +15,8 @@ from dgmm.em.mstep import Ground
 from dgmm.em.plain import aitken
 from dgmm.em.posterior import PRIOR, Posterior, Priors, before
 from dgmm.errors import CollapseError
-from dgmm.families import FeatureMap, gaussian_family
-from dgmm.families.gaussian import pack_second
-from dgmm.frame import Moments, apply_linear
+from dgmm.families import FeatureMap, Moments, SufficientStatistics, apply_linear, gaussian_family, pack_second
 from dgmm.mixture import Mixture
-from dgmm.statistics import SufficientStatistics
 from dgmm.types import FloatArray
 
 #: What scikit-learn adds to every count. It shows where a component is empty and its prior next to nothing.

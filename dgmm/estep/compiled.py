@@ -11,7 +11,7 @@ from dgmm.estep import kernel
 from dgmm.estep.block import CONVERTED_BYTES, blocks, frozen
 from dgmm.estep.plan import Plan
 from dgmm.estep.totals import PassTotals, Scores
-from dgmm.families.gaussian import CHAIN
+from dgmm.families import GAUSSIAN_CHAIN
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray, IntArray
 
@@ -98,7 +98,7 @@ class Compiled:
 
     def takes(self, plan: Plan) -> bool:
         """Whether the kernel knows the features of all stacks."""
-        return all(stack.features.chain == CHAIN for stack in plan.stacks)
+        return all(stack.features.chain == GAUSSIAN_CHAIN for stack in plan.stacks)
 
     def accumulate(self, rows: Rows, plan: Plan) -> PassTotals:
         """E-step of all mixtures of a plan over samples."""

@@ -15,8 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from dgmm.families.base import Family, FeatureMap
-from dgmm.frame import Frame, FrameKind
+from dgmm.families import Family, FeatureMap, Frame, FrameKind
 from dgmm.types import AnyArray, FloatArray
 
 #: Largest rounding error of a log density, in nats, that the expanded form may make in double precision, and in single.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dgmm.estep.plan import Plan
-from dgmm.statistics import SufficientStatistics
+from dgmm.families import SufficientStatistics
 from dgmm.types import FloatArray, IntArray
 
 

@@ -1,22 +1,37 @@
-"""The families of components, one file each. A new one is a file here and a line in `FAMILIES`."""
+"""What a component is: the families, one file each, in coordinates of a frame of the data.
+
+A family knows all that depends on the kind of its components: features and natural parameters for the E-step, the
+M-step, how they are stored, moved from one frame to another, regularised and put in order. Nothing outside asks for a
+covariance type or a number of dimensions. A new family is a file here and a line in `FAMILIES`.
+"""
 
 from dgmm.errors import InputError
 from dgmm.families.base import Family, FeatureMap, LocalFrames
 from dgmm.families.diag import Diag
+from dgmm.families.frame import Frame, FrameKind, Moments, apply_linear, make_frame
 from dgmm.families.full import Full
-from dgmm.families.gaussian import GaussianFamily, Gaussians
+from dgmm.families.gaussian import GAUSSIAN_CHAIN, GaussianFamily, Gaussians, pack_second
 from dgmm.families.spherical import Spherical
+from dgmm.families.statistics import SufficientStatistics
 from dgmm.families.tied import Tied
 
 __all__ = [
     "FAMILIES",
+    "GAUSSIAN_CHAIN",
     "Family",
     "FeatureMap",
+    "Frame",
+    "FrameKind",
     "GaussianFamily",
     "Gaussians",
     "LocalFrames",
+    "Moments",
+    "SufficientStatistics",
+    "apply_linear",
     "gaussian_family",
     "get_family",
+    "make_frame",
+    "pack_second",
     "register",
 ]
 

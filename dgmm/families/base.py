@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dgmm.frame import FrameKind, Moments
-from dgmm.statistics import SufficientStatistics
+from dgmm.families.frame import FrameKind, Moments
+from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import AnyArray, BoolArray, FloatArray, IntArray
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from dgmm.errors import InputError
 from dgmm.families.base import LocalFrames
+from dgmm.families.frame import Moments
 from dgmm.families.gaussian import (
     ROUNDOFF,
     SQUARES,
@@ -17,8 +18,7 @@ from dgmm.families.gaussian import (
     collapsed,
     first_moments,
 )
-from dgmm.frame import Moments
-from dgmm.statistics import SufficientStatistics
+from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dgmm.families.base import LocalFrames
+from dgmm.families.frame import Moments, apply_linear
 from dgmm.families.gaussian import (
     PRODUCTS,
     ROUNDOFF,
@@ -19,8 +20,7 @@ from dgmm.families.gaussian import (
     pack_second,
     unpack_second,
 )
-from dgmm.frame import Moments, apply_linear
-from dgmm.statistics import SufficientStatistics
+from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from dgmm.errors import CollapseError, InputError
 from dgmm.families.base import Family, FeatureMap
-from dgmm.frame import Moments
-from dgmm.statistics import SufficientStatistics
+from dgmm.families.frame import Moments
+from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import FloatArray, IntArray
 
 LOG_2PI = float(np.log(2 * np.pi))
@@ -25,7 +25,7 @@ VANISHED = 1e-100
 #: Asymmetry of a precision, as a share of the product of its diagonal's roots, that counts as rounding.
 ASYMMETRY = 1e-6
 #: The features of all Gaussian families are nested: 1, y, y_i^2, y_i y_j (i < j); the kernel compiles them.
-CHAIN = "gaussian"
+GAUSSIAN_CHAIN = "gaussian"
 
 
 def _fill_linear(y: FloatArray, out: FloatArray) -> None:
@@ -49,11 +49,11 @@ def _fill_products(y: FloatArray, out: FloatArray) -> None:
 
 
 #: 1, y
-LINEAR = FeatureMap(CHAIN, lambda d: d + 1, _fill_linear)
+LINEAR = FeatureMap(GAUSSIAN_CHAIN, lambda d: d + 1, _fill_linear)
 #: 1, y, y_i^2
-SQUARES = FeatureMap(CHAIN, lambda d: 2 * d + 1, _fill_squares)
+SQUARES = FeatureMap(GAUSSIAN_CHAIN, lambda d: 2 * d + 1, _fill_squares)
 #: 1, y, y_i^2, y_i y_j (i < j)
-PRODUCTS = FeatureMap(CHAIN, lambda d: 2 * d + 1 + d * (d - 1) // 2, _fill_products)
+PRODUCTS = FeatureMap(GAUSSIAN_CHAIN, lambda d: 2 * d + 1 + d * (d - 1) // 2, _fill_products)
 
 
 @dataclass(frozen=True)

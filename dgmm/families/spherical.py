@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from dgmm.families.diag import Diag
+from dgmm.families.frame import Moments
 from dgmm.families.gaussian import Gaussians
-from dgmm.frame import Moments
 from dgmm.types import FloatArray
 
 

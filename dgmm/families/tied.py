@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dgmm.families.base import Family, LocalFrames
+from dgmm.families.frame import Moments, apply_linear
 from dgmm.families.full import Full
 from dgmm.families.gaussian import (
     LINEAR,
@@ -19,8 +20,7 @@ from dgmm.families.gaussian import (
     log_diagonal,
     unpack_second,
 )
-from dgmm.frame import Moments, apply_linear
-from dgmm.statistics import SufficientStatistics
+from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray
 
 

@@ -17,8 +17,7 @@ from sklearn.cluster import KMeans
 from dgmm.blas import one_blas_thread
 from dgmm.datasets import old_faithful
 from dgmm.em import Ascent
-from dgmm.families import get_family
-from dgmm.frame import Frame, FrameKind, Moments, make_frame
+from dgmm.families import Frame, FrameKind, Moments, get_family, make_frame
 from dgmm.initialise import from_labels
 from dgmm.rows import Rows
 from dgmm.starts import Candidate, SampleRows, grounds_for
