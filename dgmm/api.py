@@ -13,8 +13,8 @@ import xarray as xr
 from dgmm import store
 from dgmm.blas import one_blas_thread
 from dgmm.config import Training, validated
-from dgmm.data import Samples, Source, Weights, one_line, open_samples, store_at
-from dgmm.errors import CollapseError, InputError
+from dgmm.data import Samples, Source, Weights, open_samples, store_at
+from dgmm.errors import CollapseError, InputError, one_line
 from dgmm.families import get_family
 from dgmm.initialise import Given, check_given
 from dgmm.passes import passes_over

@@ -15,12 +15,10 @@ import zarr
 from dask.system import CPU_COUNT
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import Samples, open_samples, packing, stored_chunks, unmasked
+from dgmm.data import Grid, Samples, comparable, open_samples, order_of, packing, shortened, stored_chunks, unmasked
 from dgmm.errors import InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
 from dgmm.fold import Fold
-from dgmm.grid import Grid
-from dgmm.layout import comparable, order_of, shortened
 from dgmm.leaf import Leaf
 from dgmm.profile import refuse_infinite
 from dgmm.rows import Rows

@@ -41,3 +41,8 @@ class InsufficientMemoryError(DgmmError):
 
 class ClusterError(DgmmError):
     """The scheduler or all workers are gone."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -18,8 +18,7 @@ import numpy as np
 import psutil
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import Samples
-from dgmm.grid import Region
+from dgmm.data import Region, Samples
 from dgmm.leaf import Leaf
 from dgmm.memory import BASE_BYTES, check_memory, fixed_bytes, gathered_bytes, pass_bytes
 from dgmm.resident import Shelf, resident_bytes, shelf_of

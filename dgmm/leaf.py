@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from dgmm.grid import Grid
+from dgmm.data import Grid
 from dgmm.rows import Rows
 from dgmm.tree import Mergeable
 

@@ -11,14 +11,13 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from dgmm.config import Training
-from dgmm.data import Samples
+from dgmm.data import Grid, Samples
 from dgmm.errors import InputError
 from dgmm.estep import PassTotals, Plan, accumulate, buffer_bytes, make_plan, score, unpack
 from dgmm.families import Frame, FrameKind, SufficientStatistics
 from dgmm.fold import Fold
 from dgmm.fold import map_segments as map_segments
 from dgmm.fold import read_ahead as read_ahead
-from dgmm.grid import Grid
 from dgmm.leaf import Leaf
 from dgmm.mixture import Mixture
 from dgmm.profile import Profile, ProfileSegment, SampleSegment, used_rows

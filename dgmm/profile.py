@@ -10,10 +10,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dgmm.data import Grid
 from dgmm.errors import InputError
 from dgmm.estep import complete_rows
 from dgmm.families import Frame, FrameKind, Moments, make_frame
-from dgmm.grid import Grid
 from dgmm.leaf import Leaf
 from dgmm.rows import Rows
 from dgmm.sample import Draw, Sample, is_held_out

@@ -9,8 +9,8 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
+from dgmm.data import Layout
 from dgmm.em import Evaluated
-from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 

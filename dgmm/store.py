@@ -18,9 +18,8 @@ import pandas as pd
 import xarray as xr
 import zarr
 
-from dgmm.chunks import Stored
-from dgmm.data import one_line, open_store, unfinished
-from dgmm.errors import DgmmError, InputError, ReadError
+from dgmm.data import Stored, open_store, unfinished
+from dgmm.errors import DgmmError, InputError, ReadError, one_line
 from dgmm.places import Output, place_at
 from dgmm.results import Fit
 from dgmm.stored import Record, check_format, from_dataset, to_dataset

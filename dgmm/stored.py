@@ -14,9 +14,9 @@ import pandas as pd
 import xarray as xr
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dgmm.data import Layout
 from dgmm.errors import InputError
 from dgmm.families import get_family
-from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome
 from dgmm.results import Criterion, Fit

@@ -23,9 +23,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, ObjectStore
 
 import dgmm
-from dgmm import grid as grid_module
-from dgmm.chunks import Stored, Watched
-from dgmm.data import Samples, open_samples
+from dgmm.data import Samples, Stored, open_samples
+from dgmm.data import grid as grid_module
+from dgmm.data.chunks import Watched
 from dgmm.errors import InputError, ReadError
 
 #: Rows of a chunk and of the store; the chunk that is damaged, and its first and last row.
@@ -72,7 +72,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             return url
         return ObjectStore(obstore.store.LocalStore(tmp_path / url.removeprefix("s3://bucket/")), read_only=read_only)
 
-    monkeypatch.setattr("dgmm.data.store_at", store_at)
+    monkeypatch.setattr("dgmm.data.stores.store_at", store_at)
     return "s3://bucket"
 
 

@@ -16,9 +16,8 @@ import xarray as xr
 import zarr
 
 from dgmm import store
-from dgmm.data import open_samples
+from dgmm.data import Layout, open_samples
 from dgmm.errors import DgmmError, InputError
-from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.results import Fit

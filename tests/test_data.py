@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
-from dgmm import grid as grid_module
-from dgmm.data import MOST_FEATURES, Samples, open_samples
+from dgmm.data import Samples, open_samples
+from dgmm.data import grid as grid_module
+from dgmm.data.variables import MOST_FEATURES
 from dgmm.errors import InputError
 
 
@@ -295,7 +296,7 @@ def test_default_order_of_variables_does_not_depend_on_the_storage() -> None:
         store.order = order
         dataset = xr.Dataset({name: ("s", np.full(3, float(i))) for i, name in enumerate("abcdef")})
         dataset.to_zarr(store, zarr_format=3, consolidated=False)
-        with patch("dgmm.data.open_store", lambda *_, store=store, **__: zarr.open_group(store, mode="r")):
+        with patch("dgmm.data.sources.open_store", lambda *_, store=store, **__: zarr.open_group(store, mode="r")):
             found.append(open_samples("listed.zarr").features)
         with xr.open_zarr(store, chunks=None, consolidated=False) as listed:
             assert "".join(map(str, listed)) == order

@@ -9,10 +9,9 @@ from sklearn.mixture import GaussianMixture
 
 import dgmm
 from dgmm.config import Training
-from dgmm.data import open_samples
+from dgmm.data import Grid, open_samples
 from dgmm.em import Ascent, Evaluated, Secants, aitken, anderson, climb, maximise
 from dgmm.em.anderson import expected_gain
-from dgmm.grid import Grid
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, passes_over
 from dgmm.starts import Candidate, grounds_for

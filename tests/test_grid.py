@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgmm import grid as module
-from dgmm.grid import MAX_BYTES, MAX_ROWS, Grid
+from dgmm.data import Grid
+from dgmm.data import grid as module
+from dgmm.data.grid import MAX_BYTES, MAX_ROWS
 
 Shape = tuple[int, ...]
 

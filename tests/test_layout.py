@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgmm.layout import Layout, as_numbers, comparable, order_of, shortened
+from dgmm.data import Layout, comparable, order_of, shortened
+from dgmm.data.layout import as_numbers
 
 LABELS: dict[str, np.ndarray] = {
     "floats": np.array([0.5, -10.0, 1e4, 3.0]),

@@ -21,11 +21,11 @@ import pytest
 import xarray as xr
 import zarr
 
-from dgmm import places, runs, store
-from dgmm.data import PARTIAL, RECORD, record_of, store_at
+from dgmm import places, store
+from dgmm.data import PARTIAL, RECORD, Heartbeat, Run, record_of, runs, store_at
+from dgmm.data.runs import BEAT, SILENCE
 from dgmm.errors import DgmmError, InputError, OutputError, OutputExistsError
 from dgmm.places import Output, Status, overlap, place_at
-from dgmm.runs import BEAT, SILENCE, Heartbeat, Run
 from tests.test_store import assert_same, make_fit
 
 

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
-from dgmm import grid as grid_module
 from dgmm.config import Training
 from dgmm.data import Samples, open_samples
+from dgmm.data import grid as grid_module
 from dgmm.errors import InputError
 from dgmm.passes import passes_over
 from dgmm.profile import Profile

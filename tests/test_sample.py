@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
-from dgmm import grid as grid_module
 from dgmm.config import Training
+from dgmm.data import grid as grid_module
 from dgmm.data import open_samples
 from dgmm.fold import Fold, cut
 from dgmm.memory import gathered_bytes

@@ -29,13 +29,12 @@ from sklearn.mixture import GaussianMixture
 from zarr.storage import MemoryStore
 
 import dgmm
-from dgmm import grid as grid_module
 from dgmm.api import open_scores
 from dgmm.cli import main
 from dgmm.config import Data, Score
-from dgmm.data import object_at, open_samples, store_at
+from dgmm.data import Layout, object_at, open_samples, store_at
+from dgmm.data import grid as grid_module
 from dgmm.errors import InputError, OutputExistsError
-from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.pipeline import made_with, run_score
@@ -638,7 +637,9 @@ def test_a_crash_in_a_worker_process_leaves_no_output(client: Client, tmp_path: 
 INTERRUPTED = """
 import sys, threading, time
 import dgmm
-from dgmm import cli, data, grid
+from dgmm import cli
+from dgmm.data import sources as data
+from dgmm.data import grid
 
 grid.MIN_ROWS = 16
 kind, out, model, second = sys.argv[1:]

@@ -17,8 +17,8 @@ import xarray as xr
 import zarr
 
 from dgmm import store
+from dgmm.data import Layout
 from dgmm.errors import DgmmError, InputError, OutputExistsError
-from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.places import place_at

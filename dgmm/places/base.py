@@ -14,9 +14,8 @@ from typing import Any
 
 import zarr
 
-from dgmm.data import local_path, one_line, record_of, store_at
-from dgmm.errors import DgmmError, OutputError, OutputExistsError
-from dgmm.runs import Heartbeat, Run
+from dgmm.data import Heartbeat, Run, local_path, record_of, store_at
+from dgmm.errors import DgmmError, OutputError, OutputExistsError, one_line
 
 logger = logging.getLogger("dgmm")
 

@@ -10,10 +10,9 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from dgmm.data import PARTIAL, RECORD, record_of, store_at
+from dgmm.data import PARTIAL, RECORD, Run, is_id, record_of, store_at
 from dgmm.errors import OutputExistsError
 from dgmm.places.base import HEAD, OLD, ROOT, Output, Place, State, Status, state_of_file, state_of_group
-from dgmm.runs import Run, is_id
 
 logger = logging.getLogger("dgmm")
 

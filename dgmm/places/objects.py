@@ -8,10 +8,9 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 from zarr.storage import WrapperStore
 
-from dgmm.data import PARTIAL, RECORD, object_at, store_at
+from dgmm.data import PARTIAL, RECORD, Run, object_at, store_at
 from dgmm.errors import OutputExistsError
 from dgmm.places.base import HEAD, ROOT, Output, Place, State, Status, state_of_file, state_of_group
-from dgmm.runs import Run
 
 
 class ObjectPlace(Place):

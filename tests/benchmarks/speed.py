@@ -32,11 +32,12 @@ from tables import head, line
 import dgmm
 from dgmm.blas import one_blas_thread
 from dgmm.config import Training
-from dgmm.data import DECODERS, Field, Samples, open_samples
+from dgmm.data import Grid, Samples, open_samples
+from dgmm.data.samples import Field
+from dgmm.data.sources import DECODERS
 from dgmm.estep import make_plan, score
 from dgmm.families import get_family
 from dgmm.fold import map_segments, read_ahead, runs_of
-from dgmm.grid import Grid
 from dgmm.memory import BASE_BYTES, pass_bytes
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind

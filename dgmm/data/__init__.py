@@ -1,0 +1,55 @@
+"""Anything that holds samples, seen as a grid of rows of d features, read segment by segment.
+
+A kind of source is a function here that makes `Samples` of it; nothing below asks where they come from. Where stores
+lie (paths, URLs) and who is writing one at the moment, how features are named and told apart, and what can be wrong
+with a stored chunk are known here and nowhere else.
+"""
+
+from dgmm.data.chunks import Stored
+from dgmm.data.grid import Grid, Region
+from dgmm.data.layout import Layout, comparable, order_of, shortened
+from dgmm.data.runs import Heartbeat, Run, is_id
+from dgmm.data.samples import Samples, unmasked
+from dgmm.data.sources import Source, Weights, open_samples, register_opener
+from dgmm.data.stores import (
+    PARTIAL,
+    RECORD,
+    check_url,
+    local_path,
+    object_at,
+    open_store,
+    record_of,
+    store_at,
+    unfinished,
+)
+from dgmm.data.variables import packing, stored_chunks
+
+__all__ = [
+    "PARTIAL",
+    "RECORD",
+    "Grid",
+    "Heartbeat",
+    "Layout",
+    "Region",
+    "Run",
+    "Samples",
+    "Source",
+    "Stored",
+    "Weights",
+    "check_url",
+    "comparable",
+    "is_id",
+    "local_path",
+    "object_at",
+    "open_samples",
+    "open_store",
+    "order_of",
+    "packing",
+    "record_of",
+    "register_opener",
+    "shortened",
+    "store_at",
+    "stored_chunks",
+    "unfinished",
+    "unmasked",
+]

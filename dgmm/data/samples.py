@@ -1,0 +1,268 @@
+"""Samples of d features on a grid, read segment by segment: the only view of data that the rest of the library has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import dask.array
+import numpy as np
+import xarray as xr
+
+from dgmm.data.chunks import Stored
+from dgmm.data.grid import Grid, Region
+from dgmm.data.layout import Layout, order_of, shortened
+from dgmm.errors import InputError
+from dgmm.rows import Rows
+from dgmm.types import AnyArray, FloatArray
+
+logger = logging.getLogger("dgmm")
+
+
+@dataclass(frozen=True)
+class Field:
+    """An array with named dimensions, read lazily.
+
+    Attributes
+    ----------
+    array : zarr.Array, xarray.Variable, dask.array.Array or ndarray
+    dims : tuple of str
+    chunks : tuple of int or None
+        None where the array lies in memory and can be cut anywhere.
+    stored : Stored or None
+        Where it is read from; None where it is in memory or somebody else's task.
+    """
+
+    array: Any
+    dims: tuple[str, ...]
+    chunks: tuple[int, ...] | None
+    stored: Stored | None = None
+
+    def read(self, key: Mapping[str, slice]) -> AnyArray:
+        """The region as a NumPy array, dimensions in the array's own order.
+
+        Raises
+        ------
+        ReadError
+            If a chunk is not there, and that is not allowed, or cannot be decoded.
+        """
+        region = tuple(key.get(dim, slice(None)) for dim in self.dims)
+        if self.stored is None:
+            return self._read(region)
+        return self.stored.read(region, partial(self._read, region))
+
+    def _read(self, region: Region) -> AnyArray:
+        part = self.array[region]
+        if isinstance(part, xr.Variable):
+            part = part.data
+        if isinstance(part, dask.array.Array):
+            # inside a task of ours: whoever called has the other threads
+            part = part.compute(scheduler="synchronous")
+        return unmasked(part)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of d features on a grid; the only view of data the rest of the library has.
+
+    Attributes
+    ----------
+    name : str
+        What to call it in messages.
+    dims : tuple of str
+        Dimensions of the grid of samples.
+    grid : Grid
+    features : tuple of str
+        Names of the features.
+    fields : tuple of Field
+        One whose ``feature_dim`` holds the features, or one for each feature.
+    feature_dim : str or None
+    coords : xarray.Dataset
+        Coordinates of the grid, for the output.
+    layout : Layout
+        How they were opened, for a model that is fitted to them.
+    axis : xarray.DataArray or None
+        The coordinate along which the features lie, if it is numeric; ``value_name`` and ``value_units`` in its
+        attributes say what varies along it.
+    weights : Field or None
+        How much each sample counts, along some of the dimensions of the grid or all; None where all count the same.
+    order : tuple of int or None
+        Places along ``feature_dim`` from which the features are taken; None where they lie as they are.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    grid: Grid
+    features: tuple[str, ...]
+    fields: tuple[Field, ...]
+    feature_dim: str | None
+    coords: xr.Dataset
+    layout: Layout
+    axis: xr.DataArray | None = None
+    weights: Field | None = None
+    order: tuple[int, ...] | None = None
+
+    @property
+    def n_features(self) -> int:
+        """Number of features d."""
+        return len(self.features)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading is nothing but looking."""
+        return all(isinstance(f.array, np.ndarray) for f in self._all_fields)
+
+    @property
+    def _all_fields(self) -> tuple[Field, ...]:
+        return self.fields if self.weights is None else (*self.fields, self.weights)
+
+    def check_for_cluster(self) -> None:
+        """Refuse what tasks on a cluster cannot read: a Dask array whose blocks are results of another cluster task."""
+        for field in self._all_fields:
+            array = getattr(field.array, "_data", field.array)
+            if isinstance(array, dask.array.Array):
+                kinds = {type(value).__name__ for value in dict(array.__dask_graph__()).values()}
+                if "Future" in kinds:
+                    raise InputError(f"{self.name} is persisted on the cluster: hand in the array before persist()")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all samples as they are read."""
+        return self.grid.size * self.row_bytes
+
+    @property
+    def cut_by_chunks(self) -> bool:
+        """Whether a segment is one chunk of the source, so that it could only be smaller if that were."""
+        stored = [dict(zip(f.dims, f.chunks, strict=True)) for f in self.fields if f.chunks is not None]
+        lengths = zip(self.dims, self.grid.segment, strict=True)
+        return bool(stored) and all(n <= max(chunks[dim] for chunks in stored) for dim, n in lengths)
+
+    @property
+    def chunk_text(self) -> str:
+        """The chunks of the first field, as a shape and a type."""
+        return f"{self.fields[0].chunks} {self.fields[0].array.dtype}"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one value as it is read."""
+        return max(int(f.array.dtype.itemsize) for f in self.fields)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample as it is read."""
+        return self.n_features * self.itemsize + 8 * (self.weights is not None)
+
+    def like(self, features: Sequence[str], layout: Layout | None) -> Samples:
+        """The same samples with the features of a model, in its order.
+
+        They are told by the names of variables or by their labels along a dimension; where neither these samples nor
+        those of the model have such, by their place.
+
+        Parameters
+        ----------
+        features : sequence of str
+            Names of the model's features.
+        layout : Layout or None
+            How its data were opened; None if that was not kept.
+
+        Raises
+        ------
+        InputError
+            If they are other features, or it cannot be told.
+        """
+        given = self.layout.identities()
+        wanted = np.array(features, dtype=str) if layout is None else layout.identities()
+        if layout is None and given is None and list(features) == [str(i) for i in range(len(features))]:
+            wanted = None
+        if wanted is None and given is None:
+            if len(features) != self.n_features:
+                raise self._others(features)
+            return self
+        if given is None:
+            why = f"nothing tells which of those of {self.name} is which; hand in a dataset, or an array with labels"
+            raise self._others(features, why)
+        if wanted is None:
+            why = "nothing tells which of those of the model is which; fit one to data with names or labels"
+            raise self._others(features, why)
+        if layout is not None:
+            self._compare_units(layout)
+        if self.feature_dim is None:
+            if not set(wanted) <= set(given):
+                raise self._others(features)
+            fields = tuple(self.fields[self.features.index(name)] for name in wanted)
+            return replace(self, features=tuple(features), fields=fields)
+        order = order_of(wanted, given)
+        if order is None:
+            raise self._others(features)
+        if (order == np.arange(len(order))).all():
+            return self
+        return replace(self, features=tuple(features), order=tuple(order.tolist()))
+
+    def _others(
+        self, features: Sequence[str], why: str = "name those to use (variables, or feature_dim)"
+    ) -> InputError:
+        """The error that these are not the features of a model."""
+        lacking = next((name for name in features if name not in self.features), None)
+        first = f", of which the first that is not there is {lacking}" if lacking and len(features) > 8 else ""
+        return InputError(
+            f"{self.name} has {self.n_features} features ({shortened(self.features)}), the model was fitted on "
+            f"{len(features)} ({shortened(features)}){first}: {why}"
+        )
+
+    def _compare_units(self, layout: Layout) -> None:
+        """Warn where units are known on both sides and differ."""
+        if self.feature_dim is None:
+            ours, theirs = (dict(zip(way.variables, way.units, strict=False)) for way in (self.layout, layout))
+        else:
+            ours, theirs = ({"the values": way.units[0] if way.units else ""} for way in (self.layout, layout))
+        for name, unit in theirs.items():
+            if unit and ours.get(name) and ours[name] != unit:
+                logger.warning("%s of %s have units %s, those of the model %s", name, self.name, ours[name], unit)
+
+    def without_coords(self) -> Samples:
+        """All that it takes to read the samples."""
+        return replace(self, coords=xr.Dataset(), axis=None)
+
+    def some_rows(self, n: int) -> FloatArray:
+        """A few complete rows, evenly spaced over the first, the middle and the last segment, shape (m, d)."""
+        segments = sorted({0, len(self.grid) // 2, len(self.grid) - 1})
+        blocks = [np.asarray(self.read(self.grid.region(i)), dtype=float) for i in segments]
+        rows = np.concatenate([b[~np.isnan(b).any(axis=1)] for b in blocks])
+        return rows[:: max(1, len(rows) // n)]
+
+    def read(self, region: Region) -> AnyArray:
+        """The samples of a region, shape (n, d), missing values as NaN."""
+        key = dict(zip(self.dims, region, strict=True))
+        if self.feature_dim is None:
+            columns = [_transposed(f.read(key), f.dims, self.dims).ravel() for f in self.fields]
+            return np.stack(columns, axis=1)
+        field = self.fields[0]
+        block = _transposed(field.read(key), field.dims, (*self.dims, self.feature_dim)).reshape(-1, self.n_features)
+        return block if self.order is None else block[:, self.order]
+
+    def read_rows(self, region: Region) -> Rows:
+        """The samples of a region and their weights."""
+        x = self.read(region)
+        if self.weights is None:
+            return Rows(x)
+        key = dict(zip(self.dims, region, strict=True))
+        wanted = tuple(dim for dim in self.dims if dim in self.weights.dims)
+        known = _transposed(self.weights.read(key), self.weights.dims, wanted)
+        shape = [s.stop - s.start if dim in wanted else 1 for dim, s in key.items()]
+        whole = np.broadcast_to(known.reshape(shape), [s.stop - s.start for s in region])
+        return Rows(x, whole.astype(float).ravel())
+
+
+def unmasked(array: Any) -> AnyArray:
+    """A plain array: what a mask hides is missing."""
+    if not isinstance(array, np.ma.MaskedArray):
+        return np.asarray(array)
+    masked: Any = array
+    return masked.astype(float).filled(np.nan)
+
+
+def _transposed(block: AnyArray, dims: tuple[str, ...], wanted: tuple[str, ...]) -> AnyArray:
+    return block.transpose([dims.index(d) for d in wanted])

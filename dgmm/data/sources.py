@@ -1,0 +1,215 @@
+"""Sources: Zarr, xarray, Dask and NumPy, all seen as a grid of samples of d features, read segment by segment."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, get_args
+
+import dask.array
+import numpy as np
+import xarray as xr
+import zarr
+import zarr.storage
+
+from dgmm.data.chunks import Stored, Watched
+from dgmm.data.layout import Layout
+from dgmm.data.samples import Field, Samples, unmasked
+from dgmm.data.stores import open_store
+from dgmm.data.variables import Origin, check_numeric, chunks_of, field_of, from_array, from_dataset, known_dim
+from dgmm.errors import InputError, one_line
+from dgmm.types import MissingChunks
+
+#: Who decodes the chunks of a store that is opened by its path, as settings of zarr.
+DECODERS: dict[str, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}}
+#: What can be handed in as data.
+Weights = str | xr.DataArray | zarr.Array[Any] | dask.array.Array | np.ndarray[Any, Any]
+#: Opens what lies at a path or URL.
+Opener = Callable[[str], Any]
+Source = str | os.PathLike[str] | zarr.Array[Any] | xr.Dataset | xr.DataArray | dask.array.Array | np.ndarray[Any, Any]
+
+#: By a scheme or a suffix, those who open what is no Zarr store.
+OPENERS: dict[str, Opener] = {}
+
+
+def register_opener(mark: str, opener: Opener) -> None:
+    """Have paths and URLs of one kind opened by a function.
+
+    Parameters
+    ----------
+    mark : str
+        A scheme such as ``icechunk://``, or a suffix such as ``.npy``.
+    opener : callable
+        Takes the path or URL, and returns anything else that `open_samples` takes; raises `InputError` if it cannot.
+    """
+    OPENERS[mark] = opener
+
+
+def opener_of(place: str) -> Opener | None:
+    """Who opens a path or URL; None for a Zarr store."""
+    marks = (mark for mark in OPENERS if (place.startswith(mark) if mark.endswith("://") else place.endswith(mark)))
+    return next((OPENERS[mark] for mark in marks), None)
+
+
+def open_samples(
+    source: Source | Samples,
+    variables: Sequence[str] | None = None,
+    feature_dim: str | None = None,
+    *,
+    weights: Weights | None = None,
+    decoder: str = "zarr",
+    missing_chunks: str = "raise",
+    like: Layout | None = None,
+) -> Samples:
+    """See a source as samples of d features.
+
+    Parameters
+    ----------
+    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+        A Zarr store (format 2 or 3) holding one array or a group that xarray reads, or the data themselves; what lies
+        at other paths and URLs is opened by those who are registered for it, see `register_opener`.
+    variables : sequence of str, optional
+        Variables of a dataset: several are the features; one holds them along ``feature_dim``. All by default.
+    feature_dim : str, optional
+        The dimension along which the features lie; the last one of a plain array.
+    weights : str, xarray.DataArray or array, optional
+        How much each sample counts: a variable or coordinate of a dataset by its name, an array along some of the
+        dimensions of the samples, or one in their shape. A sample of weight zero, or whose weight is missing, is
+        left out.
+    decoder : {"zarr", "zarrs"}
+        Who decodes the chunks of a store given by its path or URL; ``zarrs`` (Rust) is faster where they are small.
+    missing_chunks : {"raise", "fill"}
+        What becomes of chunks that are not in a store given by its path or URL: reading them is refused, or they are
+        read as the array's fill value. A writer may have left out those that hold nothing else.
+    like : Layout, optional
+        How other samples were opened, those of a model: takes the place of ``variables`` and ``feature_dim`` where
+        neither says otherwise.
+
+    Raises
+    ------
+    InputError
+        If there is no such store, variable or dimension, or the data are not numbers.
+    """
+    if isinstance(source, Samples):
+        return source
+    name = str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
+    if decoder not in DECODERS:
+        raise InputError(f"unknown decoder {decoder!r}: use {' or '.join(DECODERS)}")
+    if decoder == "zarrs" and importlib.util.find_spec("zarrs") is None:
+        raise InputError("decoder zarrs is not installed: pip install dgmm[zarrs]")
+    if missing_chunks not in get_args(MissingChunks):
+        raise InputError(f"unknown missing_chunks {missing_chunks!r}: use {' or '.join(get_args(MissingChunks))}")
+    opened: Any = source
+    place = None
+    named = True
+    origin: Origin = partial(Stored, name)
+    if isinstance(source, (str, os.PathLike)):
+        opener = opener_of(name)
+        if opener is None:
+            with zarr.config.set(DECODERS[decoder]):
+                opened = open_store(source, watched=True)
+            place = name
+        else:
+            opened = opener(name)
+    if isinstance(opened, (zarr.Array, zarr.Group)):
+        # what somebody else has opened may leave chunks out
+        where, missing = (str(opened.store), "fill") if place is None else (place, missing_chunks)
+        origin = partial(_stored, opened, name, where, missing, decoder)
+        if isinstance(opened, zarr.Group):
+            with zarr.config.set(DECODERS[decoder] if place else {}):
+                opened = _open_dataset(name, opened)
+    if isinstance(opened, np.ma.MaskedArray):
+        opened = unmasked(opened)
+    if isinstance(opened, xr.DataArray):
+        if opened.ndim < 2:
+            raise InputError(f"{name} has shape {opened.shape}: samples and features need two dimensions, (n, d)")
+        feature_dim = feature_dim or known_dim(like, opened.dims) or str(opened.dims[-1])
+        # an array may be called like its coordinate, as xarray calls one that is made of it
+        named = opened.name is not None and opened.name not in opened.coords
+        opened = opened.to_dataset(name=str(opened.name) if named else "data")
+        # whatever its name, it is what was handed in
+        like = None if like is None else replace(like, variables=())
+    if isinstance(opened, xr.Dataset):
+        field = None
+        if isinstance(weights, str):
+            if weights not in opened.variables:
+                raise InputError(
+                    f"no variable {weights!r} in {name} to take the weights from: it has "
+                    f"{', '.join(sorted(map(str, opened.variables)))}"
+                )
+            column = opened[weights]
+            field = field_of("weights", column.variable, partial(origin, weights))
+            if not variables:
+                opened = opened.drop_vars({weights} & set(opened.data_vars))
+            weights = column
+        samples = from_dataset(name, opened, variables, feature_dim, origin, like)
+        if not named:
+            samples = replace(samples, layout=replace(samples.layout, variables=()))
+        return _with_weights(samples, weights, field)
+    if not isinstance(opened, (zarr.Array, dask.array.Array, np.ndarray)):
+        raise InputError(f"cannot read samples from a {type(source).__name__}: hand in a Zarr store, array or dataset")
+    if variables is not None:
+        raise InputError(f"{name} is a single array and has no variables: leave variables ({', '.join(variables)}) out")
+    if isinstance(weights, str):
+        raise InputError(f"{name} is a single array: hand in the weights as an array, not as {weights!r}")
+    return _with_weights(from_array(name, opened, feature_dim, origin, like), weights)
+
+
+def _stored(
+    opened: zarr.Array[Any] | zarr.Group, source: str, place: str, missing: str, decoder: str, variable: str = ""
+) -> Stored:
+    """The array of a store, or a variable of its group, to be read piece by piece."""
+    array: Any = opened
+    if isinstance(opened, zarr.Group):
+        try:
+            with zarr.config.set(DECODERS[decoder]):
+                # as it is, whatever consolidated metadata once said
+                array = zarr.open_array(opened.store, path=f"{opened.path}/{variable}".lstrip("/"), mode="r")
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{variable} in {source} cannot be read: {one_line(error)}") from None
+    if not all(array.chunks):
+        raise InputError(
+            f"{variable or 'the array'} in {source} has chunks of shape {array.chunks}: nothing is in them"
+        )
+    stored = Stored.of(array, source, place, missing)
+    if isinstance(array.store, Watched):
+        array.store.watch(stored)
+    return stored
+
+
+def _with_weights(samples: Samples, weights: Any, field: Field | None = None) -> Samples:
+    """The samples with their weights, which lie along some of their dimensions, or in an array of their shape."""
+    if weights is None:
+        return samples
+    sizes = dict(zip(samples.dims, samples.grid.shape, strict=True))
+    if isinstance(weights, xr.DataArray):
+        field = field or field_of("weights", weights.variable, partial(Stored, "weights", ""))
+        fits = all(sizes.get(dim) == n for dim, n in zip(field.dims, field.array.shape, strict=True))
+        for dim in field.dims:
+            ours, theirs = samples.coords.indexes.get(dim), weights.indexes.get(dim)
+            if fits and ours is not None and theirs is not None and not ours.equals(theirs):
+                raise InputError(f"weights and {samples.name} differ in their coordinate {dim!r}: align them first")
+    else:
+        array = weights if isinstance(weights, (zarr.Array, dask.array.Array)) else unmasked(weights)
+        stored = Stored.of(array, "weights", str(array.store)) if isinstance(array, zarr.Array) else None
+        field = Field(array, samples.dims, chunks_of("weights", array), stored)
+        fits = tuple(array.shape) == samples.grid.shape
+    if not fits:
+        raise InputError(
+            f"weights have shape {tuple(field.array.shape)}, the samples of {samples.name} {samples.grid.shape} "
+            f"({', '.join(samples.dims)}): give one weight for each"
+        )
+    check_numeric("weights", samples.name, field)
+    return replace(samples, weights=field)
+
+
+def _open_dataset(name: str, group: zarr.Group) -> xr.Dataset:
+    try:
+        return xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=False)
+    except OSError:
+        raise
+    except Exception as error:  # whatever attributes that are damaged lead to
+        raise InputError(f"xarray cannot read {name}: {one_line(error)}") from None

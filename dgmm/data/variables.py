@@ -1,0 +1,210 @@
+"""Arrays and variables of data sets as fields of samples: which dimension holds the features, and how they are cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import dask.array
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+import zarr.storage
+from xarray.backends.zarr import FillValueCoder
+
+from dgmm.data.chunks import Stored
+from dgmm.data.grid import Grid
+from dgmm.data.layout import Layout, as_numbers, comparable, shortened
+from dgmm.data.samples import Field, Samples
+from dgmm.errors import InputError
+
+#: Attributes by which stored numbers are not yet the values.
+PACKING = {"scale_factor", "add_offset", "missing_value"}
+#: Features of a sample; a dimension of more holds something else, or its length is a mistake.
+MOST_FEATURES = 10**6
+#: Where a variable is stored, by its name.
+Origin = Callable[[str], Stored]
+
+
+def from_array(name: str, array: Any, feature_dim: str | None, origin: Origin, like: Layout | None) -> Samples:
+    """Samples of one array, whose last dimension holds the features unless another is named."""
+    if array.ndim < 2:
+        raise InputError(f"{name} has shape {array.shape}: samples and features need two dimensions, (n, d)")
+    packed = packing(array)
+    if packed:
+        raise InputError(f"{name} is packed ({', '.join(sorted(packed))}): open the dataset that it belongs to")
+    names = getattr(getattr(array, "metadata", None), "dimension_names", None) or ()
+    dims = tuple(n or f"dim_{i}" for i, n in enumerate(names)) or _default_dims(array.ndim)
+    stored = origin("") if isinstance(array, zarr.Array) else None
+    field = Field(array, dims, chunks_of(name, array), stored)
+    return _assemble(name, {name: field}, feature_dim or known_dim(like, dims) or dims[-1], xr.Dataset(), {})
+
+
+def known_dim(like: Layout | None, dims: Sequence[Hashable]) -> str | None:
+    """The dimension along which the features of a model lay, if it is among these."""
+    return like.feature_dim if like is not None and like.feature_dim in dims else None
+
+
+def packing(array: Any) -> set[str]:
+    """Attributes of a single array by which its numbers are not yet values: only its dataset decodes them."""
+    attributes = getattr(array, "attrs", {})
+    found = PACKING & set(attributes)
+    fill: Any = None
+    if "_FillValue" in attributes:
+        fill = attributes["_FillValue"]
+        fill = FillValueCoder.decode(fill, array.dtype) if isinstance(fill, str) else fill
+    elif "_ARRAY_DIMENSIONS" in attributes:
+        fill = array.fill_value or None
+    # a missing value that is NaN already is one that we know
+    return found if fill is None or np.isnan(fill) else found | {"_FillValue"}
+
+
+def _default_dims(ndim: int) -> tuple[str, ...]:
+    return ("sample", "feature") if ndim == 2 else (*(f"dim_{i}" for i in range(ndim - 1)), "feature")
+
+
+def from_dataset(
+    name: str,
+    dataset: xr.Dataset,
+    variables: Sequence[str] | None,
+    feature_dim: str | None,
+    origin: Origin,
+    like: Layout | None,
+) -> Samples:
+    """Samples of a data set: several variables are the features, or one holds them along a dimension."""
+    # a store lists its variables in whatever order the file system does
+    known = sorted(str(v) for v in dataset.data_vars)
+    if not known:
+        raise InputError(f"{name} holds no variables")
+    for variable in variables or ():
+        if variable not in known:
+            raise InputError(f"no variable {variable!r} in {name}: it has {', '.join(known)}")
+    if like is not None and not variables and not (feature_dim and len(like.variables) > 1):
+        variables = like.variables
+        missing = [variable for variable in variables if variable not in known]
+        if missing:
+            raise InputError(
+                f"no variable {missing[0]!r} in {name}, which has {shortened(known)}; the model was fitted on "
+                f"{shortened(variables)}: name those to use (variables)"
+            )
+    chosen = list(variables or known)
+    fields = {variable: field_of(name, dataset[variable].variable, partial(origin, variable)) for variable in chosen}
+    if feature_dim is None and len(chosen) == 1:
+        feature_dim = known_dim(like, fields[chosen[0]].dims)
+    if feature_dim is None and len(chosen) == 1 and len(fields[chosen[0]].dims) != 1:
+        only = fields[chosen[0]]
+        if len(only.dims) != 2:
+            raise InputError(
+                f"{chosen[0]} in {name} has dimensions {', '.join(only.dims) or 'none'}: say which one holds the "
+                "features (feature_dim), or name several variables"
+            )
+        feature_dim = only.dims[-1]
+    coords = dataset.drop_vars(known)
+    units = {variable: str(dataset[variable].attrs.get("units", "")) for variable in chosen}
+    return _assemble(name, fields, feature_dim, coords, units)
+
+
+def field_of(name: str, v: xr.Variable, origin: Callable[[], Stored]) -> Field:
+    """A variable, in memory or not."""
+    dims = tuple(map(str, v.dims))
+    if isinstance(v._data, np.ndarray):
+        return Field(v.to_numpy(), dims, None)
+    return Field(v, dims, chunks_of(name, v), None if isinstance(v._data, dask.array.Array) else origin())
+
+
+def check_numeric(variable: str, name: str, field: Field) -> None:
+    """Raise `InputError` if the values of a variable are no numbers."""
+    if np.dtype(field.array.dtype).kind not in "fiu":
+        raise InputError(f"{variable} in {name} is not numeric: its dtype is {field.array.dtype}")
+
+
+def _assemble(
+    name: str, fields: dict[str, Field], feature_dim: str | None, coords: xr.Dataset, units: Mapping[str, str]
+) -> Samples:
+    first_name, first = next(iter(fields.items()))
+    for variable, field in fields.items():
+        check_numeric(variable, name, field)
+        if set(field.dims) != set(first.dims) or dict(zip(field.dims, field.array.shape, strict=True)) != dict(
+            zip(first.dims, first.array.shape, strict=True)
+        ):
+            raise InputError(
+                f"variables of {name} differ in their dimensions: {first_name} ({', '.join(first.dims)}), "
+                f"{variable} ({', '.join(field.dims)}); name those to use (variables)"
+            )
+    if feature_dim is None:
+        names = tuple(fields)
+        dims = first.dims
+    else:
+        if feature_dim not in first.dims:
+            raise InputError(f"no dimension {feature_dim!r} in {name}: it has {', '.join(first.dims)}")
+        if len(fields) > 1:
+            raise InputError(
+                f"feature_dim={feature_dim!r} needs one variable of {name}, not {', '.join(fields)} (variables)"
+            )
+        dims = tuple(d for d in first.dims if d != feature_dim)
+        length = first.array.shape[first.dims.index(feature_dim)]
+        if length > MOST_FEATURES:
+            raise InputError(
+                f"{name} has {length} features along {feature_dim}, and at most {MOST_FEATURES} are read: name the "
+                "dimension that holds them (feature_dim)"
+            )
+        labels = coords[feature_dim].values if feature_dim in coords else np.arange(length)
+        names = tuple(str(v) for v in labels)
+    sizes = dict(zip(first.dims, first.array.shape, strict=True))
+    shape = tuple(int(sizes[d]) for d in dims)
+    chunks: dict[str, int] = {}
+    for field in fields.values():
+        for dim, chunk in zip(field.dims, field.chunks or (), strict=False):
+            chunks[dim] = max(chunk, chunks.get(dim, 1))
+    if 0 in shape or not names:
+        raise InputError(f"{name} is empty: {math.prod(shape)} samples of {len(names)} features")
+    lengths = [chunks.get(d, shape[i] if i else 1) for i, d in enumerate(dims)]
+    row_bytes = len(names) * max(np.dtype(field.array.dtype).itemsize for field in fields.values())
+    grid = Grid.along_chunks(shape, lengths, row_bytes)
+    axis = coords[feature_dim].reset_coords(drop=True) if feature_dim in coords else None
+    if axis is not None:
+        value = {"value_name": first_name, "value_units": units.get(first_name, "")}
+        axis = axis.assign_attrs(value) if axis.dtype.kind in "fiu" else None
+    kept = [c for c in coords.coords if set(coords[c].dims) <= set(dims)]
+    stacked = [str(c) for c in kept if isinstance(coords.indexes.get(c), pd.MultiIndex)]
+    if stacked:
+        raise InputError(f"{', '.join(stacked)} of {name} form a multi-index, which Zarr has none of: reset_index it")
+    layout = Layout(variables=tuple(units), feature_dim=feature_dim, units=tuple(units.values()))
+    if feature_dim is not None and feature_dim in coords:
+        values, dtype = as_numbers(comparable(coords[feature_dim].values))
+        along = str(coords[feature_dim].attrs.get("units", ""))
+        layout = replace(layout, labels=values, dtype=dtype, label_units=along)
+    return Samples(name, dims, grid, names, tuple(fields.values()), feature_dim, coords[kept].load(), layout, axis)
+
+
+def chunks_of(name: str, array: Any) -> tuple[int, ...] | None:
+    """Chunk lengths of an array; the largest where they are irregular, the shards where there are any."""
+    if isinstance(array, xr.Variable):
+        if isinstance(array._data, dask.array.Array):
+            array = array._data
+        else:
+            stored = stored_chunks(array)
+            return tuple(min(stored.get(dim, n), n) for dim, n in array.sizes.items()) if stored else None
+    if isinstance(array, dask.array.Array):
+        if any(np.isnan(c) for axis in array.chunks for c in axis):
+            raise InputError(f"{name} has chunks of unknown size: call compute_chunk_sizes() first")
+        return tuple(int(max(axis)) if axis else 1 for axis in array.chunks)
+    if isinstance(array, zarr.Array):
+        return tuple(array.shards or array.chunks)
+    return None
+
+
+def stored_chunks(variable: xr.Variable) -> dict[Any, int]:
+    """Lengths of the chunks in which a variable is stored, the shards where there are any, by dimension.
+
+    Dimensions are those of the store: they may lie in another order since, or be gone.
+    """
+    chunks = variable.encoding.get("preferred_chunks") or {}
+    shards = variable.encoding.get("shards") or ()
+    if len(shards) == len(chunks):
+        chunks = dict(zip(chunks, shards, strict=True))
+    return {dim: int(np.max(size)) for dim, size in chunks.items()}
