@@ -14,6 +14,7 @@ from dgmm import store
 from dgmm.blas import one_blas_thread
 from dgmm.config import Training, validated
 from dgmm.data import Samples, Source, Weights, open_samples, store_at
+from dgmm.engine import Workers, open_workers
 from dgmm.errors import CollapseError, InputError, one_line
 from dgmm.families import get_family
 from dgmm.initialise import Given, check_given
@@ -23,7 +24,6 @@ from dgmm.results import Criterion, Fit, Selection
 from dgmm.scoring import score_samples
 from dgmm.selection import fit_candidates, select_candidates
 from dgmm.starts import Candidate
-from dgmm.workers import Workers, open_workers
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -16,15 +16,13 @@ from dask.system import CPU_COUNT
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Grid, Samples, comparable, open_samples, order_of, packing, shortened, stored_chunks, unmasked
+from dgmm.engine import Fold, Leaf, Workers
 from dgmm.errors import InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
-from dgmm.fold import Fold
-from dgmm.leaf import Leaf
 from dgmm.profile import refuse_infinite
 from dgmm.rows import Rows
 from dgmm.sample import Sample, row_hashes
 from dgmm.types import AnyArray, FloatArray
-from dgmm.workers import Workers
 
 #: Rows of an array in memory that one thread scores at a time.
 BLOCK_ROWS = 65_536

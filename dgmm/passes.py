@@ -12,19 +12,16 @@ import numpy as np
 
 from dgmm.config import Training
 from dgmm.data import Grid, Samples
+from dgmm.engine import Fold, Leaf, Mergeable, Workers
+from dgmm.engine import map_segments as map_segments
+from dgmm.engine import read_ahead as read_ahead
 from dgmm.errors import InputError
 from dgmm.estep import PassTotals, Plan, accumulate, buffer_bytes, make_plan, score, unpack
 from dgmm.families import Frame, FrameKind, SufficientStatistics
-from dgmm.fold import Fold
-from dgmm.fold import map_segments as map_segments
-from dgmm.fold import read_ahead as read_ahead
-from dgmm.leaf import Leaf
 from dgmm.mixture import Mixture
 from dgmm.profile import Profile, ProfileSegment, SampleSegment, used_rows
 from dgmm.rows import Parts, Role, Rows
 from dgmm.sample import Draw, Sample, is_held_out
-from dgmm.tree import Mergeable
-from dgmm.workers import Workers
 
 logger = logging.getLogger("dgmm")
 

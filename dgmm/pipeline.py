@@ -14,12 +14,12 @@ from dgmm.api import open_scores, select_samples, train_samples
 from dgmm.config import Cluster, Data, Pipeline, Score, Select, Settings, Train
 from dgmm.data import Samples, open_samples
 from dgmm.datasets import DATASETS
+from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.places import Status, place_at
 from dgmm.results import NAMES, Criterion, Fit, Selection
 from dgmm.scoring import Scored, score_samples
 from dgmm.stored import digest, settings_in
-from dgmm.workers import Workers, open_workers
 
 logger = logging.getLogger("dgmm")
 

@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgmm.data import Grid
+from dgmm.engine import Leaf, Mergeable
 from dgmm.errors import InputError
 from dgmm.estep import complete_rows
 from dgmm.families import Frame, FrameKind, Moments, make_frame
-from dgmm.leaf import Leaf
 from dgmm.rows import Rows
 from dgmm.sample import Draw, Sample, is_held_out
-from dgmm.tree import Mergeable
 from dgmm.types import AnyArray, FloatArray
 
 T = TypeVar("T", bound=Mergeable)

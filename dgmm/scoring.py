@@ -17,9 +17,9 @@ from zarr.codecs import ZstdCodec
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Samples
+from dgmm.engine import Node, Workers, check_memory, grow, merge_all, score_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import complete_rows, score
-from dgmm.memory import check_memory, score_bytes
 from dgmm.mixture import Mixture
 from dgmm.passes import map_segments, read_ahead
 from dgmm.places import Output, Writer
@@ -27,9 +27,7 @@ from dgmm.profile import refuse_infinite
 from dgmm.results import Fit
 from dgmm.store import UNSETTLED, consolidate
 from dgmm.stored import digest
-from dgmm.tree import Node, grow, merge_all
 from dgmm.types import AnyArray, IntArray
-from dgmm.workers import Workers
 
 logger = logging.getLogger("dgmm")
 

@@ -17,6 +17,7 @@ from dask.system import CPU_COUNT
 
 from dgmm.config import Training
 from dgmm.em import Ascent, Ground, climb
+from dgmm.engine import Node, merge_all
 from dgmm.errors import InputError
 from dgmm.estep import accumulate, make_plan, unpack
 from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_family
@@ -26,7 +27,6 @@ from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.profile import Profile
 from dgmm.results import Criterion, Standing
 from dgmm.rows import Rows
-from dgmm.tree import Node, merge_all
 from dgmm.types import Acceleration, FloatArray
 
 logger = logging.getLogger("dgmm")

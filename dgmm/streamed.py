@@ -34,12 +34,12 @@ from dgmm.containers import (
 )
 from dgmm.data import Samples, open_samples
 from dgmm.em import Climber, Ground, climb
+from dgmm.engine import Workers, open_workers
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import Frame, Gaussians, Moments, gaussian_family, get_family
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, passes_over
 from dgmm.types import AnyArray, FloatArray
-from dgmm.workers import Workers, open_workers
 
 #: A weight of zero has no logarithm; with this one a component gets no sample that another has any use for.
 LEAST_WEIGHT = float(np.finfo(float).tiny)

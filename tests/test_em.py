@@ -12,10 +12,10 @@ from dgmm.config import Training
 from dgmm.data import Grid, open_samples
 from dgmm.em import Ascent, Evaluated, Secants, aitken, anderson, climb, maximise
 from dgmm.em.anderson import expected_gain
+from dgmm.engine.workers import threads
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, passes_over
 from dgmm.starts import Candidate, grounds_for
-from dgmm.workers import threads
 
 TYPES = ["full", "tied", "diag", "spherical"]
 

@@ -22,19 +22,18 @@ from distributed import Client
 
 import dgmm
 from dgmm import profile as profile_module
-from dgmm import resident
 from dgmm.config import Training
 from dgmm.data import Samples, open_samples
+from dgmm.engine import Fold, Leaf, Workers, open_workers, read_ahead, resident
+from dgmm.engine.leaf import digest
+from dgmm.engine.memory import gathered_bytes, pass_bytes
+from dgmm.engine.workers import threads
 from dgmm.errors import ReadError
-from dgmm.fold import Fold, read_ahead
-from dgmm.leaf import Leaf, digest
-from dgmm.memory import gathered_bytes, pass_bytes
 from dgmm.mixture import Mixture
 from dgmm.passes import Division, EStepSegment, Passes, passes_over
 from dgmm.profile import ProfileSegment
 from dgmm.rows import Rows
 from dgmm.sample import Draw
-from dgmm.workers import Workers, open_workers, threads
 from tests.stores import chunks_read, counted
 
 CHUNK, CHUNKS = 5000, 8
@@ -395,8 +394,8 @@ def test_workers_keep_what_they_have_read_and_let_go_of_it(client: Client, tmp_p
 DIES = """
 import os, signal, sys
 from dgmm.data import open_samples
-from dgmm.fold import Fold
-from dgmm.workers import open_workers
+from dgmm.engine.fold import Fold
+from dgmm.engine.workers import open_workers
 from tests.test_fold import Sum
 
 with open_workers(sys.argv[1]) as workers:

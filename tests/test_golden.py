@@ -12,10 +12,10 @@ import dgmm
 from dgmm.data import open_samples
 from dgmm.datasets import old_faithful
 from dgmm.em import Ascent, climb
+from dgmm.engine.workers import threads
 from dgmm.mixture import Mixture
 from dgmm.passes import passes_over
 from dgmm.starts import Candidate, grounds_for
-from dgmm.workers import threads
 
 
 def faithful() -> np.ndarray:

@@ -15,6 +15,7 @@ from dgmm import initialise, starts
 from dgmm.config import Training
 from dgmm.data import open_samples
 from dgmm.em import Ascent, Evaluated, Ground
+from dgmm.engine.workers import threads
 from dgmm.families import SufficientStatistics, get_family
 from dgmm.initialise import Given, check_given, from_labels, start_labels
 from dgmm.mixture import Mixture
@@ -24,7 +25,6 @@ from dgmm.results import Criterion
 from dgmm.rows import Rows
 from dgmm.starts import Candidate, grounds_for, start_on_sample
 from dgmm.types import StartMethod
-from dgmm.workers import threads
 
 KINDS = ["full", "tied", "diag", "spherical"]
 METHODS: list[StartMethod] = ["kmeans", "k-means++", "random", "random_from_data"]

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 import zarr
 
-from dgmm import resident
 from dgmm.config import Training
 from dgmm.data import Samples, open_samples
-from dgmm.fold import Fold
-from dgmm.leaf import Leaf, Prepare
+from dgmm.engine import Fold, Leaf, Workers, open_workers, resident
+from dgmm.engine.leaf import Prepare
+from dgmm.engine.workers import threads
 from dgmm.mixture import Mixture
 from dgmm.passes import Division, EStepSegment, Passes, profile_of
-from dgmm.workers import Workers, open_workers, threads
 
 OPTIONS = Training(sample_rows=1000, holdout=0.1)
 DIVISION = Division(missing=True, holdout=0.1, seed=0, scale=1.0)

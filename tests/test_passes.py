@@ -15,18 +15,13 @@ from threadpoolctl import threadpool_info
 import dgmm
 from dgmm.blas import one_blas_thread
 from dgmm.data import open_samples
+from dgmm.engine import Workers, open_workers
+from dgmm.engine.fold import TASKS_PER_THREAD, cut
+from dgmm.engine.waits import stop_if_interrupted
+from dgmm.engine.workers import DISTRIBUTED_SETTINGS, of_client, threads
 from dgmm.errors import InsufficientMemoryError
-from dgmm.fold import TASKS_PER_THREAD, cut
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, passes_over
-from dgmm.waits import stop_if_interrupted
-from dgmm.workers import (
-    DISTRIBUTED_SETTINGS,
-    Workers,
-    of_client,
-    open_workers,
-    threads,
-)
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,8 @@ def test_scores_of_another_model_are_not_kept(tmp_path: Path) -> None:
 
 def test_the_sum_of_log_densities_has_the_same_bits_on_any_number_of_threads(tmp_path: Path) -> None:
     from dgmm.data import open_samples
+    from dgmm.engine.workers import threads
     from dgmm.scoring import score_samples
-    from dgmm.workers import threads
 
     x = np.random.default_rng(0).standard_normal((50_000, 2))
     fit = dgmm.train(x, 2, n_init=1)

@@ -20,12 +20,12 @@ from zarr.storage import MemoryStore
 from dgmm.config import Training
 from dgmm.data import Samples, open_samples
 from dgmm.data import grid as grid_module
+from dgmm.engine.workers import of_client, threads
 from dgmm.errors import InputError
 from dgmm.passes import passes_over
 from dgmm.profile import Profile
 from dgmm.rows import Rows
 from dgmm.sample import Sample, row_hashes
-from dgmm.workers import of_client, threads
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,12 @@ from dgmm import em, reseed, starts
 from dgmm.config import Training
 from dgmm.data import open_samples
 from dgmm.em import Ascent, Evaluated, Ground
+from dgmm.engine.workers import threads
 from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.passes import passes_over
 from dgmm.results import Criterion
 from dgmm.starts import Candidate, Contest, sample_sizes, start_on_sample, unsound_components
-from dgmm.workers import threads
 from tests.scripts import scripted
 
 N, D = 1000, 3

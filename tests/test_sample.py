@@ -16,14 +16,14 @@ from zarr.storage import MemoryStore
 from dgmm.config import Training
 from dgmm.data import grid as grid_module
 from dgmm.data import open_samples
-from dgmm.fold import Fold, cut
-from dgmm.memory import gathered_bytes
+from dgmm.engine import Fold, Node, grow, merge_all
+from dgmm.engine.fold import cut
+from dgmm.engine.memory import gathered_bytes
+from dgmm.engine.workers import threads
 from dgmm.passes import profile_of
 from dgmm.profile import ProfileSegment
 from dgmm.rows import Rows
 from dgmm.sample import OVERSAMPLED, SPARE, Draw, Sample, row_hashes, sample_keys
-from dgmm.tree import Node, grow, merge_all
-from dgmm.workers import threads
 
 LIMIT, SEGMENTS, LENGTH = 400, 50, 200
 N = SEGMENTS * LENGTH

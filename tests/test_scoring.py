@@ -34,6 +34,8 @@ from dgmm.cli import main
 from dgmm.config import Data, Score
 from dgmm.data import Layout, object_at, open_samples, store_at
 from dgmm.data import grid as grid_module
+from dgmm.engine import open_workers
+from dgmm.engine.workers import threads
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
@@ -43,7 +45,6 @@ from dgmm.results import Fit
 from dgmm.scoring import ScoreRun, label_dtype, score_samples
 from dgmm.store import UNSETTLED, load, save
 from dgmm.stored import settings_in
-from dgmm.workers import open_workers, threads
 
 TYPES = ("full", "tied", "diag", "spherical")
 

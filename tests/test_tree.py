@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgmm.tree import Node, grow, merge_all
+from dgmm.engine import Node, grow, merge_all
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import dgmm
 from dgmm.config import Train, Training
 from dgmm.data import open_samples
 from dgmm.datasets import ocean_temperature
+from dgmm.engine.workers import of_client, threads
 from dgmm.errors import InputError
 from dgmm.estep import Plain, accumulate, make_plan
 from dgmm.families import Moments, SufficientStatistics, make_frame
@@ -26,7 +27,6 @@ from dgmm.passes import passes_over
 from dgmm.pipeline import run_train
 from dgmm.rows import Rows
 from dgmm.sample import Sample, is_held_out, row_hashes, sample_keys
-from dgmm.workers import of_client, threads
 
 KINDS = ["full", "tied", "diag", "spherical"]
 COVARIANCES: dict[str, Any] = {

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
+from dgmm.engine import Workers
+from dgmm.engine.waits import stop_if_interrupted
+from dgmm.engine.workers import PRELOAD, of_client, threads
 from dgmm.errors import InputError
-from dgmm.waits import stop_if_interrupted
-from dgmm.workers import PRELOAD, Workers, of_client, threads
 
 FORKED = """
 import os, signal
@@ -60,7 +61,7 @@ QUIET = """
 import numpy as np
 import zarr
 import dgmm
-from dgmm.workers import open_workers
+from dgmm.engine.workers import open_workers
 
 if __name__ == "__main__":
     x = np.random.default_rng(0).normal(size=(20_000, 2))

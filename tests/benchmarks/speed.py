@@ -35,14 +35,15 @@ from dgmm.config import Training
 from dgmm.data import Grid, Samples, open_samples
 from dgmm.data.samples import Field
 from dgmm.data.sources import DECODERS
+from dgmm.engine import Workers, map_segments, open_workers, read_ahead
+from dgmm.engine.fold import runs_of
+from dgmm.engine.memory import BASE_BYTES, pass_bytes
+from dgmm.engine.workers import threads
 from dgmm.estep import make_plan, score
 from dgmm.families import get_family
-from dgmm.fold import map_segments, read_ahead, runs_of
-from dgmm.memory import BASE_BYTES, pass_bytes
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.passes import Division, EStepSegment, Passes, passes_over
-from dgmm.workers import Workers, open_workers, threads
 
 CASES = [
     ("full", 2, 3),

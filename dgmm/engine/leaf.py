@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from dgmm.data import Grid
+from dgmm.engine.tree import Mergeable
 from dgmm.rows import Rows
-from dgmm.tree import Mergeable
 
 T = TypeVar("T", bound=Mergeable)
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import dask
 from dask.delayed import delayed
 
-from dgmm import waits
+from dgmm.engine import waits
+from dgmm.engine.resident import Lease
 from dgmm.errors import ClusterError, DgmmError
-from dgmm.resident import Lease
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -48,7 +48,7 @@ def places_of(client: Client | None) -> dict[str, str]:
 
 
 class Leases:
-    """The leases of one owner in all processes where tasks run; see `dgmm.resident.Lease`.
+    """The leases of one owner in all processes where tasks run; see `dgmm.engine.resident.Lease`.
 
     Attributes
     ----------

@@ -19,12 +19,12 @@ import psutil
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Region, Samples
-from dgmm.leaf import Leaf
-from dgmm.memory import BASE_BYTES, check_memory, fixed_bytes, gathered_bytes, pass_bytes
-from dgmm.resident import Shelf, resident_bytes, shelf_of
-from dgmm.tree import Mergeable, Node, grow, merge_all
-from dgmm.waits import result_of, stop_if_interrupted
-from dgmm.workers import Workers
+from dgmm.engine.leaf import Leaf
+from dgmm.engine.memory import BASE_BYTES, check_memory, fixed_bytes, gathered_bytes, pass_bytes
+from dgmm.engine.resident import Shelf, resident_bytes, shelf_of
+from dgmm.engine.tree import Mergeable, Node, grow, merge_all
+from dgmm.engine.waits import result_of, stop_if_interrupted
+from dgmm.engine.workers import Workers
 
 logger = logging.getLogger("dgmm")
 

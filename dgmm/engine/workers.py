@@ -18,8 +18,8 @@ import psutil
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 
-from dgmm import waits
-from dgmm.cluster import Call, Leases, places_of
+from dgmm.engine import waits
+from dgmm.engine.cluster import Call, Leases, places_of
 from dgmm.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgmm.data import Samples
+from dgmm.engine.leaf import Leaf
+from dgmm.engine.tree import levels_of
+from dgmm.engine.workers import Workers
 from dgmm.errors import InsufficientMemoryError
-from dgmm.leaf import Leaf
-from dgmm.tree import levels_of
-from dgmm.workers import Workers
 
 #: What a worker process needs for itself: the interpreter, the libraries and the compiled E-step, as measured.
 BASE_BYTES = 256 * 2**20
