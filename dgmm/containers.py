@@ -19,9 +19,8 @@ from dgmm.data import Grid, Samples, comparable, open_samples, order_of, packing
 from dgmm.engine import Fold, Leaf, Workers
 from dgmm.errors import InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
-from dgmm.profile import refuse_infinite
+from dgmm.passes import Sample, refuse_infinite, row_hashes
 from dgmm.rows import Rows
-from dgmm.sample import Sample, row_hashes
 from dgmm.types import AnyArray, FloatArray
 
 #: Rows of an array in memory that one thread scores at a time.

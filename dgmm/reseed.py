@@ -12,8 +12,8 @@ from dgmm.blas import one_thread
 from dgmm.em import Evaluated, maximise
 from dgmm.errors import CollapseError
 from dgmm.mixture import Mixture
+from dgmm.passes import Sample
 from dgmm.rows import Rows
-from dgmm.sample import Sample
 from dgmm.types import FloatArray, IntArray
 
 #: The worst rows are split into this many groups, each of which may become a component.

@@ -17,13 +17,12 @@ from zarr.codecs import ZstdCodec
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Samples
-from dgmm.engine import Node, Workers, check_memory, grow, merge_all, score_bytes
+from dgmm.engine import Node, Workers, check_memory, grow, map_segments, merge_all, read_ahead, score_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import complete_rows, score
 from dgmm.mixture import Mixture
-from dgmm.passes import map_segments, read_ahead
+from dgmm.passes import refuse_infinite
 from dgmm.places import Output, Writer
-from dgmm.profile import refuse_infinite
 from dgmm.results import Fit
 from dgmm.store import UNSETTLED, consolidate
 from dgmm.stored import digest

@@ -24,7 +24,7 @@ from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_f
 from dgmm.initialise import Given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
-from dgmm.profile import Profile
+from dgmm.passes import Profile
 from dgmm.results import Criterion, Standing
 from dgmm.rows import Rows
 from dgmm.types import Acceleration, FloatArray

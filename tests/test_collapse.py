@@ -17,8 +17,8 @@ from dgmm.errors import CollapseError
 from dgmm.families.gaussian import cholesky
 from dgmm.figures import MARKERS, criterion_figure, states
 from dgmm.outcome import SOUND, Outcome, OutcomeKind
+from dgmm.passes import row_hashes
 from dgmm.results import Criterion, make_table
-from dgmm.sample import row_hashes
 
 N, M = 2000, 200
 #: One component for the cluster at zero, two for the one at nine.

@@ -21,7 +21,6 @@ import pytest
 from distributed import Client
 
 import dgmm
-from dgmm import profile as profile_module
 from dgmm.config import Training
 from dgmm.data import Samples, open_samples
 from dgmm.engine import Fold, Leaf, Workers, open_workers, read_ahead, resident
@@ -30,10 +29,13 @@ from dgmm.engine.memory import gathered_bytes, pass_bytes
 from dgmm.engine.workers import threads
 from dgmm.errors import ReadError
 from dgmm.mixture import Mixture
-from dgmm.passes import Division, EStepSegment, Passes, passes_over
-from dgmm.profile import ProfileSegment
+from dgmm.passes import Passes, passes_over
+from dgmm.passes import profile as profile_module
+from dgmm.passes.estep import EStepSegment
+from dgmm.passes.parts import Division
+from dgmm.passes.profile import ProfileSegment
+from dgmm.passes.sample import Draw
 from dgmm.rows import Rows
-from dgmm.sample import Draw
 from tests.stores import chunks_read, counted
 
 CHUNK, CHUNKS = 5000, 8

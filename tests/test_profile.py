@@ -22,10 +22,8 @@ from dgmm.data import Samples, open_samples
 from dgmm.data import grid as grid_module
 from dgmm.engine.workers import of_client, threads
 from dgmm.errors import InputError
-from dgmm.passes import passes_over
-from dgmm.profile import Profile
+from dgmm.passes import Profile, Sample, passes_over, row_hashes
 from dgmm.rows import Rows
-from dgmm.sample import Sample, row_hashes
 
 
 @pytest.fixture(autouse=True)

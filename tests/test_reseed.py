@@ -7,10 +7,9 @@ import dgmm
 from dgmm.data import open_samples
 from dgmm.em import Evaluated
 from dgmm.engine.workers import threads
-from dgmm.passes import passes_over
+from dgmm.passes import Sample, passes_over
 from dgmm.reseed import groups_of, reseed
 from dgmm.rows import Rows
-from dgmm.sample import Sample
 from dgmm.starts import Candidate, grounds_for
 
 

@@ -20,10 +20,11 @@ from dgmm.engine import Fold, Node, grow, merge_all
 from dgmm.engine.fold import cut
 from dgmm.engine.memory import gathered_bytes
 from dgmm.engine.workers import threads
-from dgmm.passes import profile_of
-from dgmm.profile import ProfileSegment
+from dgmm.passes import Sample, row_hashes
+from dgmm.passes.passes import profile_of
+from dgmm.passes.profile import ProfileSegment
+from dgmm.passes.sample import OVERSAMPLED, SPARE, Draw, sample_keys
 from dgmm.rows import Rows
-from dgmm.sample import OVERSAMPLED, SPARE, Draw, Sample, row_hashes, sample_keys
 
 LIMIT, SEGMENTS, LENGTH = 400, 50, 200
 N = SEGMENTS * LENGTH

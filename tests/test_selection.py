@@ -15,8 +15,8 @@ from dgmm.config import Training
 from dgmm.datasets import ocean_temperature
 from dgmm.em import Ascent
 from dgmm.outcome import Outcome, OutcomeKind
+from dgmm.passes.sample import is_held_out
 from dgmm.results import Criterion, choose, make_table
-from dgmm.sample import is_held_out
 from dgmm.starts import sample_sizes
 
 

@@ -15,8 +15,8 @@ from dgmm.cli import main
 from dgmm.estep import Plain, accumulate, backend_of, make_plan, unpack
 from dgmm.families import FAMILIES, Moments, get_family, make_frame, register
 from dgmm.mixture import Mixture
+from dgmm.passes.sample import is_held_out
 from dgmm.rows import Rows
-from dgmm.sample import is_held_out
 from tests.toy_family import Poisson, Rates
 
 RATES, WEIGHTS = np.array([[2.0, 30.0, 5.0], [20.0, 3.0, 6.0]]), np.array([0.3, 0.7])

@@ -9,8 +9,8 @@ import zarr
 
 import dgmm
 from dgmm.cli import main
-from dgmm.data import open_samples
-from dgmm.data.sources import OPENERS, register_opener
+from dgmm.data import open_samples, register_opener
+from dgmm.data.sources import OPENERS
 from tests import toy_source
 
 

@@ -23,10 +23,10 @@ from dgmm.errors import InputError
 from dgmm.estep import Plain, accumulate, make_plan
 from dgmm.families import Moments, SufficientStatistics, make_frame
 from dgmm.mixture import Mixture
-from dgmm.passes import passes_over
+from dgmm.passes import Sample, passes_over, row_hashes
+from dgmm.passes.sample import is_held_out, sample_keys
 from dgmm.pipeline import run_train
 from dgmm.rows import Rows
-from dgmm.sample import Sample, is_held_out, row_hashes, sample_keys
 
 KINDS = ["full", "tied", "diag", "spherical"]
 COVARIANCES: dict[str, Any] = {

@@ -43,7 +43,9 @@ from dgmm.estep import make_plan, score
 from dgmm.families import get_family
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
-from dgmm.passes import Division, EStepSegment, Passes, passes_over
+from dgmm.passes import Passes, passes_over
+from dgmm.passes.estep import EStepSegment
+from dgmm.passes.parts import Division
 
 CASES = [
     ("full", 2, 3),

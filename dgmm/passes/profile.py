@@ -15,8 +15,8 @@ from dgmm.engine import Leaf, Mergeable
 from dgmm.errors import InputError
 from dgmm.estep import complete_rows
 from dgmm.families import Frame, FrameKind, Moments, make_frame
+from dgmm.passes.sample import Draw, Sample, is_held_out
 from dgmm.rows import Rows
-from dgmm.sample import Draw, Sample, is_held_out
 from dgmm.types import AnyArray, FloatArray
 
 T = TypeVar("T", bound=Mergeable)

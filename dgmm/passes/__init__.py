@@ -1,0 +1,18 @@
+"""What one read of the data can be asked: the leaves of the fold, and `Passes`, through which fits ask them.
+
+The profile (moments, range, missing rows, a sample of rows), the E-step of any number of mixtures, the rows that
+mixtures explain worst. Which mixtures those are is no concern of this room.
+"""
+
+from dgmm.passes.passes import Passes, passes_over
+from dgmm.passes.profile import Profile, refuse_infinite
+from dgmm.passes.sample import Sample, row_hashes
+
+__all__ = [
+    "Passes",
+    "Profile",
+    "Sample",
+    "passes_over",
+    "refuse_infinite",
+    "row_hashes",
+]

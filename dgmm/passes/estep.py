@@ -1,0 +1,44 @@
+"""The E-step as a leaf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dgmm.engine import Leaf
+from dgmm.engine import map_segments as map_segments
+from dgmm.engine import read_ahead as read_ahead
+from dgmm.estep import PassTotals, Plan, accumulate, buffer_bytes
+from dgmm.passes.parts import ByRole, Division
+from dgmm.rows import Parts
+
+
+@dataclass(frozen=True)
+class EStepSegment(Leaf[ByRole[PassTotals]]):
+    """The leaf of an E-step pass.
+
+    Attributes
+    ----------
+    plan : Plan
+    prepare : Division
+    """
+
+    plan: Plan
+    prepare: Division
+
+    def __call__(self, segment: int, parts: Parts) -> ByRole[PassTotals]:
+        """Totals of each part of one segment."""
+        return ByRole({role: accumulate(rows, self.plan) for role, rows in parts.rows.items()})
+
+    @property
+    def lever(self) -> str:
+        """Statistics are what takes memory."""
+        return f"try fewer than {self.plan.n_rows} components at a time (n_components)"
+
+    def working_bytes(self, n_rows: int) -> int:
+        """Buffers, and theta as it came, as the kernel takes it and as the kernel adds the sums up."""
+        return buffer_bytes(self.plan) + 4 * self.result_bytes(n_rows)
+
+    def result_bytes(self, n_rows: int) -> int:
+        """Sums in the shape of theta, for each part."""
+        one = sum(p.theta.nbytes for p in self.plan.products) + 16 * len(self.plan.candidates)
+        return (1 + (self.prepare.holdout > 0)) * one

@@ -1,0 +1,68 @@
+"""How the rows of a segment are divided: those that are fitted, and those that judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from dgmm.data import Grid
+from dgmm.engine import Mergeable
+from dgmm.passes.profile import used_rows
+from dgmm.passes.sample import is_held_out
+from dgmm.rows import Parts, Role, Rows
+
+T = TypeVar("T", bound=Mergeable)
+
+
+@dataclass(frozen=True)
+class Division:
+    """How the rows of a segment are divided.
+
+    Attributes
+    ----------
+    missing : bool
+        Whether there is anything to leave out; looking for it costs as much as a sixth of a pass.
+    holdout : float
+        Share of the rows that is held out.
+    seed : int
+    scale : float
+        Brings the weights of the rows, if there are any, to a mean of one.
+    """
+
+    missing: bool
+    holdout: float
+    seed: int
+    scale: float
+
+    @property
+    def copies(self) -> bool:
+        """Whether the parts take memory beside the rows."""
+        return self.missing or self.holdout > 0
+
+    def __call__(self, grid: Grid, segment: int, rows: Rows) -> Parts:
+        """The parts of a segment."""
+        used = used_rows(rows) if self.missing else None
+        if rows.weights is not None:
+            rows = replace(rows, weights=rows.weights * self.scale)
+        if not self.holdout:
+            return Parts({Role.FIT: rows if used is None else rows[used]})
+        out = is_held_out(grid.rows(grid.region(segment))[: len(rows)], self.seed, self.holdout)
+        chosen = {Role.FIT: ~out, Role.JUDGE: out}
+        return Parts({role: rows[its if used is None else used & its] for role, its in chosen.items()})
+
+
+@dataclass(frozen=True)
+class ByRole(Generic[T]):
+    """A value for each part.
+
+    Attributes
+    ----------
+    values : mapping of Role to value
+    """
+
+    values: Mapping[Role, T]
+
+    def merge(self, other: ByRole[T]) -> ByRole[T]:
+        """Of both, part by part."""
+        return ByRole({role: value.merge(other.values[role]) for role, value in self.values.items()})

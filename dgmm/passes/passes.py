@@ -1,0 +1,136 @@
+"""What fits ask of the samples, pass by pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from dgmm.config import Training
+from dgmm.data import Samples
+from dgmm.engine import Fold, Workers
+from dgmm.errors import InputError
+from dgmm.estep import make_plan, unpack
+from dgmm.families import Frame, FrameKind, SufficientStatistics
+from dgmm.mixture import Mixture
+from dgmm.passes.estep import EStepSegment
+from dgmm.passes.parts import Division
+from dgmm.passes.profile import Profile, ProfileSegment, SampleSegment
+from dgmm.passes.sample import Draw, Sample
+from dgmm.passes.worst import WorstSegment
+from dgmm.rows import Role
+
+logger = logging.getLogger("dgmm")
+
+
+class PassOptions(Protocol):
+    """The settings that matter for a pass, of whatever others there may be."""
+
+    @property
+    def seed(self) -> int:
+        """Which rows are sampled, and which are held out."""
+
+    @property
+    def sample_rows(self) -> int:
+        """Rows of the sample."""
+
+    @property
+    def holdout(self) -> float:
+        """Share of the rows that is held out."""
+
+    @property
+    def compute_dtype(self) -> str:
+        """Precision of the matrix products of an E-step."""
+
+
+def profile_of(fold: Fold, samples: Samples, options: PassOptions) -> Profile:
+    """The first pass over samples: moments, missing rows, and a sample of rows.
+
+    Parameters
+    ----------
+    fold : Fold
+    samples : Samples
+    options : PassOptions
+
+    Raises
+    ------
+    InputError
+        If no row is complete, or a value or weight cannot be used.
+    """
+    draw = Draw(options.sample_rows, options.seed)
+    found = fold(ProfileSegment(samples.name, samples.features, samples.grid, draw, samples.row_bytes, options.holdout))
+    if not found.n_samples and found.held_out.count:
+        raise InputError(
+            f"holdout {options.holdout:g} leaves none of the complete rows of {samples.name} to fit: lower it"
+        )
+    if not found.n_samples:
+        light = "" if samples.weights is None else " or no weight"
+        raise InputError(f"no complete row in {samples.name}: all {found.n_missing} have a missing value{light}")
+    while found.sample.short:
+        # nearly all rows, or nearly all weight, lie in a small part of the data
+        logger.info("rows that count are so unevenly spread in %s that the sample is drawn once more", samples.name)
+        draw = draw.again(found.sample)
+        leaf = SampleSegment(samples.name, samples.features, samples.grid, draw, samples.row_bytes, options.holdout)
+        found = replace(found, sample=fold(leaf))
+    return found.finished()
+
+
+class Passes:
+    """What fits ask of the samples, pass by pass.
+
+    Parameters
+    ----------
+    fold : Fold
+    samples : Samples
+    profile : Profile
+    options : PassOptions
+    ridge : float, optional
+        Constant and dependent features are allowed, in a frame of covariances with this ridge; see `make_frame`.
+    """
+
+    def __init__(
+        self, fold: Fold, samples: Samples, profile: Profile, options: PassOptions, *, ridge: float | None = None
+    ) -> None:
+        self.fold = fold
+        self.samples = samples
+        self.profile = profile
+        self.ridge = ridge
+        self.dtype: np.dtype[Any] = np.dtype(options.compute_dtype)
+        self._division = Division(profile.n_missing > 0, options.holdout, options.seed, profile.scale)
+
+    @property
+    def n_reads(self) -> float:
+        """How many times the whole source was read so far."""
+        return self.fold.n_reads
+
+    def frame(self, kind: FrameKind) -> Frame:
+        """The frame of this kind."""
+        return self.profile.frame(kind, self.samples.features, self.ridge)
+
+    def accumulate(self, mixtures: Sequence[Mixture], dtype: np.dtype[Any] | None = None) -> list[SufficientStatistics]:
+        """One pass: the E-step of all mixtures, given in frame coordinates, over all samples.
+
+        In the precision of these passes, unless another is asked for.
+        """
+        frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
+        plan = make_plan(mixtures, frames, dtype or self.dtype)
+        totals = self.fold(EStepSegment(plan, self._division)).values
+        return unpack(totals[Role.FIT], plan, totals.get(Role.JUDGE))
+
+    def worst(self, mixtures: Sequence[Mixture], limit: int) -> list[Sample]:
+        """One pass: the ``limit`` rows of lowest log density under each mixture, given in the data's units."""
+        plans = tuple(m.density_plan() for m in mixtures)
+        found = self.fold(WorstSegment(plans, limit, self.samples.row_bytes, self._division))
+        return [sample.ordered() for sample in found.samples]
+
+
+def passes_over(
+    samples: Samples, workers: Workers, options: Training | None = None, *, ridge: float | None = None
+) -> Passes:
+    """The profile pass, and what further passes need; options are those of `Training` by default."""
+    options = Training() if options is None else options
+    fold = Fold(samples, workers)
+    return Passes(fold, samples, profile_of(fold, samples, options), options, ridge=ridge)
