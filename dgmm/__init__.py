@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         ReadError,
     )
     from dgmm.estimator import GaussianMixture
+    from dgmm.fitting import Fit, Selection
     from dgmm.mixture import Mixture
-    from dgmm.results import Fit, Selection
     from dgmm.store import load, save
 
 __version__ = "0.1.0"
@@ -59,7 +59,7 @@ _HOMES = {
     ),
     "estimator": ("GaussianMixture",),
     "mixture": ("Mixture",),
-    "results": ("Fit", "Selection"),
+    "fitting": ("Fit", "Selection"),
     "store": ("load", "save"),
 }
 

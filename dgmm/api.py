@@ -17,13 +17,10 @@ from dgmm.data import Samples, Source, Weights, open_samples, store_at
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import CollapseError, InputError, one_line
 from dgmm.families import get_family
-from dgmm.initialise import Given, check_given
+from dgmm.fitting import Candidate, Criterion, Fit, Given, Selection, check_given, fit_candidates, select_candidates
 from dgmm.passes import passes_over
 from dgmm.places import place_at
-from dgmm.results import Criterion, Fit, Selection
 from dgmm.scoring import score_samples
-from dgmm.selection import fit_candidates, select_candidates
-from dgmm.starts import Candidate
 
 if TYPE_CHECKING:
     from distributed import Client

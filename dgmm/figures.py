@@ -21,9 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from dgmm.fitting import NAMES, SOUND, STRONG, Criterion, Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.outcome import SOUND, Outcome, OutcomeKind
-from dgmm.results import NAMES, STRONG, Criterion, Fit
 from dgmm.types import AnyArray, FloatArray, IntArray
 
 #: Cells of the scores that are read at most, and of a map where that means leaving cells out.

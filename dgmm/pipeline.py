@@ -16,8 +16,8 @@ from dgmm.data import Samples, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError, OutputExistsError
+from dgmm.fitting import NAMES, Criterion, Fit, Selection
 from dgmm.places import Status, place_at
-from dgmm.results import NAMES, Criterion, Fit, Selection
 from dgmm.scoring import Scored, score_samples
 from dgmm.stored import digest, settings_in
 

@@ -30,9 +30,8 @@ from dgmm.figures import (
     states,
     strides,
 )
-from dgmm.outcome import SOUND, OutcomeKind
+from dgmm.fitting import NAMES, SOUND, STRONG, Criterion, Fit, OutcomeKind
 from dgmm.places import place_at
-from dgmm.results import NAMES, STRONG, Criterion, Fit
 from dgmm.types import FloatArray
 
 #: Rows of the table of candidates, features in the table of components.

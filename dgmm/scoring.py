@@ -20,10 +20,10 @@ from dgmm.data import Samples
 from dgmm.engine import Node, Workers, check_memory, grow, map_segments, merge_all, read_ahead, score_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import complete_rows, score
+from dgmm.fitting import Fit
 from dgmm.mixture import Mixture
 from dgmm.passes import refuse_infinite
 from dgmm.places import Output, Writer
-from dgmm.results import Fit
 from dgmm.store import UNSETTLED, consolidate
 from dgmm.stored import digest
 from dgmm.types import AnyArray, IntArray

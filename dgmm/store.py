@@ -20,8 +20,8 @@ import zarr
 
 from dgmm.data import Stored, open_store, unfinished
 from dgmm.errors import DgmmError, InputError, ReadError, one_line
+from dgmm.fitting import Fit
 from dgmm.places import Output, place_at
-from dgmm.results import Fit
 from dgmm.stored import Record, check_format, from_dataset, to_dataset
 from dgmm.types import AnyArray
 

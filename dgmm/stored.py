@@ -17,9 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dgmm.data import Layout
 from dgmm.errors import InputError
 from dgmm.families import get_family
+from dgmm.fitting import Criterion, Fit, Outcome
 from dgmm.mixture import Mixture
-from dgmm.outcome import Outcome
-from dgmm.results import Criterion, Fit
 from dgmm.types import AnyArray
 
 #: How the format of a model begins.

@@ -30,9 +30,8 @@ from sklearn.mixture import GaussianMixture
 
 from dgmm import store
 from dgmm.cli import main
+from dgmm.fitting import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.outcome import Outcome, OutcomeKind
-from dgmm.results import Fit
 from dgmm.stored import settings_in
 
 TYPES = ("full", "tied", "diag", "spherical")

@@ -16,9 +16,9 @@ from dgmm.cli import main
 from dgmm.errors import CollapseError
 from dgmm.families.gaussian import cholesky
 from dgmm.figures import MARKERS, criterion_figure, states
-from dgmm.outcome import SOUND, Outcome, OutcomeKind
+from dgmm.fitting import SOUND, Criterion, Outcome, OutcomeKind
+from dgmm.fitting.results import make_table
 from dgmm.passes import row_hashes
-from dgmm.results import Criterion, make_table
 
 N, M = 2000, 200
 #: One component for the cluster at zero, two for the one at nine.

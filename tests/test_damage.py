@@ -18,9 +18,8 @@ import zarr
 from dgmm import store
 from dgmm.data import Layout, open_samples
 from dgmm.errors import DgmmError, InputError
+from dgmm.fitting import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.outcome import Outcome, OutcomeKind
-from dgmm.results import Fit
 from dgmm.stored import Record
 
 #: Damages of a short run and of a long one, in all.

@@ -13,9 +13,10 @@ from dgmm.data import Grid, open_samples
 from dgmm.em import Ascent, Evaluated, Secants, aitken, anderson, climb, maximise
 from dgmm.em.anderson import expected_gain
 from dgmm.engine.workers import threads
+from dgmm.fitting import Candidate
+from dgmm.fitting.starts import grounds_for
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, passes_over
-from dgmm.starts import Candidate, grounds_for
 
 TYPES = ["full", "tied", "diag", "spherical"]
 

@@ -11,19 +11,18 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 import dgmm
-from dgmm import initialise, starts
 from dgmm.config import Training
 from dgmm.data import open_samples
 from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.engine.workers import threads
 from dgmm.families import SufficientStatistics, get_family
-from dgmm.initialise import Given, check_given, from_labels, start_labels
+from dgmm.fitting import Candidate, Criterion, Given, check_given, initialise, starts
+from dgmm.fitting.initialise import from_labels, start_labels
+from dgmm.fitting.starts import grounds_for, start_on_sample
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.passes import passes_over as passes_over_samples
-from dgmm.results import Criterion
 from dgmm.rows import Rows
-from dgmm.starts import Candidate, grounds_for, start_on_sample
 from dgmm.types import StartMethod
 
 KINDS = ["full", "tied", "diag", "spherical"]

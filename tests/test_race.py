@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dgmm import em, race
+from dgmm import em
 from dgmm.config import Training
 from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.errors import CollapseError
 from dgmm.families import Frame, Moments, SufficientStatistics
+from dgmm.fitting import Candidate, Criterion, Outcome, OutcomeKind, race
+from dgmm.fitting.race import Race, Runner
+from dgmm.fitting.reseed import Reseeding
+from dgmm.fitting.results import Standing
 from dgmm.mixture import Mixture
-from dgmm.outcome import Outcome, OutcomeKind
-from dgmm.race import Race, Runner
-from dgmm.reseed import Reseeding
-from dgmm.results import Criterion, Standing
-from dgmm.starts import Candidate
 from tests.scripts import scripted
 
 N = 1000

@@ -25,10 +25,10 @@ from dgmm.figures import (
     sample_figure,
     strides,
 )
+from dgmm.fitting import NAMES, STRONG, Criterion, Fit, Outcome, OutcomeKind
+from dgmm.fitting.results import make_table
 from dgmm.mixture import Mixture
-from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.report import cautions, write_report
-from dgmm.results import NAMES, STRONG, Criterion, Fit, make_table
 from dgmm.types import FloatArray
 
 

@@ -37,11 +37,10 @@ from dgmm.data import grid as grid_module
 from dgmm.engine import open_workers
 from dgmm.engine.workers import threads
 from dgmm.errors import InputError, OutputExistsError
+from dgmm.fitting import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.pipeline import made_with, run_score
 from dgmm.places import State, Status, place_at
-from dgmm.results import Fit
 from dgmm.scoring import ScoreRun, label_dtype, score_samples
 from dgmm.store import UNSETTLED, load, save
 from dgmm.stored import settings_in

@@ -10,14 +10,13 @@ import pytest
 import zarr
 
 import dgmm
-from dgmm import race
 from dgmm.config import Training
 from dgmm.datasets import ocean_temperature
 from dgmm.em import Ascent
-from dgmm.outcome import Outcome, OutcomeKind
+from dgmm.fitting import Criterion, Outcome, OutcomeKind, race
+from dgmm.fitting.results import choose, make_table
+from dgmm.fitting.starts import sample_sizes
 from dgmm.passes.sample import is_held_out
-from dgmm.results import Criterion, choose, make_table
-from dgmm.starts import sample_sizes
 
 
 def blobs(n: int = 4000, k: int = 4, d: int = 3, seed: int = 0) -> np.ndarray:

@@ -19,11 +19,10 @@ import zarr
 from dgmm import store
 from dgmm.data import Layout
 from dgmm.errors import DgmmError, InputError, OutputExistsError
+from dgmm.fitting import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.places import place_at
 from dgmm.places.local import LocalOutput
-from dgmm.results import Fit
 from dgmm.store import MAX_BYTES
 from dgmm.stored import PLAIN_FORMAT, digest, to_dataset
 

@@ -41,8 +41,8 @@ from dgmm.engine.memory import BASE_BYTES, pass_bytes
 from dgmm.engine.workers import threads
 from dgmm.estep import make_plan, score
 from dgmm.families import get_family
+from dgmm.fitting import Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.passes import Passes, passes_over
 from dgmm.passes.estep import EStepSegment
 from dgmm.passes.parts import Division

@@ -21,11 +21,11 @@ from dgmm.engine import Node, merge_all
 from dgmm.errors import InputError
 from dgmm.estep import accumulate, make_plan, unpack
 from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_family
-from dgmm.initialise import Given, from_labels, start_labels
+from dgmm.fitting.initialise import Given, from_labels, start_labels
+from dgmm.fitting.outcome import Outcome, OutcomeKind
+from dgmm.fitting.results import Criterion, Standing
 from dgmm.mixture import Mixture
-from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.passes import Profile
-from dgmm.results import Criterion, Standing
 from dgmm.rows import Rows
 from dgmm.types import Acceleration, FloatArray
 

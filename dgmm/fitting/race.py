@@ -13,11 +13,11 @@ from dgmm.config import Training
 from dgmm.em import Ascent, Evaluated, Pass, climb
 from dgmm.estep import DOUBLE
 from dgmm.families import SufficientStatistics
-from dgmm.outcome import Outcome, OutcomeKind
+from dgmm.fitting.outcome import Outcome, OutcomeKind
+from dgmm.fitting.reseed import reseed
+from dgmm.fitting.results import STRONG, Criterion, Fit, Standing
+from dgmm.fitting.starts import Candidate, unsound_components
 from dgmm.passes import Passes
-from dgmm.reseed import reseed
-from dgmm.results import STRONG, Criterion, Fit, Standing
-from dgmm.starts import Candidate, unsound_components
 
 logger = logging.getLogger("dgmm")
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from dgmm.data import Layout
 from dgmm.em import Evaluated
+from dgmm.fitting.outcome import Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.outcome import Outcome, OutcomeKind
 
 #: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
 STRONG = 10.0

@@ -10,12 +10,12 @@ from dgmm.config import Training
 from dgmm.em import Ascent
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
-from dgmm.initialise import Given, one_component
-from dgmm.outcome import Outcome
+from dgmm.fitting.initialise import Given, one_component
+from dgmm.fitting.outcome import Outcome
+from dgmm.fitting.race import Race
+from dgmm.fitting.results import Criterion, Fit, Selection, choose
+from dgmm.fitting.starts import Candidate, grounds_for, start_on_sample
 from dgmm.passes import Passes
-from dgmm.race import Race
-from dgmm.results import Criterion, Fit, Selection, choose
-from dgmm.starts import Candidate, grounds_for, start_on_sample
 
 logger = logging.getLogger("dgmm")
 
