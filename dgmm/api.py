@@ -19,8 +19,8 @@ from dgmm.errors import CollapseError, InputError, one_line
 from dgmm.families import get_family
 from dgmm.fitting import Candidate, Criterion, Fit, Given, Selection, check_given, fit_candidates, select_candidates
 from dgmm.passes import passes_over
-from dgmm.places import place_at
 from dgmm.scoring import score_samples
+from dgmm.store import place_at
 
 if TYPE_CHECKING:
     from distributed import Client

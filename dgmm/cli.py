@@ -215,10 +215,10 @@ def info(
     from dgmm.config import Data, validated
     from dgmm.pipeline import describe, samples_of, show_table
     from dgmm.scoring import SCORES_FORMAT
-    from dgmm.stored import KIND, from_dataset
+    from dgmm.store import MODEL_KIND, from_dataset
 
     attributes = {} if path.endswith(".json") else store.attributes(path)
-    if path.endswith(".json") or str(attributes.get("format")).startswith(KIND):
+    if path.endswith(".json") or str(attributes.get("format")).startswith(MODEL_KIND):
         dataset = store.load_dataset(path)
         record = from_dataset(dataset, path)
         fit, table = record.fit, record.table

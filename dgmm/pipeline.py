@@ -17,9 +17,8 @@ from dgmm.datasets import DATASETS
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.fitting import NAMES, Criterion, Fit, Selection
-from dgmm.places import Status, place_at
 from dgmm.scoring import Scored, score_samples
-from dgmm.stored import digest, settings_in
+from dgmm.store import Status, digest, place_at, settings_in
 
 logger = logging.getLogger("dgmm")
 

@@ -31,7 +31,7 @@ from dgmm.figures import (
     strides,
 )
 from dgmm.fitting import NAMES, SOUND, STRONG, Criterion, Fit, OutcomeKind
-from dgmm.places import place_at
+from dgmm.store import place_at
 from dgmm.types import FloatArray
 
 #: Rows of the table of candidates, features in the table of components.

@@ -23,9 +23,7 @@ from dgmm.estep import complete_rows, score
 from dgmm.fitting import Fit
 from dgmm.mixture import Mixture
 from dgmm.passes import refuse_infinite
-from dgmm.places import Output, Writer
-from dgmm.store import UNSETTLED, consolidate
-from dgmm.stored import digest
+from dgmm.store import UNSETTLED, Output, Writer, consolidate, digest
 from dgmm.types import AnyArray, IntArray
 
 logger = logging.getLogger("dgmm")

@@ -3,8 +3,8 @@
 from prefect import flow
 
 from dgmm import pipeline as stages
-from dgmm import store
 from dgmm.config import Pipeline
+from dgmm.store import models as store
 from flows.common import main, phase, publish_summary, publish_table
 
 

@@ -28,11 +28,11 @@ from distributed.comm import CommClosedError
 from distributed.scheduler import NoValidWorkerError, NoWorkerError
 from sklearn.mixture import GaussianMixture
 
-from dgmm import store
 from dgmm.cli import main
 from dgmm.fitting import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.stored import settings_in
+from dgmm.store import models as store
+from dgmm.store import settings_in
 
 TYPES = ("full", "tied", "diag", "spherical")
 #: Free covariances of K components in two dimensions.

@@ -11,7 +11,6 @@ import pytest
 import zarr
 
 import dgmm
-from dgmm import store
 from dgmm.cli import main
 from dgmm.errors import CollapseError
 from dgmm.families.gaussian import cholesky
@@ -19,6 +18,7 @@ from dgmm.figures import MARKERS, criterion_figure, states
 from dgmm.fitting import SOUND, Criterion, Outcome, OutcomeKind
 from dgmm.fitting.results import make_table
 from dgmm.passes import row_hashes
+from dgmm.store import models as store
 
 N, M = 2000, 200
 #: One component for the cluster at zero, two for the one at nine.

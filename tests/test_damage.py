@@ -15,12 +15,12 @@ import pytest
 import xarray as xr
 import zarr
 
-from dgmm import store
 from dgmm.data import Layout, open_samples
 from dgmm.errors import DgmmError, InputError
 from dgmm.fitting import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.stored import Record
+from dgmm.store import models as store
+from dgmm.store.record import Record
 
 #: Damages of a short run and of a long one, in all.
 SHORT, LONG = 400, 24_000

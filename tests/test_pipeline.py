@@ -10,12 +10,12 @@ import xarray as xr
 import zarr
 
 import dgmm
-from dgmm import store
 from dgmm.config import Data, Pipeline
 from dgmm.data import store_at
 from dgmm.pipeline import report_stage, score_stage, select_stage, write_example
-from dgmm.places import place_at
-from dgmm.places.local import LocalOutput
+from dgmm.store import models as store
+from dgmm.store import place_at
+from dgmm.store.local import LocalOutput
 
 
 def job(folder: Path, *ks: int, **changes: object) -> Pipeline:

@@ -21,11 +21,12 @@ import pytest
 import xarray as xr
 import zarr
 
-from dgmm import places, store
 from dgmm.data import PARTIAL, RECORD, Heartbeat, Run, record_of, runs, store_at
 from dgmm.data.runs import BEAT, SILENCE
 from dgmm.errors import DgmmError, InputError, OutputError, OutputExistsError
-from dgmm.places import Output, Status, overlap, place_at
+from dgmm.store import Output, Status, place_at, places
+from dgmm.store import models as store
+from dgmm.store.places import overlap
 from tests.test_store import assert_same, make_fit
 
 
@@ -274,7 +275,7 @@ def test_the_second_of_two_runs_is_refused_while_the_first_lives(site: Site) -> 
 
 PROGRAM = """
 import sys, time
-from dgmm.places import place_at
+from dgmm.store import place_at
 from tests.test_places import write_group
 with place_at(sys.argv[1]).begin("scores", overwrite=True) as output:
     write_group(output, 3.0)

@@ -40,10 +40,8 @@ from dgmm.errors import InputError, OutputExistsError
 from dgmm.fitting import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
 from dgmm.pipeline import made_with, run_score
-from dgmm.places import State, Status, place_at
 from dgmm.scoring import ScoreRun, label_dtype, score_samples
-from dgmm.store import UNSETTLED, load, save
-from dgmm.stored import settings_in
+from dgmm.store import UNSETTLED, State, Status, load, place_at, save, settings_in
 
 TYPES = ("full", "tied", "diag", "spherical")
 

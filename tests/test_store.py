@@ -16,15 +16,15 @@ import pytest
 import xarray as xr
 import zarr
 
-from dgmm import store
 from dgmm.data import Layout
 from dgmm.errors import DgmmError, InputError, OutputExistsError
 from dgmm.fitting import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.places import place_at
-from dgmm.places.local import LocalOutput
-from dgmm.store import MAX_BYTES
-from dgmm.stored import PLAIN_FORMAT, digest, to_dataset
+from dgmm.store import digest, place_at
+from dgmm.store import models as store
+from dgmm.store.local import LocalOutput
+from dgmm.store.models import MAX_BYTES
+from dgmm.store.record import PLAIN_FORMAT, to_dataset
 
 TYPES = ("full", "tied", "diag", "spherical")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from dgmm.data import PARTIAL, RECORD, Run, is_id, record_of, store_at
 from dgmm.errors import OutputExistsError
-from dgmm.places.base import HEAD, OLD, ROOT, Output, Place, State, Status, state_of_file, state_of_group
+from dgmm.store.places import HEAD, OLD, ROOT, Output, Place, State, Status, state_of_file, state_of_group
 
 logger = logging.getLogger("dgmm")
 
@@ -35,7 +35,7 @@ class LocalPlace(Place):
     def content(self, size: int) -> bytes | None:
         """The first bytes of the file that lies here; None if there is none."""
         try:
-            return read(self.path, size)
+            return read_bytes(self.path, size)
         except FileNotFoundError:
             return None
 
@@ -48,10 +48,10 @@ class LocalPlace(Place):
         if os.path.islink(self.path):
             return State(Status.STRANGE, detail="is a symbolic link: name what it points to")
         if not os.path.isdir(self.path):
-            return state_of_file(read(self.path, HEAD))
+            return state_of_file(read_bytes(self.path, HEAD))
         root = os.path.join(self.path, ROOT)
         alien = [name for name in os.listdir(self.path) if name != ROOT and not self._is_node(name)]
-        state = state_of_group(read(root) if os.path.isfile(root) else None, alien)
+        state = state_of_group(read_bytes(root) if os.path.isfile(root) else None, alien)
         if state.status is Status.UNFINISHED:  # that is never here
             return State(Status.STRANGE, detail="is a folder that was not made by dgmm")
         return state
@@ -200,7 +200,7 @@ class LocalOutput(Output):
             self._made.append(folder)
 
 
-def read(path: str, size: int = -1) -> bytes:
+def read_bytes(path: str, size: int = -1) -> bytes:
     """The first bytes of a file."""
     with open(path, "rb") as file:
         return file.read(size)

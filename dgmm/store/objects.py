@@ -10,7 +10,7 @@ from zarr.storage import WrapperStore
 
 from dgmm.data import PARTIAL, RECORD, Run, object_at, store_at
 from dgmm.errors import OutputExistsError
-from dgmm.places.base import HEAD, ROOT, Output, Place, State, Status, state_of_file, state_of_group
+from dgmm.store.places import HEAD, ROOT, Output, Place, State, Status, state_of_file, state_of_group
 
 
 class ObjectPlace(Place):

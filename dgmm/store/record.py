@@ -22,7 +22,7 @@ from dgmm.mixture import Mixture
 from dgmm.types import AnyArray
 
 #: How the format of a model begins.
-KIND = "dgmm-model-"
+MODEL_KIND = "dgmm-model-"
 #: Written into every model.
 FORMAT = "dgmm-model-2"
 #: What was written before there were checksums, and what other programs may write.

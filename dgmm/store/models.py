@@ -21,8 +21,9 @@ import zarr
 from dgmm.data import Stored, open_store, unfinished
 from dgmm.errors import DgmmError, InputError, ReadError, one_line
 from dgmm.fitting import Fit
-from dgmm.places import Output, place_at
-from dgmm.stored import Record, check_format, from_dataset, to_dataset
+from dgmm.store.at import place_at
+from dgmm.store.places import Output
+from dgmm.store.record import Record, check_format, from_dataset, to_dataset
 from dgmm.types import AnyArray
 
 #: Bytes of the arrays of a model, or of its JSON form, that are read: metadata may say anything.

@@ -1,0 +1,34 @@
+"""What exists at a path or URL, what may be replaced there, and models as they are stored.
+
+An output is claimed before the work on it begins, by a record in a folder beside its place (``OUT.partial``), so that
+two runs never write the same one. At a path it is made in that folder and moved when it is complete; at a URL it is
+written where it will lie, but what makes a Zarr group of it comes last. Either way it appears as a whole, and nothing
+but this room deletes.
+"""
+
+from dgmm.store.at import place_at
+from dgmm.store.models import UNSETTLED, attributes, consolidate, load, load_dataset, read, rescued, save, write
+from dgmm.store.places import Output, Place, State, Status, Writer
+from dgmm.store.record import MODEL_KIND, digest, from_dataset, settings_in
+
+__all__ = [
+    "MODEL_KIND",
+    "UNSETTLED",
+    "Output",
+    "Place",
+    "State",
+    "Status",
+    "Writer",
+    "attributes",
+    "consolidate",
+    "digest",
+    "from_dataset",
+    "load",
+    "load_dataset",
+    "place_at",
+    "read",
+    "rescued",
+    "save",
+    "settings_in",
+    "write",
+]
