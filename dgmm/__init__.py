@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dgmm import datasets
     from dgmm.api import score, select, train
-    from dgmm.bayesian import BayesianGaussianMixture
     from dgmm.errors import (
         CollapseError,
         DgmmError,
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
         OutputExistsError,
         ReadError,
     )
-    from dgmm.estimator import GaussianMixture
+    from dgmm.estimators import BayesianGaussianMixture, GaussianMixture
     from dgmm.fitting import Fit, Selection
     from dgmm.mixture import Mixture
     from dgmm.store import load, save
@@ -48,7 +47,6 @@ __all__ = [
 
 _HOMES = {
     "api": ("score", "select", "train"),
-    "bayesian": ("BayesianGaussianMixture",),
     "errors": (
         "CollapseError",
         "DgmmError",
@@ -57,7 +55,7 @@ _HOMES = {
         "OutputExistsError",
         "ReadError",
     ),
-    "estimator": ("GaussianMixture",),
+    "estimators": ("BayesianGaussianMixture", "GaussianMixture"),
     "mixture": ("Mixture",),
     "fitting": ("Fit", "Selection"),
     "store": ("load", "save"),

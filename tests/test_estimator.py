@@ -24,8 +24,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import dgmm
-import dgmm.containers
-from dgmm.estimator import GaussianMixture
+import dgmm.estimators.lazy
+from dgmm.estimators import GaussianMixture
 
 TYPES = ["full", "tied", "diag", "spherical"]
 STARTS = ["kmeans", "k-means++", "random", "random_from_data"]
@@ -457,14 +457,14 @@ def test_scores_are_single_precision_if_samples_and_model_are() -> None:
 
 def test_xarray_in_memory_is_scored_by_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
-    rows = dgmm.containers.Scorer.rows
+    rows = dgmm.estimators.lazy.Scorer.rows
 
     def told(self: Any, x: np.ndarray) -> np.ndarray:
         seen.add(len(x))
         return rows(self, x)
 
-    monkeypatch.setattr(dgmm.containers.Scorer, "rows", told)
-    monkeypatch.setattr(dgmm.containers, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(dgmm.estimators.lazy.Scorer, "rows", told)
+    monkeypatch.setattr(dgmm.estimators.lazy, "BLOCK_ROWS", 100)
     model = dgmm.GaussianMixture(2, random_state=0).fit(X)
     labels = model.predict(xr.DataArray(np.where(np.arange(600)[:, None] % 3, X, np.nan)))
     assert seen == {100}

@@ -14,7 +14,11 @@ import xarray as xr
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from dgmm.figures import (
+from dgmm.fitting import NAMES, STRONG, Criterion, Fit, Outcome, OutcomeKind
+from dgmm.fitting.results import make_table
+from dgmm.mixture import Mixture
+from dgmm.report import write_report
+from dgmm.report.figures import (
     CELLS,
     MISSING,
     class_colours,
@@ -25,10 +29,7 @@ from dgmm.figures import (
     sample_figure,
     strides,
 )
-from dgmm.fitting import NAMES, STRONG, Criterion, Fit, Outcome, OutcomeKind
-from dgmm.fitting.results import make_table
-from dgmm.mixture import Mixture
-from dgmm.report import cautions, write_report
+from dgmm.report.page import cautions
 from dgmm.types import FloatArray
 
 
@@ -60,7 +61,7 @@ def grid_scores(label: FloatArray) -> xr.Dataset:
 
 @pytest.fixture(autouse=True)
 def _quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dgmm.report.DPI", 50)
+    monkeypatch.setattr("dgmm.report.page.DPI", 50)
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def test_strides_bound_what_is_read(shape: tuple[int, ...], keep: tuple[int, ...
 
 
 def test_strided_scores_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: xr.Dataset) -> None:
-    monkeypatch.setattr("dgmm.figures.CELLS", 8)
+    monkeypatch.setattr("dgmm.report.figures.CELLS", 8)
     write_report(tmp_path / "report.html", title="Large", fit=make_fit(3), table=None, scores=scores.chunk())
     assert "one in 2 along month" in (tmp_path / "report.html").read_text()
 

@@ -40,7 +40,8 @@ from dgmm.errors import InputError, OutputExistsError
 from dgmm.fitting import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
 from dgmm.pipeline import made_with, run_score
-from dgmm.scoring import ScoreRun, label_dtype, score_samples
+from dgmm.scoring import score_samples
+from dgmm.scoring.bulk import ScoreRun, label_dtype
 from dgmm.store import UNSETTLED, State, Status, load, place_at, save, settings_in
 
 TYPES = ("full", "tied", "diag", "spherical")
@@ -748,7 +749,7 @@ def test_a_crash_at_the_very_end_leaves_no_output(tmp_path: Path, monkeypatch: p
     def fail(*_: Any) -> None:
         raise Poison
 
-    monkeypatch.setattr("dgmm.scoring.write_coordinates", fail)
+    monkeypatch.setattr("dgmm.scoring.bulk.write_coordinates", fail)
     with pytest.raises(Poison):
         dgmm.score(fit_of(make_mixture()), table(), tmp_path / "s.zarr")
     assert list(tmp_path.iterdir()) == []

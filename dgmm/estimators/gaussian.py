@@ -16,11 +16,11 @@ from dgmm.blas import one_blas_thread
 from dgmm.config import Training, validated
 from dgmm.em import Ascent, Ground
 from dgmm.errors import InputError
+from dgmm.estimators.base import Data, StreamedMixture, change_rule, mixture_of
 from dgmm.families import Frame, Moments, gaussian_family, get_family
 from dgmm.fitting import Criterion, Selection
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.streamed import Data, StreamedMixture, change_rule, mixture_of
 from dgmm.types import FloatArray
 
 if TYPE_CHECKING:

@@ -1,39 +1,23 @@
-"""What holds samples beside NumPy (Dask, Zarr, xarray), and scores that come back in the same, as lazy as it was."""
+"""What holds samples beside NumPy (Dask, Zarr, xarray), and where in it the features are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import dask.array
 import numpy as np
 import xarray as xr
 import zarr
-from dask.system import CPU_COUNT
 
-from dgmm.blas import one_blas_thread
-from dgmm.data import Grid, Samples, comparable, open_samples, order_of, packing, shortened, stored_chunks, unmasked
-from dgmm.engine import Fold, Leaf, Workers
+from dgmm.data import Samples, comparable, open_samples, order_of, shortened, stored_chunks
 from dgmm.errors import InputError
-from dgmm.estep import Plan, buffer_bytes, complete_rows, score
-from dgmm.passes import Sample, refuse_infinite, row_hashes
-from dgmm.rows import Rows
+from dgmm.passes import Sample, row_hashes
 from dgmm.types import AnyArray, FloatArray
 
-#: Rows of an array in memory that one thread scores at a time.
-BLOCK_ROWS = 65_536
 #: What several dimensions of features are stacked into.
 STACKED = "feature"
-
-What = Literal["label", "probabilities", "log_density"]
-LONG_NAMES: dict[What, str] = {
-    "label": "most probable component, -1 where a value is missing",
-    "probabilities": "probability of each component",
-    "log_density": "logarithm of the density, in the data's units",
-}
 Chunked = dask.array.Array | zarr.Array[Any] | xr.DataArray | xr.Dataset
 
 
@@ -160,7 +144,7 @@ def as_array(given: xr.DataArray | xr.Dataset, features: Features) -> tuple[xr.D
             if missing:
                 raise InputError(f"no variable {missing[0]!r} in the dataset: it has {known}")
             dim = STACKED if STACKED not in given.dims else f"{STACKED}_"
-            return _chunked_as_stored(given[list(features.names)]).to_dataarray(dim), dim
+            return chunked_as_stored(given[list(features.names)]).to_dataarray(dim), dim
         if len(given.data_vars) != 1:
             stacked = "" if features.dims else ' or stack them (ds.to_dataarray("feature").transpose(..., "feature"))'
             raise InputError(
@@ -178,7 +162,7 @@ def as_array(given: xr.DataArray | xr.Dataset, features: Features) -> tuple[xr.D
         )
     dims = features.dims if features.dims and not missing else tuple(map(str, x.dims[-1:]))
     if len(dims) > 1:
-        x = _chunked_as_stored(x, dims)
+        x = chunked_as_stored(x, dims)
         dim = STACKED if STACKED not in x.dims else f"{STACKED}_"
         return x.stack({dim: dims}, create_index=False), dim
     return _in_order(x, dims[0], features), dims[0]
@@ -204,7 +188,7 @@ def _in_order(x: xr.DataArray, dim: str, features: Features) -> xr.DataArray:
     return x if (order == np.arange(len(order))).all() else x.isel({dim: order})
 
 
-def _chunked_as_stored(x: Any, feature_dims: Sequence[str] = ()) -> Any:
+def chunked_as_stored(x: Any, feature_dims: Sequence[str] = ()) -> Any:
     """With what would be read from a store at once in Dask arrays of its chunks.
 
     Chunks go by the names of dimensions, whose order and number may have changed since the store was opened. What is
@@ -241,184 +225,3 @@ def rows_in_order(sample: Sample, size: int, seed: int) -> FloatArray:
     by_hash = np.argsort(hashes)
     numbers = by_hash[np.searchsorted(hashes[by_hash], sample.keys)]
     return sample.rows.x[np.argsort(numbers)]
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """What a mixture says of every row of a block.
-
-    Attributes
-    ----------
-    plan : Plan
-        Of the one mixture.
-    what : {"label", "probabilities", "log_density"}
-    log_scale : float
-        Added to the log densities of that mixture.
-    single : bool
-        Whether the model is of single precision.
-    """
-
-    plan: Plan
-    what: What
-    log_scale: float = 0.0
-    single: bool = False
-
-    @property
-    def n_components(self) -> int:
-        """Number of components K."""
-        return self.plan.n_rows
-
-    def dtype(self, x: np.dtype[Any]) -> np.dtype[Any]:
-        """Of the scores of samples of this type: single precision if samples and model are, as in scikit-learn."""
-        if self.what == "label":
-            return np.dtype(np.int64)
-        return np.dtype(np.float32 if self.single and x == np.float32 else np.float64)
-
-    def rows(self, x: AnyArray) -> AnyArray:
-        """Scores of complete rows (n, d): shape (n,), or (n, K) for probabilities."""
-        scores = score(x, self.plan, probabilities=self.what == "probabilities")
-        values: AnyArray = getattr(scores, self.what)
-        if self.what == "log_density":
-            values = values + self.log_scale
-        return values.astype(self.dtype(x.dtype), copy=False)
-
-    def block(self, block: AnyArray, *, threads: bool = False) -> AnyArray:
-        """Scores of a block (..., d), -1 or NaN where a value is missing: shape (...), or (..., K).
-
-        A block that is a task of many has one core, one that is all there is has all of them (``threads``).
-        """
-        x = np.ascontiguousarray(unmasked(block)).reshape(-1, block.shape[-1])
-        present = complete_rows(x)
-        kept = x if present is None else x[present]
-        if kept.dtype.kind == "f" and not np.isfinite(kept).all():
-            raise InputError("a sample is infinite: mark it missing (NaN)")
-        with one_blas_thread:
-            values = score_array(kept, self) if threads else self.rows(kept)
-        values = values.astype(self.dtype(block.dtype), copy=False)
-        if present is not None:
-            missing = -1 if self.what == "label" else np.nan
-            found, values = values, np.full((len(x), *values.shape[1:]), missing, dtype=values.dtype)
-            values[present] = found
-        return values.reshape(block.shape[:-1] + values.shape[1:])
-
-
-def score_array(x: AnyArray, scorer: Scorer) -> AnyArray:
-    """Scores of complete rows (n, d) in memory, by all cores where there are many."""
-    if len(x) <= BLOCK_ROWS:
-        return scorer.rows(x)
-    starts = range(0, len(x), BLOCK_ROWS)
-    with one_blas_thread, ThreadPoolExecutor(CPU_COUNT) as pool:
-        return np.concatenate(list(pool.map(lambda a: scorer.rows(x[a : a + BLOCK_ROWS]), starts)))
-
-
-def score_chunked(x: Chunked, scorer: Scorer, features: Features) -> dask.array.Array | xr.DataArray:
-    """Scores in what holds the samples: Dask for Dask and Zarr, a DataArray for xarray; nothing lazy is computed."""
-    if isinstance(x, (xr.DataArray, xr.Dataset)):
-        return _score_xarray(x, scorer, features)
-    if isinstance(x, zarr.Array) and packing(x):
-        packed = ", ".join(sorted(packing(x)))
-        raise InputError(f"Array is packed ({packed}): open the dataset that it belongs to (xarray.open_zarr)")
-    lazy = x if isinstance(x, dask.array.Array) else dask.array.from_zarr(x, chunks=tuple(x.shards or x.chunks))
-    if lazy.ndim < 2:
-        raise InputError(f"expected samples by features, (n, d), not shape {lazy.shape}")
-    check_features(int(lazy.shape[-1]), scorer)
-    lazy = lazy.rechunk({lazy.ndim - 1: -1})
-    wide = scorer.what == "probabilities"
-    chunks = (*lazy.chunks[:-1], (scorer.n_components,)) if wide else lazy.chunks[:-1]
-    dtype, plan = scorer.dtype(lazy.dtype), scorer.plan
-    token = dask.base.tokenize(lazy.name, plan.digest, scorer.what, scorer.log_scale, scorer.single)
-    return lazy.map_blocks(
-        partial(Scorer.block, scorer),
-        dtype=dtype,
-        chunks=chunks,
-        drop_axis=None if wide else lazy.ndim - 1,
-        meta=np.empty((0,) * len(chunks), dtype=dtype),
-        name=f"{scorer.what}-{token}",
-    )
-
-
-def _score_xarray(x: xr.DataArray | xr.Dataset, scorer: Scorer, features: Features) -> xr.DataArray:
-    array, dim = as_array(x, features)
-    check_features(array.sizes[dim], scorer)
-    array = _chunked_as_stored(array, (dim,))
-    lazy = isinstance(array.data, dask.array.Array)
-    if lazy:
-        array = array.chunk({dim: -1})
-    wide = scorer.what == "probabilities"
-    component = "component" if "component" not in array.dims else "component_"
-    scores: xr.DataArray = xr.apply_ufunc(
-        partial(Scorer.block, scorer, threads=not lazy),
-        array,
-        input_core_dims=[[dim]],
-        output_core_dims=[[component] if wide else []],
-        dask="parallelized",
-        keep_attrs=False,
-        output_dtypes=[scorer.dtype(array.dtype)],
-        dask_gufunc_kwargs={"output_sizes": {component: scorer.n_components}} if wide else {},
-    )
-    return scores.rename(scorer.what).assign_attrs(long_name=LONG_NAMES[scorer.what])
-
-
-def check_features(n: int, scorer: Scorer) -> None:
-    """Refuse samples with another number of features than the model's."""
-    if n != scorer.plan.n_features:
-        raise InputError(f"samples have {n} features, the model was fitted on {scorer.plan.n_features}")
-
-
-@dataclass(frozen=True)
-class Total:
-    """Sum of the log densities of so many complete rows."""
-
-    log_density: float
-    count: int
-
-    def merge(self, other: Total) -> Total:
-        """Of both."""
-        return Total(self.log_density + other.log_density, self.count + other.count)
-
-
-@dataclass(frozen=True)
-class TotalSegment(Leaf[Total]):
-    """The leaf of a pass that adds up log densities.
-
-    Attributes
-    ----------
-    name : str
-        Of the source, for messages.
-    features : tuple of str
-    grid : Grid
-    plan : Plan
-        Of the one mixture.
-    log_scale : float
-        Added to its log densities.
-    """
-
-    name: str
-    features: tuple[str, ...]
-    grid: Grid
-    plan: Plan
-    log_scale: float
-
-    def __call__(self, segment: int, rows: Rows) -> Total:
-        """Total of one segment, all its rows given."""
-        present = complete_rows(rows.x)
-        kept = rows.x if present is None else rows.x[present]
-        # in double precision, whatever the samples are
-        total = float(score(kept, self.plan).log_density.sum()) + len(kept) * self.log_scale
-        if not np.isfinite(total):
-            refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
-        return Total(total, len(kept))
-
-    def working_bytes(self, n_rows: int) -> int:
-        """Scores, and what is left without missing rows."""
-        return buffer_bytes(self.plan) + n_rows * (24 + 8 * len(self.features))
-
-    def result_bytes(self, n_rows: int) -> int:
-        """Two numbers."""
-        return 64
-
-
-def total_log_density(samples: Samples, scorer: Scorer, workers: Workers) -> Total:
-    """The sum of the log densities of all complete rows."""
-    fold = Fold(samples, workers, keep=False)
-    return fold(TotalSegment(samples.name, samples.features, samples.grid, scorer.plan, scorer.log_scale))

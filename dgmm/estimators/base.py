@@ -20,25 +20,16 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dgmm.blas import one_blas_thread, one_thread
 from dgmm.config import Training
-from dgmm.containers import (
-    Features,
-    Scorer,
-    What,
-    is_chunked,
-    named_features,
-    rows_in_order,
-    samples_of,
-    score_array,
-    score_chunked,
-    total_log_density,
-)
 from dgmm.data import Samples, open_samples
 from dgmm.em import Climber, Ground, climb
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import CollapseError, InputError
+from dgmm.estimators.containers import Features, is_chunked, named_features, rows_in_order, samples_of
+from dgmm.estimators.lazy import Scorer, What, score_array, score_chunked
 from dgmm.families import Frame, Gaussians, Moments, gaussian_family, get_family
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, passes_over
+from dgmm.scoring import total_log_density
 from dgmm.types import AnyArray, FloatArray
 
 #: A weight of zero has no logarithm; with this one a component gets no sample that another has any use for.
@@ -425,7 +416,7 @@ class StreamedMixture:
         with workers_for(samples) as workers:
             if workers.client is not None:
                 samples.check_for_cluster()
-            total = total_log_density(samples, scorer, workers)
+            total = total_log_density(samples, scorer.plan, scorer.log_scale, workers)
         if not total.count:
             raise InputError(f"no complete row in {samples.name}")
         return total.log_density, total.count

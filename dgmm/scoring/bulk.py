@@ -23,6 +23,7 @@ from dgmm.estep import complete_rows, score
 from dgmm.fitting import Fit
 from dgmm.mixture import Mixture
 from dgmm.passes import refuse_infinite
+from dgmm.scoring.rows import in_place
 from dgmm.store import UNSETTLED, Output, Writer, consolidate, digest
 from dgmm.types import AnyArray, IntArray
 
@@ -102,13 +103,7 @@ class ScoreRun:
         ]
         if self.probabilities:
             columns.append(("probabilities", scores.probabilities, np.array(np.nan, dtype=np.float32)))
-        values = {}
-        for name, column, missing in columns:
-            if present is None:
-                values[name] = column.astype(missing.dtype, copy=False)
-                continue
-            values[name] = np.full((n, *column.shape[1:]), missing, dtype=missing.dtype)
-            values[name][present] = column
+        values = {name: in_place(column, present, missing) for name, column, missing in columns}
         return values, scored
 
 

@@ -14,7 +14,8 @@ import xarray as xr
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, FigureBase
 
-from dgmm.figures import (
+from dgmm.fitting import NAMES, SOUND, STRONG, Criterion, Fit, OutcomeKind
+from dgmm.report.figures import (
     BANDS,
     class_colours,
     convergence_figure,
@@ -30,7 +31,6 @@ from dgmm.figures import (
     states,
     strides,
 )
-from dgmm.fitting import NAMES, SOUND, STRONG, Criterion, Fit, OutcomeKind
 from dgmm.store import place_at
 from dgmm.types import FloatArray
 
@@ -92,7 +92,7 @@ def write_report(
     }
     probability = view["probability"].values[view["label"].values >= 0]
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dgmm"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("dgmm.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("report.html.j2").render(
         title=title,

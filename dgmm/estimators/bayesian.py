@@ -11,10 +11,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
 from dgmm.em import PRIOR, Ground, Posterior, Priors, VariationalAscent
+from dgmm.estimators.base import StreamedMixture, change_rule, components_of
 from dgmm.families import Frame, Moments, gaussian_family
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.streamed import StreamedMixture, change_rule, components_of
 from dgmm.types import FloatArray
 
 if TYPE_CHECKING:
