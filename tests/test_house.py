@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "rows": "",
     "families": "frame statistics base gaussian full diag tied spherical",
-    "estep": "kernel block plan totals compiled plain",
+    "estep": "jit block kernel plan totals compiled plain",
     "mixture": "", "yaml12": "", "config": "",
     "data": "runs grid layout chunks samples variables stores sources",
     "engine": "tree leaf resident waits cluster workers memory fold",

@@ -7,11 +7,24 @@ from collections.abc import Iterator
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.estep import kernel
+from dgmm.estep.jit import compiled
 from dgmm.types import AnyArray
 
 #: Bytes of samples that are converted to double precision at a time.
 CONVERTED_BYTES = 2**20
+
+
+@compiled()
+def find_complete(x: AnyArray, complete: AnyArray) -> int:
+    """Mark the rows of ``x`` without NaN; returns how many there are."""
+    count = 0
+    for i in range(len(x)):
+        found = True
+        for j in range(x.shape[1]):
+            found &= x[i, j] == x[i, j]
+        complete[i] = found
+        count += found
+    return count
 
 
 def complete_rows(x: AnyArray) -> AnyArray | None:
@@ -22,7 +35,7 @@ def complete_rows(x: AnyArray) -> AnyArray | None:
         found = np.asarray(~np.isnan(x).any(axis=1))
         return None if found.all() else found
     marks = np.empty(len(x), dtype=np.bool_)
-    return None if kernel.find_complete(frozen(x), marks) == len(x) else marks
+    return None if find_complete(frozen(x), marks) == len(x) else marks
 
 
 def blocks(x: AnyArray, n_features: int, width: int) -> Iterator[tuple[slice, AnyArray]]:

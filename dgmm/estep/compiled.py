@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from dgmm.estep import kernel
 from dgmm.estep.block import CONVERTED_BYTES, blocks, frozen
@@ -78,17 +79,27 @@ def slice_width(plan: Plan) -> int:
     return int(np.clip(CACHE_BYTES // per_sample // 64 * 64, NARROWEST, WIDEST))
 
 
+def buffers(n_stacks: int, d: int, n_rows: int, n_features: int, width: int, dtype: DTypeLike) -> kernel.Buffers:
+    """Everything that slices of ``width`` samples need; to be kept, since fresh memory costs as much as the work."""
+    centred, y, joint, top, total, picked = (
+        np.empty(size * width) for size in (d, n_stacks * d, n_rows, 1, 1, 2 * (d + 1))
+    )
+    product = joint if dtype == joint.dtype else np.empty(n_rows * width, dtype)
+    features = np.empty(n_features * width, dtype)
+    return centred, y, joint, features, top, total, np.empty(width, np.int64), picked, product
+
+
 _memory = threading.local()
 
 
 def memory_for(plan: Plan, flat: Packed, width: int) -> kernel.Buffers:
     """The buffers of this thread, made anew where the last plan's do not fit."""
-    widest = int((flat.panels[:, 4] - flat.panels[:, 3]).max())
+    widest = int((flat.panels[:, kernel.LAST_FEATURE] - flat.panels[:, kernel.FIRST_FEATURE]).max())
     shape = len(plan.stacks), plan.n_features, plan.n_rows, widest, width, plan.dtype
     if getattr(_memory, "shape", None) != shape:
-        _memory.buffers, _memory.shape = kernel.buffers(*shape), shape
-    buffers: kernel.Buffers = _memory.buffers
-    return buffers
+        _memory.buffers, _memory.shape = buffers(*shape), shape
+    found: kernel.Buffers = _memory.buffers
+    return found
 
 
 class Compiled:

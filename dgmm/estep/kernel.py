@@ -7,13 +7,10 @@ of a slice stays in cache: features wider than that are built, used and built ag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
 
-import numba
 import numpy as np
-from numpy.typing import DTypeLike
 
+from dgmm.estep.jit import compiled
 from dgmm.types import AnyArray, FloatArray, IntArray
 
 #: Reassociation and NaN tricks stay off: the same bits every time, and NaN stays NaN.
@@ -26,25 +23,13 @@ LN2_HIGH, LN2_LOW = 6.93145751953125e-1, 1.42860682030941723212e-6
 Buffers = tuple[
     FloatArray, FloatArray, FloatArray, AnyArray, FloatArray, FloatArray, IntArray, FloatArray, AnyArray
 ]  # fmt: skip
+#: Columns of a table of panels, each a block of one matrix product: the stack whose coordinates it takes, its rows of
+#: the joint densities, its features, and where its part of theta begins.
+STACK, FIRST_ROW, LAST_ROW, FIRST_FEATURE, LAST_FEATURE, OFFSET = range(6)
 #: Below this a responsibility is zero: exp would leave the normal range.
 LOWEST = -700.0
 #: A responsibility that adds nothing to a double, and the share of those above it up to which samples are picked out.
 NEGLIGIBLE, SPARSE = 1e-18, 1 / 6
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def compiled(**options: Any) -> Callable[[F], F]:
-    """Compile on first use, without the interpreter's lock, kept on disk where a folder for that can be written."""
-
-    def decorate(function: F) -> F:
-        try:
-            return numba.njit(nogil=True, error_model="numpy", cache=True, **options)(function)
-        except RuntimeError:  # no folder for the cache
-            return numba.njit(nogil=True, error_model="numpy", **options)(function)
-
-    return decorate
 
 
 @compiled(fastmath=CONTRACT)
@@ -191,19 +176,6 @@ def rule_out(joint: FloatArray, n: int, labels: IntArray) -> None:
 
 
 @compiled()
-def find_complete(x: AnyArray, complete: AnyArray) -> int:
-    """Mark the rows of ``x`` without NaN; returns how many there are."""
-    count = 0
-    for i in range(len(x)):
-        found = True
-        for j in range(x.shape[1]):
-            found &= x[i, j] == x[i, j]
-        complete[i] = found
-        count += found
-    return count
-
-
-@compiled()
 def accumulate(
     x: AnyArray, weights: FloatArray, labels: IntArray, origins: FloatArray, shifts: FloatArray,
     forwards: FloatArray, diagonals: AnyArray, panels: IntArray, theta: AnyArray, candidates: IntArray, width: int,
@@ -221,7 +193,8 @@ def accumulate(
     labels : ndarray of int, shape (n,) or (0,)
         The component that a row is known to be of, below zero if it is not; none if no row is.
     panels : ndarray of int, shape (panels, 6)
-        Stack, first and last row of the joint, first and last feature, offset in theta; by stack, then by feature.
+        Columns as named above; in order of the stacks, then of the features. Of neighbouring rows and features, the
+        last ones are beyond the end.
     candidates : ndarray of int, shape (candidates, 2)
         First and last row of each.
     width : int
@@ -234,7 +207,7 @@ def accumulate(
     # by the first row of a product: whether its features are all products, and whether this slice is sparse
     products, sparse = np.zeros(n_rows, np.bool_), np.zeros(n_rows, np.bool_)
     for p in range(len(panels)):
-        products[panels[p, 1]] |= panels[p, 4] > 2 * d + 1
+        products[panels[p, FIRST_ROW]] |= panels[p, LAST_FEATURE] > 2 * d + 1
     for start in range(0, len(x), width):
         n = min(width, len(x) - start)
         centred, y, joint, phi, factor = shaped(memory, len(shifts), d, n_rows, n)
@@ -286,7 +259,7 @@ def add_sparsely(
     With the samples Z = (1, y) that count for a component, picked out of the slice, its sums are ``Z diag(r) Z'``.
     """
     d = len(y)
-    for k in range(panels[p, 1], panels[p, 2]):
+    for k in range(panels[p, FIRST_ROW], panels[p, LAST_ROW]):
         line, m = joint[k], 0
         for i in range(n):
             chosen[m] = i
@@ -305,9 +278,9 @@ def add_sparsely(
                 by[t] = to[t] * weighted[0, t]
         second = np.dot(weighted, z.T)
         for q in range(p, len(panels)):
-            if panels[q, 1] == panels[p, 1]:
-                first, last = panels[q, 3], panels[q, 4]
-                offset = panels[q, 5] + (k - panels[p, 1]) * (last - first)
+            if panels[q, FIRST_ROW] == panels[p, FIRST_ROW]:
+                first, last = panels[q, FIRST_FEATURE], panels[q, LAST_FEATURE]
+                offset = panels[q, OFFSET] + (k - panels[p, FIRST_ROW]) * (last - first)
                 add_features(second, first, last, sums[offset : offset + last - first])
 
 
@@ -368,8 +341,8 @@ def convert(source: AnyArray, place: AnyArray) -> None:
 @compiled()
 def holds(panels: IntArray, held: int, p: int) -> bool:
     """Whether the features that were filled for panel ``held`` (-1: none) are those of panel ``p``."""
-    same_start = panels[held, 0] == panels[p, 0] and panels[held, 3] == panels[p, 3]
-    return held >= 0 and same_start and panels[p, 4] <= panels[held, 4]
+    same_start = panels[held, STACK] == panels[p, STACK] and panels[held, FIRST_FEATURE] == panels[p, FIRST_FEATURE]
+    return held >= 0 and same_start and panels[p, LAST_FEATURE] <= panels[held, LAST_FEATURE]
 
 
 @compiled()
@@ -385,16 +358,6 @@ def shaped(
         memory[3][: n_features * n].reshape((n_features, n)),
         memory[8][: n_rows * n].reshape((n_rows, n)),
     )
-
-
-def buffers(n_stacks: int, d: int, n_rows: int, n_features: int, width: int, dtype: DTypeLike) -> Buffers:
-    """Everything that slices of ``width`` samples need; to be kept, since fresh memory costs as much as the work."""
-    centred, y, joint, top, total, picked = (
-        np.empty(size * width) for size in (d, n_stacks * d, n_rows, 1, 1, 2 * (d + 1))
-    )
-    product = joint if dtype == joint.dtype else np.empty(n_rows * width, dtype)
-    features = np.empty(n_features * width, dtype)
-    return centred, y, joint, features, top, total, np.empty(width, np.int64), picked, product
 
 
 @compiled()
