@@ -27,7 +27,7 @@ from dgmm.grid import Grid, Region
 from dgmm.layout import Layout, as_numbers, comparable, order_of, shortened
 from dgmm.rows import Rows
 from dgmm.runs import Run
-from dgmm.types import AnyArray, FloatArray, MissingChunks
+from dgmm.types import AnyArray, Decoder, FloatArray, MissingChunks
 
 logger = logging.getLogger("dgmm")
 
@@ -38,7 +38,7 @@ SCHEMES = ("s3", "gs", "az", "file")
 PARTIAL, RECORD = ".partial", "dgmm-run.json"
 
 #: Who decodes the chunks of a store that is opened by its path, as settings of zarr.
-DECODERS: dict[str, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}}
+DECODERS: dict[Decoder, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}}
 
 #: Attributes by which stored numbers are not yet the values.
 PACKING = {"scale_factor", "add_offset", "missing_value"}
@@ -305,8 +305,8 @@ def open_samples(
     feature_dim: str | None = None,
     *,
     weights: Weights | None = None,
-    decoder: str = "zarr",
-    missing_chunks: str = "raise",
+    decoder: Decoder = "zarr",
+    missing_chunks: MissingChunks = "raise",
     like: Layout | None = None,
 ) -> Samples:
     """See a source as samples of d features.
@@ -397,7 +397,7 @@ def open_samples(
 
 
 def _stored(
-    opened: zarr.Array[Any] | zarr.Group, source: str, place: str, missing: str, decoder: str, variable: str = ""
+    opened: zarr.Array[Any] | zarr.Group, source: str, place: str, missing: str, decoder: Decoder, variable: str = ""
 ) -> Stored:
     """The array of a store, or a variable of its group, to be read piece by piece."""
     array: Any = opened

@@ -23,8 +23,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from dgmm.mixture import Mixture
 from dgmm.outcome import SOUND, Outcome, OutcomeKind
-from dgmm.results import NAMES, STRONG, Criterion, Fit
-from dgmm.types import AnyArray, FloatArray, IntArray
+from dgmm.results import NAMES, STRONG, Fit
+from dgmm.types import AnyArray, Criterion, FloatArray, IntArray
 
 #: Cells of the scores that are read at most, and of a map where that means leaving cells out.
 CELLS, MAP_CELLS = 2_000_000, 300_000

@@ -15,9 +15,10 @@ from dgmm.estep import DOUBLE
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.passes import Passes
 from dgmm.reseed import reseed
-from dgmm.results import STRONG, Criterion, Fit, Standing
+from dgmm.results import STRONG, Fit, Standing
 from dgmm.starts import Candidate, unsound_components
 from dgmm.statistics import SufficientStatistics
+from dgmm.types import Criterion
 
 logger = logging.getLogger("dgmm")
 

@@ -32,8 +32,8 @@ from dgmm.figures import (
 )
 from dgmm.outcome import SOUND, OutcomeKind
 from dgmm.places import place_at
-from dgmm.results import NAMES, STRONG, Criterion, Fit
-from dgmm.types import FloatArray
+from dgmm.results import NAMES, STRONG, Fit
+from dgmm.types import Criterion, FloatArray
 
 #: Rows of the table of candidates, features in the table of components.
 ROWS, COLUMNS = 20, 8

@@ -25,11 +25,11 @@ from dgmm.initialise import Given, from_labels, start_labels
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome, OutcomeKind
 from dgmm.profile import Profile
-from dgmm.results import Criterion, Standing
+from dgmm.results import Standing
 from dgmm.rows import Rows
 from dgmm.statistics import SufficientStatistics
 from dgmm.tree import Node, merge_all
-from dgmm.types import Acceleration, FloatArray
+from dgmm.types import Acceleration, Criterion, FloatArray
 
 logger = logging.getLogger("dgmm")
 

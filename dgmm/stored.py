@@ -19,8 +19,8 @@ from dgmm.families import get_family
 from dgmm.layout import Layout
 from dgmm.mixture import Mixture
 from dgmm.outcome import Outcome
-from dgmm.results import Criterion, Fit
-from dgmm.types import AnyArray
+from dgmm.results import Fit
+from dgmm.types import AnyArray, Criterion
 
 #: How the format of a model begins.
 KIND = "dgmm-model-"

@@ -15,7 +15,8 @@ from prefect.cache_policies import NO_CACHE
 from dgmm.cli import SETTINGS_SUFFIXES, merged, run_app
 from dgmm.config import Settings, validated
 from dgmm.errors import InputError
-from dgmm.results import NAMES, Criterion
+from dgmm.results import NAMES
+from dgmm.types import Criterion
 
 S = TypeVar("S", bound=Settings)
 

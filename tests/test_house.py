@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
     "types", "errors", "blas", "rows", "statistics", "frame", "families", "estep", "mixture", "yaml12", "config",
+    "keywords",
     "em", "initialise", "grid", "tree", "leaf", "sample", "profile", "runs", "chunks", "layout", "data", "datasets",
     "places", "resident", "waits", "cluster", "workers", "memory", "fold", "outcome", "results", "starts", "passes",
     "reseed", "race", "selection", "stored", "store", "scoring", "api", "containers", "streamed", "estimator",

@@ -9,6 +9,7 @@ from dgmm.families.spherical import Spherical
 from dgmm.families.tied import Tied
 
 __all__ = [
+    "DEFAULT",
     "FAMILIES",
     "Family",
     "FeatureMap",
@@ -47,3 +48,6 @@ def gaussian_family(name: str, what: str) -> GaussianFamily:
 
 for _family in (Full(), Tied(), Diag(), Spherical()):
     register(_family)
+
+#: Names of those that a selection tries unless told otherwise.
+DEFAULT = tuple(FAMILIES)
