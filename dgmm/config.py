@@ -156,7 +156,7 @@ class _Families:
 
 
 def _known_family(value: Any) -> Any:
-    if value not in FAMILIES:
+    if value not in list(FAMILIES):
         raise ValueError(f"unknown covariance type {value!r}: choose from {', '.join(FAMILIES)}")
     return value
 

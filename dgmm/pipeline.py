@@ -215,6 +215,32 @@ def summary(job: Pipeline) -> str:
     return "\n".join(lines)
 
 
+def show_fit(settings: Train, fit: Fit) -> str:
+    """What training has come to, as text."""
+    return f"{describe(fit)}\nmodel: {settings.out}"
+
+
+def show_selection(settings: Select, selection: Selection) -> str:
+    """What a selection has come to, as text."""
+    lines = [show_table(selection.table, selection.criterion), describe(selection.best, selection.criterion)]
+    if selection.at_edge:
+        lines.append(f"the best K is the largest that was tried ({selection.best.n_components}): more may be better")
+    return "\n".join([*lines, f"model: {settings.out.rstrip('/')}/{MODEL}"])
+
+
+def show_scored(settings: Score, scored: Scored) -> str:
+    """What scoring has come to, as text."""
+    n = int(scored.counts.sum())
+    return "\n".join(
+        [
+            f"{n} samples scored, {scored.n_missing} missing, mean log density {scored.log_density / max(n, 1):.6g}",
+            *(f"component {k}: {m} samples ({m / max(n, 1):.2%})" for k, m in enumerate(scored.counts.tolist())),
+            f"missing: {scored.n_missing}",
+            f"scores: {settings.out}",
+        ]
+    )
+
+
 def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
     """A fit in one paragraph, with the value of the criterion that chose it."""
     short = f", an estimated {fit.remaining_gain:.2g} nats per sample short"

@@ -15,7 +15,7 @@ ORDER = [
     "em", "initialise", "grid", "tree", "leaf", "sample", "profile", "runs", "chunks", "layout", "data", "datasets",
     "places", "resident", "waits", "cluster", "workers", "memory", "fold", "outcome", "results", "starts", "passes",
     "reseed", "race", "selection", "stored", "store", "scoring", "api", "containers", "streamed", "estimator",
-    "bayesian", "figures", "report", "pipeline", "cli",
+    "bayesian", "figures", "report", "pipeline", "commands", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
@@ -29,7 +29,7 @@ ONLY_IN = {
     "yaml": {"yaml12"},
     "sklearn": {"initialise", "reseed", "streamed", "estimator", "bayesian"},
     "numba": {"estep"},
-    "cyclopts": {"cli"},
+    "cyclopts": {"cli", "commands"},
     "matplotlib": {"figures", "report"},
     "jinja2": {"report"},
     "prefect": set(),
