@@ -22,11 +22,19 @@ from dgmm.keywords import GridOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.results import Selection
-from dgmm.streamed import Data, StreamedMixture, change_rule, mixture_of
+from dgmm.streamed import Data, Parameters, StreamedMixture, change_rule, mixture_of
 from dgmm.types import Acceleration, FloatArray
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+
+class GaussianParameters(Parameters, total=False):
+    """What only scikit-learn's class of the same name takes, beside the number of components."""
+
+    weights_init: ArrayLike | None
+    means_init: ArrayLike | None
+    precisions_init: ArrayLike | None
 
 
 class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
@@ -141,40 +149,13 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         self,
         n_components: int = 1,
         *,
-        covariance_type: str = "full",
-        tol: float = 1e-3,
-        reg_covar: float = 1e-6,
-        max_iter: int = 100,
-        n_init: int = 1,
-        init_params: str = "kmeans",
-        weights_init: ArrayLike | None = None,
-        means_init: ArrayLike | None = None,
-        precisions_init: ArrayLike | None = None,
-        random_state: int | np.random.RandomState | None = None,
-        warm_start: bool = False,
-        verbose: int = 0,
-        verbose_interval: int = 10,
         accelerate: str = "none",
         regularisation: str = "absolute",
         stop: str = "change",
         sample_rows: int = 100_000,
+        **theirs: Unpack[GaussianParameters],
     ) -> None:
-        super().__init__(
-            n_components=n_components,
-            covariance_type=covariance_type,
-            tol=tol,
-            reg_covar=reg_covar,
-            max_iter=max_iter,
-            n_init=n_init,
-            init_params=init_params,
-            weights_init=weights_init,
-            means_init=means_init,
-            precisions_init=precisions_init,
-            random_state=random_state,
-            warm_start=warm_start,
-            verbose=verbose,
-            verbose_interval=verbose_interval,
-        )
+        super().__init__(n_components=n_components, **theirs)
         self.accelerate = accelerate
         self.regularisation = regularisation
         self.stop = stop

@@ -148,6 +148,10 @@ dgmm.train("x", 3, criterion="bic")  # wrong
 dgmm.select("x", [3], criterion="bicc")  # wrong
 dgmm.score("m", "x", "o", probabilities="all")  # wrong
 dgmm.GaussianMixture.select([[1.0]], 3, keepall=True)  # wrong
+dgmm.GaussianMixture(3, n_init=3, means_init=[[1.0]], stop="change")
+dgmm.GaussianMixture(3, n_initt=3)  # wrong
+dgmm.BayesianGaussianMixture(n_components=3, mean_prior=[1.0])
+dgmm.BayesianGaussianMixture(n_components=3, stop="change")  # wrong
 """
 
 
