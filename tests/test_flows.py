@@ -151,3 +151,13 @@ def test_options_change_what_the_file_says(tmp_path: Path, monkeypatch: pytest.M
     (settings,) = asked
     assert (settings.training.n_init, settings.training.seed, settings.n_components) == (5, 4, 8)
     assert (settings.cluster.n_workers, settings.overwrite, settings.out) == (7, True, "here")
+
+
+def test_what_is_published_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from flows import common
+
+    published: list[str] = []
+    monkeypatch.setattr(common, "create_markdown_artifact", lambda **named: published.append(named["markdown"]))
+    common.publish_summary("key", "three clusters")
+    assert capsys.readouterr().out == "three clusters\n"
+    assert published == ["```\nthree clusters\n```"]

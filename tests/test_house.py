@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,46 @@ def test_imports_point_up(path: Path) -> None:
 def test_the_flows_are_where_prefect_is() -> None:
     for path in FILES:
         assert "prefect" not in {name.split(".")[0] for name in imports(path)}, path
+
+
+#: So many equal lines in two places are the same knowledge twice.
+EQUAL_LINES = 6
+
+
+def code_of(text: str) -> list[tuple[int, str]]:
+    """Lines of code with their numbers, without blank ones, comments, imports and documentation."""
+    left_out: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        is_text = (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        )
+        if is_text or isinstance(node, (ast.Import, ast.ImportFrom)):
+            left_out.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    numbered = ((i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if i not in left_out)
+    return [(i, line) for i, line in numbered if line and not line.startswith("#")]
+
+
+def repeated(texts: dict[str, str]) -> list[list[str]]:
+    """Where there are runs of equal lines, each as the places of the run."""
+    places = defaultdict(list)
+    for name, text in texts.items():
+        lines = code_of(text)
+        for a in range(len(lines) - EQUAL_LINES + 1):
+            run = lines[a : a + EQUAL_LINES]
+            places[tuple(line for _, line in run)].append(f"{name}:{run[0][0]}")
+    return [where for where in places.values() if len(where) > 1]
+
+
+def test_no_knowledge_stands_in_two_places() -> None:
+    assert repeated({str(p.relative_to(ROOT)): p.read_text() for p in (*FILES, *(ROOT / "flows").glob("*.py"))}) == []
+
+
+def test_repetitions_are_found_whatever_stands_between_the_lines() -> None:
+    lines = [f"x{i} = {i}" for i in range(EQUAL_LINES)]
+    spread = "import os\n" + "\n# a word\n\n".join(lines)
+    indented = 'def f():\n    """Do."""\n    ' + "\n    ".join(lines)
+    assert repeated({"a": spread, "b": indented}) == [["a:2", "b:3"]]
+    assert repeated({"a": "\n".join(lines[1:]), "b": indented}) == []
 
 
 def test_the_data_sets_are_there_without_an_import_of_their_own() -> None:
