@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -16,9 +16,10 @@ from dgmm.data import Samples, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError, OutputExistsError
-from dgmm.fitting import NAMES, Criterion, Fit, Selection
+from dgmm.fitting import NAMES, Fit, Selection
 from dgmm.scoring import Scored, score_samples
 from dgmm.store import Status, digest, place_at, settings_in
+from dgmm.types import Criterion
 
 logger = logging.getLogger("dgmm")
 
@@ -38,25 +39,12 @@ REPORT_ROWS = 5000
 
 def samples_of(data: Data, model: Fit | None = None) -> Samples:
     """The samples that settings name; what they leave open is as for the samples that a model was fitted to."""
-    return open_samples(
-        data.path,
-        data.variables,
-        data.feature_dim,
-        weights=data.weights,
-        decoder=data.decoder,
-        missing_chunks=data.missing_chunks,
-        like=None if model is None else model.layout,
-    )
+    return open_samples(data.path, **data.model_dump(exclude={"path"}), like=None if model is None else model.layout)
 
 
 def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:
     """Context of the workers that settings name."""
-    return open_workers(
-        cluster.scheduler,
-        n_workers=cluster.n_workers,
-        threads_per_worker=cluster.threads_per_worker,
-        memory_limit=cluster.memory_limit,
-    )
+    return open_workers(**cluster.model_dump())
 
 
 def run_train(settings: Train) -> Fit:
@@ -67,7 +55,7 @@ def run_train(settings: Train) -> Fit:
         place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=[settings.data.path]) as output,
         workers_of(settings.cluster) as workers,
     ):
-        fit = train_samples(samples, workers, settings.n_components, settings.covariance_type, settings.training)
+        fit = train_samples(samples, workers, settings, settings.training)
         with store.rescued(fit, settings=made_with(settings)):
             store.write(output, fit, settings=made_with(settings))
             output.finish()
@@ -85,15 +73,7 @@ def run_select(settings: Select) -> Selection:
         table.begin("table", overwrite=stale, inputs=inputs) as listing,
         workers_of(settings.cluster) as workers,
     ):
-        selection = select_samples(
-            samples,
-            workers,
-            settings.n_components,
-            settings.covariance_type,
-            settings.training,
-            keep_all=settings.keep_all,
-            criterion=settings.criterion,
-        )
+        selection = select_samples(samples, workers, settings, settings.training)
         with store.rescued(selection.best, table=selection.table, settings=made_with(settings)):
             store.write(output, selection.best, table=selection.table, settings=made_with(settings))
             listing.write(selection.table.to_csv(index=False).encode())
@@ -153,12 +133,18 @@ def write_example(job: Pipeline) -> str:
     return path
 
 
+S = TypeVar("S", bound=Settings)
+
+
+def stage(model: type[S], job: Pipeline, /, **own: Any) -> S:
+    """The settings of one stage: those that the job shares with it, and its own."""
+    shared = {name: getattr(job, name) for name in model.model_fields if name in Pipeline.model_fields}
+    return model(**{**shared, **own})
+
+
 def select_stage(job: Pipeline) -> str:
     """Select, unless the model is there; its path."""
-    names = {"data", "n_components", "covariance_type", "keep_all", "criterion", "training", "cluster"}
-    shared = job.model_dump(include=names)
-    wanted = Select(**shared, out=job.out, overwrite=job.overwrite)
-    path = os.path.join(job.out, MODEL)
+    wanted, path = stage(Select, job), os.path.join(job.out, MODEL)
     if not is_done(path, wanted):
         run_select(wanted)
     return path
@@ -167,8 +153,7 @@ def select_stage(job: Pipeline) -> str:
 def score_stage(job: Pipeline) -> str:
     """Score with the selected model, unless the scores are there; their path."""
     model, path = os.path.join(job.out, MODEL), os.path.join(job.out, SCORES)
-    shared = job.model_dump(include={"data", "probabilities", "cluster"})
-    wanted = Score(**shared, model=model, out=path, overwrite=job.overwrite)
+    wanted = stage(Score, job, model=model, out=path)
     if not is_done(path, wanted):
         run_score(wanted)
     return path
@@ -211,7 +196,7 @@ def report_stage(job: Pipeline) -> str:
         features=samples.axis,
         sample=samples.some_rows(REPORT_ROWS),
         picture=os.path.join(job.out, PICTURE),
-        criterion=Criterion(job.criterion),
+        criterion=job.criterion,
     )
     logger.info("wrote %s", path)
     return path
@@ -227,6 +212,32 @@ def summary(job: Pipeline) -> str:
     lines += [f"{what}: {os.path.join(job.out, name)}" for what, name in
               (("model", MODEL), ("candidates", TABLE), ("scores", SCORES), ("report", REPORT))]  # fmt: skip
     return "\n".join(lines)
+
+
+def show_fit(settings: Train, fit: Fit) -> str:
+    """What training has come to, as text."""
+    return f"{describe(fit)}\nmodel: {settings.out}"
+
+
+def show_selection(settings: Select, selection: Selection) -> str:
+    """What a selection has come to, as text."""
+    lines = [show_table(selection.table, selection.criterion), describe(selection.best, selection.criterion)]
+    if selection.at_edge:
+        lines.append(f"the best K is the largest that was tried ({selection.best.n_components}): more may be better")
+    return "\n".join([*lines, f"model: {settings.out.rstrip('/')}/{MODEL}"])
+
+
+def show_scored(settings: Score, scored: Scored) -> str:
+    """What scoring has come to, as text."""
+    n = int(scored.counts.sum())
+    return "\n".join(
+        [
+            f"{n} samples scored, {scored.n_missing} missing, mean log density {scored.log_density / max(n, 1):.6g}",
+            *(f"component {k}: {m} samples ({m / max(n, 1):.2%})" for k, m in enumerate(scored.counts.tolist())),
+            f"missing: {scored.n_missing}",
+            f"scores: {settings.out}",
+        ]
+    )
 
 
 def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:

@@ -1,5 +1,6 @@
 """Names for types used throughout: of arrays, and of the choices that settings offer."""
 
+from enum import StrEnum
 from typing import Any, Literal
 
 import numpy as np
@@ -16,3 +17,22 @@ Acceleration = Literal["anderson", "none"]
 StartMethod = Literal["kmeans", "k-means++", "random", "random_from_data"]
 #: What becomes of chunks that are not in a store, which zarr reads as the fill value.
 MissingChunks = Literal["raise", "fill"]
+#: Who decodes the chunks of a store.
+Decoder = Literal["zarr", "zarrs"]
+#: Of the E-step's matrix products.
+Precision = Literal["float64", "float32"]
+#: What becomes of a component that collapses.
+OnCollapse = Literal["report", "reseed"]
+
+
+class Criterion(StrEnum):
+    """What a selection goes by; all are on the scale of -2 log-likelihood, and lower is better."""
+
+    #: ``-2 LL + p log n`` (Schwarz 1978), n the number of rows that were fitted.
+    BIC = "bic"
+    #: ``-2 LL + 2 p`` (Akaike 1974).
+    AIC = "aic"
+    #: BIC plus twice the entropy of the responsibilities, for clusters that are told apart (Biernacki et al. 2000).
+    ICL = "icl"
+    #: -2 n times the mean log density of rows that no fit has seen.
+    HELD_OUT = "held_out"

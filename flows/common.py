@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
-from cyclopts import App, Parameter
+from cyclopts import App
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from dgmm.cli import SETTINGS_SUFFIXES, merged, run_app
-from dgmm.config import Settings, validated
+from dgmm.cli import run_app
+from dgmm.commands import SETTINGS_SUFFIXES, Changes, asked, options_of, with_options
+from dgmm.config import Settings
 from dgmm.errors import InputError
-from dgmm.fitting import NAMES, Criterion
+from dgmm.fitting import NAMES
+from dgmm.types import Criterion
 
 S = TypeVar("S", bound=Settings)
 
@@ -35,7 +37,8 @@ def publish_table(key: str, table: pd.DataFrame, criterion: str) -> None:
 
 
 def publish_summary(key: str, text: str) -> None:
-    """Publish what was found as an artifact."""
+    """Print what was found, and publish it as an artifact."""
+    print(text)
     create_markdown_artifact(key=key, markdown=f"```\n{text}\n```", description="What was found")
 
 
@@ -49,16 +52,11 @@ def main(flow: Callable[[S], Any], model: type[S]) -> None:
     )
 
     @app.default
-    def from_file(
-        settings: str,
-        /,
-        *,
-        set_: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=False, negative=())] = None,
-        overwrite: Annotated[bool | None, Parameter(negative=())] = None,
-    ) -> None:
-        """Run with a settings file (.yaml); --set key=value changes any setting, --overwrite starts over."""
+    @with_options(*options_of(model))
+    def from_file(settings: str, /, *, changes: Changes = None, **given: Any) -> None:
+        """Run with a settings file (.yaml) and what options change in it."""
         if not settings.endswith(SETTINGS_SUFFIXES):
             raise InputError(f"{settings} is no settings file: expected a .yaml")
-        flow(validated(model, merged(settings, "settings", {"overwrite": overwrite}, set_)))
+        flow(asked(model, given, changes, settings))
 
     sys.exit(run_app(app, sys.argv[1:]))

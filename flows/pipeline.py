@@ -18,9 +18,7 @@ def pipeline(settings: Pipeline) -> str:
     table = store.read(model).table
     if table is not None:
         publish_table("dgmm-candidates", table, settings.criterion)
-    text = stages.summary(settings)
-    publish_summary("dgmm-pipeline", text)
-    print(text)
+    publish_summary("dgmm-pipeline", stages.summary(settings))
     return settings.out
 
 

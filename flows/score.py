@@ -3,7 +3,7 @@
 from prefect import flow
 
 from dgmm.config import Score
-from dgmm.pipeline import run_score
+from dgmm.pipeline import run_score, show_scored
 from flows.common import main, phase, publish_summary
 
 
@@ -11,10 +11,7 @@ from flows.common import main, phase, publish_summary
 def score(settings: Score) -> str:
     """Label every sample and write the scores; their path."""
     scored = phase("score", run_score, settings)
-    n = int(scored.counts.sum())
-    text = f"{n} samples scored, {scored.n_missing} missing, mean log density {scored.log_density / max(n, 1):.6g}"
-    publish_summary("dgmm-score", text)
-    print(text)
+    publish_summary("dgmm-score", show_scored(settings, scored))
     return settings.out
 
 

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from dgmm.config import Select
-from dgmm.pipeline import describe, run_select, show_table
+from dgmm.pipeline import run_select, show_selection
 from flows.common import main, phase, publish_summary, publish_table
 
 
@@ -11,10 +11,8 @@ from flows.common import main, phase, publish_summary, publish_table
 def select(settings: Select) -> str:
     """Select and write the best model and the table of candidates; their folder."""
     selection = phase("select", run_select, settings)
-    described = describe(selection.best, selection.criterion)
     publish_table("dgmm-candidates", selection.table, selection.criterion)
-    publish_summary("dgmm-select", described)
-    print(f"{show_table(selection.table, selection.criterion)}\n{described}")
+    publish_summary("dgmm-select", show_selection(settings, selection))
     return settings.out
 
 

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from dgmm.config import Train
-from dgmm.pipeline import describe, run_train
+from dgmm.pipeline import run_train, show_fit
 from flows.common import main, phase, publish_summary
 
 
@@ -11,8 +11,7 @@ from flows.common import main, phase, publish_summary
 def train(settings: Train) -> str:
     """Fit one mixture and write the model; its path."""
     fit = phase("train", run_train, settings)
-    publish_summary("dgmm-train", describe(fit))
-    print(describe(fit))
+    publish_summary("dgmm-train", show_fit(settings, fit))
     return settings.out
 
 

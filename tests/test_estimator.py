@@ -1,6 +1,8 @@
 """GaussianMixture against scikit-learn's: the same start, the same results, whatever holds the samples."""
 
+import inspect
 import pickle
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -24,8 +26,11 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import dgmm
+import dgmm.estimators.containers
 import dgmm.estimators.lazy
 from dgmm.estimators import GaussianMixture
+from dgmm.estimators.bayesian import BayesianParameters
+from dgmm.estimators.gaussian import GaussianParameters
 
 TYPES = ["full", "tied", "diag", "spherical"]
 STARTS = ["kmeans", "k-means++", "random", "random_from_data"]
@@ -191,6 +196,46 @@ def test_an_accelerated_warm_start_on_other_data_ends() -> None:
     model.fit(10 * X)
     assert model.converged_
     assert model.n_iter_ < 300
+
+
+@pytest.mark.parametrize(
+    ("ours", "keywords", "theirs", "own"),
+    [
+        (
+            dgmm.GaussianMixture,
+            GaussianParameters,
+            sklearn.mixture.GaussianMixture,
+            ["accelerate", "regularisation", "stop", "sample_rows"],
+        ),
+        (dgmm.BayesianGaussianMixture, BayesianParameters, sklearn.mixture.BayesianGaussianMixture, ["sample_rows"]),
+    ],
+)
+def test_the_parameters_are_scikit_learns_and_our_own(ours: Any, keywords: Any, theirs: Any, own: list[str]) -> None:
+    """In its order, of its kinds and defaults, for whoever asks, with a type and a word in the documentation."""
+    found, expected = dict(inspect.signature(ours).parameters), inspect.signature(theirs).parameters
+    assert list(found) == [*expected, *own]
+    for name, parameter in expected.items():
+        assert (found[name].default, found[name].kind) == (parameter.default, parameter.kind)
+    assert {*keywords.__annotations__, "n_components"} == set(expected)
+    parameters = ours.__doc__.partition("Attributes\n")[0]
+    assert all(re.search(rf"^    ([\w, ]+, )?{name}\b.*$", parameters, re.MULTILINE) for name in found)
+    given = {name: object() for name in found}
+    assert ours(**given).get_params() == given
+    with pytest.raises(TypeError, match="n_initt"):
+        ours(n_initt=3)
+
+
+def test_a_subclass_has_parameters_of_its_own() -> None:
+    class Few(dgmm.GaussianMixture):
+        def __init__(self, k: int = 2) -> None:
+            super().__init__(k)
+            self.k = k
+
+    class Same(dgmm.GaussianMixture):
+        """With nothing of its own."""
+
+    assert Few(3).get_params() == {"k": 3}
+    assert Same().get_params() == dgmm.GaussianMixture().get_params()
 
 
 def test_fit_predict_is_fit_and_predict() -> None:

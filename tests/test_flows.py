@@ -134,3 +134,30 @@ def test_wrong_settings_are_one_line_and_exit_code_two(tmp_path: Path) -> None:
     assert done.stderr.strip().splitlines()[-1].startswith("dgmm: ")
     assert "nonsense: unknown setting" in done.stderr
     assert "n_components.0" in done.stderr
+
+
+def test_options_change_what_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of the command line, and of the same names."""
+    from flows.common import main
+
+    file = tmp_path / "s.yaml"
+    file.write_text("out: here\ndata: {path: x.zarr}\nn_components: 2\ntraining: {n_init: 3, seed: 4}\n")
+    line = ["flows", str(file), "--n-init", "5", "--k", "6", "--workers", "7", "--set", "n_components=8", "--overwrite"]
+    monkeypatch.setattr(sys, "argv", line)
+    asked: list[Train] = []
+    with pytest.raises(SystemExit) as stopped:
+        main(asked.append, Train)
+    assert stopped.value.code == 0
+    (settings,) = asked
+    assert (settings.training.n_init, settings.training.seed, settings.n_components) == (5, 4, 8)
+    assert (settings.cluster.n_workers, settings.overwrite, settings.out) == (7, True, "here")
+
+
+def test_what_is_published_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from flows import common
+
+    published: list[str] = []
+    monkeypatch.setattr(common, "create_markdown_artifact", lambda **named: published.append(named["markdown"]))
+    common.publish_summary("key", "three clusters")
+    assert capsys.readouterr().out == "three clusters\n"
+    assert published == ["```\nthree clusters\n```"]

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "rows": "",
     "families": "frame statistics base gaussian full diag tied spherical",
     "estep": "jit block kernel plan totals compiled plain",
-    "mixture": "", "yaml12": "", "config": "",
+    "mixture": "", "yaml12": "", "config": "", "keywords": "",
     "data": "runs grid layout chunks samples variables stores sources",
     "engine": "tree leaf resident waits cluster workers memory fold",
     "passes": "sample profile parts estep worst passes",
@@ -24,7 +25,7 @@ HOUSE: dict[str, str] = {
     "scoring": "rows total bulk", "report": "figures page",
     "api": "",
     "estimators": "containers lazy base gaussian bayesian",
-    "pipeline": "", "cli": "",
+    "pipeline": "", "commands": "", "cli": "",
 }  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
@@ -38,7 +39,7 @@ ONLY_IN = {
     "yaml": {"yaml12"},
     "sklearn": {"fitting", "estimators"},
     "numba": {"estep"},
-    "cyclopts": {"cli"},
+    "cyclopts": {"cli", "commands"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "prefect": set(),
@@ -106,6 +107,46 @@ def test_every_room_says_what_belongs_there(path: Path) -> None:
 def test_the_flows_are_where_prefect_is() -> None:
     for path in FILES:
         assert "prefect" not in {name.split(".")[0] for name in imports(path)}, path
+
+
+#: So many equal lines in two places are the same knowledge twice.
+EQUAL_LINES = 6
+
+
+def code_of(text: str) -> list[tuple[int, str]]:
+    """Lines of code with their numbers, without blank ones, comments, imports and documentation."""
+    left_out: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        is_text = (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        )
+        if is_text or isinstance(node, (ast.Import, ast.ImportFrom)):
+            left_out.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    numbered = ((i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if i not in left_out)
+    return [(i, line) for i, line in numbered if line and not line.startswith("#")]
+
+
+def repeated(texts: dict[str, str]) -> list[list[str]]:
+    """Where there are runs of equal lines, each as the places of the run."""
+    places = defaultdict(list)
+    for name, text in texts.items():
+        lines = code_of(text)
+        for a in range(len(lines) - EQUAL_LINES + 1):
+            run = lines[a : a + EQUAL_LINES]
+            places[tuple(line for _, line in run)].append(f"{name}:{run[0][0]}")
+    return [where for where in places.values() if len(where) > 1]
+
+
+def test_no_knowledge_stands_in_two_places() -> None:
+    assert repeated({str(p.relative_to(ROOT)): p.read_text() for p in (*FILES, *(ROOT / "flows").glob("*.py"))}) == []
+
+
+def test_repetitions_are_found_whatever_stands_between_the_lines() -> None:
+    lines = [f"x{i} = {i}" for i in range(EQUAL_LINES)]
+    spread = "import os\n" + "\n# a word\n\n".join(lines)
+    indented = 'def f():\n    """Do."""\n    ' + "\n    ".join(lines)
+    assert repeated({"a": spread, "b": indented}) == [["a:2", "b:3"]]
+    assert repeated({"a": "\n".join(lines[1:]), "b": indented}) == []
 
 
 def test_the_data_sets_are_there_without_an_import_of_their_own() -> None:

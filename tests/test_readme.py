@@ -4,17 +4,17 @@ import re
 import tomllib
 from pathlib import Path
 
-from dgmm.config import Training
+from dgmm.config import Settings, Training
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PLACE = re.compile(r"(<!-- training settings:[^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def table() -> str:
+def table(model: type[Settings] = Training) -> str:
     """The settings of training as a Markdown table."""
     lines = ["| setting | default | |", "|---|---|---|"]
-    for name, field in Training.model_fields.items():
+    for name, field in model.model_fields.items():
         default = "" if field.default is None else f"`{field.default}`"
         lines.append(f"| `{name}` | {default} | {field.description} |")
     return "\n".join(lines) + "\n"

@@ -21,10 +21,10 @@ from dgmm.data.samples import Field, Samples, unmasked
 from dgmm.data.stores import open_store
 from dgmm.data.variables import Origin, check_numeric, chunks_of, field_of, from_array, from_dataset, known_dim
 from dgmm.errors import InputError, one_line
-from dgmm.types import MissingChunks
+from dgmm.types import Decoder, MissingChunks
 
 #: Who decodes the chunks of a store that is opened by its path, as settings of zarr.
-DECODERS: dict[str, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}}
+DECODERS: dict[Decoder, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}}
 #: What can be handed in as data.
 Weights = str | xr.DataArray | zarr.Array[Any] | dask.array.Array | np.ndarray[Any, Any]
 #: Opens what lies at a path or URL.
@@ -60,8 +60,8 @@ def open_samples(
     feature_dim: str | None = None,
     *,
     weights: Weights | None = None,
-    decoder: str = "zarr",
-    missing_chunks: str = "raise",
+    decoder: Decoder = "zarr",
+    missing_chunks: MissingChunks = "raise",
     like: Layout | None = None,
 ) -> Samples:
     """See a source as samples of d features.
@@ -159,7 +159,7 @@ def open_samples(
 
 
 def _stored(
-    opened: zarr.Array[Any] | zarr.Group, source: str, place: str, missing: str, decoder: str, variable: str = ""
+    opened: zarr.Array[Any] | zarr.Group, source: str, place: str, missing: str, decoder: Decoder, variable: str = ""
 ) -> Stored:
     """The array of a store, or a variable of its group, to be read piece by piece."""
     array: Any = opened

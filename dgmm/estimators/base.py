@@ -11,7 +11,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol, Self
+from inspect import signature
+from typing import Any, ClassVar, Protocol, Self, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -92,6 +93,21 @@ def workers_for(samples: Samples) -> AbstractContextManager[Workers]:
     return open_workers("threads" if samples.in_memory else None)
 
 
+class Parameters(TypedDict, total=False):
+    """What both of scikit-learn's mixtures take as a keyword, with its own defaults."""
+
+    covariance_type: str
+    tol: float
+    reg_covar: float
+    max_iter: int
+    n_init: int
+    init_params: str
+    random_state: int | np.random.RandomState | None
+    warm_start: bool
+    verbose: int
+    verbose_interval: int
+
+
 class StreamedMixture:
     """What both mixture estimators do differently from scikit-learn's, of which they are subclasses too."""
 
@@ -119,6 +135,15 @@ class StreamedMixture:
     lower_bound_: float
     #: `covariance_type` of the fit: the parameter may have been set since.
     _fitted_type: str
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        """Name the parameters of scikit-learn's class in the signature, which it reads them from, and then our own."""
+        super().__init_subclass__(**named)
+        if "_theirs" not in vars(cls):
+            return  # a subclass of somebody else's, who knows its parameters
+        ours, theirs = signature(cls.__init__), signature(cls._theirs.__init__).parameters
+        own = [p for p in ours.parameters.values() if p.name not in theirs and p.kind is not p.VAR_KEYWORD]
+        cls.__init__.__signature__ = ours.replace(parameters=[*theirs.values(), *own])  # type: ignore[attr-defined]
 
     def fit(self, X: Data, y: None = None, *, feature_dims: str | Sequence[str] | None = None) -> Self:
         """Fit the mixture to samples that may lie anywhere.

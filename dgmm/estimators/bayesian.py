@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import numpy as np
 import sklearn.mixture
@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
 from dgmm.em import PRIOR, Ground, Posterior, Priors, VariationalAscent
-from dgmm.estimators.base import StreamedMixture, change_rule, components_of
+from dgmm.estimators.base import Parameters, StreamedMixture, change_rule, components_of
 from dgmm.families import Frame, Moments, gaussian_family
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
@@ -19,6 +19,18 @@ from dgmm.types import FloatArray
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+
+class BayesianParameters(Parameters, total=False):
+    """What only scikit-learn's class of the same name takes, and the number of components."""
+
+    n_components: int
+    weight_concentration_prior_type: str
+    weight_concentration_prior: float | None
+    mean_precision_prior: float | None
+    mean_prior: ArrayLike | None
+    degrees_of_freedom_prior: float | None
+    covariance_prior: ArrayLike | None
 
 
 class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianMixture):
@@ -32,19 +44,10 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
     ----------
     n_components : int, default=1
         Number of components K, at most: those that are not needed end with hardly any weight.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        Every component has a covariance of its own, all share one, or each has a variance per feature or just one.
     tol : float, default=1e-3
         Change of the lower bound, in nats in total, at which to stop.
     reg_covar : float, default=1e-6
         Added to the diagonal of every covariance of the samples, in squared units of the data.
-    max_iter : int, default=100
-        Iterations, each a pass over the data. With 0 the start is returned.
-    n_init : int, default=1
-        Starts; they climb side by side and share every pass, and the best one is kept.
-    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
-        What a start is made of: the clusters of k-means, the seeds of k-means++, random responsibilities or random
-        samples.
     weight_concentration_prior_type : {'dirichlet_process', 'dirichlet_distribution'}, default='dirichlet_process'
         Prior of the weights.
     weight_concentration_prior : float or None, default=None
@@ -57,17 +60,8 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
         Of the Wishart prior of the precisions; the number of features by default.
     covariance_prior : float or array-like, default=None
         Shape (d, d) for full and tied, (d,) for diag, a number for spherical. By default that of the data.
-    random_state : int, RandomState instance or None, default=None
-        Of the starts and of `sample`; an int also chooses the sample of rows that chunked data start from.
-    warm_start : bool, default=False
-        Begin a further fit where the last one ended.
-    verbose : int, default=0
-        1 prints the iterations of every start, 2 also lower bounds and seconds.
-    verbose_interval : int, default=10
-        Iterations from one print to the next.
-    sample_rows : int, default=100_000
-        Dask, Zarr and xarray data with more rows than this start from a random sample of so many. Other arrays start
-        from all their rows, as in scikit-learn.
+    covariance_type, max_iter, n_init, init_params, random_state, warm_start, verbose, verbose_interval, sample_rows
+        As for `dgmm.GaussianMixture`.
 
     Attributes
     ----------
@@ -76,20 +70,13 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
     means_ : ndarray of shape (n_components, n_features)
         Expected means.
     covariances_ : ndarray
-        Inverses of the expected precisions: (K, d, d) for full, (d, d) for tied, (K, d) for diag, (K,) for spherical.
-    precisions_ : ndarray
-        Of the same shape.
-    precisions_cholesky_ : ndarray
-        Upper triangular U with ``U U' = precision``; the square roots of the precisions for diag and spherical.
-    converged_ : bool
-    n_iter_ : int
-        Iterations of the best start.
+        Inverses of the expected precisions.
     lower_bound_ : float
         Of the log evidence, up to a constant, in nats in total.
     lower_bounds_ : list of float
         After every iteration of the best start.
     remaining_gain_ : float
-        Estimated gain in the lower bound still to come, in nats per sample; inf where too few iterations tell nothing.
+        Estimated gain in the lower bound still to come, in nats per sample.
     weight_concentration_prior_ : float
     weight_concentration_ : ndarray of shape (n_components,) or a pair of them
         Parameters of the Dirichlet distribution, or of the beta distributions of the process.
@@ -99,9 +86,8 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
     degrees_of_freedom_prior_ : float
     degrees_of_freedom_ : ndarray of shape (n_components,), or a number for tied
     covariance_prior_ : float or ndarray
-    n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Columns of a DataFrame, variables of a Dataset, or string labels along the feature dimension of a DataArray.
+    precisions_, precisions_cholesky_, converged_, n_iter_, n_features_in_, feature_names_in_
+        As of `dgmm.GaussianMixture`; the shapes too.
 
     See Also
     --------
@@ -122,47 +108,8 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
         "sample_rows": [Interval(Integral, 1, None, closed="left")],
     }
 
-    def __init__(
-        self,
-        *,
-        n_components: int = 1,
-        covariance_type: str = "full",
-        tol: float = 1e-3,
-        reg_covar: float = 1e-6,
-        max_iter: int = 100,
-        n_init: int = 1,
-        init_params: str = "kmeans",
-        weight_concentration_prior_type: str = "dirichlet_process",
-        weight_concentration_prior: float | None = None,
-        mean_precision_prior: float | None = None,
-        mean_prior: ArrayLike | None = None,
-        degrees_of_freedom_prior: float | None = None,
-        covariance_prior: ArrayLike | None = None,
-        random_state: int | np.random.RandomState | None = None,
-        warm_start: bool = False,
-        verbose: int = 0,
-        verbose_interval: int = 10,
-        sample_rows: int = 100_000,
-    ) -> None:
-        super().__init__(
-            n_components=n_components,
-            covariance_type=covariance_type,
-            tol=tol,
-            reg_covar=reg_covar,
-            max_iter=max_iter,
-            n_init=n_init,
-            init_params=init_params,
-            weight_concentration_prior_type=weight_concentration_prior_type,
-            weight_concentration_prior=weight_concentration_prior,
-            mean_precision_prior=mean_precision_prior,
-            mean_prior=mean_prior,
-            degrees_of_freedom_prior=degrees_of_freedom_prior,
-            covariance_prior=covariance_prior,
-            random_state=random_state,
-            warm_start=warm_start,
-            verbose=verbose,
-            verbose_interval=verbose_interval,
-        )
+    def __init__(self, *, sample_rows: int = 100_000, **theirs: Unpack[BayesianParameters]) -> None:
+        super().__init__(**theirs)
         self.sample_rows = sample_rows
 
     def _priors(self, moments: Moments, checked: sklearn.mixture.BayesianGaussianMixture) -> Priors:

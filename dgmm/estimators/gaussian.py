@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast, get_args
 
 import numpy as np
 import sklearn.mixture
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from dgmm.api import check_components, select_samples
+from dgmm.api import select_samples, sorted_out
 from dgmm.blas import one_blas_thread
-from dgmm.config import Training, validated
+from dgmm.config import Search, Select, Training, validated
 from dgmm.em import Ascent, Ground
 from dgmm.errors import InputError
-from dgmm.estimators.base import Data, StreamedMixture, change_rule, mixture_of
-from dgmm.families import Frame, Moments, gaussian_family, get_family
-from dgmm.fitting import Criterion, Selection
+from dgmm.estimators.base import Data, Parameters, StreamedMixture, change_rule, mixture_of
+from dgmm.families import DEFAULT, Frame, Moments, gaussian_family, get_family
+from dgmm.fitting import Selection
+from dgmm.keywords import GridOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.types import FloatArray
+from dgmm.types import Acceleration, FloatArray
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+
+class GaussianParameters(Parameters, total=False):
+    """What only scikit-learn's class of the same name takes, beside the number of components."""
+
+    weights_init: ArrayLike | None
+    means_init: ArrayLike | None
+    precisions_init: ArrayLike | None
 
 
 class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
@@ -129,7 +138,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
     _theirs = sklearn.mixture.GaussianMixture
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **sklearn.mixture.GaussianMixture._parameter_constraints,
-        "accelerate": [StrOptions({"none", "anderson"})],
+        "accelerate": [StrOptions(set(get_args(Acceleration)))],
         "regularisation": [StrOptions({"absolute", "relative"})],
         "stop": [StrOptions({"change", "remaining_gain"})],
         "sample_rows": [Interval(Integral, 1, None, closed="left")],
@@ -139,72 +148,41 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         self,
         n_components: int = 1,
         *,
-        covariance_type: str = "full",
-        tol: float = 1e-3,
-        reg_covar: float = 1e-6,
-        max_iter: int = 100,
-        n_init: int = 1,
-        init_params: str = "kmeans",
-        weights_init: ArrayLike | None = None,
-        means_init: ArrayLike | None = None,
-        precisions_init: ArrayLike | None = None,
-        random_state: int | np.random.RandomState | None = None,
-        warm_start: bool = False,
-        verbose: int = 0,
-        verbose_interval: int = 10,
         accelerate: str = "none",
         regularisation: str = "absolute",
         stop: str = "change",
         sample_rows: int = 100_000,
+        **theirs: Unpack[GaussianParameters],
     ) -> None:
-        super().__init__(
-            n_components=n_components,
-            covariance_type=covariance_type,
-            tol=tol,
-            reg_covar=reg_covar,
-            max_iter=max_iter,
-            n_init=n_init,
-            init_params=init_params,
-            weights_init=weights_init,
-            means_init=means_init,
-            precisions_init=precisions_init,
-            random_state=random_state,
-            warm_start=warm_start,
-            verbose=verbose,
-            verbose_interval=verbose_interval,
-        )
+        super().__init__(n_components=n_components, **theirs)
         self.accelerate = accelerate
         self.regularisation = regularisation
         self.stop = stop
         self.sample_rows = sample_rows
 
     @classmethod
+    @takes(GridOptions, Select)
     def select(
         cls,
         X: Data,
         n_components: int | Iterable[int] = range(1, 11),
-        covariance_type: str | Sequence[str] = ("full", "tied", "diag", "spherical"),
+        covariance_type: str | Sequence[str] = DEFAULT,
         *,
-        criterion: str = "bic",
-        keep_all: bool = False,
         feature_dims: str | Sequence[str] | None = None,
-        **training: Any,
+        **options: Unpack[GridOptions],
     ) -> Self:
         """Choose the number of components and the covariance type; all candidates share every pass.
+
+        As `dgmm.select` does, whose defaults apply: relative regularisation, ten starts on a sample, acceleration, and
+        the estimated gain still to come as the rule for stopping.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
         n_components : int or iterable of int, default=range(1, 11)
-        covariance_type : str or sequence of str, default=all four
-        criterion : {"bic", "aic", "icl", "held_out"}, default="bic"
-        keep_all : bool, default=False
-            Run every candidate to convergence instead of dropping those that can no longer win.
+        covariance_type : str or sequence of str
         feature_dims : str or sequence of str, optional
             As for `fit`.
-        **training
-            As for `dgmm.select`, whose defaults apply: relative regularisation, ten starts on a sample, acceleration,
-            and the estimated gain still to come as the rule for stopping.
 
         Returns
         -------
@@ -212,37 +190,29 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             The best candidate, fitted, with the parameters that would nearly fit it again: ``start_rows``,
             ``worst_rows``, ``holdout`` and ``compute_dtype`` are not kept. ``selection_`` has the others.
         """
-        if "random_state" in training:
-            raise InputError(f"select() has no random_state: set seed={training['random_state']!r} instead")
-        options = validated(Training, training)
-        kinds = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
-        ks = check_components(list(n_components) if isinstance(n_components, Iterable) else n_components)
-        if not kinds:
-            raise InputError("covariance_type is empty: name at least one covariance type")
-        for kind in kinds:
-            get_family(kind)
-        if criterion not in list(Criterion):
-            raise InputError(f"unknown criterion {criterion!r}: use {', '.join(Criterion)}")
+        given, rest = sorted_out(options, Search)
+        if "random_state" in rest:
+            raise InputError(f"select() has no random_state: set seed={rest['random_state']!r} instead")
+        search = validated(Search, {"n_components": n_components, "covariance_type": covariance_type, **given})
+        training = validated(Training, rest)
         model = cls()
         problem = model._problem(X, feature_dims)
         with problem.open_workers() as workers:
-            selection: Selection = select_samples(
-                problem.samples, workers, ks, kinds, options, keep_all=keep_all, criterion=criterion
-            )
+            selection: Selection = select_samples(problem.samples, workers, search, training)
         fit = selection.best
         model.set_params(
             n_components=fit.n_components,
             covariance_type=fit.covariance_type,
-            tol=options.tol or 0.0,
-            reg_covar=options.reg_covar,
-            max_iter=options.max_iter,
-            n_init=options.n_init,
-            init_params=options.init_params,
-            random_state=options.seed,
-            accelerate=options.accelerate,
+            tol=training.tol or 0.0,
+            reg_covar=training.reg_covar,
+            max_iter=training.max_iter,
+            n_init=training.n_init,
+            init_params=training.init_params,
+            random_state=training.seed,
+            accelerate=training.accelerate,
             regularisation="relative",
             stop="remaining_gain",
-            sample_rows=options.sample_rows,
+            sample_rows=training.sample_rows,
         )
         with one_blas_thread:
             model._set_mixture(fit.mixture, problem.dtype)

@@ -16,6 +16,7 @@ from dgmm.families.statistics import SufficientStatistics
 from dgmm.families.tied import Tied
 
 __all__ = [
+    "DEFAULT",
     "FAMILIES",
     "GAUSSIAN_CHAIN",
     "Family",
@@ -62,3 +63,6 @@ def gaussian_family(name: str, what: str) -> GaussianFamily:
 
 for _family in (Full(), Tied(), Diag(), Spherical()):
     register(_family)
+
+#: Names of those that a selection tries unless told otherwise.
+DEFAULT = tuple(FAMILIES)

@@ -8,7 +8,7 @@ given out with all that is known of how it was come by.
 from dgmm.fitting.fit import fit_candidates, select_candidates
 from dgmm.fitting.initialise import Given, check_given
 from dgmm.fitting.outcome import SOUND, Outcome, OutcomeKind
-from dgmm.fitting.results import NAMES, STRONG, Criterion, Fit, Selection
+from dgmm.fitting.results import NAMES, STRONG, Fit, Selection
 from dgmm.fitting.starts import Candidate
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "SOUND",
     "STRONG",
     "Candidate",
-    "Criterion",
     "Fit",
     "Given",
     "Outcome",

@@ -6,16 +6,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dgmm.config import Training
+from dgmm.config import Search, Training
 from dgmm.em import Ascent
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
 from dgmm.fitting.initialise import Given, one_component
 from dgmm.fitting.outcome import Outcome
 from dgmm.fitting.race import Race
-from dgmm.fitting.results import Criterion, Fit, Selection, choose
+from dgmm.fitting.results import Fit, Selection, choose
 from dgmm.fitting.starts import Candidate, grounds_for, start_on_sample
 from dgmm.passes import Passes
+from dgmm.types import Criterion
 
 logger = logging.getLogger("dgmm")
 
@@ -75,16 +76,9 @@ def fit_candidates(
     return fits, failures | failed
 
 
-def select_candidates(
-    passes: Passes,
-    n_components: Sequence[int],
-    covariance_type: Sequence[str],
-    options: Training,
-    *,
-    keep_all: bool,
-    criterion: Criterion = Criterion.BIC,
-) -> Selection:
+def select_candidates(passes: Passes, search: Search, options: Training) -> Selection:
     """Fit the grid and choose the sound candidate with the lowest criterion."""
+    criterion = search.criterion
     if criterion is Criterion.HELD_OUT and not options.holdout:
         raise InputError("criterion held_out needs rows that no fit sees: give holdout, their share, such as 0.1")
     if criterion is Criterion.HELD_OUT and not passes.profile.held_out.count:
@@ -93,11 +87,11 @@ def select_candidates(
             f"{passes.profile.n_samples} complete rows of {passes.samples.name} out: raise it, or choose by another "
             "criterion"
         )
-    candidates = [Candidate(k, kind) for kind in covariance_type for k in n_components]
-    fits, failures = fit_candidates(passes, candidates, options, keep_all=keep_all, criterion=criterion)
+    candidates = [Candidate(k, kind) for kind in search.covariance_type for k in search.n_components]
+    fits, failures = fit_candidates(passes, candidates, options, keep_all=search.keep_all, criterion=criterion)
     sound = [f for f in fits.values() if f.outcome.is_sound]
     if not sound:
-        tried = " to ".join(map(str, sorted({min(n_components), max(n_components)})))
+        tried = " to ".join(map(str, sorted({min(search.n_components), max(search.n_components)})))
         raise CollapseError(
             f"every candidate collapsed: lower n_components ({tried}) or raise reg_covar ({options.reg_covar:g})"
         )

@@ -15,9 +15,10 @@ from dgmm.estep import DOUBLE
 from dgmm.families import SufficientStatistics
 from dgmm.fitting.outcome import Outcome, OutcomeKind
 from dgmm.fitting.reseed import reseed
-from dgmm.fitting.results import STRONG, Criterion, Fit, Standing
+from dgmm.fitting.results import STRONG, Fit, Standing
 from dgmm.fitting.starts import Candidate, unsound_components
 from dgmm.passes import Passes
+from dgmm.types import Criterion
 
 logger = logging.getLogger("dgmm")
 

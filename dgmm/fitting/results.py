@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import numpy as np
 import pandas as pd
@@ -13,22 +12,10 @@ from dgmm.data import Layout
 from dgmm.em import Evaluated
 from dgmm.fitting.outcome import Outcome, OutcomeKind
 from dgmm.mixture import Mixture
+from dgmm.types import Criterion
 
 #: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
 STRONG = 10.0
-
-
-class Criterion(StrEnum):
-    """What a selection goes by; all are on the scale of -2 log-likelihood, and lower is better."""
-
-    #: ``-2 LL + p log n`` (Schwarz 1978), n the number of rows that were fitted.
-    BIC = "bic"
-    #: ``-2 LL + 2 p`` (Akaike 1974).
-    AIC = "aic"
-    #: BIC plus twice the entropy of the responsibilities, for clusters that are told apart (Biernacki et al. 2000).
-    ICL = "icl"
-    #: -2 n times the mean log density of rows that no fit has seen.
-    HELD_OUT = "held_out"
 
 
 #: What the criteria are called.

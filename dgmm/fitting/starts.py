@@ -23,11 +23,11 @@ from dgmm.estep import accumulate, make_plan, unpack
 from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_family
 from dgmm.fitting.initialise import Given, from_labels, start_labels
 from dgmm.fitting.outcome import Outcome, OutcomeKind
-from dgmm.fitting.results import Criterion, Standing
+from dgmm.fitting.results import Standing
 from dgmm.mixture import Mixture
 from dgmm.passes import Profile
 from dgmm.rows import Rows
-from dgmm.types import Acceleration, FloatArray
+from dgmm.types import Acceleration, Criterion, FloatArray
 
 logger = logging.getLogger("dgmm")
 

@@ -21,9 +21,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from dgmm.fitting import NAMES, SOUND, STRONG, Criterion, Fit, Outcome, OutcomeKind
+from dgmm.fitting import NAMES, SOUND, STRONG, Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.types import AnyArray, FloatArray, IntArray
+from dgmm.types import AnyArray, Criterion, FloatArray, IntArray
 
 #: Cells of the scores that are read at most, and of a map where that means leaving cells out.
 CELLS, MAP_CELLS = 2_000_000, 300_000

@@ -14,7 +14,7 @@ import xarray as xr
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, FigureBase
 
-from dgmm.fitting import NAMES, SOUND, STRONG, Criterion, Fit, OutcomeKind
+from dgmm.fitting import NAMES, SOUND, STRONG, Fit, OutcomeKind
 from dgmm.report.figures import (
     BANDS,
     class_colours,
@@ -32,7 +32,7 @@ from dgmm.report.figures import (
     strides,
 )
 from dgmm.store import place_at
-from dgmm.types import FloatArray
+from dgmm.types import Criterion, FloatArray
 
 #: Rows of the table of candidates, features in the table of components.
 ROWS, COLUMNS = 20, 8

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dgmm.data import Layout
 from dgmm.errors import InputError
 from dgmm.families import get_family
-from dgmm.fitting import Criterion, Fit, Outcome
+from dgmm.fitting import Fit, Outcome
 from dgmm.mixture import Mixture
-from dgmm.types import AnyArray
+from dgmm.types import AnyArray, Criterion
 
 #: How the format of a model begins.
 MODEL_KIND = "dgmm-model-"

@@ -1,0 +1,152 @@
+"""The settings' schema as keyword arguments: typed, for editors and type checkers, and in the signatures at run time.
+
+What stands between the marks is written by ``python tests/test_keywords.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Literal, TypedDict, TypeVar, get_type_hints
+
+from dgmm.config import Setting, Settings, settings_of
+from dgmm.types import Acceleration, Criterion, Decoder, MissingChunks, OnCollapse, Precision, StartMethod
+
+# ---- generated ----
+
+
+class DataOptions(TypedDict, total=False):
+    """Of `dgmm.config.Data`."""
+
+    variables: Sequence[str] | None
+    """Variables to use; several are the features. Default: all."""
+    feature_dim: str | None
+    """Dimension that holds the features. Default: the last of a two-dimensional array."""
+    decoder: Decoder
+    """Who decodes chunks; zarrs (in Rust, `pip install dgmm[zarrs]`) is faster with small ones."""
+    missing_chunks: MissingChunks
+    """A chunk that is not in the store is refused, or read as the array's fill value. Writers may leave out chunks that
+    hold nothing else, as Zarr's own do unless told otherwise."""
+
+
+class TrainingOptions(TypedDict, total=False):
+    """Of `dgmm.config.Training`."""
+
+    tol: float | None
+    """Stop when the estimated gain still to come is below this, in nats per sample. Default, and the least: 0.1 % of
+    p/2 nats in total, where p is the number of parameters."""
+    max_iter: int
+    """Passes over all the data, at most."""
+    reg_covar: float
+    """Added to every covariance, as a share of the data's own covariance."""
+    n_init: int
+    """Starts of each candidate on the sample; the best one goes on."""
+    init_params: StartMethod
+    """What a start is made of: the clusters of k-means; the rows nearest to each seed of k-means++; random labels; the
+    rows nearest to each of some random rows."""
+    seed: int
+    """Of the sample of rows and of the starts."""
+    sample_rows: int
+    """Rows of the sample that is kept in memory."""
+    start_rows: int
+    """Rows of the sample on which the starts are tried."""
+    accelerate: Acceleration
+    """Acceleration of EM: Anderson's, or none (plain EM)."""
+    compute_dtype: Precision
+    """Precision of the E-step's matrix products; sums over slices are always float64. float32 is up to 1.7 times faster
+    for many components; a log density errs by 1e-2 nats at most, their mean by some 1e-6. What is reported and compared
+    in the end is float64."""
+    worst_rows: int
+    """Rows of lowest log density that a last pass collects; a group of them becomes a component in the place of the
+    weakest if that raises the likelihood. 0: no such pass. Data that fit start_rows need none."""
+    on_collapse: OnCollapse | None
+    """A component that collapses is reported, or put on the worst rows (worst_rows) for another try. Default: report in
+    training, reseed in selection."""
+    holdout: float
+    """Share of the rows, chosen by a hash, that no fit sees; they judge the fits."""
+
+
+class ClusterOptions(TypedDict, total=False):
+    """Of `dgmm.config.Cluster`."""
+
+    n_workers: int | None
+    """Threads or processes. Default: one per core."""
+    threads_per_worker: int
+    """Threads of each process."""
+    memory_limit: int | str | None
+    """Memory of each process, such as 2GB."""
+
+
+class SearchOptions(TypedDict, total=False):
+    """Of `dgmm.config.Search`."""
+
+    keep_all: bool
+    """Run every candidate to convergence; drop none that cannot win."""
+    criterion: Criterion | Literal["bic", "aic", "icl", "held_out"]
+    """What to choose by; held_out needs training.holdout."""
+
+
+class ScoringOptions(TypedDict, total=False):
+    """Of `dgmm.config.Scoring`."""
+
+    probabilities: bool
+    """Write the probability of every component too."""
+
+
+# ---- end ----
+
+
+class GridOptions(SearchOptions, TrainingOptions):
+    """Of a selection on any data."""
+
+
+class TrainOptions(TrainingOptions, DataOptions, ClusterOptions):
+    """Of `dgmm.train`."""
+
+
+class SelectOptions(SearchOptions, TrainOptions):
+    """Of `dgmm.select`."""
+
+
+class ScoreOptions(ScoringOptions, DataOptions, ClusterOptions):
+    """Of `dgmm.score`."""
+
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def takes(keywords: type, model: type[Settings]) -> Callable[[F], F]:
+    """Decorator of a function with ``**options`` of these keywords: they come into its signature and documentation.
+
+    Parameters
+    ----------
+    keywords : type
+        A TypedDict.
+    model : type
+        Settings among which the keywords are, with their defaults and descriptions.
+    """
+    known = {setting.name: setting for setting in settings_of(model)}
+    settings = [known[name] for name in keywords.__annotations__]
+
+    def expanded(function: F) -> F:
+        signature, hints, kind = inspect.signature(function), get_type_hints(keywords), inspect.Parameter.KEYWORD_ONLY
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        more = [
+            inspect.Parameter(s.name, kind, default=s.schema.get("default"), annotation=hints[s.name]) for s in settings
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        if function.__doc__:
+            head, returns, tail = inspect.cleandoc(function.__doc__).partition("\n\nReturns\n")
+            function.__doc__ = "\n".join([head, *map(_documented, settings)]) + returns + tail
+        return function
+
+    return expanded
+
+
+def _documented(setting: Setting) -> str:
+    """A setting as numpydoc has parameters."""
+    chosen = f"{{{', '.join(map(repr, setting.choices))}}}" if setting.choices else "optional"
+    default = f", default={setting.default}" if setting.default else ""
+    description = textwrap.fill(setting.field.description or "", 110, initial_indent="    ", subsequent_indent="    ")
+    return f"{setting.name} : {chosen}{default}\n{description}"
