@@ -11,15 +11,24 @@ from typing import TYPE_CHECKING, Any, Unpack
 import xarray as xr
 
 from dgmm import store
-from dgmm.blas import one_blas_thread
-from dgmm.config import Cluster, Data, One, Score, Scoring, Search, Select, Settings, Train, Training, validated
-from dgmm.data import Samples, Source, Weights, open_samples, store_at
+from dgmm.config import Cluster, Data, Score, Scoring, Select, Train
+from dgmm.data import Source, Weights, open_samples, store_at
 from dgmm.engine import Workers, open_workers
-from dgmm.errors import CollapseError, InputError, one_line
+from dgmm.errors import InputError, one_line
 from dgmm.families import DEFAULT, get_family
-from dgmm.fitting import Candidate, Fit, Given, Selection, check_given, fit_candidates, select_candidates
+from dgmm.fitting import (
+    Fit,
+    One,
+    Search,
+    Selection,
+    Training,
+    check_given,
+    select_samples,
+    sorted_out,
+    train_samples,
+    validated,
+)
 from dgmm.keywords import ScoreOptions, SelectOptions, TrainOptions, takes
-from dgmm.passes import passes_over
 from dgmm.scoring import score_samples
 from dgmm.store import place_at
 
@@ -191,41 +200,9 @@ def score(
     return open_scores(out)
 
 
-def sorted_out(options: Mapping[str, Any], *models: type[Settings]) -> list[dict[str, Any]]:
-    """Keyword arguments by the models whose fields they are; last come the others."""
-    parts = [{name: options[name] for name in model.model_fields if name in options} for model in models]
-    taken = set().union(*parts)
-    return [*parts, {name: value for name, value in options.items() if name not in taken}]
-
-
 def workers_for(scheduler: str | Client | None, cluster: Mapping[str, Any]) -> AbstractContextManager[Workers]:
     """Context of the workers that keyword arguments name."""
     return open_workers(scheduler, **validated(Cluster, dict(cluster)).model_dump(exclude={"scheduler"}))
-
-
-def train_samples(samples: Samples, workers: Workers, one: One, options: Training, given: Given | None = None) -> Fit:
-    """Fit one mixture; raises `CollapseError` where there is nothing to return."""
-    candidate = Candidate(one.n_components, one.covariance_type)
-    with one_blas_thread:
-        passes = passes_over(samples, workers, options)
-        fits, failures = fit_candidates(passes, [candidate], options, given=given)
-    if failures:
-        raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
-    fit = fits[candidate]
-    if not fit.outcome.is_sound:
-        logger.warning("%s: %s", fit.state, fit.reason)
-    elif not fit.converged:
-        logger.warning(
-            "%s, an estimated %.2g nats per sample short: raise max_iter (%d)",
-            fit.state, fit.remaining_gain, options.max_iter,
-        )  # fmt: skip
-    return fit
-
-
-def select_samples(samples: Samples, workers: Workers, search: Search, options: Training) -> Selection:
-    """Fit a grid and choose from it."""
-    with one_blas_thread:
-        return select_candidates(passes_over(samples, workers, options), search, options)
 
 
 def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from dgmm.config import Data, Score, Select, Setting, Settings, Train, read_settings, settings_of, validated
+from dgmm.config import Data, Score, Select, Setting, Train, read_settings, settings_of
 from dgmm.errors import InputError
+from dgmm.fitting import Settings, validated
 from dgmm.yaml12 import parse
 
 S = TypeVar("S", bound=Settings)

@@ -10,7 +10,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Literal, TypedDict, TypeVar, get_type_hints
 
-from dgmm.config import Setting, Settings, settings_of
+from dgmm.config import Setting, settings_of
+from dgmm.fitting import Settings
 from dgmm.types import Acceleration, Criterion, Decoder, MissingChunks, OnCollapse, Precision, StartMethod
 
 # ---- generated ----

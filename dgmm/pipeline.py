@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from dgmm import store
-from dgmm.api import open_scores, select_samples, train_samples
-from dgmm.config import Cluster, Data, Pipeline, Score, Select, Settings, Train
+from dgmm.api import open_scores
+from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train
 from dgmm.data import Samples, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError, OutputExistsError
-from dgmm.fitting import NAMES, Fit, Selection
+from dgmm.fitting import NAMES, Fit, Selection, Settings, select_samples, train_samples
 from dgmm.scoring import Scored, score_samples
 from dgmm.store import Status, digest, place_at, settings_in
 from dgmm.types import Criterion

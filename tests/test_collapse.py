@@ -14,11 +14,12 @@ import dgmm
 from dgmm.cli import main
 from dgmm.errors import CollapseError
 from dgmm.families.gaussian import cholesky
-from dgmm.fitting import SOUND, Criterion, Outcome, OutcomeKind
+from dgmm.fitting import SOUND, Outcome, OutcomeKind
 from dgmm.fitting.results import make_table
 from dgmm.passes import row_hashes
 from dgmm.report.figures import MARKERS, criterion_figure, states
 from dgmm.store import models as store
+from dgmm.types import Criterion
 
 N, M = 2000, 200
 #: One component for the cluster at zero, two for the one at nine.

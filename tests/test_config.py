@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dgmm.config import Pipeline, Score, Select, Settings, Train, Training, read_settings, validated
+from dgmm.config import Pipeline, Score, Select, Train, read_settings
 from dgmm.errors import InputError
+from dgmm.fitting import Settings, Training, validated
 
 CONFIG = Path(__file__).parents[1] / "config"
 MODELS = (Train, Select, Score, Pipeline)

@@ -8,15 +8,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 import dgmm
-from dgmm.config import Training
 from dgmm.data import Grid, open_samples
 from dgmm.em import Ascent, Evaluated, Secants, aitken, anderson, climb, maximise
 from dgmm.em.anderson import expected_gain
 from dgmm.engine.workers import threads
-from dgmm.fitting import Candidate
-from dgmm.fitting.starts import grounds_for
+from dgmm.fitting import Training, passes_over
+from dgmm.fitting.starts import Candidate, grounds_for
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes, passes_over
+from dgmm.passes import Passes
 
 TYPES = ["full", "tied", "diag", "spherical"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import dgmm
-from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train, Training
+from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train
+from dgmm.fitting import Training
 
 pytestmark = pytest.mark.prefect
 

@@ -21,15 +21,15 @@ import pytest
 from distributed import Client
 
 import dgmm
-from dgmm.config import Training
 from dgmm.data import Samples, open_samples
 from dgmm.engine import Fold, Leaf, Workers, open_workers, read_ahead, resident
 from dgmm.engine.leaf import digest
 from dgmm.engine.memory import gathered_bytes, pass_bytes
 from dgmm.engine.workers import threads
 from dgmm.errors import ReadError
+from dgmm.fitting import Training, passes_over
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes, passes_over
+from dgmm.passes import Passes
 from dgmm.passes import profile as profile_module
 from dgmm.passes.estep import EStepSegment
 from dgmm.passes.parts import Division

@@ -13,10 +13,9 @@ from dgmm.data import open_samples
 from dgmm.datasets import old_faithful
 from dgmm.em import Ascent, climb
 from dgmm.engine.workers import threads
-from dgmm.fitting import Candidate
-from dgmm.fitting.starts import grounds_for
+from dgmm.fitting import passes_over
+from dgmm.fitting.starts import Candidate, grounds_for
 from dgmm.mixture import Mixture
-from dgmm.passes import passes_over
 
 
 def faithful() -> np.ndarray:

@@ -11,19 +11,18 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 import dgmm
-from dgmm.config import Training
 from dgmm.data import open_samples
 from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.engine.workers import threads
 from dgmm.families import SufficientStatistics, get_family
-from dgmm.fitting import Candidate, Criterion, Given, check_given, initialise, starts
-from dgmm.fitting.initialise import from_labels, start_labels
-from dgmm.fitting.starts import grounds_for, start_on_sample
+from dgmm.fitting import Training, check_given, initialise, starts
+from dgmm.fitting import passes_over as passes_over_samples
+from dgmm.fitting.initialise import Given, from_labels, start_labels
+from dgmm.fitting.starts import Candidate, grounds_for, start_on_sample
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.passes import passes_over as passes_over_samples
 from dgmm.rows import Rows
-from dgmm.types import StartMethod
+from dgmm.types import Criterion, StartMethod
 
 KINDS = ["full", "tied", "diag", "spherical"]
 METHODS: list[StartMethod] = ["kmeans", "k-means++", "random", "random_from_data"]

@@ -13,16 +13,15 @@ import numpy as np
 import pytest
 import zarr
 
-from dgmm.config import Training
 from dgmm.data import Samples, open_samples
 from dgmm.engine import Fold, Leaf, Workers, open_workers, resident
 from dgmm.engine.leaf import Prepare
 from dgmm.engine.workers import threads
+from dgmm.fitting import Training
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes
+from dgmm.passes import Passes, profile_of
 from dgmm.passes.estep import EStepSegment
 from dgmm.passes.parts import Division
-from dgmm.passes.passes import profile_of
 
 OPTIONS = Training(sample_rows=1000, holdout=0.1)
 DIVISION = Division(missing=True, holdout=0.1, seed=0, scale=1.0)

@@ -20,8 +20,9 @@ from dgmm.engine.fold import TASKS_PER_THREAD, cut
 from dgmm.engine.waits import stop_if_interrupted
 from dgmm.engine.workers import DISTRIBUTED_SETTINGS, of_client, threads
 from dgmm.errors import InsufficientMemoryError
+from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes, passes_over
+from dgmm.passes import Passes
 
 
 @pytest.fixture(scope="module")

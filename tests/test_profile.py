@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
-from dgmm.config import Training
 from dgmm.data import Samples, open_samples
 from dgmm.data import grid as grid_module
 from dgmm.engine.workers import of_client, threads
 from dgmm.errors import InputError
-from dgmm.passes import Profile, Sample, passes_over, row_hashes
+from dgmm.fitting import Training, passes_over
+from dgmm.passes import Profile, Sample, row_hashes
 from dgmm.rows import Rows
 
 

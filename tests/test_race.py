@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 
 from dgmm import em
-from dgmm.config import Training
 from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.errors import CollapseError
 from dgmm.families import Frame, Moments, SufficientStatistics
-from dgmm.fitting import Candidate, Criterion, Outcome, OutcomeKind, race
+from dgmm.fitting import Outcome, OutcomeKind, Training, race
 from dgmm.fitting.race import Race, Runner
 from dgmm.fitting.reseed import Reseeding
 from dgmm.fitting.results import Standing
+from dgmm.fitting.starts import Candidate
 from dgmm.mixture import Mixture
+from dgmm.types import Criterion
 from tests.scripts import scripted
 
 N = 1000

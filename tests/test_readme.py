@@ -4,7 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from dgmm.config import Settings, Training
+from dgmm.fitting import Settings, Training
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

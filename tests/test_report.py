@@ -14,7 +14,7 @@ import xarray as xr
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from dgmm.fitting import NAMES, STRONG, Criterion, Fit, Outcome, OutcomeKind
+from dgmm.fitting import NAMES, STRONG, Fit, Outcome, OutcomeKind
 from dgmm.fitting.results import make_table
 from dgmm.mixture import Mixture
 from dgmm.report import write_report
@@ -30,7 +30,7 @@ from dgmm.report.figures import (
     strides,
 )
 from dgmm.report.page import cautions
-from dgmm.types import FloatArray
+from dgmm.types import Criterion, FloatArray
 
 
 def make_fit(k: int, d: int = 2, kind: str = "full", log_likelihood: float = -500.0) -> Fit:

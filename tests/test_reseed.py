@@ -7,10 +7,10 @@ import dgmm
 from dgmm.data import open_samples
 from dgmm.em import Evaluated
 from dgmm.engine.workers import threads
-from dgmm.fitting import Candidate
+from dgmm.fitting import passes_over
 from dgmm.fitting.reseed import groups_of, reseed
-from dgmm.fitting.starts import grounds_for
-from dgmm.passes import Sample, passes_over
+from dgmm.fitting.starts import Candidate, grounds_for
+from dgmm.passes import Sample
 from dgmm.rows import Rows
 
 

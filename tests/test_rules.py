@@ -13,15 +13,14 @@ import pytest
 
 import dgmm
 from dgmm import em
-from dgmm.config import Training
 from dgmm.data import open_samples
 from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.engine.workers import threads
 from dgmm.families import Frame, Moments, SufficientStatistics
-from dgmm.fitting import Candidate, Criterion, reseed, starts
-from dgmm.fitting.starts import Contest, sample_sizes, start_on_sample, unsound_components
+from dgmm.fitting import Training, passes_over, reseed, starts
+from dgmm.fitting.starts import Candidate, Contest, sample_sizes, start_on_sample, unsound_components
 from dgmm.mixture import Mixture
-from dgmm.passes import passes_over
+from dgmm.types import Criterion
 from tests.scripts import scripted
 
 N, D = 1000, 3

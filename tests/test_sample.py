@@ -13,15 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
-from dgmm.config import Training
 from dgmm.data import grid as grid_module
 from dgmm.data import open_samples
 from dgmm.engine import Fold, Node, grow, merge_all
 from dgmm.engine.fold import cut
 from dgmm.engine.memory import gathered_bytes
 from dgmm.engine.workers import threads
-from dgmm.passes import Sample, row_hashes
-from dgmm.passes.passes import profile_of
+from dgmm.fitting import Training
+from dgmm.passes import Sample, profile_of, row_hashes
 from dgmm.passes.profile import ProfileSegment
 from dgmm.passes.sample import OVERSAMPLED, SPARE, Draw, sample_keys
 from dgmm.rows import Rows

@@ -18,8 +18,9 @@ import dgmm.keywords
 from dgmm import commands
 from dgmm.cli import app, main, run_app
 from dgmm.commands import SHORT, asked, command
-from dgmm.config import Count, Pipeline, Score, Select, Settings, Train, Training, settings_of, validated
+from dgmm.config import Pipeline, Score, Select, Train, settings_of
 from dgmm.families import FAMILIES, register
+from dgmm.fitting import Count, Settings, Training, validated
 from dgmm.keywords import takes
 from tests.test_keywords import written
 from tests.test_readme import table

@@ -10,13 +10,13 @@ import pytest
 import zarr
 
 import dgmm
-from dgmm.config import Training
 from dgmm.datasets import ocean_temperature
 from dgmm.em import Ascent
-from dgmm.fitting import Criterion, Outcome, OutcomeKind, race
+from dgmm.fitting import Outcome, OutcomeKind, Training, race
 from dgmm.fitting.results import choose, make_table
 from dgmm.fitting.starts import sample_sizes
 from dgmm.passes.sample import is_held_out
+from dgmm.types import Criterion
 
 
 def blobs(n: int = 4000, k: int = 4, d: int = 3, seed: int = 0) -> np.ndarray:

@@ -15,15 +15,16 @@ from scipy.special import logsumexp
 from scipy.stats import kstest, multivariate_normal
 
 import dgmm
-from dgmm.config import Train, Training
+from dgmm.config import Train
 from dgmm.data import open_samples
 from dgmm.datasets import ocean_temperature
 from dgmm.engine.workers import of_client, threads
 from dgmm.errors import InputError
 from dgmm.estep import Plain, accumulate, make_plan
 from dgmm.families import Moments, SufficientStatistics, make_frame
+from dgmm.fitting import Training, passes_over
 from dgmm.mixture import Mixture
-from dgmm.passes import Sample, passes_over, row_hashes
+from dgmm.passes import Sample, row_hashes
 from dgmm.passes.sample import is_held_out, sample_keys
 from dgmm.pipeline import run_train
 from dgmm.rows import Rows

@@ -20,7 +20,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dgmm.blas import one_blas_thread, one_thread
-from dgmm.config import Training
 from dgmm.data import Samples, open_samples
 from dgmm.em import Climber, Ground, climb
 from dgmm.engine import Workers, open_workers
@@ -28,8 +27,9 @@ from dgmm.errors import CollapseError, InputError
 from dgmm.estimators.containers import Features, is_chunked, named_features, rows_in_order, samples_of
 from dgmm.estimators.lazy import Scorer, What, score_array, score_chunked
 from dgmm.families import Frame, Gaussians, Moments, gaussian_family, get_family
+from dgmm.fitting import Training, passes_over
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes, passes_over
+from dgmm.passes import Passes
 from dgmm.scoring import total_log_density
 from dgmm.types import AnyArray, FloatArray
 

@@ -11,14 +11,13 @@ import sklearn.mixture
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from dgmm.api import select_samples, sorted_out
 from dgmm.blas import one_blas_thread
-from dgmm.config import Search, Select, Training, validated
+from dgmm.config import Select
 from dgmm.em import Ascent, Ground
 from dgmm.errors import InputError
 from dgmm.estimators.base import Data, Parameters, StreamedMixture, change_rule, mixture_of
 from dgmm.families import DEFAULT, Frame, Moments, gaussian_family, get_family
-from dgmm.fitting import Selection
+from dgmm.fitting import Search, Selection, Training, select_samples, sorted_out, validated
 from dgmm.keywords import GridOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes

@@ -5,23 +5,30 @@ shared passes, drops, takes up again and reseeds, and what has become of each ca
 given out with all that is known of how it was come by.
 """
 
-from dgmm.fitting.fit import fit_candidates, select_candidates
-from dgmm.fitting.initialise import Given, check_given
+from dgmm.fitting.fit import passes_over, select_samples, train_samples
+from dgmm.fitting.initialise import check_given
+from dgmm.fitting.options import Count, One, Search, Settings, Training, as_list, sorted_out, validated
 from dgmm.fitting.outcome import SOUND, Outcome, OutcomeKind
 from dgmm.fitting.results import NAMES, STRONG, Fit, Selection
-from dgmm.fitting.starts import Candidate
 
 __all__ = [
     "NAMES",
     "SOUND",
     "STRONG",
-    "Candidate",
+    "Count",
     "Fit",
-    "Given",
+    "One",
     "Outcome",
     "OutcomeKind",
+    "Search",
     "Selection",
+    "Settings",
+    "Training",
+    "as_list",
     "check_given",
-    "fit_candidates",
-    "select_candidates",
+    "passes_over",
+    "select_samples",
+    "sorted_out",
+    "train_samples",
+    "validated",
 ]

@@ -6,16 +6,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dgmm.config import Search, Training
+from dgmm.blas import one_blas_thread
+from dgmm.data import Samples
 from dgmm.em import Ascent
+from dgmm.engine import Fold, Workers
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
 from dgmm.fitting.initialise import Given, one_component
+from dgmm.fitting.options import One, Search, Training
 from dgmm.fitting.outcome import Outcome
 from dgmm.fitting.race import Race
 from dgmm.fitting.results import Fit, Selection, choose
 from dgmm.fitting.starts import Candidate, grounds_for, start_on_sample
-from dgmm.passes import Passes
+from dgmm.passes import Passes, profile_of
 from dgmm.types import Criterion
 
 logger = logging.getLogger("dgmm")
@@ -98,3 +101,37 @@ def select_candidates(passes: Passes, search: Search, options: Training) -> Sele
     best, ties = choose(sound, criterion)
     outcomes = {(c.n_components, c.covariance_type): outcome for c, outcome in failures.items()}
     return Selection(best, tuple(fits.values()), passes.n_reads, outcomes, criterion, ties)
+
+
+def passes_over(
+    samples: Samples, workers: Workers, options: Training | None = None, *, ridge: float | None = None
+) -> Passes:
+    """The profile pass, and what further passes need; options are those of `Training` by default."""
+    options = Training() if options is None else options
+    fold = Fold(samples, workers)
+    return Passes(fold, samples, profile_of(fold, samples, options), options, ridge=ridge)
+
+
+def train_samples(samples: Samples, workers: Workers, one: One, options: Training, given: Given | None = None) -> Fit:
+    """Fit one mixture; raises `CollapseError` where there is nothing to return."""
+    candidate = Candidate(one.n_components, one.covariance_type)
+    with one_blas_thread:
+        passes = passes_over(samples, workers, options)
+        fits, failures = fit_candidates(passes, [candidate], options, given=given)
+    if failures:
+        raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
+    fit = fits[candidate]
+    if not fit.outcome.is_sound:
+        logger.warning("%s: %s", fit.state, fit.reason)
+    elif not fit.converged:
+        logger.warning(
+            "%s, an estimated %.2g nats per sample short: raise max_iter (%d)",
+            fit.state, fit.remaining_gain, options.max_iter,
+        )  # fmt: skip
+    return fit
+
+
+def select_samples(samples: Samples, workers: Workers, search: Search, options: Training) -> Selection:
+    """Fit a grid and choose from it."""
+    with one_blas_thread:
+        return select_candidates(passes_over(samples, workers, options), search, options)

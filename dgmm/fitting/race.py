@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dgmm.config import Training
 from dgmm.em import Ascent, Evaluated, Pass, climb
 from dgmm.estep import DOUBLE
 from dgmm.families import SufficientStatistics
+from dgmm.fitting.options import Training
 from dgmm.fitting.outcome import Outcome, OutcomeKind
 from dgmm.fitting.reseed import reseed
 from dgmm.fitting.results import STRONG, Fit, Standing

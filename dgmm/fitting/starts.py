@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from dask.system import CPU_COUNT
 
-from dgmm.config import Training
 from dgmm.em import Ascent, Ground, climb
 from dgmm.engine import Node, merge_all
 from dgmm.errors import InputError
 from dgmm.estep import accumulate, make_plan, unpack
 from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_family
 from dgmm.fitting.initialise import Given, from_labels, start_labels
+from dgmm.fitting.options import Training
 from dgmm.fitting.outcome import Outcome, OutcomeKind
 from dgmm.fitting.results import Standing
 from dgmm.mixture import Mixture

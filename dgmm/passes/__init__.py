@@ -4,7 +4,7 @@ The profile (moments, range, missing rows, a sample of rows), the E-step of any 
 mixtures explain worst. Which mixtures those are is no concern of this room.
 """
 
-from dgmm.passes.passes import Passes, passes_over
+from dgmm.passes.passes import Passes, profile_of
 from dgmm.passes.profile import Profile, refuse_infinite
 from dgmm.passes.sample import Sample, row_hashes
 
@@ -12,7 +12,7 @@ __all__ = [
     "Passes",
     "Profile",
     "Sample",
-    "passes_over",
+    "profile_of",
     "refuse_infinite",
     "row_hashes",
 ]

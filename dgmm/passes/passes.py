@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dgmm.config import Training
 from dgmm.data import Samples
-from dgmm.engine import Fold, Workers
+from dgmm.engine import Fold
 from dgmm.errors import InputError
 from dgmm.estep import make_plan, unpack
 from dgmm.families import Frame, FrameKind, SufficientStatistics
@@ -125,12 +124,3 @@ class Passes:
         plans = tuple(m.density_plan() for m in mixtures)
         found = self.fold(WorstSegment(plans, limit, self.samples.row_bytes, self._division))
         return [sample.ordered() for sample in found.samples]
-
-
-def passes_over(
-    samples: Samples, workers: Workers, options: Training | None = None, *, ridge: float | None = None
-) -> Passes:
-    """The profile pass, and what further passes need; options are those of `Training` by default."""
-    options = Training() if options is None else options
-    fold = Fold(samples, workers)
-    return Passes(fold, samples, profile_of(fold, samples, options), options, ridge=ridge)

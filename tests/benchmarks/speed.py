@@ -31,7 +31,6 @@ from tables import head, line
 
 import dgmm
 from dgmm.blas import one_blas_thread
-from dgmm.config import Training
 from dgmm.data import Grid, Samples, open_samples
 from dgmm.data.samples import Field
 from dgmm.data.sources import DECODERS
@@ -41,9 +40,9 @@ from dgmm.engine.memory import BASE_BYTES, pass_bytes
 from dgmm.engine.workers import threads
 from dgmm.estep import make_plan, score
 from dgmm.families import get_family
-from dgmm.fitting import Outcome, OutcomeKind
+from dgmm.fitting import Outcome, OutcomeKind, Training, passes_over
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes, passes_over
+from dgmm.passes import Passes
 from dgmm.passes.estep import EStepSegment
 from dgmm.passes.parts import Division
 

@@ -1,0 +1,206 @@
+"""The settings of fits, and how settings of any kind are checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
+
+from dgmm.errors import InputError
+from dgmm.families import DEFAULT, FAMILIES
+from dgmm.types import Acceleration, Criterion, OnCollapse, Precision, StartMethod
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+M = TypeVar("M", bound=Settings)
+
+
+def validated(model: type[M], values: dict[str, Any]) -> M:
+    """Settings from plain values; `InputError` with one line for everything that is wrong."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for e in error.errors():
+            place = ".".join(str(part) for part in e["loc"]) or model.__name__
+            if e["type"] == "too_short" and not e["input"]:
+                problems.append(f"{place} is empty: give at least {e['ctx']['min_length']}")
+                continue
+            message = "unknown setting" if e["type"] == "extra_forbidden" else e["msg"].removeprefix("Value error, ")
+            said = e["type"] in ("missing", "extra_forbidden") or repr(e["input"]) in message
+            given = "" if said else f" (not {e['input']!r})"
+            problems.append(f"{place}: {message}{given}")
+        raise InputError("; ".join(problems)) from None
+
+
+def as_list(value: Any) -> Any:
+    """``a,b,c`` as a list of its parts."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _as_numbers(value: Any) -> Any:
+    """``1:12`` as 1, 2, ..., 12 and ``2,4,8`` as those; what else holds numbers, and a single one, as lists."""
+    if isinstance(value, str):
+        return [number for part in as_list(value) for number in _span(part)]
+    value = _plain(value)
+    if isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes)):
+        return list(value)
+    return [value] if isinstance(value, (int, float)) else value
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _span(text: str) -> list[Any]:
+    """``1:12`` as its numbers; what is none is left to validation."""
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    return list(range(int(found[1]), int(found[2]) + 1)) if found else [text]
+
+
+@dataclass(frozen=True)
+class _Families:
+    """The names that are registered when somebody asks, not when the schema was made."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "enum": list(FAMILIES)}
+
+
+def _known_family(value: Any) -> Any:
+    if value not in list(FAMILIES):
+        raise ValueError(f"unknown covariance type {value!r}: choose from {', '.join(FAMILIES)}")
+    return value
+
+
+CovarianceType = Annotated[
+    str, Field(description="Structure of the covariances."), BeforeValidator(_known_family), _Families()
+]
+
+
+def _known_criterion(value: Any) -> Criterion:
+    if value not in list(Criterion):
+        raise ValueError(f"unknown criterion {value!r}: use {', '.join(Criterion)}")
+    return Criterion(value)
+
+
+CriterionName = Annotated[
+    Criterion,
+    BeforeValidator(_known_criterion),
+    # in place of a reference to an enumeration, which forms show less well
+    WithJsonSchema({"type": "string", "enum": [c.value for c in Criterion]}),
+]
+
+
+def _no_flag(value: Any) -> Any:
+    """True and False are no numbers."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+def _whole(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """What pydantic says of numbers, and what to do."""
+    try:
+        return handler(_no_flag(_plain(value)))
+    except (ValidationError, ValueError) as error:
+        message = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise ValueError(f"{message}: give whole numbers from 1 up") from None
+
+
+Count = Annotated[int, Field(ge=1), WrapValidator(_whole)]
+
+
+class Training(Settings):
+    """How mixtures are fitted."""
+
+    tol: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Stop when the estimated gain still to come is below this, in nats per sample. Default, and the "
+        "least: 0.1 % of p/2 nats in total, where p is the number of parameters.",
+    )
+    max_iter: Count = Field(1000, description="Passes over all the data, at most.")
+    reg_covar: float = Field(
+        1e-6,
+        ge=0,
+        allow_inf_nan=False,
+        description="Added to every covariance, as a share of the data's own covariance.",
+    )
+    n_init: Count = Field(10, description="Starts of each candidate on the sample; the best one goes on.")
+    init_params: StartMethod = Field(
+        "kmeans",
+        description="What a start is made of: the clusters of k-means; the rows nearest to each seed of k-means++; "
+        "random labels; the rows nearest to each of some random rows.",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the sample of rows and of the starts.")
+    sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
+    start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
+    accelerate: Acceleration = Field("anderson", description="Acceleration of EM: Anderson's, or none (plain EM).")
+    compute_dtype: Precision = Field(
+        "float64",
+        description="Precision of the E-step's matrix products; sums over slices are always float64. float32 is up to "
+        "1.7 times faster for many components; a log density errs by 1e-2 nats at most, their mean by some 1e-6. What "
+        "is reported and compared in the end is float64.",
+    )
+    worst_rows: int = Field(
+        1000,
+        ge=0,
+        le=100_000,
+        description="Rows of lowest log density that a last pass collects; a group of them becomes a component in the "
+        "place of the weakest if that raises the likelihood. 0: no such pass. Data that fit start_rows need none.",
+    )
+    on_collapse: OnCollapse | None = Field(
+        None,
+        description="A component that collapses is reported, or put on the worst rows (worst_rows) for another try. "
+        "Default: report in training, reseed in selection.",
+    )
+    holdout: float = Field(
+        0.0, ge=0, le=0.5, description="Share of the rows, chosen by a hash, that no fit sees; they judge the fits."
+    )
+
+
+class Search(Settings):
+    """What to choose among, and by what."""
+
+    n_components: Annotated[list[Count], BeforeValidator(_as_numbers), Field(min_length=1)] = Field(
+        description="Numbers of components to try: a list, or a range such as 1:12."
+    )
+    covariance_type: Annotated[list[CovarianceType], BeforeValidator(as_list), Field(min_length=1)] = Field(
+        list(DEFAULT), description="Covariance types to try."
+    )
+    keep_all: bool = Field(False, description="Run every candidate to convergence; drop none that cannot win.")
+    criterion: CriterionName = Field(Criterion.BIC, description="What to choose by; held_out needs training.holdout.")
+
+
+class One(Settings):
+    """The mixture that is fitted."""
+
+    n_components: Count = Field(description="Number of components K.")
+    covariance_type: CovarianceType = "full"
+
+
+def sorted_out(options: Mapping[str, Any], *models: type[Settings]) -> list[dict[str, Any]]:
+    """Keyword arguments by the models whose fields they are; last come the others."""
+    parts = [{name: options[name] for name in model.model_fields if name in options} for model in models]
+    taken = set().union(*parts)
+    return [*parts, {name: value for name, value in options.items() if name not in taken}]
