@@ -24,7 +24,7 @@ HOUSE: dict[str, str] = {
     "store": "places local objects at record models",
     "scoring": "rows total bulk", "report": "figures page",
     "yaml12": "", "config": "", "keywords": "",
-    "estimators": "containers lazy base gaussian bayesian",
+    "estimators": "containers lazy problem bridge base gaussian bayesian",
     "api": "", "pipeline": "", "commands": "", "cli": "",
 }  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.

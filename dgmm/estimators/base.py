@@ -9,88 +9,29 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from inspect import signature
-from typing import Any, ClassVar, Protocol, Self, TypedDict
+from typing import Any, Self, TypedDict
 
 import numpy as np
-import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dgmm.blas import one_blas_thread, one_thread
-from dgmm.data import Samples, open_samples
-from dgmm.em import Climber, Ground, climb
-from dgmm.engine import Workers, open_workers
-from dgmm.errors import CollapseError, InputError
-from dgmm.estimators.containers import Features, is_chunked, named_features, rows_in_order, samples_of
+from dgmm.data import open_samples
+from dgmm.em import Ground, climb
+from dgmm.engine import Workers
+from dgmm.errors import InputError
+from dgmm.estimators.bridge import Bridge
+from dgmm.estimators.containers import Features, is_chunked, named_features, samples_of
 from dgmm.estimators.lazy import Scorer, What, score_array, score_chunked
-from dgmm.families import Frame, Gaussians, Moments, gaussian_family, get_family
+from dgmm.estimators.problem import AnySamples, Problem, Start, workers_for
+from dgmm.families import Frame, Moments, get_family
 from dgmm.fitting import Training, passes_over
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.scoring import total_log_density
 from dgmm.types import AnyArray, FloatArray
-
-#: A weight of zero has no logarithm; with this one a component gets no sample that another has any use for.
-LEAST_WEIGHT = float(np.finfo(float).tiny)
-#: Rows and features of the table of components in a notebook.
-SHOWN_COMPONENTS, SHOWN_FEATURES = 20, 12
-
-#: Something with shape (n, d) that scikit-learn takes, or a chunked container.
-Data = Any
-
-
-class Start(Climber, Protocol):
-    """One start on its way up."""
-
-    trajectory: list[float]
-    converged: bool
-    failure: CollapseError | None
-    remaining_gain: float
-
-
-class Problem:
-    """The data of one fit, ready for passes.
-
-    Attributes
-    ----------
-    source : ndarray, dask.array.Array, zarr.Array, xarray.DataArray or xarray.Dataset
-        What was handed in; an array if that is what scikit-learn makes of it.
-    samples : Samples
-    features : Features
-    dtype : numpy.dtype
-        Of the samples and the fitted attributes: float32 or float64.
-    """
-
-    def __init__(self, source: Any, samples: Samples, features: Features) -> None:
-        self.source = source
-        self.samples = samples
-        self.features = features
-        single = all(f.array.dtype == np.float32 for f in samples.fields)
-        self.dtype = np.dtype(np.float32 if single else np.float64)
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is an array in memory, as scikit-learn has it."""
-        return isinstance(self.source, np.ndarray)
-
-    def open_workers(self) -> AbstractContextManager[Workers]:
-        """The workers for the samples."""
-        return workers_for(self.samples)
-
-    def start_rows(self, passes: Passes, limit: int, seed: int) -> FloatArray:
-        """Rows that starts are made of, in double precision: all, or the profile's sample of chunked data."""
-        if self.whole:
-            return np.asarray(self.source, dtype=np.float64)
-        sample, size = passes.profile.sample, self.samples.grid.size
-        return rows_in_order(sample, size, seed) if size <= limit else sample.rows.x
-
-
-def workers_for(samples: Samples) -> AbstractContextManager[Workers]:
-    """Threads for what is in memory, which nobody should scatter; else the open client, or threads."""
-    return open_workers("threads" if samples.in_memory else None)
 
 
 class Parameters(TypedDict, total=False):
@@ -108,11 +49,8 @@ class Parameters(TypedDict, total=False):
     verbose_interval: int
 
 
-class StreamedMixture:
+class StreamedMixture(Bridge):
     """What both mixture estimators do differently from scikit-learn's, of which they are subclasses too."""
-
-    #: scikit-learn's own class.
-    _theirs: ClassVar[Any]
 
     n_components: int
     covariance_type: str
@@ -133,8 +71,6 @@ class StreamedMixture:
     n_features_in_: int
     feature_names_in_: AnyArray
     lower_bound_: float
-    #: `covariance_type` of the fit: the parameter may have been set since.
-    _fitted_type: str
 
     def __init_subclass__(cls, **named: Any) -> None:
         """Name the parameters of scikit-learn's class in the signature, which it reads them from, and then our own."""
@@ -145,7 +81,7 @@ class StreamedMixture:
         own = [p for p in ours.parameters.values() if p.name not in theirs and p.kind is not p.VAR_KEYWORD]
         cls.__init__.__signature__ = ours.replace(parameters=[*theirs.values(), *own])  # type: ignore[attr-defined]
 
-    def fit(self, X: Data, y: None = None, *, feature_dims: str | Sequence[str] | None = None) -> Self:
+    def fit(self, X: AnySamples, y: None = None, *, feature_dims: str | Sequence[str] | None = None) -> Self:
         """Fit the mixture to samples that may lie anywhere.
 
         Parameters
@@ -168,7 +104,7 @@ class StreamedMixture:
         self._fit(X, feature_dims)
         return self
 
-    def fit_predict(self, X: Data, y: None = None, *, feature_dims: str | Sequence[str] | None = None) -> Any:
+    def fit_predict(self, X: AnySamples, y: None = None, *, feature_dims: str | Sequence[str] | None = None) -> Any:
         """Fit the mixture and label the same samples, as ``fit(X).predict(X)`` does.
 
         Parameters
@@ -190,7 +126,7 @@ class StreamedMixture:
             return score_array(problem.source, self._scorer("label"))
         return score_chunked(problem.source, self._scorer("label"), problem.features)
 
-    def predict(self, X: Data) -> Any:
+    def predict(self, X: AnySamples) -> Any:
         """Label samples with their most probable component.
 
         Parameters
@@ -205,7 +141,7 @@ class StreamedMixture:
         """
         return self._score("label", X)
 
-    def predict_proba(self, X: Data) -> Any:
+    def predict_proba(self, X: AnySamples) -> Any:
         """Probability of every component for every sample.
 
         Parameters
@@ -219,7 +155,7 @@ class StreamedMixture:
         """
         return self._score("probabilities", X)
 
-    def score_samples(self, X: Data) -> Any:
+    def score_samples(self, X: AnySamples) -> Any:
         """Log density of every sample.
 
         Parameters
@@ -233,7 +169,7 @@ class StreamedMixture:
         """
         return self._score("log_density", X)
 
-    def score(self, X: Data, y: None = None) -> float:
+    def score(self, X: AnySamples, y: None = None) -> float:
         """Mean log density of the samples, in nats; chunked data are read once.
 
         Parameters
@@ -288,7 +224,7 @@ class StreamedMixture:
         """About the least variance of a component, in squared units of the data: for the frame."""
         return self.reg_covar
 
-    def _problem(self, X: Data, feature_dims: str | Sequence[str] | None) -> Problem:
+    def _problem(self, X: AnySamples, feature_dims: str | Sequence[str] | None) -> Problem:
         """Validated data."""
         if is_chunked(X):
             features = named_features(X, feature_dims)
@@ -306,7 +242,7 @@ class StreamedMixture:
         self._features = problem.features
         return problem
 
-    def _fit(self, X: Data, feature_dims: str | Sequence[str] | None) -> Problem:
+    def _fit(self, X: AnySamples, feature_dims: str | Sequence[str] | None) -> Problem:
         """Climb from all starts in shared passes; set the attributes to the best."""
         self._validate_params()  # type: ignore[attr-defined]
         problem = self._problem(X, feature_dims)
@@ -423,13 +359,13 @@ class StreamedMixture:
         names = tuple(map(str, getattr(self, "feature_names_in_", ())))
         return replace(getattr(self, "_features", Features()), names=names)
 
-    def _score(self, what: What, X: Data) -> Any:
+    def _score(self, what: What, X: AnySamples) -> Any:
         check_is_fitted(self)
         if is_chunked(X):
             return score_chunked(X, self._scorer(what), self._remembered())
         return score_array(validate_data(self, X, reset=False), self._scorer(what))
 
-    def _total(self, X: Data) -> tuple[float, int]:
+    def _total(self, X: AnySamples) -> tuple[float, int]:
         """Sum of the log densities of the complete rows, and how many there are."""
         check_is_fitted(self)
         if not is_chunked(X):
@@ -446,110 +382,10 @@ class StreamedMixture:
             raise InputError(f"no complete row in {samples.name}")
         return total.log_density, total.count
 
-    @classmethod
-    def from_sklearn(cls, model: Any) -> Self:
-        """Take over a model of scikit-learn's, fitted or not.
-
-        Parameters
-        ----------
-        model : sklearn.mixture.GaussianMixture or sklearn.mixture.BayesianGaussianMixture
-            Of the class of the same name.
-
-        Returns
-        -------
-        GaussianMixture or BayesianGaussianMixture
-            With the same parameters and attributes.
-        """
-        if not isinstance(model, cls._theirs):
-            raise InputError(f"expected scikit-learn's {cls._theirs.__name__}, not a {type(model).__name__}")
-        new = cls(**{name: getattr(model, name) for name in cls._shared_names()})
-        _copy_attributes(model, new)
-        if hasattr(new, "converged_"):
-            new._fitted_type = model.covariance_type
-            new.remaining_gain_ = np.inf
-            # arrays of one number for tied Bayesian mixtures
-            new.lower_bound_ = float(np.ravel(model.lower_bound_)[0])
-            new.lower_bounds_ = [float(np.ravel(value)[0]) for value in model.lower_bounds_]
-        return new
-
-    def to_sklearn(self) -> Any:
-        """The same fitted model as one of scikit-learn's own, for everything that asks for that class.
-
-        Returns
-        -------
-        sklearn.mixture.GaussianMixture or sklearn.mixture.BayesianGaussianMixture
-        """
-        check_is_fitted(self)
-        model = self._plain()
-        _copy_attributes(self, model, leave=("remaining_gain_", "selection_"))
-        return model
-
-    @classmethod
-    def _shared_names(cls) -> list[str]:
-        return sorted(cls._theirs().get_params())
-
-    def _plain(self, **changed: Any) -> Any:
-        """scikit-learn's own, with the parameters that it knows."""
-        known = {name: getattr(self, name) for name in self._shared_names()}
-        return self._theirs(**{**known, **changed})
-
-    def components_table(self) -> pd.DataFrame:
-        """Weight, means and standard deviations of the components, a row for each.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``weight`` and, for every feature, its ``mean`` and ``std``.
-        """
-        check_is_fitted(self)
-        d = self.means_.shape[1]
-        components = components_of(self._fitted_type, self.means_, self.precisions_cholesky_)
-        variances = get_family(self._fitted_type).variances(components)
-        names = [str(name) for name in getattr(self, "feature_names_in_", [f"x{i}" for i in range(d)])]
-        columns: dict[tuple[str, str], AnyArray] = {("", "weight"): self.weights_}
-        for i, name in enumerate(names):
-            columns[name, "mean"], columns[name, "std"] = self.means_[:, i], np.sqrt(variances[:, i])
-        table = pd.DataFrame(columns)
-        table.index.name = "component"
-        return table
-
-    def _html_repr(self) -> str:
-        """scikit-learn's representation, and a table of the components of a fitted model."""
-        html: str = super()._html_repr()  # type: ignore[misc]
-        if not hasattr(self, "converged_"):
-            return html
-        table = self.components_table()
-        k, d = self.means_.shape
-        left_out = [f"{k - SHOWN_COMPONENTS} more components"] * (k > SHOWN_COMPONENTS)
-        left_out += [f"{d - SHOWN_FEATURES} more features"] * (d > SHOWN_FEATURES)
-        shown = table.iloc[:SHOWN_COMPONENTS, : 1 + 2 * SHOWN_FEATURES]
-        note = f"<p>and {' and '.join(left_out)}</p>" if left_out else ""
-        return f"{html}<div>{shown.to_html(float_format='{:.4g}'.format, border=0)}{note}</div>"
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()  # type: ignore[misc]
         tags.array_api_support = False
         return tags
-
-
-def _copy_attributes(source: Any, target: Any, leave: Sequence[str] = ()) -> None:
-    """What fitting has set."""
-    for name, value in vars(source).items():
-        if name.endswith("_") and not name.startswith("_") and name not in leave:
-            setattr(target, name, value)
-
-
-def components_of(covariance_type: str, means: AnyArray, precisions_cholesky: AnyArray) -> Gaussians:
-    """Components from scikit-learn's attributes."""
-    family = gaussian_family(covariance_type, "precisions")
-    factors = family.factors_from_roots(np.asarray(precisions_cholesky, dtype=float))
-    return Gaussians(np.array(means, dtype=float), factors)
-
-
-def mixture_of(covariance_type: str, weights: AnyArray, means: AnyArray, precisions_cholesky: AnyArray) -> Mixture:
-    """A mixture from scikit-learn's attributes; the weights as they are."""
-    components = components_of(covariance_type, means, precisions_cholesky)
-    return Mixture(get_family(covariance_type), np.maximum(np.asarray(weights, dtype=float), LEAST_WEIGHT), components)
 
 
 def change_rule(tol: float, unit: float, before: float, *, accelerated: bool = False) -> Callable[[Any], bool]:

@@ -15,7 +15,9 @@ from dgmm.blas import one_blas_thread
 from dgmm.config import Select
 from dgmm.em import Ascent, Ground
 from dgmm.errors import InputError
-from dgmm.estimators.base import Data, Parameters, StreamedMixture, change_rule, mixture_of
+from dgmm.estimators.base import Parameters, StreamedMixture, change_rule
+from dgmm.estimators.bridge import mixture_of
+from dgmm.estimators.problem import AnySamples
 from dgmm.families import DEFAULT, Frame, Moments, gaussian_family, get_family
 from dgmm.fitting import Search, Selection, Training, select_samples, sorted_out, validated
 from dgmm.keywords import GridOptions, takes
@@ -163,7 +165,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
     @takes(GridOptions, Select)
     def select(
         cls,
-        X: Data,
+        X: AnySamples,
         n_components: int | Iterable[int] = range(1, 11),
         covariance_type: str | Sequence[str] = DEFAULT,
         *,
@@ -287,7 +289,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
     def _expected_mixture(self) -> Mixture:
         return mixture_of(self.covariance_type, self.weights_, self.means_, self.precisions_cholesky_)
 
-    def aic(self, X: Data) -> float:
+    def aic(self, X: AnySamples) -> float:
         """Akaike's information criterion of the model on samples; lower is better.
 
         Parameters
@@ -302,7 +304,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         total, _ = self._total(X)
         return -2 * total + 2 * int(self._n_parameters())
 
-    def bic(self, X: Data) -> float:
+    def bic(self, X: AnySamples) -> float:
         """Bayesian information criterion of the model on samples; lower is better.
 
         Parameters
