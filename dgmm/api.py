@@ -97,7 +97,7 @@ def train(
     samples = open_samples(source, weights=weights, **data)
     family = get_family(one.covariance_type)
     given = check_given(family, one.n_components, samples.n_features, weights_init, means_init, precisions_init)
-    with workers_for(scheduler, cluster) as workers:
+    with workers_named(scheduler, cluster) as workers:
         return train_samples(samples, workers, one, fitting, given)
 
 
@@ -142,7 +142,7 @@ def select(
     search = validated(Search, {"n_components": n_components, "covariance_type": covariance_type, **given})
     fitting = validated(Training, training)
     samples = open_samples(source, weights=weights, **data)
-    with workers_for(scheduler, cluster) as workers:
+    with workers_named(scheduler, cluster) as workers:
         return select_samples(samples, workers, search, fitting)
 
 
@@ -194,13 +194,13 @@ def score(
     # workers of ours are gone before what they wrote of an output that is given up is removed
     with (
         place_at(out).begin("scores", overwrite=overwrite, inputs=inputs) as output,
-        workers_for(scheduler, cluster) as workers,
+        workers_named(scheduler, cluster) as workers,
     ):
         score_samples(fit, samples, output, workers, **how.model_dump())
     return open_scores(out)
 
 
-def workers_for(scheduler: str | Client | None, cluster: Mapping[str, Any]) -> AbstractContextManager[Workers]:
+def workers_named(scheduler: str | Client | None, cluster: Mapping[str, Any]) -> AbstractContextManager[Workers]:
     """Context of the workers that keyword arguments name."""
     return open_workers(scheduler, **validated(Cluster, dict(cluster)).model_dump(exclude={"scheduler"}))
 

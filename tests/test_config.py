@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -64,6 +65,12 @@ def test_the_ocean_is_what_the_readme_promises() -> None:
         ([3, 1], [3, 1]),
         (range(2, 5), [2, 3, 4]),
         ([2, "3"], [2, 3]),
+        # as Python has them
+        ((2, 3.0), [2, 3]),
+        (np.arange(2, 4), [2, 3]),
+        ([np.int64(2)], [2]),
+        (np.int64(5), [5]),
+        ((k for k in (2, 3)), [2, 3]),
     ],
 )
 def test_numbers_of_components(given: Any, expected: list[int]) -> None:
@@ -100,7 +107,7 @@ def test_numbers_of_components_that_are_none(given: Any, part: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("given", [0, -1, 1.5, "two", None, True, [2]])
+@pytest.mark.parametrize("given", [0, -1, 1.5, "two", None, True, [2], np.True_, np.int64(0)])
 def test_one_number_of_components_that_is_none(given: Any) -> None:
     with pytest.raises(InputError, match=r"^n_components: "):
         train(n_components=given)

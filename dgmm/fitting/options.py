@@ -110,20 +110,16 @@ CriterionName = Annotated[
 ]
 
 
-def _no_flag(value: Any) -> Any:
-    """True and False are no numbers."""
-    if isinstance(value, bool):
-        raise ValueError("expected a number")
-    return value
-
-
 def _whole(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     """What pydantic says of numbers, and what to do."""
+    advice = "give whole numbers from 1 up"
+    # True and False are no numbers
+    if isinstance(value := _plain(value), bool):
+        raise ValueError(f"expected a number: {advice}")
     try:
-        return handler(_no_flag(_plain(value)))
-    except (ValidationError, ValueError) as error:
-        message = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise ValueError(f"{message}: give whole numbers from 1 up") from None
+        return handler(value)
+    except ValidationError as error:
+        raise ValueError(f"{error.errors()[0]['msg']}: {advice}") from None
 
 
 Count = Annotated[int, Field(ge=1), WrapValidator(_whole)]
