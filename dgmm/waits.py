@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Self, TypeVar
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Self, TypeVar
 
 logger = logging.getLogger("dgmm")
 
@@ -85,3 +87,57 @@ def stop_if_interrupted() -> None:
     wanted: Callable[[], bool] | None = getattr(_task, "wanted", None)
     if wanted is not None and not wanted():
         raise InterruptedError("the driver gave up")
+
+
+@contextmanager
+def interrupts_held_back(longest: float) -> Iterator[None]:
+    """Context in which Ctrl-C and SIGTERM wait until its end, where what they stand for happens as it would have.
+
+    In a thread other than the main one, which signals do not interrupt, and for signals that nobody in Python has
+    laid hands on, nothing changes.
+
+    Parameters
+    ----------
+    longest : float
+        Seconds after which they wait no more.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    began = time.monotonic()
+    handlers: dict[int, Callable[[int, Any], Any]] = {}
+    came: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if time.monotonic() - began > longest:
+            handlers[number](number, frame)
+        came.append(number)
+
+    try:
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handlers[number] = handler
+                signal.signal(number, note)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            handlers[number](number, None)
+
+
+@contextmanager
+def undisturbed(context: AbstractContextManager[T], longest: float) -> Iterator[T]:
+    """Enter and leave a context with interrupts held back; see `interrupts_held_back`."""
+    with ExitStack() as outer:
+        inner = ExitStack()
+
+        @outer.callback
+        def leave() -> None:
+            with interrupts_held_back(longest):
+                inner.close()
+
+        with interrupts_held_back(longest):
+            value = inner.enter_context(context)
+        yield value

@@ -16,7 +16,7 @@ import pytest
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, settings
 
-from dgmm.workers import DISTRIBUTED_SETTINGS
+from dgmm.schedulers import DISTRIBUTED_SETTINGS
 
 # The same examples in every run; no deadlines, machines differ.
 settings.register_profile(

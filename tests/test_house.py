@@ -10,16 +10,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
-    "types", "errors", "blas", "rows", "statistics", "frame", "families", "estep", "mixture", "yaml12", "config",
-    "em", "initialise", "grid", "tree", "leaf", "sample", "profile", "runs", "chunks", "layout", "data", "datasets",
-    "places", "resident", "waits", "cluster", "workers", "memory", "fold", "outcome", "results", "starts", "passes",
-    "reseed", "race", "selection", "stored", "store", "scoring", "api", "containers", "streamed", "estimator",
-    "bayesian", "figures", "report", "pipeline", "cli",
+    "types", "errors", "blas", "rows", "statistics", "frame", "families", "estep", "mixture", "yaml12", "config", "em",
+    "initialise", "grid", "tree", "leaf", "sample", "profile", "runs", "chunks", "layout", "data", "datasets",
+    "places", "resident", "waits", "cluster", "schedulers", "workers", "memory", "fold", "outcome", "results",
+    "starts", "passes", "reseed", "race", "selection", "stored", "store", "scoring", "api", "containers", "streamed",
+    "estimator", "bayesian", "figures", "report", "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
-    "dask": {"data", "cluster", "workers", "starts", "containers"},
-    "distributed": {"cluster", "workers"},
+    "dask": {"data", "cluster", "schedulers", "workers", "starts", "containers"},
+    "distributed": {"cluster", "schedulers", "workers"},
     "zarr": {"chunks", "data", "places", "store", "scoring", "datasets", "containers"},
     "obstore": {"data", "places"},
     "xarray": {"data", "store", "stored", "scoring", "datasets", "api", "figures", "report", "containers"},

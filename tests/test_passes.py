@@ -19,9 +19,9 @@ from dgmm.errors import InsufficientMemoryError
 from dgmm.fold import TASKS_PER_THREAD, cut
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, passes_over
+from dgmm.schedulers import DISTRIBUTED_SETTINGS
 from dgmm.waits import stop_if_interrupted
 from dgmm.workers import (
-    DISTRIBUTED_SETTINGS,
     Workers,
     of_client,
     open_workers,

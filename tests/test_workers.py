@@ -12,8 +12,9 @@ import pytest
 from distributed import Client
 
 from dgmm.errors import InputError
+from dgmm.schedulers import PRELOAD
 from dgmm.waits import stop_if_interrupted
-from dgmm.workers import PRELOAD, Workers, of_client, threads
+from dgmm.workers import Workers, of_client, threads
 
 FORKED = """
 import os, signal
