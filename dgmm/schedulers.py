@@ -130,7 +130,7 @@ def connected(address: str) -> Iterator[Client]:
     Raises
     ------
     InputError
-        If this is no address.
+        If this is no address, or one for which something is missing here.
     ClusterError
         If no scheduler answers there within `ANSWER` seconds.
     """
@@ -140,10 +140,10 @@ def connected(address: str) -> Iterator[Client]:
         with ThreadPoolExecutor(1) as asker:
             asker.submit(asyncio.run, _ask(address)).result()
         client = Client(address, set_as_default=False)
-    except ValueError as error:
-        raise InputError(f"cannot use {address!r} as the address of a scheduler: {error}") from None
+    except (ValueError, TypeError, ImportError) as error:  # no address, or no certificates or library for it
+        raise InputError(f"cannot use {address} as the address of a scheduler: {error}") from None
     except OSError as error:  # as timeouts are
-        why = " ".join(str(error).split()) or f"nothing came for {ANSWER:.0f} s"
+        why = " ".join(str(error).split()) or f"nothing came for {ANSWER:g} s"
         raise ClusterError(
             f"no scheduler answers at {address} ({why}): see whether it runs and can be reached from here"
         ) from error
@@ -175,5 +175,5 @@ def wait_for_a_worker(client: Client) -> None:
             client.wait_for_workers(1, timeout=NO_WORKERS)
         except TimeoutError:
             raise ClusterError(
-                f"no worker at {address} for {NO_WORKERS:.0f} s: start some (dask worker {address})"
+                f"no worker at {address} for {NO_WORKERS:g} s: start some (dask worker {address})"
             ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ logger = logging.getLogger("dgmm")
 
 #: Seconds after which a wait is spoken of, and again each time.
 TOLD_EVERY = 10.0
+
+#: Seconds after which an interrupt that was lost comes again.
+AGAIN = 0.05
 
 T = TypeVar("T")
 
@@ -141,3 +145,28 @@ def undisturbed(context: AbstractContextManager[T], longest: float) -> Iterator[
         with interrupts_held_back(longest):
             value = inner.enter_context(context)
         yield value
+
+
+@contextmanager
+def no_interrupt_lost() -> Iterator[None]:
+    """Context in which an interrupt that Python ignores comes again, until it is felt.
+
+    Python ignores what is raised in finalizers and in functions that libraries are called back by, as compilers are
+    for seconds. A KeyboardInterrupt stands for SIGINT there, and a subclass of it for SIGTERM.
+    """
+    before = sys.unraisablehook
+
+    def ignored(what: Any) -> None:
+        if not issubclass(what.exc_type, KeyboardInterrupt):
+            before(what)
+            return
+        number = signal.SIGINT if what.exc_type is KeyboardInterrupt else signal.SIGTERM
+        again = threading.Timer(AGAIN, signal.pthread_kill, (threading.main_thread().ident, number))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = ignored
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

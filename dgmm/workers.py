@@ -22,7 +22,7 @@ from dgmm import waits
 from dgmm.cluster import Call, Leases, places_of
 from dgmm.errors import InputError
 from dgmm.schedulers import ADDRESSES, PAUSED_OURS, STARTING, connected, started, wait_for_a_worker
-from dgmm.waits import undisturbed
+from dgmm.waits import no_interrupt_lost, undisturbed
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -164,7 +164,7 @@ def open_workers(
     memory_limit : str or int, optional
         Of each process, such as ``2GB``, or bytes.
     """
-    with _found_or_started(scheduler, n_workers, threads_per_worker, memory_limit) as workers:
+    with no_interrupt_lost(), _found_or_started(scheduler, n_workers, threads_per_worker, memory_limit) as workers:
         try:
             yield workers
         finally:
