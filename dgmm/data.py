@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from typing import Any, get_args
 from urllib.parse import unquote, urlsplit
@@ -21,18 +22,35 @@ import zarr
 import zarr.storage
 from xarray.backends.zarr import FillValueCoder
 
-from dgmm.chunks import Stored, Watched
+from dgmm.chunks import Stored, Watched, wait_for_others
 from dgmm.errors import InputError
 from dgmm.grid import Grid, Region
 from dgmm.layout import Layout, as_numbers, comparable, order_of, shortened
 from dgmm.rows import Rows
 from dgmm.runs import Run
 from dgmm.types import AnyArray, FloatArray, MissingChunks
+from dgmm.waits import Patience
 
 logger = logging.getLogger("dgmm")
 
 #: Where Zarr stores may be, beside local paths.
 SCHEMES = ("s3", "gs", "az", "file")
+
+#: How the variables of the environment begin that are settings of an object store.
+PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
+#: How long object stores are waited for, unless the environment says otherwise (AWS_READ_TIMEOUT and so on): for a
+#: connection, for the next bytes (or for the answer, while something is sent), and for a whole object, which may be
+#: large and the line slow.
+TIMEOUTS = {"connect_timeout": "5s", "read_timeout": "30s", "timeout": "10min"}
+#: A request that has failed is not made again later than this after it was first made.
+RETRIES = {"retry_timeout": timedelta(seconds=60)}
+#: What obstore finds in the environment by itself, but not beside settings that it is given.
+CLIENT_OPTIONS = (
+    *TIMEOUTS, "allow_http", "allow_invalid_certificates", "default_content_type", "http1_only", "http2_only",
+    "http2_keep_alive_interval", "http2_keep_alive_timeout", "http2_keep_alive_while_idle", "pool_idle_timeout",
+    "pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes", "proxy_url", "randomize_addresses",
+    "root_certificate", "user_agent",
+)  # fmt: skip
 
 #: Suffix of the folder beside an output in which it is claimed and made, and the record in it of who does.
 PARTIAL, RECORD = ".partial", "dgmm-run.json"
@@ -449,7 +467,7 @@ def open_store(source: str | os.PathLike[str], *, watched: bool = False) -> zarr
     place = store_at(source, read_only=True)
     if watched and not isinstance(place, str):
         place = Watched(place)
-    with _obstore_errors(source):
+    with _obstore_errors(source), awaited(source):
         try:
             opened = zarr.open(place, mode="r")
             attributes: Any = opened.metadata.attributes
@@ -473,17 +491,26 @@ def _obstore_errors(url: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except Exception as error:
         if type(error).__module__.startswith("obstore"):
+            wait_for_others()
             raise InputError(f"cannot open {url}: {str(error).strip().splitlines()[0]}") from None
         raise
 
 
+def awaited(place: str | os.PathLike[str]) -> Patience:
+    """Context in which a path or URL is asked for something."""
+    return Patience(lambda: f"{os.fspath(place)} to answer")
+
+
 def _open_dataset(name: str, group: zarr.Group) -> xr.Dataset:
-    try:
-        return xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=False)
-    except OSError:
-        raise
-    except Exception as error:  # whatever attributes that are damaged lead to
-        raise InputError(f"xarray cannot read {name}: {one_line(error)}") from None
+    with _obstore_errors(name), awaited(name):
+        try:
+            return xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=False)
+        except OSError:
+            raise
+        except Exception as error:  # whatever attributes that are damaged lead to
+            if type(error).__module__.startswith("obstore"):
+                raise
+            raise InputError(f"xarray cannot read {name}: {one_line(error)}") from None
 
 
 def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
@@ -497,8 +524,17 @@ def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
     check_url(url)
     import obstore.store
 
+    retries: Any = RETRIES
+    options: Any = client_options(url.split("://")[0])
     with _obstore_errors(url):
-        return zarr.storage.ObjectStore(obstore.store.from_url(url), read_only=read_only)
+        objects = obstore.store.from_url(url, client_options=options, retry_config=retries)
+        return zarr.storage.ObjectStore(objects, read_only=read_only)
+
+
+def client_options(scheme: str) -> dict[str, str]:
+    """How the object stores of a scheme are talked to: with time limits, and as the environment says."""
+    found = {name: os.environ.get(PREFIXES[scheme] + name.upper()) for name in CLIENT_OPTIONS}
+    return TIMEOUTS | {name: value for name, value in found.items() if value is not None}
 
 
 def check_url(url: str) -> None:
@@ -708,7 +744,9 @@ def _assemble(
         values, dtype = as_numbers(comparable(coords[feature_dim].values))
         along = str(coords[feature_dim].attrs.get("units", ""))
         layout = replace(layout, labels=values, dtype=dtype, label_units=along)
-    return Samples(name, dims, grid, names, tuple(fields.values()), feature_dim, coords[kept].load(), layout, axis)
+    with _obstore_errors(name), awaited(name):
+        coords = coords[kept].load()
+    return Samples(name, dims, grid, names, tuple(fields.values()), feature_dim, coords, layout, axis)
 
 
 def _chunks(name: str, array: Any) -> tuple[int, ...] | None:

@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[1]
 #: Every module may import those above it.
 ORDER = [
     "types", "errors", "blas", "rows", "statistics", "frame", "families", "estep", "mixture", "yaml12", "config", "em",
-    "initialise", "grid", "tree", "leaf", "sample", "profile", "runs", "chunks", "layout", "data", "datasets",
-    "places", "resident", "waits", "cluster", "schedulers", "workers", "memory", "fold", "outcome", "results",
-    "starts", "passes", "reseed", "race", "selection", "stored", "store", "scoring", "api", "containers", "streamed",
+    "initialise", "grid", "tree", "leaf", "sample", "profile", "runs", "waits", "chunks", "layout", "data", "datasets",
+    "places", "resident", "cluster", "schedulers", "workers", "memory", "fold", "outcome", "results", "starts",
+    "passes", "reseed", "race", "selection", "stored", "store", "scoring", "api", "containers", "streamed",
     "estimator", "bayesian", "figures", "report", "pipeline", "cli",
 ]  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
