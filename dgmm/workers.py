@@ -72,6 +72,11 @@ class Workers:
         """Bytes that this process may use beside what it has."""
         return self.memory if self.client is None else int(psutil.virtual_memory().available)
 
+    @property
+    def driver_threads(self) -> int:
+        """Threads that may work in this process while the workers wait for it."""
+        return self.n_threads if self.client is None or self.local else CPU_COUNT
+
     def leases(self) -> Leases:
         """Leases of a new owner, to end with these workers if not before."""
         leases = Leases(self.client)
