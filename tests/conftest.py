@@ -16,7 +16,7 @@ import pytest
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, settings
 
-from dgmm.engine.workers import DISTRIBUTED_SETTINGS
+from dgmm.engine.schedulers import DISTRIBUTED_SETTINGS
 
 # The same examples in every run; no deadlines, machines differ.
 settings.register_profile(

@@ -14,7 +14,7 @@ from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
 import dgmm
-from dgmm.engine.workers import DISTRIBUTED_SETTINGS
+from dgmm.engine.schedulers import DISTRIBUTED_SETTINGS
 
 STATUS = Path("/proc/self/status")
 pytestmark = pytest.mark.skipif(not STATUS.exists(), reason="the peak is measured where Linux tells it")

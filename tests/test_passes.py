@@ -17,12 +17,13 @@ from dgmm.blas import one_blas_thread
 from dgmm.data import open_samples
 from dgmm.engine import Workers, open_workers
 from dgmm.engine.fold import TASKS_PER_THREAD, cut
-from dgmm.engine.waits import stop_if_interrupted
-from dgmm.engine.workers import DISTRIBUTED_SETTINGS, of_client, threads
+from dgmm.engine.schedulers import DISTRIBUTED_SETTINGS
+from dgmm.engine.workers import of_client, threads
 from dgmm.errors import InsufficientMemoryError
 from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
+from dgmm.waits import stop_if_interrupted
 
 
 @pytest.fixture(scope="module")

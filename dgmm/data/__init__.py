@@ -14,6 +14,7 @@ from dgmm.data.sources import Source, Weights, open_samples, register_opener
 from dgmm.data.stores import (
     PARTIAL,
     RECORD,
+    awaited,
     check_url,
     local_path,
     object_at,
@@ -36,6 +37,7 @@ __all__ = [
     "Source",
     "Stored",
     "Weights",
+    "awaited",
     "check_url",
     "comparable",
     "is_id",

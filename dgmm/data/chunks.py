@@ -135,7 +135,7 @@ class Stored:
 
     def explain(self, region: Sequence[slice], error: Exception) -> ReadError:
         """What went wrong when a region was read: which chunk it was, and what its decoder said."""
-        sync(_others_done())
+        wait_for_others()
         # a store that does not answer need not be asked again
         away = type(error).__module__.startswith("obstore")
         within = ", ".join("all" if s == slice(None) else f"{s.start}:{s.stop}" for s in region)
@@ -154,7 +154,7 @@ class Stored:
             try:
                 self.array[tuple(slice(i * n, (i + 1) * n) for i, n in zip(chunk, sizes, strict=True))]
             except Exception as error:
-                sync(_others_done())
+                wait_for_others()
                 return self._error(chunk, _fault_of(error))
         return None
 
@@ -254,11 +254,12 @@ def _fault_of(error: Exception) -> str:
     return f"cannot be read: {text[:300] or type(error).__name__}"
 
 
-async def _others_done() -> None:
-    """Wait for the reads that zarr has left to themselves when one failed: at the end of the process each would tell.
+def wait_for_others() -> None:
+    """Wait for the reads that zarr has left to themselves when one failed: as the process ends each would tell."""
+    sync(_others_done())
 
-    To be run on zarr's own event loop.
-    """
+
+async def _others_done() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
         await asyncio.wait(others, timeout=GRACE)

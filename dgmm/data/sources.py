@@ -18,7 +18,7 @@ import zarr.storage
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.layout import Layout
 from dgmm.data.samples import Field, Samples, unmasked
-from dgmm.data.stores import open_store
+from dgmm.data.stores import awaited, obstore_errors, open_store
 from dgmm.data.variables import Origin, check_numeric, chunks_of, field_of, from_array, from_dataset, known_dim
 from dgmm.errors import InputError, one_line
 from dgmm.types import Decoder, MissingChunks
@@ -207,9 +207,12 @@ def _with_weights(samples: Samples, weights: Any, field: Field | None = None) ->
 
 
 def _open_dataset(name: str, group: zarr.Group) -> xr.Dataset:
-    try:
-        return xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=False)
-    except OSError:
-        raise
-    except Exception as error:  # whatever attributes that are damaged lead to
-        raise InputError(f"xarray cannot read {name}: {one_line(error)}") from None
+    with obstore_errors(name), awaited(name):
+        try:
+            return xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=False)
+        except OSError:
+            raise
+        except Exception as error:  # whatever attributes that are damaged lead to
+            if type(error).__module__.startswith("obstore"):
+                raise
+            raise InputError(f"xarray cannot read {name}: {one_line(error)}") from None

@@ -6,18 +6,36 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import zarr
 import zarr.storage
 
-from dgmm.data.chunks import Watched
+from dgmm.data.chunks import Watched, wait_for_others
 from dgmm.data.runs import Run
 from dgmm.errors import InputError, one_line
+from dgmm.waits import Patience
 
 #: Where Zarr stores may be, beside local paths.
 SCHEMES = ("s3", "gs", "az", "file")
+#: How the variables of the environment begin that are settings of an object store.
+PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
+#: How long object stores are waited for, unless the environment says otherwise (AWS_READ_TIMEOUT and so on): for a
+#: connection, for the next bytes (or for the answer, while something is sent), and for a whole object, which may be
+#: large and the line slow.
+TIMEOUTS = {"connect_timeout": "5s", "read_timeout": "30s", "timeout": "10min"}
+#: A request that has failed is not made again later than this after it was first made.
+RETRIES = {"retry_timeout": timedelta(seconds=60)}
+#: What obstore finds in the environment by itself, but not beside settings that it is given.
+CLIENT_OPTIONS = (
+    *TIMEOUTS, "allow_http", "allow_invalid_certificates", "default_content_type", "http1_only", "http2_only",
+    "http2_keep_alive_interval", "http2_keep_alive_timeout", "http2_keep_alive_while_idle", "pool_idle_timeout",
+    "pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes", "proxy_url", "randomize_addresses",
+    "root_certificate", "user_agent",
+)  # fmt: skip
+
 #: Suffix of the folder beside an output in which it is claimed and made, and the record in it of who does.
 PARTIAL, RECORD = ".partial", "dgmm-run.json"
 
@@ -27,7 +45,7 @@ def open_store(source: str | os.PathLike[str], *, watched: bool = False) -> zarr
     place = store_at(source, read_only=True)
     if watched and not isinstance(place, str):
         place = Watched(place)
-    with _obstore_errors(source):
+    with obstore_errors(source), awaited(source):
         try:
             opened = zarr.open(place, mode="r")
             attributes: Any = opened.metadata.attributes
@@ -45,14 +63,20 @@ def open_store(source: str | os.PathLike[str], *, watched: bool = False) -> zarr
 
 
 @contextmanager
-def _obstore_errors(url: str | os.PathLike[str]) -> Iterator[None]:
+def obstore_errors(url: str | os.PathLike[str]) -> Iterator[None]:
     """Say in one line what obstore says in many."""
     try:
         yield
     except Exception as error:
         if type(error).__module__.startswith("obstore"):
+            wait_for_others()
             raise InputError(f"cannot open {url}: {str(error).strip().splitlines()[0]}") from None
         raise
+
+
+def awaited(place: str | os.PathLike[str]) -> Patience:
+    """Context in which a path or URL is asked for something."""
+    return Patience(lambda: f"{os.fspath(place)} to answer")
 
 
 def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
@@ -66,8 +90,17 @@ def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
     check_url(url)
     import obstore.store
 
-    with _obstore_errors(url):
-        return zarr.storage.ObjectStore(obstore.store.from_url(url), read_only=read_only)
+    retries: Any = RETRIES
+    options: Any = client_options(url.split("://")[0])
+    with obstore_errors(url):
+        objects = obstore.store.from_url(url, client_options=options, retry_config=retries)
+        return zarr.storage.ObjectStore(objects, read_only=read_only)
+
+
+def client_options(scheme: str) -> dict[str, str]:
+    """How the object stores of a scheme are talked to: with time limits, and as the environment says."""
+    found = {name: os.environ.get(PREFIXES[scheme] + name.upper()) for name in CLIENT_OPTIONS}
+    return TIMEOUTS | {name: value for name, value in found.items() if value is not None}
 
 
 def check_url(url: str) -> None:

@@ -20,6 +20,7 @@ from dgmm.data.chunks import Stored
 from dgmm.data.grid import Grid
 from dgmm.data.layout import Layout, as_numbers, comparable, shortened
 from dgmm.data.samples import Field, Samples
+from dgmm.data.stores import awaited, obstore_errors
 from dgmm.errors import InputError
 
 #: Attributes by which stored numbers are not yet the values.
@@ -178,7 +179,9 @@ def _assemble(
         values, dtype = as_numbers(comparable(coords[feature_dim].values))
         along = str(coords[feature_dim].attrs.get("units", ""))
         layout = replace(layout, labels=values, dtype=dtype, label_units=along)
-    return Samples(name, dims, grid, names, tuple(fields.values()), feature_dim, coords[kept].load(), layout, axis)
+    with obstore_errors(name), awaited(name):
+        coords = coords[kept].load()
+    return Samples(name, dims, grid, names, tuple(fields.values()), feature_dim, coords, layout, axis)
 
 
 def chunks_of(name: str, array: Any) -> tuple[int, ...] | None:

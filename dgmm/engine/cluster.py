@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import dask
 from dask.delayed import delayed
 
-from dgmm.engine import waits
+from dgmm import waits
 from dgmm.engine.resident import Lease
 from dgmm.errors import ClusterError, DgmmError
 

@@ -23,8 +23,8 @@ from dgmm.engine.leaf import Leaf
 from dgmm.engine.memory import BASE_BYTES, check_memory, fixed_bytes, gathered_bytes, pass_bytes
 from dgmm.engine.resident import Shelf, resident_bytes, shelf_of
 from dgmm.engine.tree import Mergeable, Node, grow, merge_all
-from dgmm.engine.waits import result_of, stop_if_interrupted
 from dgmm.engine.workers import Workers
+from dgmm.waits import result_of, stop_if_interrupted
 
 logger = logging.getLogger("dgmm")
 

@@ -18,9 +18,11 @@ import psutil
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 
-from dgmm.engine import waits
+from dgmm import waits
 from dgmm.engine.cluster import Call, Leases, places_of
+from dgmm.engine.schedulers import ADDRESSES, PAUSED_OURS, STARTING, connected, started, wait_for_a_worker
 from dgmm.errors import InputError
+from dgmm.waits import no_interrupt_lost, undisturbed
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -29,43 +31,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("dgmm")
 
-#: How the address of a scheduler begins.
-ADDRESSES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
-
-#: Share of a worker's memory at which Dask gives it no more tasks: by default, and in a cluster of ours.
-PAUSED, PAUSED_OURS = 0.8, 0.9
-
-#: What a cluster of ours runs with. A lost worker must come back (the default closes it for good 15 s after any
-#: loss), and a wait for workers must end. Nothing is written to disk: what tasks take is known beforehand, and results
-#: are small.
-DISTRIBUTED_SETTINGS = {
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": PAUSED_OURS,
-    "distributed.deploy.lost-worker-timeout": "1h",
-    "distributed.scheduler.allowed-failures": 10,
-    "distributed.scheduler.no-workers-timeout": "60s",
-    # whoever asks a dead worker for a result asks again for as long as this before it is computed anew
-    "distributed.comm.timeouts.connect": "3s",
-}
-
-#: glibc's settings in processes with so much memory that some may lie idle: what a chunk was decoded into is used
-#: again. Dask has it given back to the system at once, and getting it anew takes as long as decoding a chunk.
-AMPLE_BYTES = 2**30
-REUSING_MEMORY = {
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 * 2**20,
-    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
-}
-
-#: What a worker process of ours does first. Ctrl-C in a terminal reaches the workers too, but it is the driver that
-#: stops them. And a process that ends need not look for garbage first: with a compiler loaded that takes seconds on
-#: a busy machine, and a worker that takes four is killed with a warning.
-PRELOAD = """
-import atexit, gc, signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-atexit.register(gc.freeze)
-"""
+#: Share of a worker's memory at which Dask gives it no more tasks, by default.
+PAUSED = 0.8
 
 
 @dataclass(frozen=True)
@@ -104,6 +71,11 @@ class Workers:
     def driver_bytes(self) -> int:
         """Bytes that this process may use beside what it has."""
         return self.memory if self.client is None else int(psutil.virtual_memory().available)
+
+    @property
+    def driver_threads(self) -> int:
+        """Threads that may work in this process while the workers wait for it."""
+        return self.n_threads if self.client is None or self.local else CPU_COUNT
 
     def leases(self) -> Leases:
         """Leases of a new owner, to end with these workers if not before."""
@@ -197,7 +169,7 @@ def open_workers(
     memory_limit : str or int, optional
         Of each process, such as ``2GB``, or bytes.
     """
-    with _found_or_started(scheduler, n_workers, threads_per_worker, memory_limit) as workers:
+    with no_interrupt_lost(), _found_or_started(scheduler, n_workers, threads_per_worker, memory_limit) as workers:
         try:
             yield workers
         finally:
@@ -214,33 +186,15 @@ def _found_or_started(
     elif scheduler == "threads":
         yield threads(n_workers, memory_limit)
     elif scheduler == "processes":
-        from distributed import Client, LocalCluster
-
-        n = n_workers or CPU_COUNT
-        memory = parse_bytes(memory_limit) if memory_limit else psutil.virtual_memory().total // n
-        with (
-            dask.config.set(DISTRIBUTED_SETTINGS | (REUSING_MEMORY if memory > AMPLE_BYTES else {})),
-            LocalCluster(
-                n_workers=n,
-                threads_per_worker=threads_per_worker,
-                memory_limit=memory_limit or "auto",
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                scheduler_kwargs={"dashboard": False},
-                preload=[PRELOAD],
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
+        cluster = started(n_workers or CPU_COUNT, threads_per_worker, memory_limit)
+        with undisturbed(cluster, STARTING) as client:
             yield replace(of_client(client), paused=PAUSED_OURS, local=True)
     elif isinstance(scheduler, str):
-        from distributed import Client
-
         if not scheduler.startswith(ADDRESSES):
             raise InputError(f"unknown scheduler {scheduler!r}: use threads, processes or an address tcp://host:port")
         if n_workers is not None or memory_limit is not None:
             raise InputError(f"the scheduler at {scheduler} has its own workers: leave n_workers and memory_limit out")
-        with Client(scheduler, set_as_default=False) as client:
+        with undisturbed(connected(scheduler), STARTING) as client:
             yield of_client(client)
     else:
         yield of_client(scheduler)
@@ -266,7 +220,7 @@ def threads(n_workers: int | None = None, memory_limit: str | int | None = None)
 
 def of_client(client: Client) -> Workers:
     """The workers of a client, once there is one."""
-    client.wait_for_workers(1, timeout=60)
+    wait_for_a_worker(client)
     infos = client.scheduler_info(n_workers=-1)["workers"].values()
     return Workers(
         client,

@@ -61,7 +61,13 @@ def fit_candidates(
         profile.n_samples, samples.n_features, profile.n_missing, len(samples.grid),
     )  # fmt: skip
     found = start_on_sample(
-        profile, candidates, options, passes.frame, given, criterion=None if keep_all else criterion
+        profile,
+        candidates,
+        options,
+        passes.frame,
+        given,
+        criterion=None if keep_all else criterion,
+        n_threads=passes.fold.workers.driver_threads,
     )
     starts, failures = dict(found.mixtures), dict(found.failures)
     for c in candidates:

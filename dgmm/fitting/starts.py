@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from dask.system import CPU_COUNT
@@ -65,20 +66,22 @@ class SampleRows:
         With weights of mean one, if any.
     frame : callable
         The frame of each kind.
+    n_threads : int
+        That work at a time; as many as there are cores by default.
     """
 
-    def __init__(self, rows: Rows, frame: Callable[[FrameKind], Frame]) -> None:
+    def __init__(self, rows: Rows, frame: Callable[[FrameKind], Frame], n_threads: int = CPU_COUNT) -> None:
         self.rows = rows
         self.frame = frame
         self.moments = Moments.of(rows.x, rows.weights)
         # threads that stay keep their buffers
-        self._pool = ThreadPoolExecutor(CPU_COUNT)
+        self._map: Any = ThreadPoolExecutor(n_threads).map if n_threads > 1 else map
 
     def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         """E-step of all mixtures over the rows."""
         plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures})
         blocks = [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]
-        parts = self._pool.map(lambda block: accumulate(block, plan), blocks)
+        parts = self._map(lambda block: accumulate(block, plan), blocks)
         return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
 
 
@@ -122,6 +125,7 @@ def start_on_sample(
     given: Given | None = None,
     *,
     criterion: Criterion | None = None,
+    n_threads: int = CPU_COUNT,
 ) -> Starts:
     """The best of ``n_init`` starts of every candidate, converged on the sample, in frame coordinates.
 
@@ -139,6 +143,8 @@ def start_on_sample(
         Parts of every start; where there are any, all candidates share their shapes.
     criterion : Criterion, optional
         None where every candidate is wanted for its own sake.
+    n_threads : int
+        That work at a time; as many as there are cores by default.
 
     Returns
     -------
@@ -151,7 +157,7 @@ def start_on_sample(
     best: dict[Candidate, Ascent] = {}
     contest = Contest(criterion, profile.n_samples, options.reg_covar)
     if several:
-        small = SampleRows(profile.sample.first(sizes[0]), frame)
+        small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads)
         x, weights = small.rows.x, small.rows.weights
         grounds = grounds_for(several, small.moments, frame, options.reg_covar)
         deviations = np.sqrt(np.diagonal(profile.moments.covariance))
@@ -187,7 +193,7 @@ def start_on_sample(
             [c for c in best if c not in hopeless], kept, options.reg_covar, failures
         )
     for size in sizes[1:]:
-        larger = SampleRows(profile.sample.first(size), frame)
+        larger = SampleRows(profile.sample.first(size), frame, n_threads)
         grounds = grounds_for(best, larger.moments, frame, options.reg_covar)
         hopeless = contest.hopeless(best)
         climbing = {

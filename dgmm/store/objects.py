@@ -10,7 +10,7 @@ from zarr.storage import WrapperStore
 
 from dgmm.data import PARTIAL, RECORD, Run, object_at, store_at
 from dgmm.errors import OutputExistsError
-from dgmm.store.places import HEAD, ROOT, Output, Place, State, Status, state_of_file, state_of_group
+from dgmm.store.places import HEAD, ROOT, Output, Place, State, Status, explained, state_of_file, state_of_group
 
 
 class ObjectPlace(Place):
@@ -33,7 +33,8 @@ class ObjectPlace(Place):
 
     def content(self, size: int) -> bytes | None:
         """The first bytes of the object that lies here; None if there is none."""
-        return self.read(self.key, size)
+        with explained(self.name, "look at"):
+            return self.read(self.key, size)
 
     def found(self) -> State:
         """What lies here, claims aside."""

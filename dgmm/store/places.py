@@ -14,7 +14,7 @@ from typing import Any
 
 import zarr
 
-from dgmm.data import Heartbeat, Run, local_path, record_of, store_at
+from dgmm.data import Heartbeat, Run, awaited, local_path, record_of, store_at
 from dgmm.errors import DgmmError, OutputError, OutputExistsError, one_line
 
 logger = logging.getLogger("dgmm")
@@ -159,9 +159,11 @@ class Output(ABC):
         DgmmError
             If another run has taken over.
         """
-        self.writer.check()
+        with awaited(self.place.name):
+            self.writer.check()
         self.place.look(self.what, overwrite=self.overwrite)
-        self.publish()
+        with awaited(self.place.name):
+            self.publish()
         self.finished = True
 
     @abstractmethod
@@ -269,7 +271,8 @@ class Place(ABC):
                 yield output
         finally:
             try:
-                output.clean()
+                with awaited(self.name):
+                    output.clean()
             except Exception as error:
                 logger.warning("%s: what %s leaves behind could not be removed: %s", self.name, run, one_line(error))
             run.end()
@@ -335,7 +338,8 @@ def parts_of(path: Path) -> tuple[str, ...]:
 def explained(name: str, doing: str) -> Iterator[None]:
     """Say in one line, and as a user's mistake, what a file system or an object store says in its own words."""
     try:
-        yield
+        with awaited(name):
+            yield
     except DgmmError:
         raise
     except Exception as error:

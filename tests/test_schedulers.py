@@ -1,0 +1,180 @@
+"""Schedulers that are not there, do not answer or have no workers; and interrupts while processes start and stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dask
+import numpy as np
+import psutil
+import pytest
+import zarr
+from distributed import LocalCluster
+
+from dgmm.engine import open_workers
+from dgmm.engine.schedulers import CONNECT, DISTRIBUTED_SETTINGS, STARTING
+from dgmm.errors import ClusterError, InputError
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A socket that accepts every connection, and says nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener
+
+
+def test_a_scheduler_that_does_not_answer_is_told(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgmm.engine.schedulers.ANSWER", 0.5)
+    address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+    with pytest.raises(
+        ClusterError, match=rf"no scheduler answers at {address} \(nothing came for 0.5 s\): see whether"
+    ):
+        open_workers(address).__enter__()
+
+
+def test_a_scheduler_that_is_not_there_is_told(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgmm.engine.schedulers.ANSWER", 0.5)
+    address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+    listener.close()
+    with pytest.raises(ClusterError, match=rf"no scheduler answers at {address} \(.* 0.5 s\): see whether it runs"):
+        open_workers(address).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("tcp://127.0.0.1", "missing port number"),
+        ("tls://127.0.0.1:8786", "TLS expects"),  # no certificates
+    ],
+)
+def test_what_is_no_address_is_told_at_once(address: str, why: str) -> None:
+    with pytest.raises(InputError, match=f"cannot use {address} as the address of a scheduler: .*{why}"):
+        open_workers(address).__enter__()
+
+
+def test_a_scheduler_without_workers_is_waited_for_with_a_word_and_an_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("dgmm.engine.schedulers.NO_WORKERS", 0.5)
+    monkeypatch.setattr("dgmm.waits.TOLD_EVERY", 0.1)
+    with LocalCluster(
+        n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False}
+    ) as cluster:
+        address = cluster.scheduler_address
+        with pytest.raises(
+            ClusterError, match=rf"no worker at {address} for 0.5 s: start some \(dask worker {address}"
+        ):
+            open_workers(address).__enter__()
+    assert f"waiting for a worker, of which there is none at {address} yet, for 0 s" in caplog.text
+
+
+def connect_timeout() -> object:
+    return dask.config.get(CONNECT)
+
+
+def test_a_cluster_has_time_to_start_and_its_workers_are_missed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    while_starting = []
+    cluster = LocalCluster.__init__
+
+    def init(self: LocalCluster, *args: object, **options: object) -> None:
+        while_starting.append(connect_timeout())
+        cluster(self, *args, **options)
+
+    monkeypatch.setattr(LocalCluster, "__init__", init)
+    before = connect_timeout()
+    with open_workers("processes", n_workers=1, memory_limit="1GB") as workers:
+        assert workers.client is not None
+        soon = DISTRIBUTED_SETTINGS[CONNECT]
+        assert (while_starting, connect_timeout()) == ([STARTING], soon)
+        assert list(workers.client.run(connect_timeout).values()) == [soon]
+    assert connect_timeout() == before
+
+
+# ---- interrupts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Overlapping groups: EM climbs for ever."""
+    path = str(tmp_path_factory.mktemp("interrupts") / "x.zarr")
+    x = np.random.default_rng(0).normal(size=(20_000, 2))
+    array = zarr.create_array(path, shape=x.shape, chunks=(5_000, 2), dtype=x.dtype)
+    array[:] = x
+    return path
+
+
+def of_session(leader: int) -> list[psutil.Process]:
+    """The processes of a session that are alive, but for its leader."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            mine = process.pid != leader and os.getsid(process.pid) == leader
+            if mine and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, ProcessLookupError):
+            continue
+    return found
+
+
+def n_workers(leader: int) -> int:
+    """How many processes of workers there are in a session."""
+    n = 0
+    for process in of_session(leader):
+        try:
+            n += any("spawn_main" in word for word in process.cmdline())
+        except psutil.Error:
+            continue
+    return n
+
+
+#: Which signal, and how many workers there are when it comes, and when it comes again.
+INTERRUPTS = {
+    "as-the-first-worker-starts": (signal.SIGINT, [1]),
+    "as-the-last-worker-starts": (signal.SIGINT, [2]),
+    "again-as-they-stop": (signal.SIGINT, [2, 1]),
+    "sigterm": (signal.SIGTERM, [1]),
+}
+
+
+@pytest.mark.parametrize(("number", "moments"), INTERRUPTS.values(), ids=INTERRUPTS)
+def test_an_interrupt_while_processes_start_or_stop_is_one_line(
+    number: signal.Signals, moments: list[int], data: str, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches all processes of a terminal, SIGTERM the one to which it is sent."""
+    command = [sys.executable, "-m", "dgmm.cli", "train", data, "--k", "3", "--out", str(tmp_path / "model.zarr")]
+    command += ["--scheduler", "processes", "--workers", "2", "--quiet", "--set", "training.tol=1e-15"]
+    command += ["--set", "training.max_iter=1000000"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    errors = tmp_path / "errors"
+    with errors.open("w") as file:
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, env=environment, start_new_session=True)
+    try:
+        for wanted in moments:
+            while run.poll() is None and n_workers(run.pid) != wanted:
+                time.sleep(0.01)
+            assert run.poll() is None or wanted < 2, f"it ended before it was interrupted: {errors.read_text()}"
+            if run.poll() is None:
+                (os.killpg if number == signal.SIGINT else os.kill)(run.pid, number)
+        code = run.wait(timeout=300)
+        _, left = psutil.wait_procs(of_session(run.pid), timeout=60)
+        said = errors.read_text()
+        assert said.count("\n") == 1, said
+        word = "interrupted" if number == signal.SIGINT else "terminated"
+        assert said.startswith(f"dgmm: {word}: nothing half-written is left"), said
+        # Python ends by SIGINT if that has once come at certain moments, which is 130 for a shell
+        assert code == 128 + number or (number, code) == (signal.SIGINT, -signal.SIGINT), said
+        assert left == []
+        assert os.listdir(tmp_path) == ["errors"]
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
