@@ -7,10 +7,11 @@ result, depends on the data alone. What fits in the workers' memory is read once
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -245,12 +246,11 @@ class Fold:
         self.n_passes += 1
         self._n_read += sum(part.n_read for part in parts)
         self._homes = {run: part.home for run, part in zip(self._runs, parts, strict=True) if part.home is not None}
+        nodes = [node for part in parts for node in part.nodes]
+        del parts
         if leaf.exact:
-            value, *others = [part.nodes[0].value for part in parts]
-            for other in others:
-                value = value.merge(other)
-            return value
-        return merge_all((node for part in parts for node in part.nodes), len(self.samples.grid))
+            return reduce(type(nodes[0].value).merge, (node.value for node in drained(nodes)))
+        return merge_all(drained(nodes), len(self.samples.grid))
 
     def close(self) -> None:
         """Let go of all that is kept."""
@@ -286,6 +286,13 @@ class Fold:
     @property
     def _longest(self) -> int:
         return max(len(run) for run in self._runs)
+
+
+def drained(items: list[T]) -> Iterator[T]:
+    """The items of a list in order, none of which is there any more once the next one is asked for."""
+    items.reverse()
+    while items:
+        yield items.pop()
 
 
 def map_segments(samples: Samples, workers: Workers, function: Callable[[Samples, range], T]) -> list[T]:

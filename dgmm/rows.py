@@ -41,12 +41,12 @@ class Rows:
         """The same in memory of their own, no view of anything larger."""
         return Rows(_owned(self.x), None if self.weights is None else _owned(self.weights))
 
-    def merge(self, other: Rows) -> Rows:
-        """Of both; ``other`` comes after."""
-        x = np.concatenate([self.x, other.x])
+    def merge(self, other: Rows, chosen: AnyArray | None = None) -> Rows:
+        """Of both; ``other`` comes after. All of them, or those that a mask over both says."""
+        x = _both(self.x, other.x, chosen)
         if self.weights is None or other.weights is None:
             return Rows(x)
-        return Rows(x, np.concatenate([self.weights, other.weights]))
+        return Rows(x, _both(self.weights, other.weights, chosen))
 
     @property
     def count(self) -> float:
@@ -59,3 +59,16 @@ def _owned(array: AnyArray) -> AnyArray:
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
     return array if owner.base is None and owner.nbytes <= array.nbytes else array.copy()
+
+
+def _both(a: AnyArray, b: AnyArray, chosen: AnyArray | None) -> AnyArray:
+    """Two arrays one after the other, or what a mask over both says of them; no more is copied than that."""
+    if chosen is None:
+        return np.concatenate([a, b])
+    parts = [(part, np.flatnonzero(of_it)) for part, of_it in zip((a, b), np.split(chosen, [len(a)]), strict=True)]
+    found: AnyArray = np.empty((sum(len(i) for _, i in parts), *a.shape[1:]), dtype=np.result_type(a, b))
+    places = np.split(found, [len(parts[0][1])])
+    for (part, i), place in zip(parts, places, strict=True):
+        # with mode="raise", what is taken would be a copy before it gets there
+        np.take(part, i, axis=0, out=place, mode="clip")
+    return found
