@@ -22,7 +22,7 @@ from dgmm.blas import one_blas_thread
 from dgmm.data import Samples
 from dgmm.grid import Region
 from dgmm.leaf import Leaf
-from dgmm.memory import BASE_BYTES, check_memory, fixed_bytes, gathered_bytes, pass_bytes
+from dgmm.memory import BASE_BYTES, Need, check_memory, fixed_bytes, gathered_bytes, pass_bytes
 from dgmm.resident import Shelf, resident_bytes, shelf_of
 from dgmm.tree import Mergeable, Node, grow, merge_all
 from dgmm.waits import result_of, stop_if_interrupted
@@ -270,8 +270,10 @@ class Fold:
         self._check(leaf)
 
     def _check(self, leaf: Leaf[Any]) -> None:
-        need = pass_bytes(self.samples, leaf, n_segments=self._longest, ahead=False)
-        check_memory(self.samples, self.workers, need, base=self._base, gathered=self._gathered(leaf))
+        def need_of(samples: Samples) -> Need:
+            return pass_bytes(samples, leaf, n_segments=-(-len(samples.grid) // len(self._runs)), ahead=False)
+
+        check_memory(self.samples, self.workers, need_of, base=self._base, gathered=self._gathered(leaf))
 
     def room(self, leaf: Leaf[Any]) -> tuple[bool, int]:
         """Whether there is memory to read ahead, and what a worker may keep."""

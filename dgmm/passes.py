@@ -121,7 +121,7 @@ class EStepSegment(Leaf[PassTotals]):
 
     def working_bytes(self, n_rows: int) -> int:
         """Buffers, and theta as it came, as the kernel takes it and as the kernel adds the sums up."""
-        return buffer_bytes(self.plan) + 4 * self.result_bytes(n_rows)
+        return buffer_bytes(self.plan) + 3 * self.result_bytes(n_rows)
 
     def result_bytes(self, n_rows: int) -> int:
         """Sums in the shape of theta."""
