@@ -188,7 +188,9 @@ def advice(samples: Samples, workers: Workers, need_of: Callable[[Samples], Need
     if rows:
         chunk = f"one chunk {samples.chunk_text} takes {mib(samples.grid.largest * samples.row_bytes)}"
         levers.append(f"rechunk {samples.name}, of which {chunk}, to {rows} samples a chunk")
-    if need.lever and fixed - waiting + threads * (need.reading + BUFFER_BYTES) <= workers.usable:
+    # arithmetic on large results grows with them; on small ones it has reasons of its own
+    relief = waiting + threads * (need.results + need.working * (need.working < 2 * need.results))
+    if need.lever and fixed + threads * need.total - relief <= workers.usable:
         levers.append(need.lever)
     if threads > 1:
         levers.append(f"take fewer than {threads} threads per worker")

@@ -245,9 +245,14 @@ def test_no_chunks_are_named_where_none_would_do() -> None:
     leaf = ProfileSegment("x", samples.features, samples.grid, Draw(1_000_000, 0), samples.row_bytes)
     with pytest.raises(InsufficientMemoryError, match=r"to use: lower sample_rows \(1000000\), or give it \d+ MiB"):
         fold(leaf)
-    few = Workers(None, 1, 1, BUFFER_BYTES)
-    with pytest.raises(InsufficientMemoryError, match=r"to use: give it \d+ MiB"):
-        Fold(samples, few)(replace(leaf, draw=Draw(10, 0)))
+    # without the sample there would be what the profile takes for itself
+    for few in (BUFFER_BYTES, 20 * MIB):
+        with pytest.raises(InsufficientMemoryError, match=r"to use: give it \d+ MiB"):
+            Fold(samples, Workers(None, 1, 1, few))(replace(leaf, draw=Draw(1000, 0)))
+    # of parameters too large, the number of components is
+    plan = leaf_of(samples, Case("e_step", "f4", d=16, k=5000))
+    with pytest.raises(InsufficientMemoryError, match=r"to use: try fewer than 5000 components at a time"):
+        Fold(samples, Workers(None, 1, 1, 40 * MIB))(plan)
 
 
 def test_the_share_of_results_that_waits_in_a_worker_counts() -> None:
