@@ -51,13 +51,13 @@ class Rows:
         """The same in memory of their own, no view of anything larger."""
         return self._with(_owned)
 
-    def merge(self, other: Rows) -> Rows:
-        """Of both; ``other`` comes after."""
+    def merge(self, other: Rows, chosen: AnyArray | None = None) -> Rows:
+        """Of both; ``other`` comes after. All of them, or those that a mask over both says."""
         weights, labels = (
-            None if a is None or b is None else np.concatenate([a, b])
+            None if a is None or b is None else _both(a, b, chosen)
             for a, b in [(self.weights, other.weights), (self.labels, other.labels)]
         )
-        return Rows(np.concatenate([self.x, other.x]), weights, labels)
+        return Rows(_both(self.x, other.x, chosen), weights, labels)
 
     @property
     def count(self) -> float:
@@ -100,3 +100,16 @@ def _owned(array: AnyArray) -> AnyArray:
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
     return array if owner.base is None and owner.nbytes <= array.nbytes else array.copy()
+
+
+def _both(a: AnyArray, b: AnyArray, chosen: AnyArray | None) -> AnyArray:
+    """Two arrays one after the other, or what a mask over both says of them; no more is copied than that."""
+    if chosen is None:
+        return np.concatenate([a, b])
+    parts = [(part, np.flatnonzero(of_it)) for part, of_it in zip((a, b), np.split(chosen, [len(a)]), strict=True)]
+    found: AnyArray = np.empty((sum(len(i) for _, i in parts), *a.shape[1:]), dtype=np.result_type(a, b))
+    places = np.split(found, [len(parts[0][1])])
+    for (part, i), place in zip(parts, places, strict=True):
+        # with mode="raise", what is taken would be a copy before it gets there
+        np.take(part, i, axis=0, out=place, mode="clip")
+    return found

@@ -243,6 +243,7 @@ def write_repeated(path: str, n: int, d: int, chunk: int) -> None:
         array[start : start + chunk] = block[: n - start]
 
 
+@pytest.mark.slow
 def test_a_store_larger_than_the_workers_memory(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """1280 MB of samples, two workers of 600 MB; a worker that exceeds its limit is killed and replaced by another."""
     n, d = 20_000_000, 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from functools import reduce
 from typing import Any
 
@@ -148,6 +149,25 @@ def test_equal_keys_are_taken_from_the_first_on() -> None:
     for edges in ([0, 10], [0, 3, 10], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [0, 0, 9, 10]):
         parts = [Sample.of(keys[a:b], rows[a:b], 5) for a, b in itertools.pairwise(edges)]
         np.testing.assert_array_equal(reduce(Sample.merge, parts).ordered().rows.x[:, 0], expected)
+
+
+def test_what_is_merged_is_copied_once() -> None:
+    """The largest of all samples are merged in the driver, which has many of them."""
+    r = np.random.default_rng(0)
+    limit = 50_000
+    a, b = (Sample.of(r.random(limit), Rows(r.random((limit, 16)), r.random(limit)), limit) for _ in range(2))
+    tracemalloc.start()
+    try:
+        merged = a.merge(b)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    keys = np.concatenate([a.keys, b.keys])
+    kept = np.sort(np.argsort(keys)[:limit])
+    np.testing.assert_array_equal(merged.rows.x, np.concatenate([a.rows.x, b.rows.x])[kept])
+    np.testing.assert_array_equal(merged.rows.weights, np.concatenate([a.rows.weights, b.rows.weights])[kept])
+    # the rest is keys, masks and indices
+    assert peak < 1.5 * (merged.rows.nbytes + merged.keys.nbytes)
 
 
 # ---- from the data ---------------------------------------------------------------------------------------------------

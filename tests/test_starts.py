@@ -14,8 +14,7 @@ from distributed import Client
 from dgmm.data import open_samples
 from dgmm.engine import open_workers
 from dgmm.engine.workers import of_client, threads
-from dgmm.fitting import Training, passes_over, starts, train_samples
-from dgmm.fitting.options import One
+from dgmm.fitting import One, Training, passes_over, starts, train_samples
 
 OPTIONS = Training(n_init=1, start_rows=3000)
 

@@ -172,7 +172,11 @@ class Call(Generic[T]):
         for future, result in zip(wanted, self.client.gather(wanted), strict=True):
             if isinstance(result, Failure):
                 raise result.error
-            self._found[self._sent[future]] = result
+            i = self._sent.pop(future)
+            self._found[i] = result
+            # the worker has it no longer once nobody holds its future
+            if self._current[i] is future:
+                del self._current[i]
 
     def _look(self, now: float) -> None:
         """Look at the cluster: send again what was to go to workers that are lost."""

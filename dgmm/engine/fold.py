@@ -7,10 +7,11 @@ result, depends on the data alone. What fits in the workers' memory is read once
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ import psutil
 from dgmm.blas import one_blas_thread
 from dgmm.data import Region, Samples
 from dgmm.engine.leaf import Leaf
-from dgmm.engine.memory import BASE_BYTES, check_memory, fixed_bytes, gathered_bytes, pass_bytes
+from dgmm.engine.memory import BASE_BYTES, Need, check_memory, fixed_bytes, gathered_bytes, pass_bytes
 from dgmm.engine.resident import Shelf, resident_bytes, shelf_of
 from dgmm.engine.tree import Mergeable, Node, grow, merge_all
 from dgmm.engine.workers import Workers
@@ -244,12 +245,11 @@ class Fold:
         self.n_passes += 1
         self._n_read += sum(part.n_read for part in parts)
         self._homes = {run: part.home for run, part in zip(self._runs, parts, strict=True) if part.home is not None}
+        nodes = [node for part in parts for node in part.nodes]
+        del parts
         if leaf.exact:
-            value, *others = [part.nodes[0].value for part in parts]
-            for other in others:
-                value = value.merge(other)
-            return value
-        return merge_all((node for part in parts for node in part.nodes), len(self.samples.grid))
+            return reduce(type(nodes[0].value).merge, (node.value for node in drained(nodes)))
+        return merge_all(drained(nodes), len(self.samples.grid))
 
     def close(self) -> None:
         """Let go of all that is kept."""
@@ -269,8 +269,10 @@ class Fold:
         self._check(leaf)
 
     def _check(self, leaf: Leaf[Any]) -> None:
-        need = pass_bytes(self.samples, leaf, n_segments=self._longest, ahead=False)
-        check_memory(self.samples, self.workers, need, base=self._base, gathered=self._gathered(leaf))
+        def need_of(samples: Samples) -> Need:
+            return pass_bytes(samples, leaf, n_segments=-(-len(samples.grid) // len(self._runs)), ahead=False)
+
+        check_memory(self.samples, self.workers, need_of, base=self._base, gathered=self._gathered(leaf))
 
     def room(self, leaf: Leaf[Any]) -> tuple[bool, int]:
         """Whether there is memory to read ahead, and what a worker may keep."""
@@ -285,6 +287,13 @@ class Fold:
     @property
     def _longest(self) -> int:
         return max(len(run) for run in self._runs)
+
+
+def drained(items: list[T]) -> Iterator[T]:
+    """The items of a list in order, none of which is there any more once the next one is asked for."""
+    items.reverse()
+    while items:
+        yield items.pop()
 
 
 def map_segments(samples: Samples, workers: Workers, function: Callable[[Samples, range], T]) -> list[T]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dgmm.data import Samples
+from dgmm.data import Grid, Samples
 from dgmm.engine.leaf import Leaf
 from dgmm.engine.tree import levels_of
 from dgmm.engine.workers import Workers
 from dgmm.errors import InsufficientMemoryError
 
 #: What a worker process needs for itself: the interpreter, the libraries and the compiled E-step, as measured.
-BASE_BYTES = 256 * 2**20
+BASE_BYTES = 272 * 2**20
 #: What small things need, and the memory that is not given back at once.
 BUFFER_BYTES = 4 * 2**20
 #: While a segment is read there is what is read, what it is decoded from, and that before it was decompressed; while
 #: the next one is read ahead, there is the segment that is worked on too.
 READING, AHEAD = 3, 1
+#: What the reader has of every chunk of a segment beside its data, as measured.
+CHUNK_BYTES = 2048
 #: A segment of data in memory is a view, or what its variables are stacked into while the one before is still there.
 LOOKING = 2
 
@@ -62,7 +65,20 @@ def segments_bytes(samples: Samples, *, ahead: bool, copies: bool) -> int:
         Whether what is worked on is a copy, without missing rows.
     """
     times = LOOKING if samples.in_memory else READING + AHEAD * ahead
-    return (times + copies) * samples.grid.largest * samples.row_bytes
+    return (times + copies) * samples.grid.largest * samples.row_bytes + CHUNK_BYTES * chunks_in_segment(samples)
+
+
+def chunks_in_segment(samples: Samples) -> int:
+    """Chunks of all variables that a segment is read from, at most; shards where there are any."""
+    rows = dict(zip(samples.dims, samples.grid.segment, strict=True))
+    return sum(
+        math.prod(
+            math.ceil(rows.get(dim, n) / chunk)
+            for dim, n, chunk in zip(field.dims, field.array.shape, field.chunks, strict=True)
+        )
+        for field in samples.fields
+        if field.chunks is not None
+    )
 
 
 def pass_bytes(samples: Samples, leaf: Leaf[Any], *, n_segments: int | None = None, ahead: bool = True) -> Need:
@@ -107,22 +123,34 @@ def fixed_bytes(samples: Samples, workers: Workers, *, base: int = BASE_BYTES, g
     base : int
         Of a worker process before any task.
     gathered : int
-        Of the results of all tasks, in this process.
+        Of the results of all tasks, in this process; a worker has its share of them until they are fetched.
     """
     if workers.client is None:
         return gathered
-    return base + (samples.nbytes if samples.in_memory else 0)
+    return base + (samples.nbytes if samples.in_memory else 0) + waiting_bytes(workers, gathered)
 
 
-def check_memory(samples: Samples, workers: Workers, need: Need, *, base: int = BASE_BYTES, gathered: int = 0) -> None:
+def waiting_bytes(workers: Workers, gathered: int) -> int:
+    """Bytes of the results of all tasks that one worker may have."""
+    return gathered * workers.threads_per_worker // workers.n_threads
+
+
+def check_memory(
+    samples: Samples,
+    workers: Workers,
+    need_of: Callable[[Samples], Need],
+    *,
+    base: int = BASE_BYTES,
+    gathered: int = 0,
+) -> None:
     """Refuse what cannot work, with both numbers and what would help.
 
     Parameters
     ----------
     samples : Samples
     workers : Workers
-    need : Need
-        Of one task.
+    need_of : callable
+        What one task needs on these samples, or on the same in other chunks.
     base : int
         Bytes of a worker process before any task.
     gathered : int
@@ -132,17 +160,18 @@ def check_memory(samples: Samples, workers: Workers, need: Need, *, base: int = 
     ------
     InsufficientMemoryError
     """
-    threads, here = workers.threads_per_worker, workers.client is None
+    threads, here, need = workers.threads_per_worker, workers.client is None, need_of(samples)
     fixed = fixed_bytes(samples, workers, base=base, gathered=gathered)
     needed = fixed + threads * need.total
     if needed > workers.usable:
-        parts = [("the results of all" if here else "itself", fixed), ("segments of samples", threads * need.reading)]
-        parts += [("arithmetic", threads * need.working), ("results", threads * need.results)]
+        waiting = gathered if here else waiting_bytes(workers, gathered)
+        parts = [("itself", fixed - waiting), ("segments of samples", threads * need.reading)]
+        parts += [("arithmetic", threads * need.working), ("results", threads * need.results + waiting)]
         told = ", ".join(f"{mib(size)} for {what}" for what, size in parts if size >= 2**20)
         raise InsufficientMemoryError(
             f"{'this process' if here else 'a worker'} would need {mib(needed)} for {threads} task(s) on "
             f"{samples.name} ({told or 'little each'}), and has {mib(workers.usable)} to use: "
-            f"{advice(samples, workers, need, needed, fixed)}"
+            f"{advice(samples, workers, need_of, fixed, waiting)}"
         )
     if not here and gathered > workers.driver_bytes:
         raise InsufficientMemoryError(
@@ -151,22 +180,34 @@ def check_memory(samples: Samples, workers: Workers, need: Need, *, base: int = 
         )
 
 
-def advice(samples: Samples, workers: Workers, need: Need, needed: int, fixed: int) -> str:
-    """What would help, the most effective first."""
-    threads = workers.threads_per_worker
-    least = -(-needed // int(workers.usable / workers.memory * 2**20))
-    levers = []
-    if need.reading > need.results + need.working and samples.cut_by_chunks:
-        spare = (workers.usable - fixed) // threads - need.working - need.results - BUFFER_BYTES
-        rows = spare * samples.grid.largest // need.reading
+def advice(samples: Samples, workers: Workers, need_of: Callable[[Samples], Need], fixed: int, waiting: int) -> str:
+    """What would help, the most effective first; nothing that is not enough."""
+    threads, need, levers = workers.threads_per_worker, need_of(samples), []
+    rows = rows_that_fit(samples, need_of, (workers.usable - fixed) // threads)
+    if rows:
         chunk = f"one chunk {samples.chunk_text} takes {mib(samples.grid.largest * samples.row_bytes)}"
-        levers.append(f"rechunk {samples.name}, of which {chunk}" + (f", to {rows} samples at most" * (rows > 0)))
-    if need.lever and need.results + need.working > need.reading:
+        levers.append(f"rechunk {samples.name}, of which {chunk}, to {rows} samples a chunk")
+    # arithmetic on large results grows with them; on small ones it has reasons of its own
+    relief = waiting + threads * (need.results + need.working * (need.working < 2 * need.results))
+    if need.lever and fixed + threads * need.total - relief <= workers.usable:
         levers.append(need.lever)
     if threads > 1:
         levers.append(f"take fewer than {threads} threads per worker")
+    least = -(-(fixed + threads * need.total) // int(workers.usable / workers.memory * 2**20))
     levers.append(f"give {'it' if workers.client is None else 'each worker'} {least} MiB (memory_limit)")
     return ", or ".join(levers)
+
+
+def rows_that_fit(samples: Samples, need_of: Callable[[Samples], Need], room: int) -> int:
+    """Samples of a chunk with which a task would need no more than so many bytes; zero if chunks are not the matter."""
+    chunk = list(samples.grid.segment)
+    while samples.cut_by_chunks and max(chunk) > 1:
+        longest = chunk.index(max(chunk))
+        chunk[longest] //= 2
+        grid = Grid.along_chunks(samples.grid.shape, chunk, samples.row_bytes)
+        if need_of(replace(samples, grid=grid)).total <= room:
+            return math.prod(chunk)
+    return 0
 
 
 def mib(size: float) -> str:

@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sklearn.cluster import KMeans, kmeans_plusplus
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import pairwise_distances_argmin
 
 from dgmm.blas import one_thread
 from dgmm.em import Ground, maximise
@@ -59,6 +56,9 @@ def start_labels(
     normalised: they average to components that are nearly equal, at a saddle of the likelihood that EM may take for
     the top. Labels start further from it.
     """
+    # late, since whoever only reads models has no use for it, and before OpenMP, which it brings along, is limited
+    import sklearn.cluster  # noqa: F401
+
     for i in range(n_init):
         state = np.random.SeedSequence([seed, n_components, i]).generate_state(1)[0]
         with one_thread():
@@ -67,6 +67,9 @@ def start_labels(
 
 
 def _lloyd(x: FloatArray, n_components: int, seed: int, weights: FloatArray | None) -> AnyArray:
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     kmeans = KMeans(n_components, n_init=1, max_iter=LLOYD_STEPS, random_state=seed, algorithm="lloyd")
     with warnings.catch_warnings():
         # fewer distinct rows than components: EM finds that out and says so
@@ -75,8 +78,17 @@ def _lloyd(x: FloatArray, n_components: int, seed: int, weights: FloatArray | No
 
 
 def _nearest_seed(x: FloatArray, n_components: int, seed: int, weights: FloatArray | None) -> AnyArray:
+    from sklearn.cluster import kmeans_plusplus
+
     seeds, _ = kmeans_plusplus(x, n_components, sample_weight=weights, random_state=seed)
-    return pairwise_distances_argmin(x, seeds)
+    return _nearest(x, seeds)
+
+
+def _nearest(x: FloatArray, points: FloatArray) -> AnyArray:
+    """The nearest point to each row."""
+    from sklearn.metrics import pairwise_distances_argmin
+
+    return pairwise_distances_argmin(x, points)
 
 
 def _nearest_row(x: FloatArray, n_components: int, seed: int, weights: FloatArray | None) -> AnyArray:
@@ -85,7 +97,7 @@ def _nearest_row(x: FloatArray, n_components: int, seed: int, weights: FloatArra
     shuffled = x[np.argsort(keys)]
     # the first distinct ones: of two equal rows one would be nearest to none
     _, first = np.unique(shuffled, axis=0, return_index=True)
-    return pairwise_distances_argmin(x, shuffled[np.sort(first)[:n_components]])
+    return _nearest(x, shuffled[np.sort(first)[:n_components]])
 
 
 def _random(x: FloatArray, n_components: int, seed: int, weights: FloatArray | None) -> AnyArray:

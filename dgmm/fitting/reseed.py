@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.cluster import KMeans
 
 from dgmm.blas import one_thread
 from dgmm.em import Evaluated, maximise
@@ -49,6 +48,8 @@ def groups_of(y: FloatArray, seed: int) -> list[IntArray]:
     y : ndarray, shape (m, d)
         In frame coordinates.
     """
+    from sklearn.cluster import KMeans
+
     m, d = y.shape
     labels = np.zeros(m, dtype=np.int64)
     if m >= 2 * (d + 1):

@@ -36,9 +36,12 @@ class EStepSegment(Leaf[ByRole[PassTotals]]):
 
     def working_bytes(self, n_rows: int) -> int:
         """Buffers, and theta as it came, as the kernel takes it and as the kernel adds the sums up."""
-        return buffer_bytes(self.plan) + 4 * self.result_bytes(n_rows)
+        return buffer_bytes(self.plan) + 3 * self._one_part
 
     def result_bytes(self, n_rows: int) -> int:
         """Sums in the shape of theta, for each part."""
-        one = sum(p.theta.nbytes for p in self.plan.products) + 16 * len(self.plan.candidates)
-        return (1 + (self.prepare.holdout > 0)) * one
+        return (1 + (self.prepare.holdout > 0)) * self._one_part
+
+    @property
+    def _one_part(self) -> int:
+        return sum(p.theta.nbytes for p in self.plan.products) + 16 * len(self.plan.candidates)

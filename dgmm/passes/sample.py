@@ -50,14 +50,10 @@ class Sample:
     @classmethod
     def of(cls, keys: AnyArray, rows: Rows, limit: int, next_key: float = np.inf, share: float = np.inf) -> Sample:
         """The rows with the smallest keys; the first ones of those with equal keys."""
-        room = int(min(limit, share + SPARE))
-        if len(keys) > room:
-            border = np.partition(keys, room)[room]
-            chosen = keys < border
-            chosen[np.flatnonzero(keys == border)[: room - int(chosen.sum())]] = True
-            next_key = min(next_key, border.item())
+        chosen, following = first_of(keys, int(min(limit, share + SPARE)))
+        if chosen is not None:
             keys, rows = keys[chosen], rows[chosen]
-        return cls(keys, rows, limit, next_key, share)
+        return cls(keys, rows, limit, min(next_key, following), share)
 
     def ordered(self) -> Sample:
         """By key, so that the first rows of a uniform sample are one too; in double precision."""
@@ -68,15 +64,13 @@ class Sample:
     def merge(self, other: Sample) -> Sample:
         """The smallest keys of both; ``other`` comes after."""
         share, next_key = self.share + other.share, min(self.next_key, other.next_key)
-        keys, rows = other.keys, other.rows
-        if len(keys) and len(self.keys) >= min(self.limit, share + SPARE):
-            # this one is full: most of the other need not even be copied
-            near = keys < self.keys.max()
-            next_key = min(next_key, smallest(keys[~near]))
-            keys, rows = keys[near], rows[near]
-        if not len(keys):
-            return replace(self, next_key=next_key, share=share)
-        return Sample.of(np.concatenate([self.keys, keys]), self.rows.merge(rows), self.limit, next_key, share)
+        keys = np.concatenate([self.keys, other.keys])
+        chosen, following = first_of(keys, int(min(self.limit, share + SPARE)))
+        if not (len(other.keys) if chosen is None else chosen[len(self.keys) :].any()):
+            return replace(self, next_key=min(next_key, following), share=share)
+        # what is not chosen is never copied: the largest of all samples are merged where the driver has many of them
+        rows = self.rows.merge(other.rows, chosen)
+        return Sample(keys if chosen is None else keys[chosen], rows, self.limit, min(next_key, following), share)
 
     @property
     def short(self) -> bool:
@@ -98,6 +92,16 @@ class Sample:
         after = float(self.keys[n]) if n < len(self.keys) else self.next_key
         weights = rows.weights / -np.expm1(-rows.weights * after)
         return replace(rows, weights=weights / weights.mean())
+
+
+def first_of(keys: AnyArray, room: int) -> tuple[AnyArray | None, float]:
+    """Which keys are the smallest, of equal ones the first (None: all), and the smallest that is not among them."""
+    if len(keys) <= room:
+        return None, np.inf
+    border = np.partition(keys, room)[room]
+    chosen = keys < border
+    chosen[np.flatnonzero(keys == border)[: room - int(chosen.sum())]] = True
+    return chosen, border.item()
 
 
 def smallest(keys: AnyArray) -> float:

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,8 @@ def score_samples(
     taken |= {"component"} & set(samples.dims)
     if taken:
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
-    check_memory(samples, workers, score_bytes(samples, mixture.n_components, probabilities=probabilities))
+    need_of = partial(score_bytes, n_components=mixture.n_components, probabilities=probabilities)
+    check_memory(samples, workers, need_of)
     began = time.perf_counter()
     store = output.store()
     create(store, samples, model, probabilities, dict(settings or {}))
