@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import zarr
 
 from dgmm.data import Samples, open_samples
 from dgmm.engine import Fold, Leaf, Workers, open_workers, resident
+from dgmm.engine.cluster import Call
 from dgmm.engine.leaf import Prepare
 from dgmm.engine.workers import threads
 from dgmm.fitting import Training
@@ -153,3 +155,16 @@ def test_what_a_lost_worker_kept_is_read_again_within_the_memory_of_the_others(
         assert np.array([statistics.log_likelihood, statistics.held_out]).tobytes() == expected[4]
         assert max(kept_by(workers)) <= budget
     fold.close()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_task_that_was_sent_twice_may_come_back_twice_at_a_time(order: tuple[int, int]) -> None:
+    client = Mock(status="running", gather=lambda futures: [f.value for f in futures])
+    client.scheduler_info.return_value = {"workers": {"here": {}}}
+    call = Call(client, abs, [(1,)], [None], lambda places: None)
+    first, again = (Mock(status="finished", value="found") for _ in range(2))
+    call._sent = {first: 0, again: 0}
+    call._current = {0: again}
+    call._gather([(first, again)[i] for i in order])
+    assert call._found == {0: "found"}
+    assert not call._current

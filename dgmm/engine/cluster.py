@@ -175,7 +175,7 @@ class Call(Generic[T]):
             i = self._sent.pop(future)
             self._found[i] = result
             # the worker has it no longer once nobody holds its future
-            if self._current[i] is future:
+            if self._current.get(i) is future:
                 del self._current[i]
 
     def _look(self, now: float) -> None:
