@@ -152,3 +152,10 @@ def test_repetitions_are_found_whatever_stands_between_the_lines() -> None:
 def test_the_data_sets_are_there_without_an_import_of_their_own() -> None:
     code = "import dgmm; print(dgmm.datasets.old_faithful().sizes['eruption'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "272\n"
+
+
+def test_tests_stand_where_what_they_test_does() -> None:
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    rooms = {room for room, modules in HOUSE.items() if modules}
+    assert folders - rooms == {"benchmarks", "integration", "reliability"}
+    assert rooms <= folders

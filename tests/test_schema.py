@@ -22,9 +22,9 @@ from dgmm.config import Pipeline, Score, Select, Train, settings_of
 from dgmm.families import FAMILIES, register
 from dgmm.fitting import Count, Settings, Training, validated
 from dgmm.keywords import takes
+from tests.families.toy_family import Poisson
+from tests.integration.test_readme import table
 from tests.test_keywords import written
-from tests.test_readme import table
-from tests.toy_family import Poisson
 
 
 class Patient(Training):

@@ -1,4 +1,4 @@
-"""The README says what is true. `python tests/test_readme.py` rewrites its table of settings."""
+"""The README says what is true. `python tests/integration/test_readme.py` rewrites its table of settings."""
 
 import re
 import tomllib
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dgmm.fitting import Settings, Training
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PLACE = re.compile(r"(<!-- training settings:[^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reas
 def run(what: str, given: list[Any]) -> list[Any]:
     """What cases or jobs take, measured in a process of their own."""
     command = [sys.executable, "-c", "import sys; from tests.peaks import main; main(*sys.argv[1:])"]
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [*command, what, json.dumps([asdict(one) for one in given])],
         check=False, capture_output=True, text=True, cwd=root, env=os.environ | ENVIRONMENT | {"PYTHONPATH": root},

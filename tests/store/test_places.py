@@ -27,7 +27,7 @@ from dgmm.errors import DgmmError, InputError, OutputError, OutputExistsError
 from dgmm.store import Output, Status, place_at, places
 from dgmm.store import models as store
 from dgmm.store.places import overlap
-from tests.test_store import assert_same, make_fit
+from tests.store.test_models import assert_same, make_fit
 
 
 class Site:
@@ -276,7 +276,7 @@ def test_the_second_of_two_runs_is_refused_while_the_first_lives(site: Site) -> 
 PROGRAM = """
 import sys, time
 from dgmm.store import place_at
-from tests.test_places import write_group
+from tests.store.test_places import write_group
 with place_at(sys.argv[1]).begin("scores", overwrite=True) as output:
     write_group(output, 3.0)
     print("writing", flush=True)

@@ -153,7 +153,7 @@ def test_an_interrupt_while_processes_start_or_stop_is_one_line(
     command = [sys.executable, "-m", "dgmm.cli", "train", data, "--k", "3", "--out", str(tmp_path / "model.zarr")]
     command += ["--scheduler", "processes", "--workers", "2", "--quiet", "--set", "training.tol=1e-15"]
     command += ["--set", "training.max_iter=1000000"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     errors = tmp_path / "errors"
     with errors.open("w") as file:
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, env=environment, start_new_session=True)

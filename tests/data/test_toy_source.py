@@ -11,7 +11,7 @@ import dgmm
 from dgmm.cli import main
 from dgmm.data import open_samples, register_opener
 from dgmm.data.sources import OPENERS
-from tests import toy_source
+from tests.data import toy_source
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from dgmm.families import FAMILIES, Moments, get_family, make_frame, register
 from dgmm.mixture import Mixture
 from dgmm.passes.sample import is_held_out
 from dgmm.rows import Rows
-from tests.toy_family import Poisson, Rates
+from tests.families.toy_family import Poisson, Rates
 
 RATES, WEIGHTS = np.array([[2.0, 30.0, 5.0], [20.0, 3.0, 6.0]]), np.array([0.3, 0.7])
 

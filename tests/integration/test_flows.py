@@ -129,7 +129,7 @@ def test_wrong_settings_are_one_line_and_exit_code_two(tmp_path: Path) -> None:
     settings.write_text("out: here\ndata: {path: x.zarr}\nn_components: 0\nnonsense: 1\n")
     done = subprocess.run(
         [sys.executable, "-m", "flows.pipeline", str(settings)],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("dgmm: ")

@@ -78,7 +78,7 @@ if __name__ == "__main__":
 
 def test_a_good_run_on_processes_says_nothing_of_them(tmp_path: Path) -> None:
     (tmp_path / "quiet.py").write_text(QUIET)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "quiet.py"], check=False, capture_output=True, text=True, cwd=tmp_path, env=environment
     )

@@ -237,14 +237,14 @@ def questions() -> list[Leaf[Any]]:
     ]
 
 
-KEYS = "from tests.test_fold import questions; print(*(leaf.key() for leaf in questions()))"
+KEYS = "from tests.engine.test_fold import questions; print(*(leaf.key() for leaf in questions()))"
 
 
 def test_the_key_of_a_question_is_its_own_and_the_same_in_every_process() -> None:
     keys = [leaf.key() for leaf in questions()]
     assert len(set(keys)) == len(keys)
     assert [cloudpickle.loads(cloudpickle.dumps(leaf)).key() for leaf in questions()] == keys
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": root}
     said = subprocess.run(
         [sys.executable, "-c", KEYS], check=True, capture_output=True, text=True, cwd=root, env=environment
@@ -398,7 +398,7 @@ import os, signal, sys
 from dgmm.data import open_samples
 from dgmm.engine.fold import Fold
 from dgmm.engine.workers import open_workers
-from tests.test_fold import Sum
+from tests.engine.test_fold import Sum
 
 with open_workers(sys.argv[1]) as workers:
     Fold(open_samples(sys.argv[2]), workers)(Sum())
@@ -410,7 +410,7 @@ with open_workers(sys.argv[1]) as workers:
 
 def test_workers_keep_nothing_for_a_driver_that_was_killed(client: Client, tmp_path: Path) -> None:
     counted(tmp_path, rows(), CHUNK)
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", DIES, client.scheduler.address, str(tmp_path / "counted.zarr")]
     environment = os.environ | {"PYTHONPATH": root}
     with subprocess.Popen(
