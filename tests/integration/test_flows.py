@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,16 @@ pytestmark = pytest.mark.prefect
 @pytest.fixture(scope="module", autouse=True)
 def harness() -> object:
     """Prefect's embedded server on a database of its own."""
+    import_module("flows")  # its environment comes before Prefect's
+    from prefect.logging.configuration import setup_logging
     from prefect.testing.utilities import prefect_test_harness
-
-    import flows  # noqa: F401  (its environment comes before Prefect's)
 
     logger = logging.getLogger("dgmm")
     before = logger.level, logger.propagate, list(logger.handlers)
+    # anew, whoever has imported Prefect before and set up the logger since
+    logger.setLevel(logging.INFO)
+    logger.propagate, logger.handlers = True, []
+    setup_logging(incremental=False)
     with prefect_test_harness(server_startup_timeout=120):
         yield
     # Prefect's handlers want a run, and other tests have none
