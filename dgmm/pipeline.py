@@ -16,7 +16,7 @@ from dgmm.data import Samples, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError, OutputExistsError
-from dgmm.fitting import NAMES, Fit, Selection, Settings, select_samples, train_samples
+from dgmm.fitting import CRITERION_NAMES, Fit, Selection, Settings, select_samples, train_samples
 from dgmm.scoring import Scored, score_samples
 from dgmm.store import Status, digest, place_at, settings_in
 from dgmm.types import Criterion
@@ -246,7 +246,7 @@ def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
     return (
         f"{fit.covariance_type}, K = {fit.n_components} ({fit.n_parameters} parameters), {fit.n_samples} samples "
         f"({fit.n_missing} missing): log-likelihood {fit.log_likelihood:.4f}, "
-        f"{NAMES[Criterion(criterion)]} {fit.criterion(criterion):.2f}, {fit.state} after "
+        f"{CRITERION_NAMES[Criterion(criterion)]} {fit.criterion(criterion):.2f}, {fit.state} after "
         f"{fit.n_passes} passes{short if fit.outcome.is_sound else f': {fit.reason}'}"
     )
 

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from dgmm.cli import run_app
 from dgmm.commands import SETTINGS_SUFFIXES, Changes, asked, options_of, with_options
 from dgmm.errors import InputError
-from dgmm.fitting import NAMES, Settings
+from dgmm.fitting import CRITERION_NAMES, Settings
 from dgmm.types import Criterion
 
 S = TypeVar("S", bound=Settings)
@@ -31,7 +31,7 @@ def phase(name: str, work: Callable[[S], R], settings: S) -> R:
 def publish_table(key: str, table: pd.DataFrame, criterion: str) -> None:
     """Publish the table of candidates as an artifact."""
     shown = table.astype(object).where(table.notna(), None)
-    name = NAMES[Criterion(criterion)]
+    name = CRITERION_NAMES[Criterion(criterion)]
     create_table_artifact(key=key, table=shown.to_dict(orient="records"), description=f"Candidates by {name}")
 
 

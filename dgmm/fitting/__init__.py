@@ -9,10 +9,10 @@ from dgmm.fitting.fit import passes_over, select_samples, train_samples
 from dgmm.fitting.initialise import check_given
 from dgmm.fitting.options import Count, One, Search, Settings, Training, as_list, sorted_out, validated
 from dgmm.fitting.outcome import SOUND, Outcome, OutcomeKind
-from dgmm.fitting.results import NAMES, STRONG, Fit, Selection
+from dgmm.fitting.results import CRITERION_NAMES, STRONG, Fit, Selection
 
 __all__ = [
-    "NAMES",
+    "CRITERION_NAMES",
     "SOUND",
     "STRONG",
     "Count",

@@ -78,7 +78,7 @@ def fit_candidates(
         for c in candidates
         if c in starts
     }
-    race = Race(passes, ascents, options, criterion, found.hopes)
+    race = Race(passes, ascents, options, criterion, found.attainable)
     if ascents:
         race.run(keep_all=keep_all)
     fits, failed = race.results()

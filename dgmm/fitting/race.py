@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 
@@ -15,18 +16,41 @@ from dgmm.families import SufficientStatistics
 from dgmm.fitting.options import Training
 from dgmm.fitting.outcome import Outcome, OutcomeKind
 from dgmm.fitting.reseed import reseed
-from dgmm.fitting.results import STRONG, Fit, Standing
+from dgmm.fitting.results import STRONG, CriterionTerms, Fit
 from dgmm.fitting.starts import Candidate, unsound_components
 from dgmm.passes import Passes
 from dgmm.types import Criterion
 
 logger = logging.getLogger("dgmm")
 
-#: A candidate is dropped once its criterion, with twice the gain it can still hope for, is this much worse than the
+#: A candidate is dropped once its criterion, with twice the gain it can still make, is this much worse than the
 #: best: very strong evidence in the terms of Kass and Raftery (1995).
 MARGIN = STRONG
 #: No candidate is dropped before this pass, unless it cannot win on the sample either.
 SETTLED = 6
+
+
+class State(StrEnum):
+    """Where a candidate stands."""
+
+    #: It takes part in the next pass, if there is one.
+    CLIMBING = "climbing"
+    #: It was taken out, since it could not win any more.
+    DROPPED = "dropped"
+    #: The gain still to come is not worth a pass.
+    CONVERGED = "converged"
+    #: Its climb ended with a component without samples or extent.
+    COLLAPSED = "collapsed"
+
+
+#: What each may become. A dropped one climbs again when the one it lost to has collapsed, or when it was single
+#: precision that dropped it. The others stay what they are: another try on the rows explained worst is another climb.
+TRANSITIONS = {
+    State.CLIMBING: {State.DROPPED, State.CONVERGED, State.COLLAPSED},
+    State.DROPPED: {State.CLIMBING},
+    State.CONVERGED: set(),
+    State.COLLAPSED: set(),
+}
 
 
 @dataclass
@@ -55,6 +79,29 @@ class Runner:
     exact: Evaluated | None = None
 
     @property
+    def state(self) -> State:
+        """Where it stands."""
+        if self.dropped is not None:
+            return State.DROPPED
+        if self.ascent.failure is not None:
+            return State.COLLAPSED
+        return State.CONVERGED if self.ascent.converged else State.CLIMBING
+
+    def drop(self, outcome: Outcome) -> None:
+        """Take it out; only what climbs can be."""
+        self._check(State.DROPPED)
+        self.dropped, self.ascent.abandoned = outcome, True
+
+    def readmit(self, *, for_good: bool = False) -> None:
+        """Let it climb on; only what was dropped needs it."""
+        self._check(State.CLIMBING)
+        self.dropped, self.ascent.abandoned, self.pardoned = None, False, for_good
+
+    def _check(self, state: State) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise ValueError(f"a candidate that is {self.state} cannot be {state}")
+
+    @property
     def best(self) -> Evaluated | None:
         """Its best mixture."""
         return self.exact or self.ascent.best
@@ -76,7 +123,7 @@ class Race:
     options : Training
     criterion : Criterion
         By which they are compared.
-    hopes : mapping
+    attainable : mapping
         Candidates that cannot win on the sample -> what they may gain yet, in nats per sample.
     """
 
@@ -86,10 +133,10 @@ class Race:
         ascents: Mapping[Candidate, Ascent],
         options: Training,
         criterion: Criterion,
-        hopes: Mapping[Candidate, float],
+        attainable: Mapping[Candidate, float],
     ) -> None:
         self.passes = passes
-        self.runners = {c: Runner(a, hopes.get(c, np.inf)) for c, a in ascents.items()}
+        self.runners = {c: Runner(a, attainable.get(c, np.inf)) for c, a in ascents.items()}
         self.options = options
         self.criterion = criterion
         self.n = passes.profile.n_samples
@@ -119,8 +166,8 @@ class Race:
             for c, runner in () if keep_all else self.runners.items():
                 # what cannot win on the sample only shows its criterion on all the data
                 settled = self.done >= SETTLED or self.done == 1
-                gone = runner.ascent.done or runner.pardoned
-                if settled and not gone and not self.may_win(runner, leader):
+                droppable = runner.state is State.CLIMBING and not runner.pardoned
+                if settled and droppable and not self.may_win(runner, leader):
                     self.drop(c, leader)
 
     def _pass_by_pass(self, runners: Mapping[Candidate, Runner], where: str = "") -> Iterator[tuple[Pass, Candidate]]:
@@ -150,41 +197,41 @@ class Race:
 
     def _revive(self, *, for_good: bool = False) -> bool:
         """Take up again those that were dropped and could win after all; whether there are any."""
-        dropped = {c: r for c, r in self.runners.items() if r.dropped is not None}
+        dropped = {c: r for c, r in self.runners.items() if r.state is State.DROPPED}
         leader = self.leader()
         revived = [r for c, r in dropped.items() if c == leader or self.may_win(r, leader)]
         for runner in revived:
-            runner.dropped, runner.ascent.abandoned, runner.pardoned = None, False, for_good
+            runner.readmit(for_good=for_good)
         return bool(revived)
 
     def _challenge(self, winners: Collection[Candidate]) -> dict[Candidate, Runner]:
         """Look for what the winners miss, and give collapsed candidates another try, on the rows explained worst."""
         options, profile = self.options, self.passes.profile
         again = options.on_collapse or ("report" if len(self.runners) == 1 else "reseed")
-        wanted: dict[Candidate, tuple[int, ...]] = {}
+        again_on: dict[Candidate, tuple[int, ...]] = {}
         for c, runner in self.runners.items():
             a = runner.ascent
-            if a.mixture.n_components == 1 or a.best is None or runner.dropped is not None:
+            if a.mixture.n_components == 1 or a.best is None or runner.state is State.DROPPED:
                 continue
             collapsed = self.collapsed(a)
             if (collapsed and again == "reseed") or (not collapsed and c in winners and self.n > options.start_rows):
-                wanted[c] = collapsed
-        if not wanted or not options.worst_rows or self.done >= options.max_iter:
+                again_on[c] = collapsed
+        if not again_on or not options.worst_rows or self.done >= options.max_iter:
             return {}
-        points = {c: best for c in wanted if (best := self.runners[c].ascent.best) is not None}
+        points = {c: best for c in again_on if (best := self.runners[c].ascent.best) is not None}
         rows = profile.sample.first(options.start_rows)
         challengers: dict[Candidate, Runner] = {}
         found = self.passes.worst([point.in_data_units() for point in points.values()], options.worst_rows)
         for (c, point), worst in zip(points.items(), found, strict=True):
-            new = reseed(point, worst, rows, collapsed=wanted[c], seed=options.seed)
+            new = reseed(point, worst, rows, collapsed=again_on[c], seed=options.seed)
             if new is not None:
                 challengers[c] = Runner(Ascent(new.mixture, point.ground, options.tol, options.accelerate))
                 logger.info("%s: trying components %s on the rows explained worst", c, new.replaced)
         for step, _ in self._pass_by_pass(challengers, ", rows explained worst"):
             for c, challenger in challengers.items():
                 a, old = challenger.ascent, self.runners[c].ascent
-                hopeless = a.log_likelihood + a.attainable_gain < old.log_likelihood
-                if step.number >= SETTLED and not wanted[c] and not a.done and hopeless:
+                beaten = a.log_likelihood + a.attainable_gain < old.log_likelihood
+                if step.number >= SETTLED and not again_on[c] and not a.done and beaten:
                     a.abandoned = True
         return challengers
 
@@ -220,8 +267,7 @@ class Race:
             f"{self.criterion} {self.value(runner):.6g}, at most {self.attainable(runner):.3g} less at its limit, "
             f"cannot reach {best:.6g} of {leader}"
         )
-        runner.ascent.abandoned = True
-        runner.dropped = Outcome(OutcomeKind.DROPPED, self.done, reason=reason)
+        runner.drop(Outcome(OutcomeKind.DROPPED, self.done, reason=reason))
         logger.info("pass %d: dropped %s: its %s", self.done, c, reason)
 
     def value(self, runner: Runner) -> float:
@@ -230,7 +276,7 @@ class Race:
             return np.inf
         log_likelihood, entropy, held_out = self.judgement(runner.best.statistics)
         p = runner.ascent.mixture.n_parameters
-        return Standing(log_likelihood, p, self.n, entropy, held_out).criterion(self.criterion)
+        return CriterionTerms(log_likelihood, p, self.n, entropy, held_out).criterion(self.criterion)
 
     def judgement(self, statistics: SufficientStatistics) -> tuple[float, float, float]:
         """Log-likelihood, entropy of the responsibilities, and mean log density of the rows that are held out."""
@@ -243,7 +289,7 @@ class Race:
         return 2 * (a.attainable_gain if len(a.trajectory) > 1 else self.n * runner.attainable_on_sample)
 
     def may_win(self, runner: Runner, leader: Candidate) -> bool:
-        """Whether its criterion, at the limit it can hope for and by a margin, reaches the leader's."""
+        """Whether its criterion, at its limit and by a margin, reaches the leader's."""
         return self.value(runner) - self.attainable(runner) <= self.value(self.runners[leader]) + MARGIN
 
     def leader(self, runners: Mapping[Candidate, Runner] | None = None) -> Candidate:

@@ -19,7 +19,7 @@ STRONG = 10.0
 
 
 #: What the criteria are called.
-NAMES = {
+CRITERION_NAMES = {
     Criterion.BIC: "BIC",
     Criterion.AIC: "AIC",
     Criterion.ICL: "ICL",
@@ -28,7 +28,7 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Standing:
+class CriterionTerms:
     """What a criterion needs to know of a fit, finished or on its way; see `Fit`."""
 
     log_likelihood: float
@@ -146,7 +146,7 @@ class Fit:
 
     def criterion(self, name: Criterion | str) -> float:
         """The value of a criterion; lower is better."""
-        standing = Standing(self.log_likelihood, self.n_parameters, self.n_samples, self.entropy, self.held_out)
+        standing = CriterionTerms(self.log_likelihood, self.n_parameters, self.n_samples, self.entropy, self.held_out)
         return standing.criterion(name)
 
     @property

@@ -24,7 +24,7 @@ from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_f
 from dgmm.fitting.initialise import Given, from_labels, start_labels
 from dgmm.fitting.options import Training
 from dgmm.fitting.outcome import Outcome, OutcomeKind
-from dgmm.fitting.results import Standing
+from dgmm.fitting.results import CriterionTerms
 from dgmm.mixture import Mixture
 from dgmm.passes import Profile
 from dgmm.rows import Rows
@@ -34,7 +34,7 @@ logger = logging.getLogger("dgmm")
 
 #: All starts make this many passes over the start rows; this many of them go on (Biernacki et al. 2003).
 START_PASSES, STARTS_KEPT = 20, 3
-#: A candidate is hopeless if the sample prefers another by this much beyond all hope, on the scale of -2
+#: A candidate is ruled out if the sample prefers another by this much beyond what it can still gain, on the scale of -2
 #: log-likelihood: a sample of any size is hardly mistaken by 50 nats.
 CERTAIN = 100.0
 #: Passes over each larger sample, and the share of p/2 nats that may be missing there: what a sample of m rows
@@ -108,13 +108,13 @@ class Starts:
         Candidate -> its best start, in frame coordinates.
     failures : dict
         Candidate -> what has become of it, where there is none.
-    hopes : dict
+    attainable : dict
         Candidates that cannot win on the sample -> what they might still have gained there, in nats per sample.
     """
 
     mixtures: dict[Candidate, Mixture]
     failures: dict[Candidate, Outcome]
-    hopes: dict[Candidate, float]
+    attainable: dict[Candidate, float]
 
 
 def start_on_sample(
@@ -155,7 +155,7 @@ def start_on_sample(
     failures: dict[Candidate, Outcome] = {}
     ascents: list[tuple[Candidate, Ascent]] = []
     best: dict[Candidate, Ascent] = {}
-    contest = Contest(criterion, profile.n_samples, options.reg_covar)
+    screening = Screening(criterion, profile.n_samples, options.reg_covar)
     if several:
         small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads)
         x, weights = small.rows.x, small.rows.weights
@@ -181,27 +181,27 @@ def start_on_sample(
                         ascents.append((c, _ascent(start, ground, options, "none")))
         _climb_on_sample("starts", ascents, small, START_PASSES)
         best = _best_of(several, ascents, options.reg_covar, failures)
-        hopeless = contest.hopeless(best)
+        ruled_out = screening.ruled_out(best)
         kept = [
             (c, _ascent(a.mixture, a.ground, options))
             for c in best
-            if c not in hopeless
+            if c not in ruled_out
             for a in _most_likely(c, ascents, STARTS_KEPT)
         ]
         _climb_on_sample("best starts", kept, small, SAMPLE_PASSES)
-        best = {c: best[c] for c in hopeless} | _best_of(
-            [c for c in best if c not in hopeless], kept, options.reg_covar, failures
+        best = {c: best[c] for c in ruled_out} | _best_of(
+            [c for c in best if c not in ruled_out], kept, options.reg_covar, failures
         )
     for size in sizes[1:]:
         larger = SampleRows(profile.sample.first(size), frame, n_threads)
         grounds = grounds_for(best, larger.moments, frame, options.reg_covar)
-        hopeless = contest.hopeless(best)
+        ruled_out = screening.ruled_out(best)
         climbing = {
-            c: _ascent(a.mixture, grounds[c.covariance_type], options) for c, a in best.items() if c not in hopeless
+            c: _ascent(a.mixture, grounds[c.covariance_type], options) for c, a in best.items() if c not in ruled_out
         }
         _climb_on_sample("sample", list(climbing.items()), larger, SAMPLE_PASSES)
         best |= climbing
-    return Starts({c: a.mixture for c, a in best.items()}, failures, contest.hopeless(best))
+    return Starts({c: a.mixture for c, a in best.items()}, failures, screening.ruled_out(best))
 
 
 def _best_of(
@@ -268,7 +268,7 @@ def _climb_on_sample(what: str, starts: Sequence[tuple[Candidate, Ascent]], rows
 
 
 @dataclass(frozen=True)
-class Contest:
+class Screening:
     """Which candidates are not worth going on with on the sample.
 
     Attributes
@@ -292,10 +292,10 @@ class Contest:
         criterion = Criterion.AIC if self.criterion is Criterion.HELD_OUT else self.criterion
         times = self.n_samples / a.ground.moments.count
         log_likelihood, entropy = times * a.log_likelihood, times * a.best.statistics.entropy
-        standing = Standing(log_likelihood, a.mixture.n_parameters, self.n_samples, entropy, np.nan)
+        standing = CriterionTerms(log_likelihood, a.mixture.n_parameters, self.n_samples, entropy, np.nan)
         return standing.criterion(criterion) / self.n_samples
 
-    def hopeless(self, best: dict[Candidate, Ascent]) -> dict[Candidate, float]:
+    def ruled_out(self, best: dict[Candidate, Ascent]) -> dict[Candidate, float]:
         """Those that cannot reach the best sound one -> what they might still gain, in nats per sample.
 
         Starts come to plateaus that they leave again: what they have gained so far they may gain once more.
@@ -308,9 +308,9 @@ class Contest:
         found = {}
         for c, a in best.items():
             m = a.ground.moments.count
-            hope = max(a.attainable_gain, a.log_likelihood - a.trajectory[0]) if a.trajectory else np.inf
-            if values[c] - 2 * hope / m > values[leader] + CERTAIN / m:
-                found[c] = hope / m
+            gain = max(a.attainable_gain, a.log_likelihood - a.trajectory[0]) if a.trajectory else np.inf
+            if values[c] - 2 * gain / m > values[leader] + CERTAIN / m:
+                found[c] = gain / m
         return found
 
 

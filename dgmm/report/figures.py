@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from dgmm.fitting import NAMES, SOUND, STRONG, Fit, Outcome, OutcomeKind
+from dgmm.fitting import CRITERION_NAMES, SOUND, STRONG, Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
 from dgmm.types import AnyArray, Criterion, FloatArray, IntArray
 
@@ -61,7 +61,7 @@ def criterion_figure(
     sound = table[table["state"].isin(SOUND)]
     high, kinds = max(sound["gap"].max(), STRONG), sorted(set(table["covariance_type"]))
     panels = figure.subplots(1, 2)
-    _prepare(panels[0], "All candidates", "number of components K", f"{NAMES[criterion]} above the best")
+    _prepare(panels[0], "All candidates", "number of components K", f"{CRITERION_NAMES[criterion]} above the best")
     _prepare(panels[1], "Close to the best", "number of components K", "")
     panels[1].set_yscale("symlog", linthresh=STRONG, linscale=0.7)
     panels[1].axhspan(0, STRONG, color="#f6edcd", lw=0, zorder=0)
@@ -333,7 +333,7 @@ def main_figure(
     rows: FloatArray | None,
     criterion: Criterion = Criterion.BIC,
 ) -> Figure:
-    """The main pictures: where and what the classes are, and below them the contest."""
+    """The main pictures: where and what the classes are, and below them the screening."""
     top: list[Callable[..., FigureBase]] = []
     if view is not None:
         top.append(partial(map_figure, view, fit.mixture, small=False))

@@ -14,7 +14,7 @@ import xarray as xr
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, FigureBase
 
-from dgmm.fitting import NAMES, SOUND, STRONG, Fit, OutcomeKind
+from dgmm.fitting import CRITERION_NAMES, SOUND, STRONG, Fit, OutcomeKind
 from dgmm.report.figures import (
     BANDS,
     class_colours,
@@ -111,7 +111,7 @@ def write_report(
         probability=probability if len(probability) else None,
         bands=mixture.n_components <= BANDS,
         strong=STRONG,
-        criterion=NAMES[criterion],
+        criterion=CRITERION_NAMES[criterion],
     )
     files = [("report", path, page.encode())]
     if picture is not None:
@@ -144,7 +144,7 @@ def cautions(fit: Fit, table: pd.DataFrame | None, criterion: Criterion = Criter
     winner = (table["n_components"] == fit.n_components) & (table["covariance_type"] == fit.covariance_type)
     behind = gaps(table, fit, criterion)[~winner & conditions.isin(SOUND)].dropna()
     if len(behind) and behind.min() < STRONG:
-        close = f"{names[behind.idxmin()]} is only {behind.min():.1f} worse in {NAMES[criterion]}"
+        close = f"{names[behind.idxmin()]} is only {behind.min():.1f} worse in {CRITERION_NAMES[criterion]}"
         found.append(f"A close contest: {close}.")
     hopeless = {OutcomeKind.COLLAPSED: "collapsed and cannot win", OutcomeKind.FAILED: "could not be fitted"}
     for state, what in hopeless.items():

@@ -327,8 +327,8 @@ def test_starts_that_cannot_win_on_the_sample_are_left(caplog: pytest.LogCapture
     counts = [int(record.getMessage().split()[1]) for record in caplog.records if "sample:" in record.getMessage()]
     assert counts == [1, 3]
     assert set(raced.mixtures) == set(kept.mixtures) == set(candidates)
-    assert set(raced.hopes) == set(candidates[1:])
-    assert kept.hopes == {}
+    assert set(raced.attainable) == set(candidates[1:])
+    assert kept.attainable == {}
     best = candidates[0]
     np.testing.assert_array_equal(raced.mixtures[best].means, kept.mixtures[best].means)
 
@@ -346,12 +346,12 @@ def test_a_likelihood_that_means_nothing_leaves_nobody_behind() -> None:
         statistics = SufficientStatistics(value, len(x), np.ones((2, 10)), np.zeros(2, dtype=bool), 0.0)
         a.best = Evaluated(mixture, statistics, ground)
         best[Candidate(k, "full")] = a
-    contest = starts.Contest(Criterion.BIC, len(x), 1e-6)
-    assert contest.hopeless(best) == {}
+    screening = starts.Screening(Criterion.BIC, len(x), 1e-6)
+    assert screening.ruled_out(best) == {}
     first = best[Candidate(2, "full")]
     assert first.best is not None
     first.best = replace(first.best, mixture=best[Candidate(3, "full")].mixture)
-    assert set(contest.hopeless(best)) == {Candidate(3, "full")}
+    assert set(screening.ruled_out(best)) == {Candidate(3, "full")}
 
 
 @pytest.mark.parametrize("seed", range(4))

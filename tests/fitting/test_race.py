@@ -19,9 +19,9 @@ from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.errors import CollapseError
 from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.fitting import Outcome, OutcomeKind, Training, race
-from dgmm.fitting.race import Race, Runner
+from dgmm.fitting.race import TRANSITIONS, Race, Runner, State
 from dgmm.fitting.reseed import Reseeding
-from dgmm.fitting.results import Standing
+from dgmm.fitting.results import CriterionTerms
 from dgmm.fitting.starts import Candidate
 from dgmm.mixture import Mixture
 from dgmm.types import Criterion
@@ -81,7 +81,7 @@ class Play:
         monkeypatch: pytest.MonkeyPatch,
         scripts: dict[Candidate, Script],
         challengers: dict[Candidate, Script] | None = None,
-        hopes: dict[Candidate, float] | None = None,
+        attainable: dict[Candidate, float] | None = None,
         dtype: str = "float64",
         **options: Any,
     ) -> None:
@@ -100,7 +100,7 @@ class Play:
         monkeypatch.setattr(race, "reseed", lambda best, *given, **more: self._reseed(best))
         starts = {c: Ascent(mixture(c.n_components), GROUND, None, "none") for c in scripts}
         settings = Training(**{"accelerate": "none", "start_rows": 100, **options})
-        self.race = Race(self, starts, settings, Criterion.BIC, hopes or {})  # type: ignore[arg-type]
+        self.race = Race(self, starts, settings, Criterion.BIC, attainable or {})  # type: ignore[arg-type]
 
     def _key(self, m: Mixture) -> tuple[int, float]:
         return m.n_components, float(m.means[0, 0])
@@ -197,12 +197,12 @@ def test_who_is_dropped_and_when(monkeypatch: pytest.MonkeyPatch, second: Script
 def test_what_cannot_win_on_the_sample_shows_its_criterion_once(
     monkeypatch: pytest.MonkeyPatch, value: float, hope: float, state: str
 ) -> None:
-    hopes = {B: hope} if hope < np.inf else {}
-    assert outcome_of_two(monkeypatch, Script([value]), hopes=hopes) == state
+    attainable = {B: hope} if hope < np.inf else {}
+    assert outcome_of_two(monkeypatch, Script([value]), attainable=attainable) == state
 
 
 def test_nobody_is_dropped_where_all_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    play = Play(monkeypatch, {A: Script([0.0]), B: Script([1e6])}, hopes={B: 0.0})
+    play = Play(monkeypatch, {A: Script([0.0]), B: Script([1e6])}, attainable={B: 0.0})
     assert {o.state for o in play.run(keep_all=True).values()} == {"converged"}
 
 
@@ -428,7 +428,7 @@ def test_double_precision_needs_no_pass_of_its_own(monkeypatch: pytest.MonkeyPat
 
 
 def test_who_may_win_at_the_limit_it_can_hope_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    play = Play(monkeypatch, {A: Script([0.0]), B: Script([1e3])}, hopes={B: 0.3})
+    play = Play(monkeypatch, {A: Script([0.0]), B: Script([1e3])}, attainable={B: 0.3})
     leader, other = play.race.runners[A], play.race.runners[B]
     assert play.race.value(other) == np.inf, "of what nobody has seen"
     for runner, value in ((leader, 0.0), (other, 600.0)):
@@ -452,5 +452,68 @@ def test_who_may_win_at_the_limit_it_can_hope_for(monkeypatch: pytest.MonkeyPatc
 )
 def test_criteria_of_a_standing(criterion: Criterion, expected: float) -> None:
     """-2 LL and a penalty, by their definitions."""
-    assert Standing(-100.0, 7, 50, 11.0, -3.0).criterion(criterion) == pytest.approx(expected)
-    assert Standing(-100.0, 7, 50, 11.0, -3.0).criterion(str(criterion)) == pytest.approx(expected)
+    assert CriterionTerms(-100.0, 7, 50, 11.0, -3.0).criterion(criterion) == pytest.approx(expected)
+    assert CriterionTerms(-100.0, 7, 50, 11.0, -3.0).criterion(str(criterion)) == pytest.approx(expected)
+
+
+# ---- the states of a candidate ---------------------------------------------------------------------------------------
+
+
+def runner_in(state: State) -> Runner:
+    ascent = Ascent(mixture(2), GROUND, None, "none")
+    runner = Runner(ascent)
+    if state is State.DROPPED:
+        runner.drop(Outcome(OutcomeKind.DROPPED, 3))
+    ascent.converged = state is State.CONVERGED
+    ascent.failure = CollapseError("component 0 collapsed", (0,)) if state is State.COLLAPSED else None
+    assert runner.state is state
+    return runner
+
+
+@pytest.mark.parametrize("state", State)
+def test_only_what_climbs_is_dropped_and_only_what_was_dropped_climbs_again(state: State) -> None:
+    runner = runner_in(state)
+    if state is State.CLIMBING:
+        runner.drop(Outcome(OutcomeKind.DROPPED, 3))
+        assert (runner.state, runner.ascent.done) == (State.DROPPED, True)
+    else:
+        with pytest.raises(ValueError, match=f"a candidate that is {state} cannot be dropped"):
+            runner.drop(Outcome(OutcomeKind.DROPPED, 3))
+    runner = runner_in(state)
+    if state is State.DROPPED:
+        runner.readmit(for_good=True)
+        assert (runner.state, runner.ascent.done, runner.pardoned) == (State.CLIMBING, False, True)
+    else:
+        with pytest.raises(ValueError, match=f"a candidate that is {state} cannot be climbing"):
+            runner.readmit()
+
+
+def test_a_race_makes_all_the_transitions_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leads until it collapses, B was dropped for it and climbs on, C climbs to its end, D to a collapse."""
+    scripts = {
+        A: Script([0.0], collapses=8),
+        B: Script([1000.0], lasts=20),
+        Candidate(4, "spherical"): Script([0.0], lasts=9),
+        Candidate(5, "spherical"): Script([0.0], fails=4),
+    }
+    play = Play(monkeypatch, {c: s for c, s in scripts.items() if c.n_components < 4})
+    seen: set[tuple[State, State]] = set()
+    for chosen in (scripts, {A: scripts[A], B: scripts[B]}):
+        for script in scripts.values():
+            script.passes = 0
+        play = Play(monkeypatch, chosen)
+        before = {c: r.state for c, r in play.race.runners.items()}
+        accumulate = play.accumulate
+
+        def noted(*given: Any, play: Any = play, before: Any = before, accumulate: Any = accumulate) -> Any:
+            for c, r in play.race.runners.items():
+                if r.state is not before[c]:
+                    seen.add((before[c], r.state))
+                before[c] = r.state
+            return accumulate(*given)
+
+        monkeypatch.setattr(play, "accumulate", noted)
+        play.run()
+        noted([])
+    allowed = {(a, b) for a, following in TRANSITIONS.items() for b in following}
+    assert seen == allowed

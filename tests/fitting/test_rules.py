@@ -18,7 +18,7 @@ from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.engine.workers import threads
 from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.fitting import Training, passes_over, reseed, starts
-from dgmm.fitting.starts import Candidate, Contest, sample_sizes, start_on_sample, unsound_components
+from dgmm.fitting.starts import Candidate, Screening, sample_sizes, start_on_sample, unsound_components
 from dgmm.mixture import Mixture
 from dgmm.types import Criterion
 from tests.scripts import scripted
@@ -71,7 +71,7 @@ def test_what_means_nothing(count: float, smallest: float, sound: bool, kind: st
     assert found == (() if sound else common)
 
 
-# ---- the contest on the sample --------------------------------------------------------------------------------------
+# ---- the screening on the sample -------------------------------------------------------------------------------------
 
 A, B = Candidate(2, "full"), Candidate(3, "full")
 
@@ -108,16 +108,16 @@ MORE = 10
 @pytest.mark.parametrize("times", [1, 20])
 def test_who_cannot_win_on_the_sample(before: list[float], remaining: float, hope: float, times: int) -> None:
     """Fifty nats of the sample are beyond doubt, and what all the data would make of the parameters beside them."""
-    contest = Contest(Criterion.BIC, times * N, 1e-6)
+    screening = Screening(Criterion.BIC, times * N, 1e-6)
     penalty = 0.5 * MORE * np.log(times * N) / times
     for lack, hopeless in ((49.9, False), (50.1, True)):
         gained = hope + lack - penalty
         best = {A: climbed(A, [gained, gained], 0.0, N), B: climbed(B, [*before, 0.0], remaining, N)}
-        found = contest.hopeless(best)
+        found = screening.ruled_out(best)
         assert set(found) == ({B} if hopeless else set())
         if hopeless:
             assert found[B] == pytest.approx(hope / N)
-    assert Contest(None, N, 1e-6).hopeless(best) == {}
+    assert Screening(None, N, 1e-6).ruled_out(best) == {}
 
 
 def test_the_criterion_on_the_sample_is_what_all_the_data_would_have() -> None:
@@ -131,7 +131,7 @@ def test_the_criterion_on_the_sample_is_what_all_the_data_would_have() -> None:
         Criterion.HELD_OUT: 2 * 500 * 20 + 2 * p,
     }
     for criterion, value in values.items():
-        assert Contest(criterion, n, 1e-6).value(a) == pytest.approx(value / n)
+        assert Screening(criterion, n, 1e-6).value(a) == pytest.approx(value / n)
 
 
 # ---- the starts -----------------------------------------------------------------------------------------------------

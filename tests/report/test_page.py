@@ -14,7 +14,7 @@ import xarray as xr
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from dgmm.fitting import NAMES, STRONG, Fit, Outcome, OutcomeKind
+from dgmm.fitting import CRITERION_NAMES, STRONG, Fit, Outcome, OutcomeKind
 from dgmm.fitting.results import make_table
 from dgmm.mixture import Mixture
 from dgmm.report import write_report
@@ -230,10 +230,10 @@ def test_the_contest_is_shown_in_what_decided_it(tmp_path: Path, scores: xr.Data
     np.testing.assert_allclose(line.get_ydata(), [0.0, worse], rtol=1e-12)
     found = [c for c in cautions(fits[0], table, criterion) if "close contest" in c]
     assert found == (
-        [f"A close contest: full K = 2 is only {worse:.1f} worse in {NAMES[criterion]}."] * (worse < STRONG)
+        [f"A close contest: full K = 2 is only {worse:.1f} worse in {CRITERION_NAMES[criterion]}."] * (worse < STRONG)
     )
     write_report(tmp_path / "r.html", title="One", fit=fits[0], table=table, scores=scores, criterion=criterion)
-    assert f"{NAMES[criterion]} of every candidate" in (tmp_path / "r.html").read_text()
+    assert f"{CRITERION_NAMES[criterion]} of every candidate" in (tmp_path / "r.html").read_text()
 
 
 @pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
