@@ -21,7 +21,7 @@ BUFFER_BYTES = 4 * 2**20
 #: the next one is read ahead, there is the segment that is worked on too.
 READING, AHEAD = 3, 1
 #: What the reader has of every chunk of a segment beside its data, as measured.
-CHUNK_BYTES = 2048
+CHUNK_BYTES = 2560
 #: A segment of data in memory is a view, or what its variables are stacked into while the one before is still there.
 LOOKING = 2
 
