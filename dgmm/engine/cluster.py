@@ -43,8 +43,27 @@ def places_of(client: Client | None) -> dict[str, str]:
     """Names of the processes where tasks run, and how each is: ``running``, or ``paused`` for want of memory."""
     if client is None:
         return {"": "running"}
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    return {address: str(worker.get("status", "running")) for address, worker in workers.items()}
+    return {address: str(worker.get("status", "running")) for address, worker in workers_of(client).items()}
+
+
+def workers_of(client: Client) -> dict[str, dict[str, Any]]:
+    """What a scheduler knows of its workers, by their addresses.
+
+    It is asked here, as what `Client.scheduler_info` has found is forgotten whenever the client asks for all but the
+    workers, as it does every two seconds.
+
+    Raises
+    ------
+    ClusterError
+        If it does not answer.
+    """
+    if client.scheduler is None:
+        raise lost_scheduler(client)
+    try:
+        found: dict[str, dict[str, Any]] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+    except OSError as error:
+        raise lost_scheduler(client) from error
+    return found
 
 
 class Leases:
@@ -168,7 +187,7 @@ class Call(Generic[T]):
         wanted = [f for f in done if self._sent[f] not in self._found]
         wanted = [f for f in wanted if f.status == "finished" or self._current[self._sent[f]] is f]
         if self.client.status != "running":
-            self._lost_scheduler()
+            raise lost_scheduler(self.client)
         for future, result in zip(wanted, self.client.gather(wanted), strict=True):
             if isinstance(result, Failure):
                 raise result.error
@@ -181,8 +200,11 @@ class Call(Generic[T]):
     def _look(self, now: float) -> None:
         """Look at the cluster: send again what was to go to workers that are lost."""
         if self.client.status != "running":
-            self._lost_scheduler()
-        places = places_of(self.client)
+            raise lost_scheduler(self.client)
+        try:
+            places = places_of(self.client)
+        except ClusterError:  # if it is gone and not only slow, its client is the next to know
+            return
         if places.keys() != self._places.keys():
             lost = self._places.keys() - places.keys()
             if lost:
@@ -207,9 +229,6 @@ class Call(Generic[T]):
             why = "all workers are paused for want of memory" if places else "there are no workers any more"
             raise ClusterError(f"{why}, for {NO_WORKERS:.0f} s: start the cluster anew, with more memory or workers")
 
-    def _lost_scheduler(self) -> None:
-        raise ClusterError(f"lost the scheduler at {address_of(self.client)}: start it anew, and the same run again")
-
     def _give_up(self) -> None:
         """Have tasks that are at work stop after their segment, and those that are not begin none; wait for them."""
         if self.client.status != "running":
@@ -224,6 +243,11 @@ class Call(Generic[T]):
 def address_of(client: Client) -> str:
     """The address of a client's scheduler."""
     return str(getattr(client.scheduler, "address", "an unknown address"))
+
+
+def lost_scheduler(client: Client) -> ClusterError:
+    """The error that the scheduler of a client is gone."""
+    return ClusterError(f"lost the scheduler at {address_of(client)}: start it anew, and the same run again")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 
 from dgmm import waits
-from dgmm.engine.cluster import Call, Leases, places_of
+from dgmm.engine.cluster import Call, Leases, places_of, workers_of
 from dgmm.engine.schedulers import ADDRESSES, PAUSED_OURS, STARTING, connected, started, wait_for_a_worker
 from dgmm.errors import InputError
 from dgmm.waits import no_interrupt_lost, undisturbed
@@ -221,7 +221,7 @@ def threads(n_workers: int | None = None, memory_limit: str | int | None = None)
 def of_client(client: Client) -> Workers:
     """The workers of a client, once there is one."""
     wait_for_a_worker(client)
-    infos = client.scheduler_info(n_workers=-1)["workers"].values()
+    infos = workers_of(client).values()
     return Workers(
         client,
         sum(w["nthreads"] for w in infos),

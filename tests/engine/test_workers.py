@@ -12,9 +12,10 @@ import pytest
 from distributed import Client
 
 from dgmm.engine import Workers
+from dgmm.engine.cluster import places_of
 from dgmm.engine.schedulers import PRELOAD
 from dgmm.engine.workers import of_client, threads
-from dgmm.errors import InputError
+from dgmm.errors import ClusterError, InputError
 from dgmm.waits import stop_if_interrupted
 
 FORKED = """
@@ -85,6 +86,25 @@ def test_a_good_run_on_processes_says_nothing_of_them(tmp_path: Path) -> None:
     # a busy machine is waited for
     said = [line for line in done.stderr.splitlines() if not line.startswith("waiting for ")]
     assert (said, done.stdout, done.returncode) == ([], "True\n", 0)
+
+
+def test_workers_are_not_missed_when_the_client_looks_beside_them(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it does every two seconds, and at just the wrong moment if the machine is busy."""
+    look = client._update_scheduler_info
+    monkeypatch.setattr(client, "_update_scheduler_info", lambda n_workers=0: look(n_workers=0))
+    assert len(places_of(client)) == 2
+    assert of_client(client).n_threads == 2
+
+
+def test_a_scheduler_that_hangs_up_is_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang_up(**_: int) -> None:
+        raise OSError("the line is dead")
+
+    monkeypatch.setattr(client.scheduler, "identity", hang_up, raising=False)
+    with pytest.raises(ClusterError, match=r"lost the scheduler at tcp://127.0.0.1:.*: start it anew"):
+        places_of(client)
 
 
 # ---- when a call ends, nothing of it runs any more -------------------------------------------------------------------
