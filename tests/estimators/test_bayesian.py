@@ -139,7 +139,7 @@ def test_missing_values_and_priors_of_all_rows() -> None:
     assert sampled.mean_precision_.sum() == pytest.approx(present.sum() + 3)
 
 
-@pytest.mark.parametrize("kind", ["diag", "spherical"])
+@pytest.mark.parametrize("kind", ["diag", pytest.param("spherical", marks=pytest.mark.slow)])
 def test_many_features(kind: str) -> None:
     """Expected log weights are far below the logarithm of any double."""
     r = np.random.default_rng(0)
