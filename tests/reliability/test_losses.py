@@ -160,7 +160,7 @@ def test_what_a_lost_worker_kept_is_read_again_within_the_memory_of_the_others(
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_a_task_that_was_sent_twice_may_come_back_twice_at_a_time(order: tuple[int, int]) -> None:
     client = Mock(status="running", gather=lambda futures: [f.value for f in futures])
-    client.scheduler_info.return_value = {"workers": {"here": {}}}
+    client.sync.return_value = {"workers": {"here": {}}}
     call = Call(client, abs, [(1,)], [None], lambda places: None)
     first, again = (Mock(status="finished", value="found") for _ in range(2))
     call._sent = {first: 0, again: 0}
