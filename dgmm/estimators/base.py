@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from inspect import signature
 from typing import Any, Self, TypedDict
@@ -386,26 +386,3 @@ class StreamedMixture(Bridge):
         tags = super().__sklearn_tags__()  # type: ignore[misc]
         tags.array_api_support = False
         return tags
-
-
-def change_rule(tol: float, unit: float, before: float, *, accelerated: bool = False) -> Callable[[Any], bool]:
-    """scikit-learn's rule: stop when the lower bound changes by less than tol.
-
-    Parameters
-    ----------
-    tol : float
-    unit : float
-        What trajectories are divided by.
-    before : float
-        The lower bound before the first evaluation, maybe of other data: the first value alone is held against it.
-    accelerated : bool
-        Points may be tried that are rejected: what counts is by how much the best one rises.
-    """
-
-    def stop(start: Start) -> bool:
-        *earlier, last = (value / unit for value in start.trajectory)
-        if accelerated:
-            return 0 <= last - max(earlier, default=before) < tol
-        return abs(last - (earlier[-1] if earlier else before)) < tol
-
-    return stop

@@ -11,8 +11,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
 from dgmm.em import PRIOR, Ground, Posterior, Priors, VariationalAscent
-from dgmm.estimators.base import Parameters, StreamedMixture, change_rule
-from dgmm.estimators.bridge import components_of
+from dgmm.estimators.base import Parameters, StreamedMixture
+from dgmm.estimators.bridge import change_rule, components_of
 from dgmm.families import Frame, Moments, gaussian_family
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes

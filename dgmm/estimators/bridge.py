@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from dgmm.errors import InputError
+from dgmm.estimators.problem import Start
 from dgmm.families import Gaussians, gaussian_family, get_family
 from dgmm.mixture import Mixture
 from dgmm.types import AnyArray
@@ -134,3 +135,26 @@ def mixture_of(covariance_type: str, weights: AnyArray, means: AnyArray, precisi
     """A mixture from scikit-learn's attributes; the weights as they are."""
     components = components_of(covariance_type, means, precisions_cholesky)
     return Mixture(get_family(covariance_type), np.maximum(np.asarray(weights, dtype=float), LEAST_WEIGHT), components)
+
+
+def change_rule(tol: float, unit: float, before: float, *, accelerated: bool = False) -> Callable[[Any], bool]:
+    """scikit-learn's rule: stop when the lower bound changes by less than tol.
+
+    Parameters
+    ----------
+    tol : float
+    unit : float
+        What trajectories are divided by.
+    before : float
+        The lower bound before the first evaluation, maybe of other data: the first value alone is held against it.
+    accelerated : bool
+        Points may be tried that are rejected: what counts is by how much the best one rises.
+    """
+
+    def stop(start: Start) -> bool:
+        *earlier, last = (value / unit for value in start.trajectory)
+        if accelerated:
+            return 0 <= last - max(earlier, default=before) < tol
+        return abs(last - (earlier[-1] if earlier else before)) < tol
+
+    return stop

@@ -15,8 +15,8 @@ from dgmm.blas import one_blas_thread
 from dgmm.config import Select
 from dgmm.em import Ascent, Ground
 from dgmm.errors import InputError
-from dgmm.estimators.base import Parameters, StreamedMixture, change_rule
-from dgmm.estimators.bridge import mixture_of
+from dgmm.estimators.base import Parameters, StreamedMixture
+from dgmm.estimators.bridge import change_rule, mixture_of
 from dgmm.estimators.problem import AnySamples
 from dgmm.families import DEFAULT, Frame, Moments, gaussian_family, get_family
 from dgmm.fitting import Search, Selection, Training, select_samples, sorted_out, validated
