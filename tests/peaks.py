@@ -20,7 +20,6 @@ import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -32,7 +31,7 @@ import xarray as xr
 import zarr
 
 from dgmm.data import Grid, Samples, open_samples
-from dgmm.engine import Fold, Leaf, open_workers, score_bytes
+from dgmm.engine import Fold, Leaf, open_workers
 from dgmm.engine.fold import Residence, fold_run, rehearse
 from dgmm.engine.memory import BASE_BYTES, pass_bytes, waiting_bytes
 from dgmm.fitting import One, Training, train_samples
@@ -44,8 +43,8 @@ from dgmm.passes.sample import Draw
 from dgmm.passes.worst import WorstSegment
 from dgmm.scoring import bulk as scoring
 from dgmm.scoring import score_samples
-from dgmm.scoring.bulk import ScoreRun
-from dgmm.store import place_at
+from dgmm.scoring.bulk import ScoreSegment
+from dgmm.store import Writer, place_at
 
 #: What a process that measures has in its environment: memory that is free is given back.
 ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
@@ -63,7 +62,7 @@ class Case:
     missing : bool
         Whether some rows have a missing value.
     ahead : bool
-        Whether the next segment is read while one is worked on; scoring always does.
+        Whether the next segment is read while one is worked on.
     rows, d, chunks : int
         Rows of a chunk, features, and chunks.
     k : int
@@ -190,6 +189,12 @@ class Overlap:
         return wait
 
 
+def scoring_of(samples: Samples, *, probabilities: bool = False) -> ScoreSegment:
+    """Scoring by a mixture of two components, of which nothing is written."""
+    mixture = mixture_of(Case("score", "f8", d=samples.n_features, k=2))
+    return ScoreSegment.of(mixture, samples, Writer("", "", ""), probabilities)
+
+
 def measured(folder: str, case: Case) -> tuple[int, int]:
     """Bytes of one task over all segments: the peak, and what was projected."""
     samples = samples_of(folder, case)
@@ -198,24 +203,20 @@ def measured(folder: str, case: Case) -> tuple[int, int]:
     with ExitStack() as patches:
         if case.ask in ("score", "probabilities"):
             probabilities = case.ask == "probabilities"
-            need = score_bytes(samples, case.k, probabilities=probabilities)
             fit: Any = SimpleNamespace(n_components=case.k, covariance_type="full", mixture=mixture_of(case))
             place = place_at(f"{tempfile.mkdtemp(dir=folder)}/scores")
             output = patches.enter_context(place.begin("scores", overwrite=False))
             scoring.create(output.store(), samples, fit, probabilities, {})
-            task = ScoreRun(fit.mixture, output.writer, probabilities)
-            task.score(values(10, case.d, case.dtype, False))
-            work: Callable[[], object] = partial(task, samples, run)
-            reads, waits = (Samples, "read"), (scoring, "score")
+            leaf: Leaf[Any] = ScoreSegment.of(fit.mixture, samples, output.writer, probabilities)
+            waits: tuple[Any, str] = (scoring, "score")
         else:
-            leaf = leaf_of(samples, case)
-            need = pass_bytes(samples, leaf, n_segments=len(run), ahead=case.ahead)
-            rehearse(samples, leaf)
-            # as it comes to a worker, with nothing made of it yet
-            sent = cloudpickle.dumps(leaf_of(samples, case))
-            residence = Residence("", None, 0, case.ahead)
-            work = lambda: fold_run(samples, cloudpickle.loads(sent), run, residence)  # noqa: E731
-            reads, waits = (Samples, "read_rows"), (Division, "__call__")
+            leaf, waits = leaf_of(samples, case), (Division, "__call__")
+        need = pass_bytes(samples, leaf, n_segments=len(run), ahead=case.ahead)
+        # as it comes to a worker, with nothing made of it yet
+        sent, residence = cloudpickle.dumps(leaf), Residence("", None, 0, case.ahead)
+        rehearse(samples, leaf)
+        work = lambda: fold_run(samples, cloudpickle.loads(sent), run, residence)  # noqa: E731
+        reads = Samples, "read_rows"
         if case.ahead:
             patches.enter_context(patch.object(*reads, overlap.reader(getattr(*reads))))
             patches.enter_context(patch.object(*waits, overlap.waiter(getattr(*waits))))
@@ -271,7 +272,7 @@ def done(folder: str, job: Job) -> dict[str, Any]:
             return found
         began = set(workers.client.run(os.getpid).values())
         fit_and_score()
-        needs = [score_bytes(samples, 2, probabilities=False)]
+        needs = [pass_bytes(samples, scoring_of(samples))]
         small, large = (Case("profile", "f4", rows=job.rows, d=job.d, k=2, limit=n) for n in (10_000, job.sample))
         needs += [pass_bytes(samples, leaf_of(samples, replace(small, ask=ask))) for ask in ("profile", "e_step")]
         found["worker"] = max(resident("VmHWM", i) for i in began), BASE_BYTES + max(need.total for need in needs)

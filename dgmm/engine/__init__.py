@@ -4,10 +4,9 @@ Nothing here knows what is asked of the data. The tree belongs to the data, so t
 whoever the workers are; what they keep, lose, wait for and have memory for is settled here.
 """
 
-from dgmm.engine.fold import Fold, map_segments, read_ahead
+from dgmm.engine.fold import Fold
 from dgmm.engine.leaf import Leaf
-from dgmm.engine.memory import check_memory, score_bytes
-from dgmm.engine.tree import Mergeable, Node, grow, merge_all
+from dgmm.engine.tree import Mergeable, Node, merge_all
 from dgmm.engine.workers import Workers, open_workers
 
 __all__ = [
@@ -16,11 +15,6 @@ __all__ = [
     "Mergeable",
     "Node",
     "Workers",
-    "check_memory",
-    "grow",
-    "map_segments",
     "merge_all",
     "open_workers",
-    "read_ahead",
-    "score_bytes",
 ]

@@ -224,7 +224,7 @@ class Fold:
         InsufficientMemoryError
             If a worker or this process has too little memory for it.
         """
-        self._check(leaf)
+        self.check(leaf)
         if self._source is None:
             self._source = self.workers.share(self.samples.without_coords(), heavy=self.samples.in_memory)
         shared = self.workers.share(leaf)
@@ -266,9 +266,11 @@ class Fold:
         found = self.workers.map(rehearse, [(self._source, shared)] * len(everywhere), everywhere)
         self._base = max(self._base, *found)
         self._tried.add(type(leaf))
-        self._check(leaf)
+        self.check(leaf)
 
-    def _check(self, leaf: Leaf[Any]) -> None:
+    def check(self, leaf: Leaf[Any]) -> None:
+        """Raise `InsufficientMemoryError` if a worker or this process has too little memory for a pass."""
+
         def need_of(samples: Samples) -> Need:
             return pass_bytes(samples, leaf, n_segments=-(-len(samples.grid) // len(self._runs)), ahead=False)
 
@@ -294,17 +296,6 @@ def drained(items: list[T]) -> Iterator[T]:
     items.reverse()
     while items:
         yield items.pop()
-
-
-def map_segments(samples: Samples, workers: Workers, function: Callable[[Samples, range], T]) -> list[T]:
-    """Apply a function to every run of neighbouring segments; results in order."""
-    source, shared = workers.share(samples, heavy=samples.in_memory), workers.share(function)
-    return workers.map(call, [(shared, source, run) for run in runs_of(samples, workers)])
-
-
-def call(function: Callable[[Samples, range], T], samples: Samples, run: range) -> T:
-    """Apply a function that came as an argument."""
-    return function(samples, run)
 
 
 def runs_of(samples: Samples, workers: Workers) -> list[range]:

@@ -104,14 +104,6 @@ def gathered_bytes(samples: Samples, leaf: Leaf[Any], runs: Iterable[range]) -> 
     return sum(leaf.result_bytes(largest << level) for run in runs for level in levels_of(run)) + 2 * whole
 
 
-def score_bytes(samples: Samples, n_components: int, *, probabilities: bool) -> Need:
-    """What one task of scoring needs: segments as for a pass, and the scores of one as they are found and written."""
-    scores = 48 + 20 * n_components * probabilities
-    reading = segments_bytes(samples, ahead=True, copies=True)
-    lever = "leave probabilities out" if probabilities else ""
-    return Need(reading, samples.grid.largest * scores, 0, lever)
-
-
 def fixed_bytes(samples: Samples, workers: Workers, *, base: int = BASE_BYTES, gathered: int = 0) -> int:
     """Bytes of a worker, or of this process where it has the threads, beside those of the tasks.
 

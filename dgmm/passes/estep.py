@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dgmm.engine import Leaf
-from dgmm.engine import map_segments as map_segments
-from dgmm.engine import read_ahead as read_ahead
 from dgmm.estep import PassTotals, Plan, accumulate, buffer_bytes
 from dgmm.passes.parts import ByRole, Division
 from dgmm.rows import Parts

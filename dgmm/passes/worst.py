@@ -7,8 +7,6 @@ from functools import reduce
 from typing import ClassVar
 
 from dgmm.engine import Leaf
-from dgmm.engine import map_segments as map_segments
-from dgmm.engine import read_ahead as read_ahead
 from dgmm.estep import Plan, buffer_bytes, score
 from dgmm.passes.parts import Division
 from dgmm.passes.sample import Sample

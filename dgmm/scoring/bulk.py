@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,14 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import Samples
-from dgmm.engine import Node, Workers, check_memory, grow, map_segments, merge_all, read_ahead, score_bytes
+from dgmm.data import Grid, Samples
+from dgmm.engine import Fold, Leaf, Workers
 from dgmm.errors import DgmmError, InputError
-from dgmm.estep import complete_rows, score
+from dgmm.estep import Plan, buffer_bytes, complete_rows, score
 from dgmm.fitting import Fit
 from dgmm.mixture import Mixture
 from dgmm.passes import refuse_infinite
+from dgmm.rows import Rows
 from dgmm.scoring.rows import in_place
 from dgmm.store import UNSETTLED, Output, Writer, consolidate, digest
 from dgmm.types import AnyArray, IntArray
@@ -61,34 +62,71 @@ class Scored:
         )
 
 
-class ScoreRun:
-    """The task of scoring a run of segments, each written to the output as soon as it is done."""
+@dataclass(frozen=True)
+class ScoreSegment(Leaf[Scored]):
+    """The leaf of scoring: each segment is written to the output as soon as it is scored.
 
-    def __init__(self, mixture: Mixture, writer: Writer, probabilities: bool) -> None:
+    Attributes
+    ----------
+    name : str
+        Of the source, for messages.
+    features : tuple of str
+    grid : Grid
+    plan : Plan
+        Of the one mixture.
+    row_bytes : int
+        Of one row as it is read.
+    writer : Writer
+    probabilities : bool
+    """
+
+    name: str
+    features: tuple[str, ...]
+    grid: Grid
+    plan: Plan
+    row_bytes: int
+    writer: Writer
+    probabilities: bool
+
+    @classmethod
+    def of(cls, mixture: Mixture, samples: Samples, writer: Writer, probabilities: bool) -> ScoreSegment:
+        """The leaf for a mixture and samples."""
         with one_blas_thread:
-            self.plan = mixture.density_plan()
-        self.writer = writer
-        self.probabilities = probabilities
+            plan = mixture.density_plan()
+        return cls(samples.name, samples.features, samples.grid, plan, samples.row_bytes, writer, probabilities)
 
-    def __call__(self, samples: Samples, run: range) -> list[Node[Scored]]:
-        """Score the segments of a run."""
-        stack: list[Node[Scored]] = []
+    def __call__(self, segment: int, rows: Rows) -> Scored:
+        """Score one segment, all its rows given, and write it."""
+        values, scored = self.score(rows.x)
+        region = self.grid.region(segment)
+        if not np.isfinite(scored.log_density):
+            refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
+            raise DgmmError(f"the log density of a sample in region {region} of {self.name} is not finite")
+        if len(rows):  # there are none where it is only tried
+            self.writer.check()
+            shape = tuple(s.stop - s.start for s in region)
+            for name, value in values.items():
+                self._arrays[name][region] = value.reshape(shape + value.shape[1:])
+        return scored
+
+    @cached_property
+    def _arrays(self) -> dict[str, zarr.Array[Any]]:
         names = [name for name in VARIABLES if name != "probabilities" or self.probabilities]
         # a chunk of nothing but missing samples is written too: what is not there was not scored
-        arrays = {name: self.writer.array(name).with_config({"write_empty_chunks": True}) for name in names}
-        with one_blas_thread:
-            for segment, x in read_ahead(samples, run, samples.read):
-                region = samples.grid.region(segment)
-                shape = tuple(s.stop - s.start for s in region)
-                values, scored = self.score(x)
-                if not np.isfinite(scored.log_density):
-                    refuse_infinite(samples.name, samples.features, samples.grid, segment, x)
-                    raise DgmmError(f"the log density of a sample in region {region} of {samples.name} is not finite")
-                self.writer.check()
-                for name, value in values.items():
-                    arrays[name][region] = value.reshape(shape + value.shape[1:])
-                grow(stack, Node(0, segment, scored))
-        return stack
+        return {name: self.writer.array(name).with_config({"write_empty_chunks": True}) for name in names}
+
+    @property
+    def lever(self) -> str:
+        """Probabilities are most of what is written."""
+        return "leave probabilities out" if self.probabilities else ""
+
+    def working_bytes(self, n_rows: int) -> int:
+        """Rows without those that are missing, and scores, as they are found and as they are written."""
+        return buffer_bytes(self.plan) + n_rows * (self.row_bytes + 48 + 20 * self.plan.n_rows * self.probabilities)
+
+    def result_bytes(self, n_rows: int) -> int:
+        """A few numbers."""
+        return 8 * self.plan.n_rows + 64
 
     def score(self, x: AnyArray) -> tuple[dict[str, AnyArray], Scored]:
         """Variables of the output for the rows of ``x`` (n, d), and what they come to."""
@@ -126,18 +164,18 @@ def score_samples(
     settings: Mapping[str, Any] | None = None,
 ) -> Scored:
     """Score all samples into an output that has been begun, and finish it."""
-    mixture, samples = model.mixture, samples.like(model.features, model.layout)
+    samples = samples.like(model.features, model.layout)
     taken = {*VARIABLES} & {*map(str, samples.coords.coords), *samples.dims}
     taken |= {"component"} & set(samples.dims)
     if taken:
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
-    need_of = partial(score_bytes, n_components=mixture.n_components, probabilities=probabilities)
-    check_memory(samples, workers, need_of)
+    leaf = ScoreSegment.of(model.mixture, samples, output.writer, probabilities)
+    fold = Fold(samples, workers, keep=False)
+    fold.check(leaf)
     began = time.perf_counter()
     store = output.store()
     create(store, samples, model, probabilities, dict(settings or {}))
-    parts = map_segments(samples, workers, ScoreRun(mixture, output.writer, probabilities))
-    total = merge_all((node for nodes in parts for node in nodes), len(samples.grid))
+    total = fold(leaf)
     write_coordinates(store, samples)
     consolidate(store)
     output.finish()

@@ -34,8 +34,8 @@ from dgmm.blas import one_blas_thread
 from dgmm.data import Grid, Samples, open_samples
 from dgmm.data.samples import Field
 from dgmm.data.sources import DECODERS
-from dgmm.engine import Workers, map_segments, open_workers, read_ahead
-from dgmm.engine.fold import runs_of
+from dgmm.engine import Workers, open_workers
+from dgmm.engine.fold import read_ahead, runs_of
 from dgmm.engine.memory import BASE_BYTES, pass_bytes
 from dgmm.engine.workers import threads
 from dgmm.estep import make_plan, score
@@ -334,11 +334,16 @@ def scoring(short: bool, repetitions: int) -> None:
         whole, *parts = in_turn(
             repetitions,
             mine,
-            lambda: map_segments(stored, threads(), read_run),
-            lambda: map_segments(held, threads(), evaluate),
-            lambda: map_segments(stored, threads(), store),
+            lambda: over_runs(stored, threads(), read_run),
+            lambda: over_runs(held, threads(), evaluate),
+            lambda: over_runs(stored, threads(), store),
         )
         line("speed of (read + E-step + write), each alone: share reached", str(n), f"{sum(parts) / whole:.0%}")
+
+
+def over_runs(samples: Samples, workers: Workers, work: Callable[[Samples, range], Any]) -> list[Any]:
+    """Something done to the segments of every task, as those of a pass are shared out."""
+    return workers.map(work, [(samples, run) for run in runs_of(samples, workers)])
 
 
 def read_run(samples: Samples, run: range) -> None:
@@ -371,7 +376,7 @@ def small_chunks(short: bool, repetitions: int) -> None:
                 samples = open_samples(f"{place}/{name}.zarr", decoder=decoder)
                 workers = scarce(threads(), f"{place}/{name}.zarr", mixture)
                 _, ours = passes_of(samples, workers, mixture)
-                sides += [partial(map_segments, samples, workers, read_run), ours]
+                sides += [partial(over_runs, samples, workers, read_run), ours]
             read_small, small, read_large, large = in_turn(1 if short else 3, *sides)
             beyond = (small - read_small + read_large) / large
             line(decoder, *(f"{t:.2f}" for t in (read_small, read_large, small, large)), f"{beyond:.2f}")

@@ -22,7 +22,8 @@ from distributed import Client
 
 import dgmm
 from dgmm.data import Samples, open_samples
-from dgmm.engine import Fold, Leaf, Workers, open_workers, read_ahead, resident
+from dgmm.engine import Fold, Leaf, Workers, open_workers, resident
+from dgmm.engine.fold import read_ahead
 from dgmm.engine.leaf import digest
 from dgmm.engine.memory import gathered_bytes, pass_bytes
 from dgmm.engine.workers import threads

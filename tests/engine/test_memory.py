@@ -21,15 +21,15 @@ from distributed import Client, LocalCluster
 
 import dgmm
 from dgmm.data import Grid, Samples, open_samples
-from dgmm.engine import Fold, Workers, check_memory, score_bytes
-from dgmm.engine.memory import BUFFER_BYTES, pass_bytes
+from dgmm.engine import Fold, Workers
+from dgmm.engine.memory import BUFFER_BYTES, check_memory, pass_bytes
 from dgmm.engine.schedulers import DISTRIBUTED_SETTINGS
 from dgmm.engine.workers import of_client, threads
 from dgmm.errors import InsufficientMemoryError
 from dgmm.fitting import Training, passes_over
 from dgmm.passes.profile import ProfileSegment
 from dgmm.passes.sample import Draw
-from tests.peaks import ENVIRONMENT, Case, Job, leaf_of, next_result, resident
+from tests.peaks import ENVIRONMENT, Case, Job, leaf_of, next_result, resident, scoring_of
 
 MIB = 2**20
 SIZES = {"u1": 1, "f4": 4, "f8": 8}
@@ -201,7 +201,7 @@ def test_a_chunk_larger_than_the_memory_is_refused_with_what_helps(ask: str, roo
 
     def need_of(samples: Samples) -> Any:
         if ask == "score":
-            return score_bytes(samples, 2, probabilities=False)
+            return pass_bytes(samples, scoring_of(samples))
         return pass_bytes(samples, leaf_of(samples, Case(ask, "f4", d=16)), ahead=False)
 
     with pytest.raises(InsufficientMemoryError) as refused:
@@ -258,9 +258,9 @@ def test_the_share_of_results_that_waits_in_a_worker_counts() -> None:
     samples = open_samples(in_chunks(4_000_000, 10_000))
     client: Any = object()
     workers = Workers(client, 8, 2, 340 * MIB)
-    check_memory(samples, workers, lambda samples: score_bytes(samples, 2, probabilities=False), gathered=0)
+    check_memory(samples, workers, lambda samples: pass_bytes(samples, scoring_of(samples)), gathered=0)
     with pytest.raises(InsufficientMemoryError, match=r"80 MiB for results"):
-        check_memory(samples, workers, lambda samples: score_bytes(samples, 2, probabilities=False), gathered=320 * MIB)
+        check_memory(samples, workers, lambda samples: pass_bytes(samples, scoring_of(samples)), gathered=320 * MIB)
 
 
 def test_chunks_along_several_dimensions_are_cut_along_the_longest() -> None:
@@ -271,7 +271,7 @@ def test_chunks_along_several_dimensions_are_cut_along_the_longest() -> None:
     assert samples.grid == Grid((10, 4000, 1000), (5, 1000, 500))
 
     def need_of(samples: Samples) -> Any:
-        return score_bytes(samples, 2, probabilities=False)
+        return pass_bytes(samples, scoring_of(samples))
 
     with pytest.raises(InsufficientMemoryError, match=r"to 312500 samples a chunk"):
         check_memory(samples, Workers(None, 1, 1, 150 * MIB), need_of)

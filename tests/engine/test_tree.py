@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgmm.engine import Node, grow, merge_all
+from dgmm.engine import Node, merge_all
+from dgmm.engine.tree import grow
 
 
 @dataclass(frozen=True)

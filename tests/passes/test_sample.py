@@ -16,9 +16,10 @@ from zarr.storage import MemoryStore
 
 from dgmm.data import grid as grid_module
 from dgmm.data import open_samples
-from dgmm.engine import Fold, Node, grow, merge_all
+from dgmm.engine import Fold, Node, merge_all
 from dgmm.engine.fold import cut
 from dgmm.engine.memory import gathered_bytes
+from dgmm.engine.tree import grow
 from dgmm.engine.workers import threads
 from dgmm.fitting import Training
 from dgmm.passes import Sample, profile_of, row_hashes

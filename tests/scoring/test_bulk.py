@@ -41,8 +41,8 @@ from dgmm.fitting import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
 from dgmm.pipeline import made_with, run_score
 from dgmm.scoring import score_samples
-from dgmm.scoring.bulk import ScoreRun, label_dtype
-from dgmm.store import UNSETTLED, State, Status, load, place_at, save, settings_in
+from dgmm.scoring.bulk import ScoreSegment, label_dtype
+from dgmm.store import UNSETTLED, State, Status, Writer, load, place_at, save, settings_in
 
 TYPES = ("full", "tied", "diag", "spherical")
 
@@ -491,11 +491,11 @@ def test_scores_do_not_depend_on_chunks(ny: int, nx: int, cf: int, cy: int, cx: 
     array[...] = x.reshape(ny, nx, 3)
     samples = open_samples(array)
     mixture = make_mixture()
-    run = ScoreRun(mixture, "", probabilities)
+    leaf = ScoreSegment.of(mixture, samples, Writer("", "", ""), probabilities)
     grids = {"label": np.full((ny, nx), -2), "log_density": np.full((ny, nx), np.inf)}
     for i in range(len(samples.grid)):
         region = samples.grid.region(i)
-        values, _ = run.score(samples.read(region))
+        values, _ = leaf.score(samples.read(region))
         for name, grid in grids.items():
             grid[region] = values[name].reshape(grid[region].shape)
     present = ~np.isnan(x).any(axis=1)
