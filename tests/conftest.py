@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,10 @@ from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, settings
 
 from dgmm.engine.schedulers import DISTRIBUTED_SETTINGS
+
+# What a script starts in the background ignores Ctrl-C, and so would all that tests start to interrupt it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run; no deadlines, machines differ.
 settings.register_profile(
