@@ -22,9 +22,9 @@ from dgmm.fitting import (
     Search,
     Selection,
     Training,
+    by_model,
     check_given,
     select_samples,
-    sorted_out,
     train_samples,
     validated,
 )
@@ -92,7 +92,7 @@ def train(
         ``state`` is ``collapsed``, and a warning says what to do.
     """
     one = validated(One, {"n_components": n_components, "covariance_type": covariance_type})
-    data, cluster, training = sorted_out(options, Data, Cluster)
+    data, cluster, training = by_model(options, Data, Cluster)
     fitting = validated(Training, training)
     samples = open_samples(source, weights=weights, **data)
     family = get_family(one.covariance_type)
@@ -138,7 +138,7 @@ def select(
     CollapseError
         If a component of every candidate collapses.
     """
-    given, data, cluster, training = sorted_out(options, Search, Data, Cluster)
+    given, data, cluster, training = by_model(options, Search, Data, Cluster)
     search = validated(Search, {"n_components": n_components, "covariance_type": covariance_type, **given})
     fitting = validated(Training, training)
     samples = open_samples(source, weights=weights, **data)
@@ -186,7 +186,7 @@ def score(
     ReadError
         If a chunk of the source is not there, or cannot be decoded.
     """
-    data, cluster, rest = sorted_out(options, Data, Cluster)
+    data, cluster, rest = by_model(options, Data, Cluster)
     how = validated(Scoring, rest)
     fit = model if isinstance(model, Fit) else store.load(model)
     samples = open_samples(source, like=fit.layout, **data)

@@ -1,6 +1,7 @@
 """Who imports whom: data flows down the list, imports point up."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -159,3 +160,9 @@ def test_tests_stand_where_what_they_test_does() -> None:
     rooms = {room for room, modules in HOUSE.items() if modules}
     assert folders - rooms == {"benchmarks", "integration", "reliability"}
     assert rooms <= folders
+
+
+def test_the_plan_of_the_house_is_that_of_the_guide() -> None:
+    rows = re.findall(r"^\| (`[^|]*) \|", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
+    named = [name.strip("`/") for row in rows for name in row.split() if name != "`flows/`"]
+    assert named == [room for room in HOUSE if room != "datasets"]

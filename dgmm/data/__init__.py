@@ -7,8 +7,8 @@ with a stored chunk are known here and nowhere else.
 
 from dgmm.data.chunks import Stored
 from dgmm.data.grid import Grid, Region
-from dgmm.data.layout import Layout, comparable, order_of, shortened
-from dgmm.data.runs import Heartbeat, Run, is_id
+from dgmm.data.layout import Layout, comparable, matching_order, shortened
+from dgmm.data.runs import Heartbeat, Run, is_run_id
 from dgmm.data.samples import Samples, unmasked
 from dgmm.data.sources import Source, Weights, open_samples, register_opener
 from dgmm.data.stores import (
@@ -40,12 +40,12 @@ __all__ = [
     "awaited",
     "check_url",
     "comparable",
-    "is_id",
+    "is_run_id",
     "local_path",
+    "matching_order",
     "object_at",
     "open_samples",
     "open_store",
-    "order_of",
     "packing",
     "record_of",
     "register_opener",

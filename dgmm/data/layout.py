@@ -73,7 +73,7 @@ def comparable(labels: AnyArray) -> AnyArray:
     return np.array([str(label) for label in labels.tolist()], dtype=str)
 
 
-def order_of(wanted: AnyArray, given: AnyArray) -> IntArray | None:
+def matching_order(wanted: AnyArray, given: AnyArray) -> IntArray | None:
     """Where each label that is wanted is among those given, shape (d,); None if these are others.
 
     Numbers are the same to the rounding of the coarser type, and so are texts that say numbers where the others are.

@@ -97,14 +97,14 @@ class Run:
         except (ValueError, TypeError, RecursionError):
             return None
         names = (run.id, run.host, run.machine)
-        return run if all(isinstance(n, str) for n in names) and min(numbers) >= 0 and is_id(run.id) else None
+        return run if all(isinstance(n, str) for n in names) and min(numbers) >= 0 and is_run_id(run.id) else None
 
     def __str__(self) -> str:
         since = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return f"run {self.id[:8]} on {self.host} (process {self.pid}, since {since})"
 
 
-def is_id(text: str) -> bool:
+def is_run_id(text: str) -> bool:
     """Whether this is what `Run.id` looks like."""
     return len(text) == 32 and set(text) <= set("0123456789abcdef")
 

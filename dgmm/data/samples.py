@@ -14,7 +14,7 @@ import xarray as xr
 
 from dgmm.data.chunks import Stored
 from dgmm.data.grid import Grid, Region
-from dgmm.data.layout import Layout, order_of, shortened
+from dgmm.data.layout import Layout, matching_order, shortened
 from dgmm.errors import InputError
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray
@@ -194,7 +194,7 @@ class Samples:
                 raise self._others(features)
             fields = tuple(self.fields[self.features.index(name)] for name in wanted)
             return replace(self, features=tuple(features), fields=fields)
-        order = order_of(wanted, given)
+        order = matching_order(wanted, given)
         if order is None:
             raise self._others(features)
         if (order == np.arange(len(order))).all():

@@ -10,7 +10,7 @@ from dgmm.em.ascent import METHODS, Ascent, Climber, Pass, climb
 from dgmm.em.mstep import Accumulate, Evaluated, Ground, maximise
 from dgmm.em.plain import PlainState, Proposal, aitken
 from dgmm.em.posterior import PRIOR, Posterior, Priors
-from dgmm.em.variational import VariationalAscent, update
+from dgmm.em.variational import VariationalAscent, variational_update
 
 __all__ = [
     "METHODS",
@@ -33,5 +33,5 @@ __all__ = [
     "from_vector",
     "maximise",
     "to_vector",
-    "update",
+    "variational_update",
 ]

@@ -59,7 +59,7 @@ class VariationalAscent:
     def update(self, statistics: SufficientStatistics) -> None:
         """Go on from what was said of the proposal."""
         try:
-            self.posterior = update(self.proposal, statistics, self._ground, self._priors)
+            self.posterior = variational_update(self.proposal, statistics, self._ground, self._priors)
         except CollapseError as error:
             self.failure = error
             return
@@ -69,7 +69,7 @@ class VariationalAscent:
         self.converged = self._stop(self)
 
 
-def update(mixture: Mixture, statistics: SufficientStatistics, ground: Ground, priors: Priors) -> Posterior:
+def variational_update(mixture: Mixture, statistics: SufficientStatistics, ground: Ground, priors: Priors) -> Posterior:
     """The variational M-step (Bishop 2006, equations 10.58 to 10.63; Blei and Jordan 2006 for the process).
 
     Parameters

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from dgmm.data import Samples, comparable, open_samples, order_of, shortened, stored_chunks
+from dgmm.data import Samples, comparable, matching_order, open_samples, shortened, stored_chunks
 from dgmm.errors import InputError
 from dgmm.passes import Sample, row_hashes
 from dgmm.types import AnyArray, FloatArray
@@ -180,7 +180,7 @@ def _in_order(x: xr.DataArray, dim: str, features: Features) -> xr.DataArray:
     labels = _labels(x, dim)
     if fitted is None or labels is None:
         return x
-    order = order_of(fitted, labels)
+    order = matching_order(fitted, labels)
     if order is None:
         raise InputError(
             f"features are {shortened(list(map(str, labels)))}, those of the fit {shortened(list(map(str, fitted)))}"

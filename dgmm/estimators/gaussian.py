@@ -19,7 +19,7 @@ from dgmm.estimators.base import Parameters, StreamedMixture
 from dgmm.estimators.bridge import change_rule, mixture_of
 from dgmm.estimators.problem import AnySamples
 from dgmm.families import DEFAULT, Frame, Moments, gaussian_family, get_family
-from dgmm.fitting import Search, Selection, Training, select_samples, sorted_out, validated
+from dgmm.fitting import Search, Selection, Training, by_model, select_samples, validated
 from dgmm.keywords import GridOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
@@ -191,7 +191,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             The best candidate, fitted, with the parameters that would nearly fit it again: ``start_rows``,
             ``worst_rows``, ``holdout`` and ``compute_dtype`` are not kept. ``selection_`` has the others.
         """
-        given, rest = sorted_out(options, Search)
+        given, rest = by_model(options, Search)
         if "random_state" in rest:
             raise InputError(f"select() has no random_state: set seed={rest['random_state']!r} instead")
         search = validated(Search, {"n_components": n_components, "covariance_type": covariance_type, **given})

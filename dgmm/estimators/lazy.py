@@ -18,7 +18,7 @@ from dgmm.data import packing, unmasked
 from dgmm.errors import InputError
 from dgmm.estep import Plan, complete_rows, score
 from dgmm.estimators.containers import Chunked, Features, as_array, chunked_as_stored
-from dgmm.scoring import in_place
+from dgmm.scoring import scattered
 from dgmm.types import AnyArray
 
 #: Rows of an array in memory that one thread scores at a time.
@@ -83,7 +83,7 @@ class Scorer:
         with one_blas_thread:
             values = score_array(kept, self) if threads else self.rows(kept)
         missing = np.array(-1 if self.what == "label" else np.nan, dtype=self.dtype(block.dtype))
-        values = in_place(values, present, missing)
+        values = scattered(values, present, missing)
         return values.reshape(block.shape[:-1] + values.shape[1:])
 
 

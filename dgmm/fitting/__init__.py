@@ -7,7 +7,7 @@ given out with all that is known of how it was come by.
 
 from dgmm.fitting.fit import passes_over, select_samples, train_samples
 from dgmm.fitting.initialise import check_given
-from dgmm.fitting.options import Count, One, Search, Settings, Training, as_list, sorted_out, validated
+from dgmm.fitting.options import Count, One, Search, Settings, Training, as_list, by_model, validated
 from dgmm.fitting.outcome import SOUND, Outcome, OutcomeKind
 from dgmm.fitting.results import CRITERION_NAMES, STRONG, Fit, Selection
 
@@ -25,10 +25,10 @@ __all__ = [
     "Settings",
     "Training",
     "as_list",
+    "by_model",
     "check_given",
     "passes_over",
     "select_samples",
-    "sorted_out",
     "train_samples",
     "validated",
 ]

@@ -195,7 +195,7 @@ class One(Settings):
     covariance_type: CovarianceType = "full"
 
 
-def sorted_out(options: Mapping[str, Any], *models: type[Settings]) -> list[dict[str, Any]]:
+def by_model(options: Mapping[str, Any], *models: type[Settings]) -> list[dict[str, Any]]:
     """Keyword arguments by the models whose fields they are; last come the others."""
     parts = [{name: options[name] for name in model.model_fields if name in options} for model in models]
     taken = set().union(*parts)

@@ -5,13 +5,13 @@ of the input, and the total over all rows.
 """
 
 from dgmm.scoring.bulk import SCORES_FORMAT, Scored, score_samples
-from dgmm.scoring.rows import in_place
+from dgmm.scoring.rows import scattered
 from dgmm.scoring.total import total_log_density
 
 __all__ = [
     "SCORES_FORMAT",
     "Scored",
-    "in_place",
+    "scattered",
     "score_samples",
     "total_log_density",
 ]

@@ -25,8 +25,8 @@ from dgmm.fitting import Fit
 from dgmm.mixture import Mixture
 from dgmm.passes import refuse_infinite
 from dgmm.rows import Rows
-from dgmm.scoring.rows import in_place
-from dgmm.store import UNSETTLED, Output, Writer, consolidate, digest
+from dgmm.scoring.rows import scattered
+from dgmm.store import UNSETTLED_DTYPE, Output, Writer, consolidate, digest
 from dgmm.types import AnyArray, IntArray
 
 logger = logging.getLogger("dgmm")
@@ -142,7 +142,7 @@ class ScoreSegment(Leaf[Scored]):
         ]
         if self.probabilities:
             columns.append(("probabilities", scores.probabilities, np.array(np.nan, dtype=np.float32)))
-        values = {name: in_place(column, present, missing) for name, column, missing in columns}
+        values = {name: scattered(column, present, missing) for name, column, missing in columns}
         return values, scored
 
 
@@ -241,6 +241,6 @@ def write_coordinates(store: Any, samples: Samples) -> None:
     if not coords.variables:
         return
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=UNSETTLED)
+        warnings.filterwarnings("ignore", message=UNSETTLED_DTYPE)
         attributes = xr.open_zarr(store, chunks=None, consolidated=False).attrs
         coords.assign_attrs(attributes).to_zarr(store, mode="a", zarr_format=3, consolidated=False)

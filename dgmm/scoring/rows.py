@@ -7,7 +7,7 @@ import numpy as np
 from dgmm.types import AnyArray
 
 
-def in_place(values: AnyArray, present: AnyArray | None, missing: AnyArray) -> AnyArray:
+def scattered(values: AnyArray, present: AnyArray | None, missing: AnyArray) -> AnyArray:
     """Scores of complete rows where these lie among all rows, in the type of what stands for a missing one.
 
     Parameters

@@ -7,13 +7,13 @@ but this room deletes.
 """
 
 from dgmm.store.at import place_at
-from dgmm.store.models import UNSETTLED, attributes, consolidate, load, load_dataset, read, rescued, save, write
+from dgmm.store.models import UNSETTLED_DTYPE, attributes, consolidate, load, load_dataset, read, rescued, save, write
 from dgmm.store.places import Output, Place, State, Status, Writer
 from dgmm.store.record import MODEL_KIND, digest, from_dataset, settings_in
 
 __all__ = [
     "MODEL_KIND",
-    "UNSETTLED",
+    "UNSETTLED_DTYPE",
     "Output",
     "Place",
     "State",

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from dgmm.data import PARTIAL, RECORD, Run, is_id, record_of, store_at
+from dgmm.data import PARTIAL, RECORD, Run, is_run_id, record_of, store_at
 from dgmm.errors import OutputExistsError
 from dgmm.store.places import HEAD, OLD, ROOT, Output, Place, State, Status, state_of_file, state_of_group
 
@@ -102,7 +102,7 @@ class LocalOutput(Output):
             names, found = os.listdir(folder), record_of(self.place.name)
             if found is not None:
                 self.refuse_claimed(found)
-            elif not all(name == RECORD or is_id(name.partition("-")[0]) for name in names):
+            elif not all(name == RECORD or is_run_id(name.partition("-")[0]) for name in names):
                 raise OutputExistsError(f"{folder} is in the way and was not left by dgmm: remove it yourself")
             self._put_record()
             for name in names:

@@ -30,7 +30,7 @@ from dgmm.types import AnyArray
 MAX_BYTES = 4 * 2**30
 
 #: What zarr says of texts, which have no settled type in its third format: they are written as xarray reads them.
-UNSETTLED = ".*does not have a Zarr V3 specification.*"
+UNSETTLED_DTYPE = ".*does not have a Zarr V3 specification.*"
 
 Path = str | os.PathLike[str]
 
@@ -80,7 +80,7 @@ def write(
 def consolidate(store: Any) -> None:
     """Put the metadata of all arrays of a group beside its own, where xarray looks for them first."""
     with warnings.catch_warnings():
-        for message in (UNSETTLED, ".*onsolidated metadata.*"):
+        for message in (UNSETTLED_DTYPE, ".*onsolidated metadata.*"):
             warnings.filterwarnings("ignore", message=message)
         zarr.consolidate_metadata(store)
 

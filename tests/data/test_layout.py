@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgmm.data import Layout, comparable, order_of, shortened
+from dgmm.data import Layout, comparable, matching_order, shortened
 from dgmm.data.layout import as_numbers
 
 LABELS: dict[str, np.ndarray] = {
@@ -28,7 +28,7 @@ LABELS: dict[str, np.ndarray] = {
 @pytest.mark.parametrize("labels", LABELS.values(), ids=list(LABELS))
 @given(order=st.permutations(range(4)))
 def test_every_order_is_found(labels: np.ndarray, order: list[int]) -> None:
-    found = order_of(labels, labels[order])
+    found = matching_order(labels, labels[order])
     assert found is not None
     np.testing.assert_array_equal(labels[order][found], labels)
 
@@ -37,8 +37,8 @@ def test_every_order_is_found(labels: np.ndarray, order: list[int]) -> None:
 def test_others_are_not(labels: np.ndarray) -> None:
     """One more, one less, one in the place of another, one that comes twice."""
     for others in (labels[:3], np.append(labels, labels[:1]), labels[[0, 1, 2, 2]], labels[[0, 0, 1, 1]]):
-        assert order_of(labels, others) is None
-        assert order_of(others, labels) is None
+        assert matching_order(labels, others) is None
+        assert matching_order(others, labels) is None
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_others_are_not(labels: np.ndarray) -> None:
 def test_numbers_are_the_same_to_rounding(a: str, b: str, share: float, expected: bool) -> None:
     labels = np.array([256.0, 1024.0, 0.0])
     other = (labels * (1 + share)).astype(b)[[2, 0, 1]]
-    for found in (order_of(labels.astype(a), other), order_of(other, labels.astype(a))):
+    for found in (matching_order(labels.astype(a), other), matching_order(other, labels.astype(a))):
         assert (found is not None) == expected
 
 
@@ -79,8 +79,8 @@ def test_numbers_are_the_same_to_rounding(a: str, b: str, share: float, expected
 )
 def test_labels_of_different_kinds(a: Any, b: Any, expected: bool) -> None:
     a, b = np.array(a), np.array(b)
-    assert (order_of(a, b) is not None) == expected
-    assert (order_of(b, a) is not None) == expected
+    assert (matching_order(a, b) is not None) == expected
+    assert (matching_order(b, a) is not None) == expected
 
 
 @pytest.mark.parametrize("labels", LABELS.values(), ids=list(LABELS))

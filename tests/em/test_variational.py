@@ -11,7 +11,7 @@ from scipy.stats import beta, dirichlet, wishart
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture
 
-from dgmm.em import PRIOR, Ground, Posterior, Priors, maximise, update
+from dgmm.em import PRIOR, Ground, Posterior, Priors, maximise, variational_update
 from dgmm.em.variational import EMPTY
 from dgmm.errors import CollapseError, InputError
 from dgmm.estep import accumulate, make_plan, unpack
@@ -88,7 +88,7 @@ def iterated(
         plan = make_plan([mixture], {mixture.family.frame: ground.frame})
         [statistics] = unpack(accumulate(Rows(x), plan), plan)
         n_local += int(statistics.local.sum())
-        posterior = update(mixture, statistics, ground, priors)
+        posterior = variational_update(mixture, statistics, ground, priors)
         bounds.append(posterior.to_data(ground.frame).lower_bound(statistics.entropy))
     return Run(posterior.to_data(ground.frame), np.array(bounds), n_local)
 
@@ -297,7 +297,7 @@ def test_a_component_on_a_single_sample_needs_no_floor() -> None:
     [statistics] = unpack(accumulate(Rows(x), plan), plan)
     with pytest.raises(CollapseError):
         maximise(mixture, statistics, ground)
-    posterior = update(mixture, statistics, ground, priors).to_data(ground.frame)
+    posterior = variational_update(mixture, statistics, ground, priors).to_data(ground.frame)
     np.testing.assert_allclose(posterior.mean_precision, [len(x), 2])
     np.testing.assert_allclose(posterior.means[1], (priors.mean + x[-1]) / 2)
     away = x[-1] - priors.mean

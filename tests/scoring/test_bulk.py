@@ -42,7 +42,7 @@ from dgmm.mixture import Mixture
 from dgmm.pipeline import made_with, run_score
 from dgmm.scoring import score_samples
 from dgmm.scoring.bulk import ScoreSegment, label_dtype
-from dgmm.store import UNSETTLED, State, Status, Writer, load, place_at, save, settings_in
+from dgmm.store import UNSETTLED_DTYPE, State, Status, Writer, load, place_at, save, settings_in
 
 TYPES = ("full", "tied", "diag", "spherical")
 
@@ -415,7 +415,7 @@ def test_scores_with_texts_can_be_saved_too(tmp_path: Path) -> None:
     dgmm.score(fit_of(make_mixture()), seasons(), tmp_path / "s.zarr", feature_dim="f")
     with warnings.catch_warnings():
         # what zarr says when it reads texts
-        warnings.filterwarnings("ignore", message=UNSETTLED)
+        warnings.filterwarnings("ignore", message=UNSETTLED_DTYPE)
         found = xr.open_zarr(tmp_path / "s.zarr").load()
     found.to_netcdf(tmp_path / "s.nc", engine="scipy")
     with xr.open_dataset(tmp_path / "s.nc", engine="scipy") as saved:
