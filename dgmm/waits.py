@@ -47,7 +47,11 @@ class Patience:
     def __enter__(self) -> Self:
         """Start to wait."""
         self.heard()
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # an interrupt, and nobody would tell it that the wait is over
+            self._over.set()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -157,3 +157,18 @@ def test_a_wait_is_spoken_of_until_it_is_over(
         assert told.wait(60)
     assert "waiting for the rain for 0 s" in caplog.text
     assert "patience" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_wait_that_is_interrupted_as_it_begins_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    patience = Patience(lambda: "the rain")
+    start = patience._thread.start
+
+    def interrupted() -> None:
+        start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(patience._thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        patience.__enter__()
+    patience._thread.join(timeout=60)
+    assert not patience._thread.is_alive()
