@@ -48,6 +48,11 @@ class TrainingOptions(TypedDict, total=False):
     rows nearest to each of some random rows."""
     seed: int
     """Of the sample of rows and of the starts."""
+    search: Effort
+    """What is tried on the sample. starts: the n_init starts of each candidate, 20 passes over start_rows each, 3 of
+    them to their tops. The others add a path through K, from one component up by splits: about 50 passes a step of 3
+    proposals (quick); of 4, of two tops each, 2 components too far and back by merges, then up to 3 rounds of merges
+    with splits on the largest sample (standard); of 8, of four tops, 4 too far, 10 rounds (thorough)."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
     start_rows: int

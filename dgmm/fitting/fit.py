@@ -17,7 +17,8 @@ from dgmm.fitting.options import One, Search, Training
 from dgmm.fitting.outcome import Outcome
 from dgmm.fitting.race import Race
 from dgmm.fitting.results import Fit, Selection, choose
-from dgmm.fitting.starts import Candidate, grounds_for, start_on_sample
+from dgmm.fitting.sampled import Candidate, grounds_for
+from dgmm.fitting.starts import start_on_sample
 from dgmm.passes import Passes, profile_of
 from dgmm.types import Criterion
 

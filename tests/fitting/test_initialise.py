@@ -18,7 +18,8 @@ from dgmm.families import SufficientStatistics, get_family
 from dgmm.fitting import Training, check_given, initialise, starts
 from dgmm.fitting import passes_over as passes_over_samples
 from dgmm.fitting.initialise import Given, from_labels, start_labels
-from dgmm.fitting.starts import Candidate, grounds_for, start_on_sample
+from dgmm.fitting.sampled import Candidate, grounds_for
+from dgmm.fitting.starts import start_on_sample
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.rows import Rows

@@ -9,7 +9,7 @@ from dgmm.em import Evaluated
 from dgmm.engine.workers import threads
 from dgmm.fitting import passes_over
 from dgmm.fitting.reseed import groups_of, reseed
-from dgmm.fitting.starts import Candidate, grounds_for
+from dgmm.fitting.sampled import Candidate, grounds_for
 from dgmm.passes import Sample
 from dgmm.rows import Rows
 

@@ -18,7 +18,8 @@ from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.engine.workers import threads
 from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.fitting import Training, passes_over, reseed, starts
-from dgmm.fitting.starts import Candidate, Screening, sample_sizes, start_on_sample, unsound_components
+from dgmm.fitting.sampled import Candidate, unsound_components
+from dgmm.fitting.starts import Screening, sample_sizes, start_on_sample
 from dgmm.mixture import Mixture
 from dgmm.types import Criterion
 from tests.scripts import scripted
