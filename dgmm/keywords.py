@@ -12,7 +12,7 @@ from typing import Literal, TypedDict, TypeVar, get_type_hints
 
 from dgmm.config import Setting, settings_of
 from dgmm.fitting import Settings
-from dgmm.types import Acceleration, Criterion, Decoder, MissingChunks, OnCollapse, Precision, StartMethod
+from dgmm.types import Acceleration, Criterion, Decoder, Effort, MissingChunks, OnCollapse, Precision, StartMethod
 
 # ---- generated ----
 

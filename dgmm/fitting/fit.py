@@ -83,6 +83,7 @@ def fit_candidates(
     if ascents:
         race.run(keep_all=keep_all)
     fits, failed = race.results()
+    fits = {c: replace(fit, spread=found.spreads.get(c)) for c, fit in fits.items()}
     return fits, failures | failed
 
 

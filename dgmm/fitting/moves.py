@@ -297,15 +297,14 @@ def merge_costs(mixture: Mixture, sums: FloatArray, ground: Ground, i: IntArray,
     family, n = mixture.family, sums[:, 0]
     if isinstance(family, GaussianFamily) and family.shared:
         whitening = np.linalg.inv(mixture.components.factors)
-        apart = (mixture.means[i] - mixture.means[j]) @ whitening.T
-        harmonic: FloatArray = n[i] * n[j] / np.maximum(n[i] + n[j], np.finfo(float).tiny)
-        return 0.5 * harmonic * (apart**2).sum(axis=1)
+        differences: FloatArray = (mixture.means[i] - mixture.means[j]) @ whitening.T
+        harmonic = n[i] * n[j] / np.maximum(n[i] + n[j], np.finfo(float).tiny)
+        return 0.5 * harmonic * (differences**2).sum(axis=1)
 
     def expected(its: FloatArray, reference: object) -> FloatArray:
         _, components = family.maximise(summed(ground.moments.count, its), reference, ground.moments, ground.floor)
         return np.einsum("kp,kp->k", family.natural_parameters(np.ones(len(its)), components, 0.0), its)
 
     apart = expected(sums, mixture.components)
-    return apart[i] + apart[j] - expected(sums[i] + sums[j], family.taken(mixture.components, i))
-
-
+    costs: FloatArray = apart[i] + apart[j] - expected(sums[i] + sums[j], family.taken(mixture.components, i))
+    return costs

@@ -20,14 +20,13 @@ from dgmm.families import Family
 from dgmm.fitting.initialise import one_component
 from dgmm.fitting.moves import Standing
 from dgmm.fitting.options import Training
+from dgmm.fitting.outcome import SAME, Spread
 from dgmm.fitting.sampled import SampleRows, is_sound
 from dgmm.mixture import Mixture
 from dgmm.types import Effort
 
 logger = logging.getLogger("dgmm")
 
-#: Tops that differ by less, in nats per sample, are the same.
-SAME = 1e-3
 #: Passes of a proposal at most, and the share of p/2 nats that may be missing at its end; of those on the way.
 PASSES, TOLERANCE = 100, 0.02
 PASSES_ON_THE_WAY, TOLERANCE_ON_THE_WAY = 30, 0.1
@@ -66,36 +65,6 @@ BUDGETS: dict[Effort, Budget] = {
     "standard": Budget(beam=2, proposals=4, overshoot=2, rounds=3),
     "thorough": Budget(beam=4, proposals=8, overshoot=4, rounds=10),
 }
-
-
-@dataclass(frozen=True)
-class Spread:
-    """What a search has seen of the likelihood's tops, on the sample, where it ended.
-
-    Attributes
-    ----------
-    found : int
-        Climbs that came to the winner's top, within `SAME` nats per sample.
-    paths : int
-        Climbs in all, of mixtures that are sound.
-    below : float
-        How far below the next best end of a climb was, in nats per sample; NaN if there was no other.
-    """
-
-    found: int
-    paths: int
-    below: float = np.nan
-
-    @classmethod
-    def of(cls, ends: Sequence[float], count: float) -> Spread:
-        """Of the log-likelihoods at which climbs ended."""
-        below = (max(ends) - np.array(ends)) / count
-        others = below[below > SAME]
-        return cls(len(below) - len(others), len(below), float(others.min()) if len(others) else np.nan)
-
-    def __str__(self) -> str:
-        found = f"found by {self.found} of {self.paths} path{'s' * (self.paths != 1)}"
-        return found if np.isnan(self.below) else f"{found}; next best {self.below:.2g} nats per sample below"
 
 
 @dataclass(frozen=True)

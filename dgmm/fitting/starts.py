@@ -19,10 +19,10 @@ from dgmm.errors import InputError
 from dgmm.families import Frame, FrameKind, get_family
 from dgmm.fitting.initialise import Given, from_labels, start_labels
 from dgmm.fitting.options import Training
-from dgmm.fitting.outcome import Outcome, OutcomeKind
+from dgmm.fitting.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fitting.results import CriterionTerms
 from dgmm.fitting.sampled import Candidate, SampleRows, grounds_for, is_sound
-from dgmm.fitting.search import Path, Spread
+from dgmm.fitting.search import Path
 from dgmm.mixture import Mixture
 from dgmm.passes import Profile
 from dgmm.types import Acceleration, Criterion, FloatArray
