@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from dgmm.em import Ascent, Ground, climb, maximise
-from dgmm.errors import CollapseError
+from dgmm.errors import CollapseError, InputError
 from dgmm.families import Family, GaussianFamily, Moments, SufficientStatistics
 from dgmm.fitting.initialise import from_responsibilities, one_component
 from dgmm.fitting.sampled import SampleRows
@@ -223,7 +223,7 @@ def cut(family: Family, y: FloatArray, weights: FloatArray, ground: Ground, scal
             with suppress(CollapseError):
                 yield from_responsibilities(family, features, halves, ground, begin=True)
     if isinstance(family, GaussianFamily):
-        with suppress(np.linalg.LinAlgError):
+        with suppress(np.linalg.LinAlgError, InputError):
             yield split_by_moments(family, ground.moments, scale * np.sqrt(values[0]) * vectors[:, 0], NEAR)
 
 

@@ -214,7 +214,8 @@ class Path:
             for path in self.simpler:
                 if path.best(k) > self.best(k):
                     self.climb(k, [path.tops[k][0].standing.as_family(self.family, self.ground)])
-            if k + 1 in self.wanted and self.best(k + 1) < self.best(k):
+            # where no mixture of so many is sound, none is made of fewer: it would be two names for one component
+            if k + 1 in self.wanted and k + 1 in self.tops and self.best(k + 1) < self.best(k):
                 self.climb(k + 1, [self.tops[k][0].standing.twin()])
 
     def _try(self, k: int, pool: Sequence[tuple[float, Mixture]]) -> bool:

@@ -132,6 +132,7 @@ def start_on_sample(
         if options.search != "starts" and given is None:
             paths = _paths(several, ascents, small, grounds, options)
             best |= _tops_of(paths, several)
+            failures = {c: failure for c, failure in failures.items() if c not in best}
         else:
             ruled_out = screening.ruled_out(best)
             kept = [
@@ -144,7 +145,10 @@ def start_on_sample(
             best = {c: best[c] for c in ruled_out} | _best_of(
                 [c for c in best if c not in ruled_out], kept, options.reg_covar, failures
             )
-            spreads = {c: _spread_of(c, kept) for c in best if c not in ruled_out}
+            for c in best:
+                ends = [a for a in _most_likely(c, kept, STARTS_KEPT) if is_sound(a, options.reg_covar)]
+                if ends:
+                    spreads[c] = Spread.of([a.log_likelihood for a in ends], small.moments.count)
     for size in sizes[1:]:
         larger = SampleRows(profile.sample.first(size), frame, n_threads)
         grounds = grounds_for(best, larger.moments, frame, options.reg_covar)
@@ -212,12 +216,6 @@ def _tops_of(paths: Sequence[Path], candidates: Sequence[Candidate]) -> dict[Can
         for path in paths
         if path.family.name == c.covariance_type and path.tops.get(c.n_components)
     }
-
-
-def _spread_of(c: Candidate, ascents: Sequence[tuple[Candidate, Ascent]]) -> Spread:
-    """What the starts of a candidate have seen of its tops."""
-    its = [a for a in _most_likely(c, ascents, len(ascents)) if a.best is not None]
-    return Spread.of([a.log_likelihood for a in its], its[0].ground.moments.count)
 
 
 def _best_of(

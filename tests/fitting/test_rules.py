@@ -146,7 +146,7 @@ class Recorded:
         monkeypatch.setattr(starts, "_climb_on_sample", self._climb)
         x = np.random.default_rng(0).standard_normal((2000, D))
         self.passes = passes_over(open_samples(x), threads(1))
-        found = start_on_sample(self.passes.profile, [A], Training(**options), self.passes.frame)
+        found = start_on_sample(self.passes.profile, [A], Training(search="starts", **options), self.passes.frame)
         self.mixture = found.mixtures[A]
 
     def _climb(self, what: str, tried: Sequence[tuple[Candidate, Ascent]], rows: Any, max_passes: int) -> None:

@@ -54,7 +54,7 @@ def test_three_workers_are_three_threads_at_a_time(x: np.ndarray, monkeypatch: p
     starts.start_on_sample(
         passes.profile,
         [starts.Candidate(2, "full")],
-        OPTIONS,
+        OPTIONS.model_copy(update={"search": "starts"}),
         passes.frame,
         n_threads=passes.fold.workers.driver_threads,
     )
