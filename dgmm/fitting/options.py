@@ -151,11 +151,11 @@ class Training(Settings):
     seed: int = Field(0, ge=0, lt=2**63, description="Of the sample of rows and of the starts.")
     search: Effort = Field(
         "standard",
-        description="What is tried on the sample of rows. starts: the n_init starts, 20 passes over start_rows each, then 3 to "
-        "their tops. The others add a path through K, from one component up by splits, at most 30 passes a step (100 where "
-        "K is asked for): of 3 splits (quick); of 4, two tops kept of each K, 2 components too far and back by merges, "
-        "and 3 rounds of merges with splits on the largest sample (standard); of 8, four tops, 4 too far, 10 rounds "
-        "(thorough).",
+        description="What is tried on the sample of rows. starts: the n_init starts, 20 passes over start_rows each, "
+        "3 of them to their tops. The others add a path through K, from one component up by splits, at most 30 passes a "
+        "step (100 where K is asked for): of 3 splits (quick); of 4, two tops kept of each K, 2 components too far "
+        "and back by merges, and 3 rounds of merges with splits on the largest sample (standard); of 8, four tops, 4 "
+        "too far, 10 rounds (thorough).",
     )
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")

@@ -146,7 +146,11 @@ def start_on_sample(
                 [c for c in best if c not in ruled_out], kept, options.reg_covar, failures
             )
             for c in best:
-                ends = [a for a in _most_likely(c, kept, STARTS_KEPT) if is_sound(a, options.reg_covar)]
+                ends = [
+                    a
+                    for a in _most_likely(c, kept, STARTS_KEPT)
+                    if a.best is not None and is_sound(a, options.reg_covar)
+                ]
                 if ends:
                     spreads[c] = Spread.of([a.log_likelihood for a in ends], small.moments.count)
     for size in sizes[1:]:
