@@ -12,7 +12,7 @@ from typing import Literal, TypedDict, TypeVar, get_type_hints
 
 from dgmm.config import Setting, settings_of
 from dgmm.fitting import Settings
-from dgmm.types import Acceleration, Criterion, Decoder, MissingChunks, OnCollapse, Precision, StartMethod
+from dgmm.types import Acceleration, Criterion, Decoder, Effort, MissingChunks, OnCollapse, Precision, StartMethod
 
 # ---- generated ----
 
@@ -48,6 +48,11 @@ class TrainingOptions(TypedDict, total=False):
     rows nearest to each of some random rows."""
     seed: int
     """Of the sample of rows and of the starts."""
+    search: Effort
+    """What is tried on the sample of rows. starts: the n_init starts, 20 passes over start_rows each, 3 of them to
+    their tops. The others add a path through K, from one component up by splits, at most 30 passes a step (100 where K
+    is asked for): of 3 splits (quick); of 4, two tops kept of each K, 2 components too far and back by merges, and 3
+    rounds of merges with splits on the largest sample (standard); of 8, four tops, 4 too far, 10 rounds (thorough)."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
     start_rows: int

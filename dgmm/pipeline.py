@@ -242,12 +242,13 @@ def show_scored(settings: Score, scored: Scored) -> str:
 
 def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
     """A fit in one paragraph, with the value of the criterion that chose it."""
+    seen = "" if fit.spread is None else f"; on the sample {fit.spread}"
     short = f", an estimated {fit.remaining_gain:.2g} nats per sample short"
     return (
         f"{fit.covariance_type}, K = {fit.n_components} ({fit.n_parameters} parameters), {fit.n_samples} samples "
         f"({fit.n_missing} missing): log-likelihood {fit.log_likelihood:.4f}, "
         f"{CRITERION_NAMES[Criterion(criterion)]} {fit.criterion(criterion):.2f}, {fit.state} after "
-        f"{fit.n_passes} passes{short if fit.outcome.is_sound else f': {fit.reason}'}"
+        f"{fit.n_passes} passes{short + seen if fit.outcome.is_sound else f': {fit.reason}'}"
     )
 
 

@@ -20,7 +20,7 @@ HOUSE: dict[str, str] = {
     "engine": "tree leaf resident cluster schedulers workers memory fold",
     "passes": "sample profile parts estep worst passes",
     "em": "mstep plain anderson ascent posterior variational",
-    "fitting": "options outcome results initialise starts reseed race fit",
+    "fitting": "options outcome results initialise sampled moves search starts reseed race fit",
     "datasets": "",
     "store": "places local objects at record models",
     "scoring": "rows total bulk", "report": "figures page",

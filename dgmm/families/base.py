@@ -81,6 +81,10 @@ class Family(ABC):
     #: Whether any vector is a valid point of `from_vector`, so that EM can be accelerated.
     chart: ClassVar[bool] = True
 
+    def contains(self, other: Family) -> bool:
+        """Whether every mixture of another family is one of this family too, and they differ."""
+        return False
+
     @abstractmethod
     def natural_parameters(self, weights: FloatArray, components: Any, log_volume: float) -> FloatArray:
         """Theta, shape (K, P): ``log w_k p(x | k) = theta_k . T(y)``, up to `shared_log_likelihood`.

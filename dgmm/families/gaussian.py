@@ -195,6 +195,10 @@ class GaussianFamily(Family):
     def expand(self, constants: FloatArray, components: Gaussians) -> FloatArray:
         """Theta from the densities' logarithms at the means."""
 
+    def contains(self, other: Family) -> bool:
+        """Whether every covariance that the other can have is one that this can have: it varies along more."""
+        return isinstance(other, GaussianFamily) and set(other.dims) < set(self.dims)
+
     @property
     def shared(self) -> bool:
         """Whether all components have one covariance."""

@@ -8,7 +8,7 @@ given out with all that is known of how it was come by.
 from dgmm.fitting.fit import passes_over, select_samples, train_samples
 from dgmm.fitting.initialise import check_given
 from dgmm.fitting.options import Count, One, Search, Settings, Training, as_list, by_model, validated
-from dgmm.fitting.outcome import SOUND, Outcome, OutcomeKind
+from dgmm.fitting.outcome import SOUND, Outcome, OutcomeKind, Spread
 from dgmm.fitting.results import CRITERION_NAMES, STRONG, Fit, Selection
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Search",
     "Selection",
     "Settings",
+    "Spread",
     "Training",
     "as_list",
     "by_model",

@@ -17,7 +17,8 @@ from dgmm.fitting.options import One, Search, Training
 from dgmm.fitting.outcome import Outcome
 from dgmm.fitting.race import Race
 from dgmm.fitting.results import Fit, Selection, choose
-from dgmm.fitting.starts import Candidate, grounds_for, start_on_sample
+from dgmm.fitting.sampled import Candidate, grounds_for
+from dgmm.fitting.starts import start_on_sample
 from dgmm.passes import Passes, profile_of
 from dgmm.types import Criterion
 
@@ -82,6 +83,7 @@ def fit_candidates(
     if ascents:
         race.run(keep_all=keep_all)
     fits, failed = race.results()
+    fits = {c: replace(fit, spread=found.spreads.get(c)) for c, fit in fits.items()}
     return fits, failures | failed
 
 

@@ -133,8 +133,35 @@ def from_labels(family: Family, rows: Rows, labels: AnyArray, n_components: int,
     features = family.features.of(ground.frame.coordinates(rows.x))
     one_hot = np.zeros((n_components, len(rows)))
     one_hot[labels, np.arange(len(rows))] = 1.0 if rows.weights is None else rows.weights
-    statistics = SufficientStatistics(np.nan, rows.count, one_hot @ features.T, np.zeros(n_components, dtype=bool))
-    floor = ground.floor + family.floor(START_FLOOR, ground.moments)
+    return from_responsibilities(family, features, one_hot, ground, begin=True)
+
+
+def from_responsibilities(
+    family: Family, features: FloatArray, responsibilities: FloatArray, ground: Ground, *, begin: bool = False
+) -> Mixture:
+    """The mixture that one M-step makes of responsibilities.
+
+    Parameters
+    ----------
+    family : Family
+    features : ndarray, shape (P, n)
+        Of the rows, in frame coordinates.
+    responsibilities : ndarray, shape (K, n)
+        Times the rows' weights.
+    ground : Ground
+        Of these rows.
+    begin : bool
+        Whether components of few rows are given an extent to begin with.
+
+    Returns
+    -------
+    Mixture
+        In frame coordinates.
+    """
+    n_components = len(responsibilities)
+    sums = responsibilities @ features.T
+    statistics = SufficientStatistics(np.nan, ground.moments.count, sums, np.zeros(n_components, dtype=bool))
+    floor = ground.floor + family.floor(START_FLOOR, ground.moments) if begin else ground.floor
     blank = Mixture(
         family,
         np.full(n_components, 1 / n_components),

@@ -21,7 +21,7 @@ from pydantic import (
 
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, FAMILIES
-from dgmm.types import Acceleration, Criterion, OnCollapse, Precision, StartMethod
+from dgmm.types import Acceleration, Criterion, Effort, OnCollapse, Precision, StartMethod
 
 
 class Settings(BaseModel):
@@ -149,6 +149,14 @@ class Training(Settings):
         "random labels; the rows nearest to each of some random rows.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Of the sample of rows and of the starts.")
+    search: Effort = Field(
+        "standard",
+        description="What is tried on the sample of rows. starts: the n_init starts, 20 passes over start_rows each, "
+        "3 of them to their tops. The others add a path through K, from one component up by splits, at most 30 passes a "
+        "step (100 where K is asked for): of 3 splits (quick); of 4, two tops kept of each K, 2 components too far "
+        "and back by merges, and 3 rounds of merges with splits on the largest sample (standard); of 8, four tops, 4 "
+        "too far, 10 rounds (thorough).",
+    )
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
     accelerate: Acceleration = Field("anderson", description="Acceleration of EM: Anderson's, or none (plain EM).")

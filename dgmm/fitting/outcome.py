@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+import numpy as np
 
 
 class OutcomeKind(StrEnum):
@@ -27,6 +29,8 @@ class OutcomeKind(StrEnum):
 SOUND = frozenset({OutcomeKind.CONVERGED, OutcomeKind.STOPPED, OutcomeKind.DROPPED})
 #: What is named together with the pass at which it happened.
 DATED = frozenset({OutcomeKind.STOPPED, OutcomeKind.DROPPED})
+#: Tops of the likelihood that differ by less, in nats per sample, are the same.
+SAME = 1e-3
 
 
 @dataclass(frozen=True)
@@ -80,3 +84,33 @@ class Outcome:
         if not found or found[1] not in list(OutcomeKind) or (found[1] in DATED) != bool(found[2]):
             raise ValueError(f"unknown state {state!r}")
         return cls(OutcomeKind(found[1]), int(found[2] or at_pass), tuple(components), reason)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What a search has seen of the likelihood's tops, on the sample, where it ended.
+
+    Attributes
+    ----------
+    found : int
+        Climbs that came to the winner's top, within `SAME` nats per sample.
+    paths : int
+        Climbs in all, of mixtures that are sound.
+    below : float
+        How far below the next best end of a climb was, in nats per sample; NaN if there was no other.
+    """
+
+    found: int
+    paths: int
+    below: float = np.nan
+
+    @classmethod
+    def of(cls, ends: Sequence[float], count: float) -> Spread:
+        """Of the log-likelihoods at which climbs ended."""
+        below = (max(ends) - np.array(ends)) / count
+        others = below[below > SAME]
+        return cls(len(below) - len(others), len(below), float(others.min()) if len(others) else np.nan)
+
+    def __str__(self) -> str:
+        found = f"found by {self.found} of {self.paths} path{'s' * (self.paths != 1)}"
+        return found if np.isnan(self.below) else f"{found}; next best {self.below:.2g} nats per sample below"

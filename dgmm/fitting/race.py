@@ -17,7 +17,7 @@ from dgmm.fitting.options import Training
 from dgmm.fitting.outcome import Outcome, OutcomeKind
 from dgmm.fitting.reseed import reseed
 from dgmm.fitting.results import STRONG, CriterionTerms, Fit
-from dgmm.fitting.starts import Candidate, unsound_components
+from dgmm.fitting.sampled import Candidate, unsound_components
 from dgmm.passes import Passes
 from dgmm.types import Criterion
 

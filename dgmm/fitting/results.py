@@ -10,7 +10,7 @@ import pandas as pd
 
 from dgmm.data import Layout
 from dgmm.em import Evaluated
-from dgmm.fitting.outcome import Outcome, OutcomeKind
+from dgmm.fitting.outcome import Outcome, OutcomeKind, Spread
 from dgmm.mixture import Mixture
 from dgmm.types import Criterion
 
@@ -91,6 +91,8 @@ class Fit:
         what a fit can go on from. It is not stored with a model.
     layout : Layout or None
         How the data were opened, and what their features are; None if that was not kept.
+    spread : Spread or None
+        What the search on the sample has seen of other tops of the likelihood; None where there was none.
     """
 
     mixture: Mixture
@@ -107,6 +109,7 @@ class Fit:
     remaining_gains: tuple[float, ...] = ()
     seconds: tuple[float, ...] = ()
     layout: Layout | None = None
+    spread: Spread | None = None
     evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
 
     @property

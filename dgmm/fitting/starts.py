@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from dask.system import CPU_COUNT
 
 from dgmm.em import Ascent, Ground, climb
-from dgmm.engine import Node, merge_all
 from dgmm.errors import InputError
-from dgmm.estep import accumulate, make_plan, unpack
-from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_family
+from dgmm.families import Frame, FrameKind, get_family
 from dgmm.fitting.initialise import Given, from_labels, start_labels
 from dgmm.fitting.options import Training
-from dgmm.fitting.outcome import Outcome, OutcomeKind
+from dgmm.fitting.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fitting.results import CriterionTerms
+from dgmm.fitting.sampled import Candidate, SampleRows, grounds_for, is_sound
+from dgmm.fitting.search import Path
 from dgmm.mixture import Mixture
 from dgmm.passes import Profile
-from dgmm.rows import Rows
 from dgmm.types import Acceleration, Criterion, FloatArray
 
 logger = logging.getLogger("dgmm")
@@ -42,60 +39,6 @@ CERTAIN = 100.0
 SAMPLE_PASSES, SAMPLE_TOLERANCE = 200, 0.02
 #: Each sample is about this much larger than the one before.
 SAMPLE_GROWTH = 8
-#: Rows of the in-memory sample per task.
-SAMPLE_BLOCK = 2048
-
-
-@dataclass(frozen=True, order=True)
-class Candidate:
-    """A number of components and a covariance type."""
-
-    n_components: int
-    covariance_type: str
-
-    def __str__(self) -> str:
-        return f"{self.covariance_type} K={self.n_components}"
-
-
-class SampleRows:
-    """Rows in memory, seen through the frames of all the data; the other way to supply `accumulate`.
-
-    Parameters
-    ----------
-    rows : Rows
-        With weights of mean one, if any.
-    frame : callable
-        The frame of each kind.
-    n_threads : int
-        That work at a time; as many as there are cores by default.
-    """
-
-    def __init__(self, rows: Rows, frame: Callable[[FrameKind], Frame], n_threads: int = CPU_COUNT) -> None:
-        self.rows = rows
-        self.frame = frame
-        self.moments = Moments.of(rows.x, rows.weights)
-        # threads that stay keep their buffers
-        self._map: Any = ThreadPoolExecutor(n_threads).map if n_threads > 1 else map
-
-    def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
-        """E-step of all mixtures over the rows."""
-        plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures})
-        blocks = [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]
-        parts = self._map(lambda block: accumulate(block, plan), blocks)
-        return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
-
-
-def grounds_for(
-    candidates: Iterable[Candidate], moments: Moments, frame: Callable[[FrameKind], Frame], reg_covar: float
-) -> dict[str, Ground]:
-    """What the M-steps of each covariance type need to know about the data."""
-    grounds = {}
-    for name in {c.covariance_type for c in candidates}:
-        family = get_family(name)
-        its_frame = frame(family.frame)
-        in_frame = moments.in_frame(its_frame)
-        grounds[name] = Ground(its_frame, in_frame, family.floor(reg_covar, in_frame))
-    return grounds
 
 
 @dataclass(frozen=True)
@@ -110,11 +53,14 @@ class Starts:
         Candidate -> what has become of it, where there is none.
     attainable : dict
         Candidates that cannot win on the sample -> what they might still have gained there, in nats per sample.
+    spreads : dict
+        Candidate -> what the search has seen of its tops.
     """
 
     mixtures: dict[Candidate, Mixture]
     failures: dict[Candidate, Outcome]
     attainable: dict[Candidate, float]
+    spreads: dict[Candidate, Spread]
 
 
 def start_on_sample(
@@ -155,6 +101,8 @@ def start_on_sample(
     failures: dict[Candidate, Outcome] = {}
     ascents: list[tuple[Candidate, Ascent]] = []
     best: dict[Candidate, Ascent] = {}
+    spreads: dict[Candidate, Spread] = {}
+    paths: list[Path] = []
     screening = Screening(criterion, profile.n_samples, options.reg_covar)
     if several:
         small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads)
@@ -181,27 +129,97 @@ def start_on_sample(
                         ascents.append((c, _ascent(start, ground, options, "none")))
         _climb_on_sample("starts", ascents, small, START_PASSES)
         best = _best_of(several, ascents, options.reg_covar, failures)
-        ruled_out = screening.ruled_out(best)
-        kept = [
-            (c, _ascent(a.mixture, a.ground, options))
-            for c in best
-            if c not in ruled_out
-            for a in _most_likely(c, ascents, STARTS_KEPT)
-        ]
-        _climb_on_sample("best starts", kept, small, SAMPLE_PASSES)
-        best = {c: best[c] for c in ruled_out} | _best_of(
-            [c for c in best if c not in ruled_out], kept, options.reg_covar, failures
-        )
+        if options.search != "starts" and given is None:
+            paths = _paths(several, ascents, small, grounds, options)
+            best |= _tops_of(paths, several)
+            failures = {c: failure for c, failure in failures.items() if c not in best}
+        else:
+            ruled_out = screening.ruled_out(best)
+            kept = [
+                (c, _ascent(a.mixture, a.ground, options))
+                for c in best
+                if c not in ruled_out
+                for a in _most_likely(c, ascents, STARTS_KEPT)
+            ]
+            _climb_on_sample("best starts", kept, small, SAMPLE_PASSES)
+            best = {c: best[c] for c in ruled_out} | _best_of(
+                [c for c in best if c not in ruled_out], kept, options.reg_covar, failures
+            )
+            for c in best:
+                ends = [
+                    a
+                    for a in _most_likely(c, kept, STARTS_KEPT)
+                    if a.best is not None and is_sound(a, options.reg_covar)
+                ]
+                if ends:
+                    spreads[c] = Spread.of([a.log_likelihood for a in ends], small.moments.count)
     for size in sizes[1:]:
         larger = SampleRows(profile.sample.first(size), frame, n_threads)
         grounds = grounds_for(best, larger.moments, frame, options.reg_covar)
         ruled_out = screening.ruled_out(best)
-        climbing = {
-            c: _ascent(a.mixture, grounds[c.covariance_type], options) for c, a in best.items() if c not in ruled_out
-        }
-        _climb_on_sample("sample", list(climbing.items()), larger, SAMPLE_PASSES)
-        best |= climbing
-    return Starts({c: a.mixture for c, a in best.items()}, failures, screening.ruled_out(best))
+        alive = [c for c in best if c not in ruled_out]
+        paths = _onto(paths, larger, grounds, alive)
+        others = {c: _ascent(best[c].mixture, grounds[c.covariance_type], options) for c in alive}
+        others = {c: a for c, a in others.items() if c not in _tops_of(paths, alive)}
+        _climb_on_sample("sample", list(others.items()), larger, SAMPLE_PASSES)
+        best |= others | _tops_of(paths, alive)
+    ruled_out = screening.ruled_out(best)
+    for path in paths:
+        path.wanted = [k for k in path.wanted if Candidate(k, path.family.name) not in ruled_out]
+        path.explore()
+    alive = [c for c in best if c not in ruled_out]
+    best |= _tops_of(paths, alive)
+    spreads |= {
+        Candidate(k, path.family.name): path.spread(k) for path in paths for k in path.wanted if path.tops.get(k)
+    }
+    return Starts({c: a.mixture for c, a in best.items()}, failures, screening.ruled_out(best), spreads)
+
+
+def _paths(
+    several: Sequence[Candidate],
+    starts: Sequence[tuple[Candidate, Ascent]],
+    sample: SampleRows,
+    grounds: dict[str, Ground],
+    options: Training,
+) -> list[Path]:
+    """A path of every covariance type, the simpler ones first; the best starts compete with what it finds."""
+    paths: list[Path] = []
+    families = [get_family(name) for name in dict.fromkeys(c.covariance_type for c in several)]
+    # what contains others comes after them
+    for family in sorted(families, key=lambda f: sum(f.contains(other) for other in families)):
+        its = [c for c in several if c.covariance_type == family.name]
+        simpler = [path for path in paths if family.contains(path.family)]
+        path = Path(family, sample, grounds[family.name], options, (c.n_components for c in its), simpler)
+        path.walk()
+        for c in its:
+            path.climb(c.n_components, [a.mixture for a in _most_likely(c, starts, STARTS_KEPT)])
+        path.settle()
+        paths.append(path)
+    return paths
+
+
+def _onto(
+    paths: Sequence[Path], sample: SampleRows, grounds: dict[str, Ground], alive: Sequence[Candidate]
+) -> list[Path]:
+    """The paths on a larger sample, of those candidates that have a top."""
+    found: list[Path] = []
+    for path in paths:
+        name = path.family.name
+        wanted = [c.n_components for c in alive if c.covariance_type == name and path.tops.get(c.n_components)]
+        if wanted:
+            simpler = [other for other in found if path.family.contains(other.family)]
+            found.append(path.onto(sample, grounds[name], wanted, simpler))
+    return found
+
+
+def _tops_of(paths: Sequence[Path], candidates: Sequence[Candidate]) -> dict[Candidate, Ascent]:
+    """The best ascent that the paths have come to, of the candidates of which there is one."""
+    return {
+        c: path.tops[c.n_components][0].ascent
+        for c in candidates
+        for path in paths
+        if path.family.name == c.covariance_type and path.tops.get(c.n_components)
+    }
 
 
 def _best_of(
@@ -312,18 +330,3 @@ class Screening:
             if values[c] - 2 * gain / m > values[leader] + CERTAIN / m:
                 found[c] = gain / m
         return found
-
-
-def is_sound(a: Ascent, reg_covar: float) -> bool:
-    """Whether all components of the best mixture it has seen mean something."""
-    return a.failure is None and not unsound_components(a, reg_covar)
-
-
-def unsound_components(a: Ascent, reg_covar: float) -> tuple[int, ...]:
-    """Components of the best mixture of an ascent that mean nothing; see `Family.unsound`."""
-    mixture, ground = a.mixture, a.ground
-    counts = mixture.weights * ground.moments.count
-    if a.best is not None:
-        counts = counts * a.best.statistics.effective_shares
-    unsound = mixture.family.unsound(mixture.components, counts, ground.moments, reg_covar)
-    return tuple(np.flatnonzero(unsound).tolist())

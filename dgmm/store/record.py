@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dgmm.data import Layout
 from dgmm.errors import InputError
 from dgmm.families import get_family
-from dgmm.fitting import Fit, Outcome
+from dgmm.fitting import Fit, Outcome, Spread
 from dgmm.mixture import Mixture
 from dgmm.types import AnyArray, Criterion
 
@@ -30,12 +30,33 @@ PLAIN_FORMAT = "dgmm-model-1"
 #: A gain still to come that is not known yet; JSON has no infinity.
 UNKNOWN = -1.0
 #: Attributes that hold JSON as text: netCDF takes neither mappings nor, in its classic form, lists of strings.
-TEXTS = ("features", "layout", "settings", "candidates")
+TEXTS = ("features", "layout", "spread", "settings", "candidates")
 #: To what share the stored values of what follows from others may differ from what follows here.
 ROUNDING = 1e-9
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = bool | int | float | str | None
+
+
+class Ends(BaseModel):
+    """What a search has seen, as it is stored; see `Spread`."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    found: int = Field(ge=1)
+    paths: int = Field(ge=1)
+    below: float | None = Field(None, gt=0)
+
+    @classmethod
+    def of(cls, spread: Spread) -> Ends:
+        """With nothing for what is not known."""
+        return cls(found=spread.found, paths=spread.paths, below=None if math.isnan(spread.below) else spread.below)
+
+    def spread(self) -> Spread:
+        """Inverse of `of`; raises `ValueError` for what cannot be."""
+        if self.found > self.paths:
+            raise ValueError(f"spread: found by {self.found} of {self.paths} paths")
+        return Spread(self.found, self.paths, math.nan if self.below is None else self.below)
 
 
 class Attributes(BaseModel):
@@ -60,6 +81,7 @@ class Attributes(BaseModel):
     icl: Finite | None = None
     n_parameters: int | None = None
     layout: Layout | None = None
+    spread: Ends | None = None
     settings: dict[str, Any] | None = None
     candidates: list[dict[str, Scalar]] | None = None
     digest: str | None = None
@@ -145,6 +167,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
     texts = {
         "features": list(fit.features),
         "layout": None if fit.layout is None else asdict(fit.layout),
+        "spread": None if fit.spread is None else Ends.of(fit.spread).model_dump(),
         "settings": None if settings is None else dict(settings),
         "candidates": None if table is None else json.loads(table.to_json(orient="records", double_precision=15)),
     }
@@ -263,6 +286,7 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         remaining_gains=tuple(math.inf if v == UNKNOWN else v for v in arrays.get("remaining_gains", empty).tolist()),
         seconds=tuple(arrays.get("seconds", empty).tolist()),
         layout=a.layout,
+        spread=None if a.spread is None else a.spread.spread(),
     )
     k, d = fit.mixture.means.shape
     if weights.shape != (k,) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-9:

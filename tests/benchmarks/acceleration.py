@@ -19,7 +19,7 @@ from dgmm.datasets import old_faithful
 from dgmm.em import Ascent
 from dgmm.families import Frame, FrameKind, Moments, get_family, make_frame
 from dgmm.fitting.initialise import from_labels
-from dgmm.fitting.starts import Candidate, SampleRows, grounds_for
+from dgmm.fitting.sampled import Candidate, SampleRows, grounds_for
 from dgmm.rows import Rows
 
 #: Nats per sample: arrived within this of the best limit; two limits further apart are different optima; and

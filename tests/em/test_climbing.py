@@ -13,7 +13,7 @@ from dgmm.em import Ascent, Evaluated, Secants, aitken, anderson, climb, maximis
 from dgmm.em.anderson import expected_gain
 from dgmm.engine.workers import threads
 from dgmm.fitting import Training, passes_over
-from dgmm.fitting.starts import Candidate, grounds_for
+from dgmm.fitting.sampled import Candidate, grounds_for
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 

@@ -29,7 +29,7 @@ GIVEN: dict[str, Any] = {
     "precisions_init": [[[1.0]]] * 3,
 }
 #: No floor, and a sample that has none of the equal rows.
-HOW: dict[str, Any] = {"reg_covar": 0, "sample_rows": M, "start_rows": M, "worst_rows": 30}
+HOW: dict[str, Any] = {"reg_covar": 0, "sample_rows": M, "start_rows": M, "worst_rows": 30, "search": "starts"}
 
 
 def clean_in_the_sample() -> np.ndarray:

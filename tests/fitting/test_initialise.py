@@ -18,7 +18,8 @@ from dgmm.families import SufficientStatistics, get_family
 from dgmm.fitting import Training, check_given, initialise, starts
 from dgmm.fitting import passes_over as passes_over_samples
 from dgmm.fitting.initialise import Given, from_labels, start_labels
-from dgmm.fitting.starts import Candidate, grounds_for, start_on_sample
+from dgmm.fitting.sampled import Candidate, grounds_for
+from dgmm.fitting.starts import start_on_sample
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.rows import Rows
@@ -175,7 +176,7 @@ def starts_of(
 
     monkeypatch.setattr(starts, "_climb_on_sample", record)
     passes = passes_over(x)
-    start_on_sample(passes.profile, [Candidate(K, kind)], Training(**options), passes.frame, given)
+    start_on_sample(passes.profile, [Candidate(K, kind)], Training(search="starts", **options), passes.frame, given)
     return seen[0]
 
 
@@ -320,7 +321,7 @@ def test_starts_that_cannot_win_on_the_sample_are_left(caplog: pytest.LogCapture
     r = np.random.default_rng(0)
     x = r.normal(size=(40_000, 2)) @ [[1.0, 0.99], [0.0, 0.1]] + 20 * r.integers(0, 2, (40_000, 1))
     candidates = [Candidate(2, "full"), Candidate(2, "diag"), Candidate(2, "spherical")]
-    passes, options = passes_over(x), Training(start_rows=4000)
+    passes, options = passes_over(x), Training(start_rows=4000, search="starts")
     with caplog.at_level("INFO", logger="dgmm"):
         raced = start_on_sample(passes.profile, candidates, options, passes.frame, criterion=Criterion.BIC)
         kept = start_on_sample(passes.profile, candidates, options, passes.frame)

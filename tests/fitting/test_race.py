@@ -22,7 +22,7 @@ from dgmm.fitting import Outcome, OutcomeKind, Training, race
 from dgmm.fitting.race import TRANSITIONS, Race, Runner, State
 from dgmm.fitting.reseed import Reseeding
 from dgmm.fitting.results import CriterionTerms
-from dgmm.fitting.starts import Candidate
+from dgmm.fitting.sampled import Candidate
 from dgmm.mixture import Mixture
 from dgmm.types import Criterion
 from tests.scripts import scripted

@@ -9,7 +9,7 @@ from dgmm.em import Evaluated
 from dgmm.engine.workers import threads
 from dgmm.fitting import passes_over
 from dgmm.fitting.reseed import groups_of, reseed
-from dgmm.fitting.starts import Candidate, grounds_for
+from dgmm.fitting.sampled import Candidate, grounds_for
 from dgmm.passes import Sample
 from dgmm.rows import Rows
 
@@ -27,7 +27,9 @@ def test_a_group_of_one_row_in_a_hundred_thousand_is_found() -> None:
     """The sample has one of its rows or none: without the rows explained worst, no component is for them."""
     n, rare = 3_000_000, 30
     x = with_rare_group(n, rare)
-    missed, found = (dgmm.train(x, 4, worst_rows=w, n_init=3, tol=1e-6, on_collapse="reseed") for w in (0, 1000))
+    missed, found = (
+        dgmm.train(x, 4, worst_rows=w, n_init=3, search="starts", tol=1e-6, on_collapse="reseed") for w in (0, 1000)
+    )
     assert abs(missed.mixture.weights[-1] * n - rare) > rare / 2
     assert found.mixture.weights[-1] * n == pytest.approx(rare, rel=1e-3)
     rows = x[x.sum(axis=1) > 40].astype(float)

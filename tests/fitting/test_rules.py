@@ -18,7 +18,8 @@ from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.engine.workers import threads
 from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.fitting import Training, passes_over, reseed, starts
-from dgmm.fitting.starts import Candidate, Screening, sample_sizes, start_on_sample, unsound_components
+from dgmm.fitting.sampled import Candidate, unsound_components
+from dgmm.fitting.starts import Screening, sample_sizes, start_on_sample
 from dgmm.mixture import Mixture
 from dgmm.types import Criterion
 from tests.scripts import scripted
@@ -145,7 +146,7 @@ class Recorded:
         monkeypatch.setattr(starts, "_climb_on_sample", self._climb)
         x = np.random.default_rng(0).standard_normal((2000, D))
         self.passes = passes_over(open_samples(x), threads(1))
-        found = start_on_sample(self.passes.profile, [A], Training(**options), self.passes.frame)
+        found = start_on_sample(self.passes.profile, [A], Training(search="starts", **options), self.passes.frame)
         self.mixture = found.mixtures[A]
 
     def _climb(self, what: str, tried: Sequence[tuple[Candidate, Ascent]], rows: Any, max_passes: int) -> None:

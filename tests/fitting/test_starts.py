@@ -14,7 +14,7 @@ from distributed import Client
 from dgmm.data import open_samples
 from dgmm.engine import open_workers
 from dgmm.engine.workers import of_client, threads
-from dgmm.fitting import One, Training, passes_over, starts, train_samples
+from dgmm.fitting import One, Training, passes_over, sampled, starts, train_samples
 
 OPTIONS = Training(n_init=1, start_rows=3000)
 
@@ -28,13 +28,13 @@ def x() -> np.ndarray:
 
 def test_one_worker_is_one_thread(x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     at_work = []
-    accumulate = starts.accumulate
+    accumulate = sampled.accumulate
 
     def noted(*given: Any) -> Any:
         at_work.append(threading.current_thread())
         return accumulate(*given)
 
-    monkeypatch.setattr(starts, "accumulate", noted)
+    monkeypatch.setattr(sampled, "accumulate", noted)
     with open_workers("threads", n_workers=1) as workers:
         train_samples(open_samples(x), workers, One(n_components=2), OPTIONS)
     assert set(at_work) == {threading.main_thread()}
@@ -43,18 +43,18 @@ def test_one_worker_is_one_thread(x: np.ndarray, monkeypatch: pytest.MonkeyPatch
 def test_three_workers_are_three_threads_at_a_time(x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = passes_over(open_samples(x), threads(3))
     blocks, together = [], threading.Barrier(3)
-    accumulate = starts.accumulate
+    accumulate = sampled.accumulate
 
     def noted(*given: Any) -> Any:
         blocks.append(together.wait(timeout=60))
         return accumulate(*given)
 
-    monkeypatch.setattr(starts, "accumulate", noted)
-    monkeypatch.setattr(starts, "SAMPLE_BLOCK", 1000)
+    monkeypatch.setattr(sampled, "accumulate", noted)
+    monkeypatch.setattr(sampled, "SAMPLE_BLOCK", 1000)
     starts.start_on_sample(
         passes.profile,
         [starts.Candidate(2, "full")],
-        OPTIONS,
+        OPTIONS.model_copy(update={"search": "starts"}),
         passes.frame,
         n_threads=passes.fold.workers.driver_threads,
     )

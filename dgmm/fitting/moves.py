@@ -1,0 +1,310 @@
+"""Moves from one mixture to another: a component cut in two, two put together, another family; for any family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from dgmm.em import Ascent, Ground, climb, maximise
+from dgmm.errors import CollapseError, InputError
+from dgmm.families import Family, GaussianFamily, Moments, SufficientStatistics
+from dgmm.fitting.initialise import from_responsibilities, one_component
+from dgmm.fitting.sampled import SampleRows
+from dgmm.mixture import Mixture
+from dgmm.rows import Rows
+from dgmm.types import BoolArray, FloatArray, IntArray
+
+#: Rows that belong to a component with a smaller probability say nothing about where to cut it.
+OWN = 0.01
+#: A component is cut across its first principal axes, each at so many standard deviations from its mean.
+CUTS = ((0.0, -1.0, 1.0), (0.0,))
+#: How far apart, in standard deviations, the halves of a cut by moments are put.
+NEAR = 0.5
+#: Lloyd steps of the cut by two means.
+TWO_MEANS_STEPS = 10
+#: All cuts of a component make so many passes over its own rows; so many of them go on for so many more.
+FIRST_PASSES, CUTS_KEPT, MORE_PASSES = 1, 2, 5
+
+
+@dataclass(frozen=True)
+class Split:
+    """A component cut in two.
+
+    Attributes
+    ----------
+    component : int
+    parts : Mixture
+        Two components in frame coordinates, their weights as shares of the component's.
+    gain : float
+        What the mixture gains by it, at the least, in nats: with all other components and all responsibilities but
+        theirs as they are.
+    """
+
+    component: int
+    parts: Mixture
+    gain: float
+
+
+class Standing:
+    """A mixture on rows in memory, and what moves from there need to know; each is found when first asked for.
+
+    Parameters
+    ----------
+    mixture : Mixture
+        In frame coordinates.
+    ground : Ground
+    sample : SampleRows
+    reg_covar : float
+        By which a part of a component counts as unsound.
+    """
+
+    def __init__(self, mixture: Mixture, ground: Ground, sample: SampleRows, reg_covar: float) -> None:
+        self.mixture = mixture
+        self.reg_covar = reg_covar
+        self.ground = ground
+        self.sample = sample
+
+    @cached_property
+    def responsibilities(self) -> FloatArray:
+        """Of every component for every row, times the row's weight, shape (K, m)."""
+        rows = self.sample.rows
+        found = self.mixture.to_data(self.ground.frame).responsibilities(rows.x).T
+        return found if rows.weights is None else found * rows.weights
+
+    @cached_property
+    def coordinates(self) -> FloatArray:
+        """Of the rows in the frame, shape (d, m)."""
+        return self.sample.coordinates(self.mixture.family.frame)
+
+    @cached_property
+    def sums(self) -> FloatArray:
+        """Sums of the features, shape (K, P), in the common frame whatever a component's width."""
+        return self.responsibilities @ self.mixture.family.features.of(self.coordinates).T
+
+    @property
+    def _scale(self) -> FloatArray:
+        """The data's standard deviations in the frame; one where there is none."""
+        variances = np.diagonal(self.ground.moments.covariance)
+        return np.sqrt(np.where(variances > 0, variances, 1.0))
+
+    @cached_property
+    def splits(self) -> list[Split]:
+        """The best cuts of every component."""
+        found = self.sample.map(self._splits_of, range(self.mixture.n_components))
+        return [split for splits in found for split in splits]
+
+    def _splits_of(self, k: int) -> list[Split]:
+        family, r, rows = self.mixture.family, self.responsibilities[k], self.sample.rows
+        share = r if rows.weights is None else r / rows.weights
+        own = np.flatnonzero(share > OWN)
+        d = self.mixture.n_features
+        if r[own].sum() < 2 * (d + 1):
+            return []
+        local = SampleRows(Rows(rows.x[own], r[own]), self.sample.frame, 1)
+        ground = replace(self.ground, moments=local.moments.in_frame(self.ground.frame))
+        whole = Ascent(one_component(family, ground), ground, acceleration="none")
+        y = self.coordinates[:, own]
+        starts = list(cut(family, y, r[own], ground, self._scale))
+        ascents = [Ascent(start, ground, acceleration="none", stop=_never) for start in starts]
+        list(climb([whole, *ascents], local.accumulate, FIRST_PASSES))
+        ascents = sorted((a for a in ascents if a.failure is None), key=lambda a: -a.log_likelihood)[:CUTS_KEPT]
+        list(climb(ascents, local.accumulate, MORE_PASSES))
+        found = []
+        for a in ascents:
+            counts = a.mixture.weights * local.rows.count
+            unsound = family.unsound(a.mixture.components, counts, self.ground.moments, self.reg_covar)
+            if a.failure is None and not unsound.any():
+                found.append(Split(k, a.mixture, a.log_likelihood - whole.log_likelihood))
+        return found
+
+    def split(self, split: Split) -> Mixture:
+        """The mixture with a component cut."""
+        mixture, k = self.mixture, split.component
+        others = np.delete(np.arange(mixture.n_components), k)
+        weights = np.concatenate([mixture.weights[others], mixture.weights[k] * split.parts.weights])
+        parts = [mixture.family.taken(mixture.components, others), split.parts.components]
+        return Mixture(mixture.family, weights / weights.sum(), joined(mixture.family, parts))
+
+    def twin(self) -> Mixture:
+        """One component more and the same density: the heaviest twice, with half of the weight each."""
+        k = int(np.argmax(self.mixture.weights))
+        order = np.array([*range(self.mixture.n_components), k])
+        weights = self.mixture.weights[order]
+        weights[[k, -1]] /= 2
+        return Mixture(self.mixture.family, weights, self.mixture.family.taken(self.mixture.components, order))
+
+    @cached_property
+    def merges(self) -> list[tuple[float, int, int]]:
+        """All pairs of components with the nats that their merging costs, at most, the cheapest first."""
+        i, j = np.triu_indices(self.mixture.n_components, 1)
+        costs = merge_costs(self.mixture, self.sums, self.ground, i, j)
+        return sorted(zip(costs.tolist(), i.tolist(), j.tolist(), strict=True))
+
+    def merge(self, i: int, j: int) -> Mixture | None:
+        """The M-step with two components as one; None where that collapses."""
+        sums = self.sums.copy()
+        sums[i] += sums[j]
+        others = np.delete(np.arange(len(sums)), j)
+        family = self.mixture.family
+        blank = Mixture(family, self.mixture.weights[others], family.taken(self.mixture.components, others))
+        return self._maximised(blank, sums[others])
+
+    def merge_and_split(self, i: int, j: int, split: Split) -> Mixture | None:
+        """Two components as one, and a third one cut; None where that collapses."""
+        merged = self.merge(i, j)
+        if merged is None:
+            return None
+        k = split.component - (split.component > j)
+        return Standing(merged, self.ground, self.sample, self.reg_covar).split(replace(split, component=k))
+
+    def as_family(self, family: Family, ground: Ground) -> Mixture:
+        """The M-step of another family, on the same responsibilities: no less likely, if that contains this one.
+
+        Parameters
+        ----------
+        family : Family
+        ground : Ground
+            Of that family.
+        """
+        features = family.features.of(self.sample.coordinates(family.frame))
+        return from_responsibilities(family, features, self.responsibilities, ground)
+
+    def _maximised(self, blank: Mixture, sums: FloatArray) -> Mixture | None:
+        count = self.ground.moments.count
+        try:
+            return maximise(blank, summed(count, sums), self.ground)
+        except CollapseError:
+            return None
+
+
+def _never(_: Ascent) -> bool:
+    return False
+
+
+def summed(count: float, sums: FloatArray) -> SufficientStatistics:
+    """Statistics that are sums in the common frame and nothing else."""
+    return SufficientStatistics(np.nan, count, sums, np.zeros(len(sums), dtype=bool))
+
+
+def joined(family: Family, parts: Sequence[object]) -> object:
+    """Components of several mixtures as those of one; what all components share is the first one's."""
+    arrays = [family.arrays(part) for part in parts]
+    return family.from_arrays({
+        name: np.concatenate([a[name][1] for a in arrays]) if dims[:1] == ("component",) else values
+        for name, (dims, values) in arrays[0].items()
+    })  # fmt: skip
+
+
+def cut(family: Family, y: FloatArray, weights: FloatArray, ground: Ground, scale: FloatArray) -> Iterator[Mixture]:
+    """Two components in the place of one, in as many ways as there are to cut its rows.
+
+    Parameters
+    ----------
+    family : Family
+    y : ndarray, shape (d, n)
+        Rows in frame coordinates.
+    weights : ndarray, shape (n,)
+        How much of each belongs to the component.
+    ground : Ground
+        Of these rows with these weights.
+    scale : ndarray, shape (d,)
+        What counts as one in each coordinate, for axes and distances.
+    """
+    features = family.features.of(y)
+    values, vectors = principal_axes(ground.moments, scale)
+    z = (y - ground.moments.mean[:, None]) / scale[:, None]
+    for sides in cuts(z, weights, values, vectors):
+        halves = np.array([sides, ~sides]) * weights
+        if (halves.sum(axis=1) > len(y)).all():
+            with suppress(CollapseError):
+                yield from_responsibilities(family, features, halves, ground, begin=True)
+    if isinstance(family, GaussianFamily):
+        with suppress(np.linalg.LinAlgError, InputError):
+            yield split_by_moments(family, ground.moments, scale * np.sqrt(values[0]) * vectors[:, 0], NEAR)
+
+
+def principal_axes(moments: Moments, scale: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Variances, largest first, and the directions, one a column, in units of a scale; signs are fixed."""
+    values, vectors = np.linalg.eigh(moments.covariance / np.outer(scale, scale))
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(len(values))]
+    return values, vectors * np.sign(largest)
+
+
+def cuts(z: FloatArray, weights: FloatArray, values: FloatArray, vectors: FloatArray) -> Iterator[BoolArray]:
+    """Which rows (d, n) are on one side: across the first axes, and by two means, as they are and whitened."""
+    used = values > 0
+    along = vectors[:, used].T @ z / np.sqrt(values[used])[:, None]
+    for axis, places in zip(along, CUTS, strict=False):
+        for at in places:
+            yield axis > at
+    if len(along):
+        yield two_means(z, weights, along[0] > 0)
+        yield two_means(along, weights, along[0] > 0)
+
+
+def two_means(z: FloatArray, weights: FloatArray, sides: BoolArray) -> BoolArray:
+    """Lloyd's steps from some sides."""
+    for _ in range(TWO_MEANS_STEPS):
+        first, second = weights * sides, weights * ~sides
+        if not (first.any() and second.any()):
+            return sides
+        a, b = z @ first / first.sum(), z @ second / second.sum()
+        after: BoolArray = (a - b) @ z > 0.5 * (a @ a - b @ b)
+        if (after == sides).all():
+            return sides
+        sides = after
+    return sides
+
+
+def split_by_moments(family: GaussianFamily, moments: Moments, axis: FloatArray, t: float) -> Mixture:
+    """Two halves with the mean and the covariance of the whole: ``mu +- t a``, ``C - t^2 a a'``.
+
+    Parameters
+    ----------
+    family : GaussianFamily
+        A family that restricts covariances has less of them.
+    moments : Moments
+    axis : ndarray, shape (d,)
+        A principal axis times its standard deviation.
+    t : float
+        Between zero and one.
+    """
+    step = t * axis
+    halves = family.factors(2, moments.covariance - np.outer(step, step))
+    means = np.array([moments.mean + step, moments.mean - step])
+    return Mixture(family, np.array([0.5, 0.5]), family.from_arrays({"means": means, "factors": halves}))
+
+
+def merge_costs(mixture: Mixture, sums: FloatArray, ground: Ground, i: IntArray, j: IntArray) -> FloatArray:
+    """What merging pairs costs, at most, in nats: the expected log-likelihood with and without, weights aside.
+
+    For Gaussian components n times Runnalls' bound of the Kullback-Leibler divergence between mixtures,
+    ``[(w_i + w_j) log |C_ij| - w_i log |C_i| - w_j log |C_j|] / 2`` (Runnalls 2007, equation 21), where ``C_ij`` is the
+    covariance of both. Where all components share one covariance, as if that stayed what it is.
+
+    Parameters
+    ----------
+    mixture : Mixture
+    sums : ndarray, shape (K, P)
+    ground : Ground
+    i, j : ndarray of int, shape (pairs,)
+    """
+    family, n = mixture.family, sums[:, 0]
+    if isinstance(family, GaussianFamily) and family.shared:
+        whitening = np.linalg.inv(mixture.components.factors)
+        differences: FloatArray = (mixture.means[i] - mixture.means[j]) @ whitening.T
+        harmonic = n[i] * n[j] / np.maximum(n[i] + n[j], np.finfo(float).tiny)
+        return 0.5 * harmonic * (differences**2).sum(axis=1)
+
+    def expected(its: FloatArray, reference: object) -> FloatArray:
+        _, components = family.maximise(summed(ground.moments.count, its), reference, ground.moments, ground.floor)
+        return np.einsum("kp,kp->k", family.natural_parameters(np.ones(len(its)), components, 0.0), its)
+
+    apart = expected(sums, mixture.components)
+    costs: FloatArray = apart[i] + apart[j] - expected(sums[i] + sums[j], family.taken(mixture.components, i))
+    return costs

@@ -1,0 +1,96 @@
+"""Rows of the sample in memory, where a pass costs next to nothing, and what counts as sound there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dask.system import CPU_COUNT
+
+from dgmm.em import Ascent, Ground
+from dgmm.engine import Node, merge_all
+from dgmm.estep import accumulate, make_plan, unpack
+from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_family
+from dgmm.mixture import Mixture
+from dgmm.rows import Rows
+from dgmm.types import FloatArray
+
+#: Rows of the in-memory sample per task.
+SAMPLE_BLOCK = 2048
+
+
+@dataclass(frozen=True, order=True)
+class Candidate:
+    """A number of components and a covariance type."""
+
+    n_components: int
+    covariance_type: str
+
+    def __str__(self) -> str:
+        return f"{self.covariance_type} K={self.n_components}"
+
+
+class SampleRows:
+    """Rows in memory, seen through the frames of all the data; the other way to supply `accumulate`.
+
+    Parameters
+    ----------
+    rows : Rows
+        With weights of mean one, if any.
+    frame : callable
+        The frame of each kind.
+    n_threads : int
+        That work at a time; as many as there are cores by default.
+    """
+
+    def __init__(self, rows: Rows, frame: Callable[[FrameKind], Frame], n_threads: int = CPU_COUNT) -> None:
+        self.rows = rows
+        self.frame = frame
+        self.moments = Moments.of(rows.x, rows.weights)
+        # threads that stay keep their buffers
+        self.map: Any = ThreadPoolExecutor(n_threads).map if n_threads > 1 else map
+        self._coordinates: dict[FrameKind, FloatArray] = {}
+
+    def coordinates(self, kind: FrameKind) -> FloatArray:
+        """Of the rows in a frame, shape (d, m); kept once they are known."""
+        if kind not in self._coordinates:
+            self._coordinates[kind] = self.frame(kind).coordinates(self.rows.x)
+        return self._coordinates[kind]
+
+    def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
+        """E-step of all mixtures over the rows."""
+        plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures})
+        blocks = [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]
+        parts = self.map(lambda block: accumulate(block, plan), blocks)
+        return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
+
+
+def grounds_for(
+    candidates: Iterable[Candidate], moments: Moments, frame: Callable[[FrameKind], Frame], reg_covar: float
+) -> dict[str, Ground]:
+    """What the M-steps of each covariance type need to know about the data."""
+    grounds = {}
+    for name in {c.covariance_type for c in candidates}:
+        family = get_family(name)
+        its_frame = frame(family.frame)
+        in_frame = moments.in_frame(its_frame)
+        grounds[name] = Ground(its_frame, in_frame, family.floor(reg_covar, in_frame))
+    return grounds
+
+
+def is_sound(a: Ascent, reg_covar: float) -> bool:
+    """Whether all components of the best mixture it has seen mean something."""
+    return a.failure is None and not unsound_components(a, reg_covar)
+
+
+def unsound_components(a: Ascent, reg_covar: float) -> tuple[int, ...]:
+    """Components of the best mixture of an ascent that mean nothing; see `Family.unsound`."""
+    mixture, ground = a.mixture, a.ground
+    counts = mixture.weights * ground.moments.count
+    if a.best is not None:
+        counts = counts * a.best.statistics.effective_shares
+    unsound = mixture.family.unsound(mixture.components, counts, ground.moments, reg_covar)
+    return tuple(np.flatnonzero(unsound).tolist())

@@ -1,0 +1,260 @@
+"""A path through the numbers of components on the sample: mixtures grow by splits, shrink by merges, and move by both.
+
+Restarts end at the top nearest to where they began, whichever that is. Here every number of components begins where
+its neighbours have arrived: with a component of K - 1 cut in two, or with two of
+K + 1 put together (split and merge EM, Ueda et al. 2000). Cuts are tried on a component's own rows, where they cost a
+small part of a pass; merges are ranked by what they cost at most; the most promising of them climb, all together.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dgmm.em import Ascent, Ground, climb
+from dgmm.families import Family
+from dgmm.fitting.initialise import one_component
+from dgmm.fitting.moves import Standing
+from dgmm.fitting.options import Training
+from dgmm.fitting.outcome import SAME, Spread
+from dgmm.fitting.sampled import SampleRows, is_sound
+from dgmm.mixture import Mixture
+from dgmm.types import Effort
+
+logger = logging.getLogger("dgmm")
+
+#: Passes of a proposal at most, and the share of p/2 nats that may be missing at its end; of those on the way.
+PASSES, TOLERANCE = 100, 0.02
+PASSES_ON_THE_WAY, TOLERANCE_ON_THE_WAY = 30, 0.1
+#: After so many passes, and every so many more, proposals that cannot reach the tops that are kept are given up.
+SETTLED, AGAIN = 8, 4
+#: A move gains if it does by this share of p/2 nats: less is what the climbs leave undecided.
+GAIN = 0.02
+#: Merges that a round of moves combines with splits.
+PAIRS = 6
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is spent on the sample for each number of components.
+
+    Attributes
+    ----------
+    beam : int
+        Tops of each number of components that are kept alive.
+    proposals : int
+        Proposals of each step that climb.
+    overshoot : int
+        The path goes so many components beyond the largest that is asked for, and comes back.
+    rounds : int
+        Rounds of merges with splits, at most, of each number that is asked for.
+    """
+
+    beam: int
+    proposals: int
+    overshoot: int
+    rounds: int
+
+
+BUDGETS: dict[Effort, Budget] = {
+    "quick": Budget(beam=1, proposals=3, overshoot=0, rounds=1),
+    "standard": Budget(beam=2, proposals=4, overshoot=2, rounds=3),
+    "thorough": Budget(beam=4, proposals=8, overshoot=4, rounds=10),
+}
+
+
+@dataclass(frozen=True)
+class Top:
+    """Where a climb has ended: a sound one.
+
+    Attributes
+    ----------
+    ascent : Ascent
+    standing : Standing
+    """
+
+    ascent: Ascent
+    standing: Standing
+
+    @property
+    def log_likelihood(self) -> float:
+        """On the sample."""
+        return self.ascent.log_likelihood
+
+
+class Path:
+    """The tops of one family, for every number of components.
+
+    Parameters
+    ----------
+    family : Family
+    sample : SampleRows
+    ground : Ground
+    options : Training
+    wanted : iterable of int
+        Numbers of components; the others are on the way.
+    simpler : sequence of Path
+        Of families that this one contains, on the same sample.
+
+    Attributes
+    ----------
+    tops : dict
+        Number of components -> the best tops, the most likely first.
+    ends : dict
+        Number of components -> where every sound climb has ended, those included that were given up.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        sample: SampleRows,
+        ground: Ground,
+        options: Training,
+        wanted: Iterable[int],
+        simpler: Sequence[Path] = (),
+    ) -> None:
+        self.family = family
+        self.sample = sample
+        self.ground = ground
+        self.options = options
+        self.budget = BUDGETS[options.search]
+        self.wanted = sorted(set(wanted))
+        self.simpler = simpler
+        self.tops: dict[int, list[Top]] = {}
+        self.ends: dict[int, list[float]] = {}
+
+    def walk(self) -> None:
+        """From one component up to the largest number that is wanted and beyond, and down again."""
+        began = time.perf_counter()
+        n, d = self.sample.rows.x.shape
+        last = max(min(self.wanted[-1] + self.budget.overshoot, n // (d + 1)), self.wanted[-1])
+        self.climb(1, [one_component(self.family, self.ground)])
+        for k in range(1, last):
+            self.grow(k)
+        for k in range(last, max(self.wanted[0], 2), -1):
+            self.shrink(k)
+        self.settle()
+        logger.info(
+            "path: %s K=1 to %d on %d rows of the sample, %d climbs, %.1f s",
+            self.family.name, last, n, sum(map(len, self.ends.values())), time.perf_counter() - began,
+        )  # fmt: skip
+
+    def explore(self) -> None:
+        """Rounds of merges with splits elsewhere, for each number that is wanted, until none gains."""
+        began = time.perf_counter()
+        rounds = 0
+        for k in self.wanted:
+            for _ in range(self.budget.rounds if k > 2 else 0):
+                rounds += 1
+                if not self.move(k):
+                    break
+        self.settle()
+        logger.info(
+            "moves: %s on %d rows of the sample, %d rounds, %.1f s",
+            self.family.name, len(self.sample.rows), rounds, time.perf_counter() - began,
+        )  # fmt: skip
+
+    def onto(self, sample: SampleRows, ground: Ground, wanted: Iterable[int], simpler: Sequence[Path]) -> Path:
+        """The tops of some numbers of components, climbed on with a larger sample."""
+        after = Path(self.family, sample, ground, self.options, wanted, simpler)
+        for k in after.wanted:
+            after.climb(k, [top.ascent.mixture for top in self.tops[k]])
+        return after
+
+    def best(self, k: int) -> float:
+        """The highest log-likelihood of so many components."""
+        return self.tops[k][0].log_likelihood if self.tops.get(k) else -np.inf
+
+    def spread(self, k: int) -> Spread:
+        """What is known of the tops of so many components."""
+        return Spread.of(self.ends[k], self.ground.moments.count)
+
+    def grow(self, k: int) -> bool:
+        """From K to K + 1 by the best splits; whether that found a better top."""
+        pool = [
+            (top.log_likelihood + split.gain, top.standing.split(split))
+            for top in self.tops.get(k, [])
+            for split in top.standing.splits
+        ]
+        return self._try(k + 1, pool)
+
+    def shrink(self, k: int) -> bool:
+        """From K to K - 1 by the cheapest merges; whether that found a better top."""
+        pool = []
+        for top in self.tops.get(k, []):
+            for cost, i, j in top.standing.merges[: self.budget.proposals]:
+                merged = top.standing.merge(i, j)
+                if merged is not None:
+                    pool.append((top.log_likelihood - cost, merged))
+        return self._try(k - 1, pool)
+
+    def move(self, k: int) -> bool:
+        """A round of merges with splits elsewhere; whether that found a better top."""
+        pool = []
+        for top in self.tops.get(k, []):
+            standing = top.standing
+            for cost, i, j in standing.merges[:PAIRS]:
+                others = [split for split in standing.splits if split.component not in (i, j)]
+                for split in sorted(others, key=lambda s: -s.gain)[: self.budget.proposals]:
+                    pool.append((top.log_likelihood + split.gain - cost, standing, i, j, split))
+        pool.sort(key=lambda p: -p[0])
+        made = [
+            (promise, standing.merge_and_split(i, j, split))
+            for promise, standing, i, j, split in pool[: 2 * self.budget.proposals]
+        ]
+        return self._try(k, [(promise, mixture) for promise, mixture in made if mixture is not None])
+
+    def settle(self) -> None:
+        """See to it that the likelihood falls neither as K grows nor from a family to one that contains it."""
+        for k in sorted(self.tops):
+            for path in self.simpler:
+                if path.best(k) > self.best(k):
+                    self.climb(k, [path.tops[k][0].standing.as_family(self.family, self.ground)])
+            # where no mixture of so many is sound, none is made of fewer: it would be two names for one component
+            if k + 1 in self.wanted and k + 1 in self.tops and self.best(k + 1) < self.best(k):
+                self.climb(k + 1, [self.tops[k][0].standing.twin()])
+
+    def _try(self, k: int, pool: Sequence[tuple[float, Mixture]]) -> bool:
+        """Let the most promising climb; those first that promise most, whatever order they come in."""
+        chosen = sorted(pool, key=lambda p: (-p[0], tuple(p[1].means.ravel().tolist())))
+        return self.climb(k, [mixture for _, mixture in chosen[: self.budget.proposals]])
+
+    def climb(self, k: int, starts: Sequence[Mixture]) -> bool:
+        """Climb from these starts, all together; whether one of them came to a better top than was known."""
+        arrived = k in self.wanted
+        chance = 0.5 * self.family.n_parameters(k, self.sample.rows.x.shape[1])
+        tol = (TOLERANCE if arrived else TOLERANCE_ON_THE_WAY) * chance / self.ground.moments.count
+        ascents = [Ascent(start, self.ground, tol, self.options.accelerate) for start in starts]
+        for step in climb(ascents, self.sample.accumulate, PASSES if arrived else PASSES_ON_THE_WAY):
+            if step.number >= SETTLED and step.number % AGAIN == 0:
+                self._give_up(k, ascents)
+        before = self.best(k)
+        for a in ascents:
+            self.add(k, a)
+        return self.best(k) > before + GAIN * chance
+
+    def add(self, k: int, a: Ascent) -> None:
+        """Take up the end of a climb, if it is sound: among the tops, if it is one of the best."""
+        if a.best is None or not is_sound(a, self.options.reg_covar):
+            return
+        self.ends.setdefault(k, []).append(a.log_likelihood)
+        new = Top(a, Standing(a.mixture, self.ground, self.sample, self.options.reg_covar))
+        kept: list[Top] = []
+        for top in sorted([*self.tops.get(k, []), new], key=lambda t: -t.log_likelihood):
+            if not kept or kept[-1].log_likelihood - top.log_likelihood > SAME * self.ground.moments.count:
+                kept.append(top)
+        self.tops[k] = kept[: self.budget.beam]
+
+    def _give_up(self, k: int, ascents: Sequence[Ascent]) -> None:
+        """Take out those that will hardly be among the best."""
+        known = [top.log_likelihood for top in self.tops.get(k, [])]
+        ranked = sorted([*known, *(a.log_likelihood for a in ascents if a.failure is None)], reverse=True)
+        if len(ranked) > self.budget.beam:
+            bar = ranked[self.budget.beam - 1]
+            for a in ascents:
+                if not a.done and a.log_likelihood + a.attainable_gain < bar:
+                    a.abandoned = True

@@ -1,0 +1,229 @@
+"""Moves between mixtures: what is cut, what is put together, and what it costs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+
+from dgmm.em import Ground
+from dgmm.families import FAMILIES, Moments, get_family, make_frame
+from dgmm.fitting.initialise import one_component
+from dgmm.fitting.moves import Standing, cuts, joined, principal_axes, split_by_moments, two_means
+from dgmm.fitting.sampled import SampleRows
+from dgmm.mixture import Mixture
+from dgmm.rows import Rows
+from dgmm.types import FloatArray
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
+from toy_family import Poisson
+
+KINDS = ["full", "tied", "diag", "spherical"]
+MEANS = np.array([[0.0, 0.0], [6.0, 1.0], [-2.0, 7.0]])
+SHAPES = np.array([[[1.0, 0.3], [0.0, 0.8]], [[1.5, 0.0], [0.4, 0.6]], [[0.7, 0.0], [0.0, 1.2]]])
+
+
+def clouds(n: int = 3000) -> FloatArray:
+    r = np.random.default_rng(0)
+    labels = r.choice(3, n, p=[0.5, 0.3, 0.2])
+    return np.einsum("nj,njk->nk", r.standard_normal((n, 2)), SHAPES[labels]) + MEANS[labels]
+
+
+def standing(kind: str, x: FloatArray, k: int = 3, weights: FloatArray | None = None) -> Standing:
+    """A mixture with means near those of the clouds, after one step of EM."""
+    moments = Moments.of(x, weights)
+    family = get_family(kind)
+    frame = make_frame(family.frame, moments.mean, moments.covariance)
+    inside = moments.in_frame(frame)
+    ground = Ground(frame, inside, family.floor(1e-6, inside))
+    sample = SampleRows(Rows(x, weights), lambda kind: make_frame(kind, moments.mean, moments.covariance), 1)
+    means = frame.coordinates((MEANS + 0.3)[:k]).T
+    spread = family.spread(k, inside, ground.floor)
+    start = Mixture(family, np.full(k, 1 / k), type(spread)(means, 0.3 * spread.factors))
+    (statistics,) = sample.accumulate([start])
+    weights_, components = family.maximise(statistics, start.components, inside, ground.floor)
+    return Standing(Mixture(family, weights_, components), ground, sample, 1e-6)
+
+
+def moments_of(weights: FloatArray, means: FloatArray, covariances: FloatArray) -> tuple[FloatArray, FloatArray]:
+    mean = weights @ means
+    apart = means - mean
+    return mean, np.einsum("k,kij->ij", weights, covariances) + (apart.T * weights) @ apart
+
+
+@pytest.mark.parametrize("t", [0.5, 0.9])
+def test_a_split_by_moments_keeps_two_moments(t: float) -> None:
+    moments = Moments.of(clouds())
+    values, vectors = principal_axes(moments, np.ones(2))
+    halves = split_by_moments(get_family("full"), moments, np.sqrt(values[0]) * vectors[:, 0], t)
+    mean, covariance = moments_of(halves.weights, halves.means, halves.covariances)
+    np.testing.assert_allclose(mean, moments.mean, rtol=1e-12)
+    np.testing.assert_allclose(covariance, moments.covariance, rtol=1e-12)
+    apart = halves.means[0] - halves.means[1]
+    assert np.linalg.norm(apart) == pytest.approx(2 * t * np.sqrt(values[0]))
+
+
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_merge_keeps_two_moments(kind: str, weighted: bool) -> None:
+    x = clouds()
+    s = standing(kind, x, weights=np.random.default_rng(1).uniform(0.5, 1.5, len(x)) if weighted else None)
+    merged = s.merge(0, 2)
+    assert merged is not None
+    assert merged.n_components == 2
+    # of what an EM step makes of the two, which is what they are made of
+    r = s.responsibilities
+    both = r[0] + r[2]
+    y = s.coordinates
+    mean = y @ both / both.sum()
+    scatter = (y - mean[:, None]) * both @ (y - mean[:, None]).T / both.sum() + s.ground.floor
+    expected = {"full": scatter, "diag": np.diagonal(scatter), "spherical": np.trace(scatter) / 2}[kind]
+    assert merged.weights[0] == pytest.approx(both.sum() / r.sum())
+    np.testing.assert_allclose(merged.means[0], mean, rtol=1e-9)
+    np.testing.assert_allclose(merged.covariances[0], expected, rtol=1e-9)
+
+
+def kl_to_merged(weights: FloatArray, means: FloatArray, covariances: FloatArray) -> float:
+    """Divergence of a pair from the Gaussian with its moments, by a grid."""
+    mean, covariance = moments_of(weights, means, covariances)
+    side = [np.linspace(m - 9 * s, m + 9 * s, 600) for m, s in zip(mean, np.sqrt(np.diagonal(covariance)), strict=True)]
+    grid = np.stack(np.meshgrid(*side, indexing="ij"), axis=-1)
+    area = (side[0][1] - side[0][0]) * (side[1][1] - side[1][0])
+    parts = [multivariate_normal(m, c).logpdf(grid) for m, c in zip(means, covariances, strict=True)]
+    log_pair = logsumexp(np.array(parts) + np.log(weights)[:, None, None], axis=0)
+    log_one = multivariate_normal(mean, covariance).logpdf(grid)
+    return float((np.exp(log_pair) * (log_pair - log_one)).sum() * area)
+
+
+def test_what_a_merge_costs_is_runnalls_bound() -> None:
+    s = standing("full", clouds())
+    image = Mixture(s.mixture.family, *s.mixture.family.maximise(
+        s.sample.accumulate([s.mixture])[0], s.mixture.components, s.ground.moments, s.ground.floor
+    ))  # fmt: skip
+    w, n = image.weights, s.ground.moments.count
+    assert [c for c, _, _ in s.merges] == sorted(c for c, _, _ in s.merges)
+    for cost, i, j in s.merges:
+        pair = w[[i, j]] / w[[i, j]].sum()
+        _, both = moments_of(pair, image.means[[i, j]], image.covariances[[i, j]])
+        dets = [np.linalg.slogdet(c)[1] for c in (both, image.covariances[i], image.covariances[j])]
+        bound = 0.5 * ((w[i] + w[j]) * dets[0] - w[i] * dets[1] - w[j] * dets[2])
+        assert cost / n == pytest.approx(bound, rel=1e-3)
+        # and a bound it is: the pair's own share of the mixture loses no more
+        assert (w[i] + w[j]) * kl_to_merged(pair, image.means[[i, j]], image.covariances[[i, j]]) <= bound
+
+
+def test_what_a_merge_costs_with_one_covariance() -> None:
+    s = standing("tied", clouds())
+    precision = np.linalg.inv(s.mixture.covariances)
+    n = s.responsibilities.sum(axis=1)
+    for cost, i, j in s.merges:
+        apart = s.mixture.means[i] - s.mixture.means[j]
+        assert cost == pytest.approx(0.5 * n[i] * n[j] / (n[i] + n[j]) * apart @ precision @ apart)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_clouds_under_one_component_are_cut_apart(kind: str) -> None:
+    x = clouds()
+    s = standing(kind, x, 1)
+    assert s.mixture.n_components == 1
+    best = max(s.splits, key=lambda split: split.gain)
+    cut = s.split(best)
+    before, after = (a.log_likelihood for a in s.sample.accumulate([s.mixture, cut]))
+    if kind != "tied":  # whose covariance is known to none of the parts
+        assert after - before == pytest.approx(best.gain, rel=0.02)
+    nearest = np.linalg.norm(cut.to_data(s.ground.frame).means[:, None] - MEANS, axis=2).min(axis=1)
+    assert nearest.min() < 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_split_promises_is_kept(kind: str) -> None:
+    """The gain is a bound, by Jensen's inequality, but for the rows that hardly belong."""
+    s = standing(kind, clouds(), 2)
+    (before,) = (a.log_likelihood for a in s.sample.accumulate([s.mixture]))
+    assert len(s.splits) >= 2
+    for split in s.splits if kind != "tied" else []:
+        (after,) = (a.log_likelihood for a in s.sample.accumulate([s.split(split)]))
+        assert after - before >= split.gain - 0.002 * len(s.sample.rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_twin_is_the_same_density(kind: str) -> None:
+    s = standing(kind, clouds())
+    twin = s.twin()
+    assert twin.n_components == 4
+    one, other = s.sample.accumulate([s.mixture, twin])
+    assert other.log_likelihood == pytest.approx(one.log_likelihood, rel=1e-12)
+
+
+@pytest.mark.parametrize(("simple", "general"), [("spherical", "diag"), ("diag", "full"), ("tied", "full")])
+def test_a_family_that_contains_another_is_no_less_likely(simple: str, general: str) -> None:
+    s = standing(simple, clouds())
+    other = standing(general, clouds())
+    assert get_family(general).contains(get_family(simple))
+    assert not get_family(simple).contains(get_family(general))
+    after = s.as_family(get_family(general), other.ground)
+    before = Mixture.log_density(s.mixture.to_data(s.ground.frame), s.sample.rows.x).sum()
+    assert after.to_data(other.ground.frame).log_density(s.sample.rows.x).sum() > before
+
+
+def test_the_sides_of_an_axis_are_told_by_it_alone() -> None:
+    z = np.array([[-2.0, -0.5, 0.5, 2.0, 3.0], [0.1, -0.1, 0.1, -0.1, 0.0]])
+    found = list(cuts(z, np.ones(5), np.array([1.0, 0.01]), np.eye(2)))
+    assert [side.tolist() for side in found[:3]] == [list(z[0] > at) for at in (0, -1, 1)]
+
+
+def test_two_means_separate_two_groups_whatever_the_first_sides() -> None:
+    r = np.random.default_rng(0)
+    z = np.concatenate([r.normal(0, 0.3, (2, 40)), r.normal(4, 0.3, (2, 60))], axis=1)
+    sides = two_means(z, np.ones(100), z[0] > 3.9)
+    assert set(np.flatnonzero(sides)) in ({*range(40)}, {*range(40, 100)})
+
+
+def test_weights_pull_the_two_means() -> None:
+    z = np.array([[0.0, 1.0, 4.4, 10.0]])
+    # the light row goes with the mean that it is nearer to, and does not move it
+    light = two_means(z, np.array([1.0, 1.0, 1e-9, 1.0]), z[0] > 3)
+    heavy = two_means(z, np.array([1.0, 1.0, 9.0, 1.0]), z[0] > 3)
+    assert light.tolist() == [False, False, False, True]
+    assert heavy.tolist() == [False, False, True, True]
+
+
+@pytest.fixture
+def poisson() -> Iterator[str]:
+    FAMILIES["poisson"] = Poisson()
+    yield "poisson"
+    del FAMILIES["poisson"]
+
+
+def test_any_family_is_cut_and_put_together(poisson: str) -> None:
+    r = np.random.default_rng(3)
+    x = r.poisson(np.array([[2.0, 9.0], [12.0, 3.0]])[r.integers(2, size=2000)]).astype(float)
+    moments, family = Moments.of(x), get_family(poisson)
+    frame = make_frame("identity", moments.mean, moments.covariance)
+    ground = Ground(frame, moments.in_frame(frame), family.floor(1e-6, moments))
+    s = Standing(one_component(family, ground), ground, SampleRows(Rows(x), lambda _: frame, 1), 1e-6)
+    best = max(s.splits, key=lambda split: split.gain)
+    cut = s.split(best)
+    np.testing.assert_allclose(cut.means[np.argsort(cut.means[:, 0])], [[2, 9], [12, 3]], atol=0.3)
+    two = Standing(cut, ground, s.sample, 1e-6)
+    ((cost, i, j),) = two.merges
+    merged = two.merge(i, j)
+    assert merged is not None
+    np.testing.assert_allclose(merged.means, [x.mean(axis=0)], rtol=1e-12)
+    # the loss is that of the clearly separated pair, all but exactly: no row has to choose
+    before, after = (a.log_likelihood for a in s.sample.accumulate([cut, merged]))
+    entropy = -len(x) * float(cut.weights @ np.log(cut.weights))
+    assert before - after == pytest.approx(cost - entropy, rel=0.02)
+
+
+def test_what_is_shared_is_the_first_ones() -> None:
+    family = get_family("tied")
+    one, other = standing("tied", clouds()).mixture.components, standing("tied", clouds(), 2).mixture.components
+    both = joined(family, [one, other])
+    np.testing.assert_array_equal(family.means(both), np.vstack([one.means, other.means]))
+    np.testing.assert_array_equal(family.covariances(both), family.covariances(one))

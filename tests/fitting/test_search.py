@@ -1,0 +1,253 @@
+"""The path through K on the sample: how it goes, what it keeps, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+import dgmm
+from dgmm.data import open_samples
+from dgmm.em import Evaluated
+from dgmm.engine.workers import threads
+from dgmm.families import SufficientStatistics, get_family
+from dgmm.fitting import Spread, Training, passes_over, search
+from dgmm.fitting.initialise import one_component
+from dgmm.fitting.sampled import Candidate, SampleRows, grounds_for
+from dgmm.fitting.search import Path
+from dgmm.fitting.starts import start_on_sample
+from dgmm.mixture import Mixture
+from dgmm.types import FloatArray
+
+KINDS = ["spherical", "diag", "tied", "full"]
+
+
+def overlapping(n: int = 4000, d: int = 3, k: int = 6, seed: int = 0) -> FloatArray:
+    r = np.random.default_rng(seed)
+    centres, shapes = 2 * r.normal(size=(k, d)), np.eye(d) + 0.4 * r.normal(size=(k, d, d))
+    labels = r.choice(k, size=n, p=r.dirichlet(np.full(k, 3.0)))
+    return np.einsum("nj,njk->nk", r.normal(size=(n, d)), shapes[labels]) + centres[labels]
+
+
+def unbalanced(n: int = 50_000) -> tuple[FloatArray, np.ndarray]:
+    """Seven clusters, the rarest a hundredth of the rows."""
+    r = np.random.default_rng(7)
+    means = 3 * r.standard_normal((7, 10))
+    shapes = 0.7 * np.eye(10) + 0.5 * r.standard_normal((7, 10, 10))
+    labels = r.choice(7, n, p=[0.40, 0.25, 0.15, 0.10, 0.06, 0.03, 0.01])
+    return means[labels] + np.einsum("nij,nj->ni", shapes[labels], r.standard_normal((n, 10))), labels
+
+
+def path_on(x: FloatArray, kind: str, wanted: Sequence[int], n_threads: int = 1, **options: Any) -> Path:
+    training = Training(**options)
+    passes = passes_over(open_samples(x), threads(1), training)
+    sample = SampleRows(passes.profile.sample.first(10_000), passes.frame, n_threads)
+    ground = grounds_for([Candidate(1, kind)], sample.moments, passes.frame, 1e-6)[kind]
+    return Path(get_family(kind), sample, ground, training, wanted)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[int, float]]:
+    """Log-likelihoods on the sample, of every family and number of components."""
+    x = overlapping()
+    passes = passes_over(open_samples(x), threads(2))
+    candidates = [Candidate(k, kind) for kind in KINDS for k in range(2, 9)]
+    starts = start_on_sample(passes.profile, candidates, Training(n_init=1), passes.frame, n_threads=2)
+    sample = SampleRows(passes.profile.sample.first(10_000), passes.frame, 1)
+    assert set(starts.mixtures) == set(candidates)
+    grounds = grounds_for(candidates, sample.moments, passes.frame, 1e-6)
+    return {
+        kind: {
+            c.n_components: Evaluated.of(m, sample.accumulate([m])[0], grounds[kind]).log_likelihood
+            for c, m in starts.mixtures.items()
+            if c.covariance_type == kind
+        }
+        for kind in KINDS
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_likelihood_never_falls_as_k_grows(kind: str, found: dict[str, dict[int, float]]) -> None:
+    for k, more in pairwise(sorted(found[kind])):
+        assert found[kind][more] >= found[kind][k] - 1e-6
+
+
+@pytest.mark.parametrize(("simple", "general"), [("spherical", "diag"), ("diag", "full"), ("tied", "full")])
+def test_the_likelihood_never_falls_to_a_family_that_contains_another(
+    simple: str, general: str, found: dict[str, dict[int, float]]
+) -> None:
+    for k, value in found[simple].items():
+        assert found[general][k] >= value - 1e-6
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_the_path_does_not_depend_on_who_works(n_threads: int) -> None:
+    x = overlapping()
+    one, other = path_on(x, "full", [4], 1), path_on(x, "full", [4], n_threads)
+    for path in (one, other):
+        path.walk()
+        path.explore()
+    a, b = (p.tops[4][0].ascent.mixture for p in (one, other))
+    np.testing.assert_array_equal(a.means, b.means)
+    np.testing.assert_array_equal(a.covariances, b.covariances)
+    assert one.ends == other.ends
+
+
+def test_the_order_of_proposals_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = overlapping()
+    plain = path_on(x, "full", [4])
+    plain.walk()
+    shuffled = path_on(x, "full", [4])
+    r, tried = np.random.default_rng(1), shuffled._try
+
+    def in_another_order(k: int, pool: Sequence[tuple[float, Mixture]]) -> bool:
+        return tried(k, [pool[i] for i in r.permutation(len(pool))])
+
+    monkeypatch.setattr(shuffled, "_try", in_another_order)
+    shuffled.walk()
+    assert plain.ends == shuffled.ends
+    np.testing.assert_array_equal(plain.tops[4][0].ascent.mixture.means, shuffled.tops[4][0].ascent.mixture.means)
+
+
+# ---- the rules, on scripted climbs ------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A path whose climbs end where they are told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, effort: str = "standard", **more: Any) -> None:
+        self.path = path_on(overlapping(300), "diag", [2], search=effort, **more)
+        self.m = self.path.ground.moments.count
+        self.climbed: list[list[str]] = []
+        self.values: dict[float, float] = {}
+        self.monkeypatch = monkeypatch
+
+    def end(self, k: int, value: float, spread: float = 1.0) -> None:
+        """One climb that came to this value."""
+        single = one_component(self.path.family, self.path.ground)
+        order = np.zeros(k, dtype=np.int64)
+        components = self.path.family.taken(single.components, order)
+        mixture = Mixture(
+            self.path.family, np.full(k, 1 / k), type(components)(components.means, spread * components.factors)
+        )
+        a = search.Ascent(mixture, self.path.ground)
+        statistics = SufficientStatistics(value, self.m, np.full((k, 7), self.m / k), np.zeros(k, dtype=bool), 0.0)
+        a.best = Evaluated(mixture, statistics, self.path.ground)
+        a.trajectory = [value]
+        self.path.add(k, a)
+
+
+@pytest.mark.parametrize(("effort", "beam"), [("quick", 1), ("standard", 2), ("thorough", 4)])
+def test_the_best_tops_are_kept_alive_each_once(monkeypatch: pytest.MonkeyPatch, effort: str, beam: int) -> None:
+    script = Scripted(monkeypatch, effort)
+    m = script.m
+    values = [-7.0, -5.0, -6.0, -5.0004, -8.0, -9.0]
+    for value in values:
+        script.end(2, value * m)
+    assert [top.log_likelihood / m for top in script.path.tops[2]] == pytest.approx([-5.0, -6.0, -7.0, -8.0][:beam])
+    assert script.path.spread(2) == Spread(2, 6, pytest.approx(1.0))
+
+
+def test_a_likelihood_that_means_nothing_is_no_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Scripted(monkeypatch)
+    script.end(2, -5.0, spread=1e-7)
+    assert script.path.tops == {}
+    assert script.path.ends == {}
+
+
+def test_the_most_promising_climb_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Scripted(monkeypatch)
+    single = one_component(script.path.family, script.path.ground)
+    promises = [3.0, 9.0, 1.0, 7.0, 8.0, 2.0]
+    pool = [
+        (
+            p,
+            Mixture(
+                single.family, single.weights, type(single.components)(single.means + p, single.components.factors)
+            ),
+        )
+        for p in promises
+    ]
+    seen: list[float] = []
+    monkeypatch.setattr(script.path, "climb", lambda k, starts: seen.extend(float(s.means[0, 0]) for s in starts))
+    script.path._try(1, pool)
+    assert np.array(seen) - single.means[0, 0] == pytest.approx([9.0, 8.0, 7.0, 3.0])
+
+
+def test_what_cannot_reach_the_tops_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Scripted(monkeypatch, "quick")
+    script.end(2, -500.0)
+
+    class Climbing:
+        done, failure, abandoned = False, None, False
+
+        def __init__(self, value: float, attainable: float) -> None:
+            self.log_likelihood, self.attainable_gain = value, attainable
+
+    near, far, high = Climbing(-510.0, 11.0), Climbing(-510.0, 9.0), Climbing(-499.0, 0.0)
+    script.path._give_up(2, [near, far])  # type: ignore[list-item]
+    assert (near.abandoned, far.abandoned) == (False, True)
+    # one that is already higher raises the bar
+    script.path._give_up(2, [near, high])  # type: ignore[list-item]
+    assert (near.abandoned, high.abandoned) == (False, False)
+    near.attainable_gain = 10.5
+    script.path._give_up(2, [near, high])  # type: ignore[list-item]
+    assert near.abandoned
+
+
+@pytest.mark.parametrize(("effort", "last"), [("quick", 4), ("standard", 6), ("thorough", 8)])
+def test_the_path_goes_too_far_and_comes_back(monkeypatch: pytest.MonkeyPatch, effort: str, last: int) -> None:
+    path = path_on(overlapping(300), "diag", [3, 4], search=effort)
+    steps: list[tuple[str, int]] = []
+    for name in ("grow", "shrink"):
+        monkeypatch.setattr(path, name, lambda k, name=name: steps.append((name, k)))
+    path.walk()
+    up = [("grow", k) for k in range(1, last)]
+    assert steps == [*up, *(("shrink", k) for k in range(last, 3, -1))]
+
+
+def test_rounds_of_moves_end_when_none_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = path_on(overlapping(300), "diag", [2, 3, 4], search="thorough")
+    gains = {3: iter([True, True, False]), 4: iter([True] * 99)}
+    made: list[int] = []
+    monkeypatch.setattr(path, "move", lambda k: (made.append(k), next(gains[k]))[1])
+    path.explore()
+    assert made == [3] * 3 + [4] * search.BUDGETS["thorough"].rounds
+
+
+# ---- what it finds ----------------------------------------------------------------------------------------------
+
+
+def test_the_search_finds_what_starts_do_not() -> None:
+    """Ten components that overlap: a start of random labels, alone, ends 0.04 nats per sample below."""
+    x = overlapping(6000, 4, 10)
+    how: dict[str, Any] = {"n_init": 1, "init_params": "random", "worst_rows": 0}
+    alone, searched = (dgmm.train(x, 10, search=effort, **how) for effort in ("starts", "quick"))
+    assert searched.log_likelihood > alone.log_likelihood + 100
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 20))])
+def test_unbalanced_clusters_are_found_by_selection(seed: int) -> None:
+    x, labels = unbalanced()
+    chosen = dgmm.select(x, range(1, 11), ["full"], seed=seed)
+    assert chosen.best.n_components == 7
+    said = chosen.best.mixture.responsibilities(x).argmax(axis=1)
+    assert adjusted_rand_score(labels, said) > 0.99
+
+
+def test_the_spread_is_in_the_fit_and_in_words() -> None:
+    fit = dgmm.train(overlapping(), 4)
+    assert fit.spread is not None
+    assert 1 <= fit.spread.found <= fit.spread.paths
+    assert str(Spread(5, 8, 0.003)) == "found by 5 of 8 paths; next best 0.003 nats per sample below"
+    assert str(Spread(1, 1)) == "found by 1 of 1 path"
+
+
+def test_ends_within_a_thousandth_are_the_same_top() -> None:
+    spread = Spread.of([-100.0, -100.9, -101.1, -150.0], 1000.0)
+    assert (spread.found, spread.paths) == (2, 4)
+    assert spread.below == pytest.approx(1.1e-3)
