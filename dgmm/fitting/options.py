@@ -125,6 +125,19 @@ def _whole(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 Count = Annotated[int, Field(ge=1), WrapValidator(_whole)]
 
 
+def _as_lengths(value: Any) -> Any:
+    """``lat:10,lon:10`` as those lengths by their names."""
+    if isinstance(value, str):
+        parts = [part.partition(":") for part in as_list(value)]
+        if not all(name and length for name, _, length in parts):
+            raise ValueError("expected dimensions and lengths, such as lat:10,lon:10")
+        return {name.strip(): length.strip() for name, _, length in parts}
+    return value
+
+
+BlockLengths = Annotated[dict[str, Count], Field(min_length=1)]
+
+
 class Training(Settings):
     """How mixtures are fitted."""
 
@@ -172,6 +185,12 @@ class Training(Settings):
     )
     holdout: float = Field(
         0.0, ge=0, le=0.5, description="Share of the rows, chosen by a hash, that no fit sees; they judge the fits."
+    )
+    holdout_by: Annotated[BlockLengths | None, BeforeValidator(_as_lengths)] = Field(
+        None,
+        description="Hold out whole blocks in the place of single rows, holdout being their share: the length of a "
+        "block along dimensions of the samples, in steps of the grid, such as {month: 1} or {lat: 10, lon: 10} "
+        "(lat:10,lon:10 on the command line). Along the others a block is as long as they are. Default: single rows.",
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dgmm.data import Blocks, Grid
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray
 
@@ -116,12 +117,18 @@ def sample_keys(hashes: NDArray[np.uint64], weights: FloatArray | None) -> AnyAr
     return -np.log((hashes.astype(float) + 0.5) * 2.0**-64) / weights
 
 
-def is_held_out(rows: NDArray[np.uint64], seed: int, share: float) -> NDArray[np.bool_]:
-    """Which rows are held out of the fit, at most half of them.
+def is_held_out(units: NDArray[np.uint64], seed: int, share: float) -> NDArray[np.bool_]:
+    """Which rows, or blocks of rows, are held out of the fit by their numbers, at most half of them.
 
     By other hashes than those that draw the sample: what the sample is drawn from must not have been chosen by them.
     """
-    return row_hashes(rows, seed, HOLDOUT_STREAM) < np.uint64(share * 2.0**64)
+    return row_hashes(units, seed, HOLDOUT_STREAM) < np.uint64(share * 2.0**64)
+
+
+def units_of(grid: Grid, segment: int, blocks: Blocks | None) -> NDArray[np.uint64]:
+    """Number of what is held out together with each row of a segment: of its block, or its own where there are none."""
+    region = grid.region(segment)
+    return grid.rows(region) if blocks is None else blocks.of(region)
 
 
 def row_hashes(rows: NDArray[np.uint64], seed: int, stream: int = 0) -> NDArray[np.uint64]:
