@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from dgmm.config import Data, Score, Select, Setting, Train, read_settings, settings_of
 from dgmm.errors import InputError
-from dgmm.fitting import Settings, validated
+from dgmm.fitting import Settings, held_out_words, validated
 from dgmm.yaml12 import parse
 
 S = TypeVar("S", bound=Settings)
@@ -217,6 +217,8 @@ def info(
             print(f"component {component}: weight {weight:.4f}, mean {values}{', ...' if len(mean) > 6 else ''}")
         if table is not None:
             print(show_table(table, record.criterion))
+            if words := held_out_words(table):
+                print(words)
         return
     if as_json:
         raise InputError(f"{path} is not a model: only models have a JSON form")

@@ -17,7 +17,7 @@ HOUSE: dict[str, str] = {
     "mixture": "",
     "data": "runs grid layout chunks stores samples variables sources",
     "engine": "tree leaf resident cluster schedulers workers memory fold",
-    "passes": "sample profile parts estep worst passes",
+    "passes": "sample profile parts estep worst judge passes",
     "em": "mstep plain anderson ascent posterior variational",
     "fitting": "options outcome results initialise starts reseed race fit",
     "datasets": "",

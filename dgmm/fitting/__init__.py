@@ -9,7 +9,7 @@ from dgmm.fitting.fit import passes_over, select_samples, train_samples
 from dgmm.fitting.initialise import check_given
 from dgmm.fitting.options import Count, One, Search, Settings, Training, as_list, sorted_out, validated
 from dgmm.fitting.outcome import SOUND, Outcome, OutcomeKind
-from dgmm.fitting.results import CRITERION_NAMES, STRONG, Fit, Selection
+from dgmm.fitting.results import CRITERION_NAMES, STRONG, Fit, Selection, held_out_words
 
 __all__ = [
     "CRITERION_NAMES",
@@ -26,6 +26,7 @@ __all__ = [
     "Training",
     "as_list",
     "check_given",
+    "held_out_words",
     "passes_over",
     "select_samples",
     "sorted_out",

@@ -82,7 +82,18 @@ def fit_candidates(
     if ascents:
         race.run(keep_all=keep_all)
     fits, failed = race.results()
-    return fits, failures | failed
+    return judged(passes, fits), failures | failed
+
+
+def judged(passes: Passes, fits: dict[Candidate, Fit]) -> dict[Candidate, Fit]:
+    """The fits with what they say of the rows held out block by block, by a pass of its own, if there are any."""
+    if not fits or not passes.profile.held_out.count:
+        return fits
+    found = passes.judge([fit.mixture for fit in fits.values()])
+    return {
+        c: replace(fit, judged=sums, held_out_se=sums.standard_error)
+        for (c, fit), sums in zip(fits.items(), found, strict=True)
+    }
 
 
 def select_candidates(passes: Passes, search: Search, options: Training) -> Selection:

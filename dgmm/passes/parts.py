@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from dgmm.data import Blocks, Grid
 from dgmm.engine import Mergeable
 from dgmm.passes.profile import used_rows
-from dgmm.passes.sample import is_held_out, units_of
+from dgmm.passes.sample import groups_of, is_held_out, units_of
 from dgmm.rows import Parts, Role, Rows
 
 T = TypeVar("T", bound=Mergeable)
@@ -50,9 +50,11 @@ class Division:
             rows = replace(rows, weights=rows.weights * self.scale)
         if not self.holdout:
             return Parts({Role.FIT: rows if used is None else rows[used]})
-        out = is_held_out(units_of(grid, segment, self.blocks)[: len(rows)], self.seed, self.holdout)
-        chosen = {Role.FIT: ~out, Role.JUDGE: out}
-        return Parts({role: rows[its if used is None else used & its] for role, its in chosen.items()})
+        units = units_of(grid, segment, self.blocks)[: len(rows)]
+        out = is_held_out(units, self.seed, self.holdout)
+        fit, judge = (its if used is None else used & its for its in (~out, out))
+        judges = replace(rows[judge], groups=groups_of(units[judge], grid, self.blocks, self.seed))
+        return Parts({Role.FIT: rows[fit], Role.JUDGE: judges})
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from dgmm.estep import make_plan, unpack
 from dgmm.families import Frame, FrameKind, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.passes.estep import EStepSegment
+from dgmm.passes.judge import BlockSums, JudgeSegment
 from dgmm.passes.parts import Division
 from dgmm.passes.profile import Profile, ProfileSegment, SampleSegment
-from dgmm.passes.sample import Draw, Sample
+from dgmm.passes.sample import Draw, Sample, n_groups
 from dgmm.passes.worst import WorstSegment
 from dgmm.rows import Role
 
@@ -153,6 +154,13 @@ class Passes:
         plan = make_plan(mixtures, frames, dtype or self.dtype)
         totals = self.fold(EStepSegment(plan, self._division)).values
         return unpack(totals[Role.FIT], plan, totals.get(Role.JUDGE))
+
+    def judge(self, mixtures: Sequence[Mixture]) -> list[BlockSums]:
+        """One pass: what mixtures, given in the data's units, say of the rows that are held out, block by block."""
+        plans = tuple(m.density_plan() for m in mixtures)
+        groups = n_groups(self.samples.grid, self._division.blocks)
+        found = self.fold(JudgeSegment(plans, groups, self._division))
+        return [BlockSums(found.counts, sums) for sums in found.sums]
 
     def worst(self, mixtures: Sequence[Mixture], limit: int) -> list[Sample]:
         """One pass: the ``limit`` rows of lowest log density under each mixture, given in the data's units."""

@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 
 from dgmm.data import Blocks, Grid
 from dgmm.rows import Rows
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import AnyArray, FloatArray, IntArray
 
 #: Of the hashes that choose the rows that are held out; those of stream 0 draw the sample.
 HOLDOUT_STREAM = 1
+#: Those of stream 2 put blocks into groups, where there are more of them than so many: what is summed for each takes
+#: memory, and a standard error over so many is known to 2 %.
+GROUP_STREAM, GROUPS = 2, 1024
 #: A part of the data keeps so many times its share of the sample, for parts elsewhere have missing rows or light ones
 #: and chance is uneven, and so many rows more, for small parts.
 OVERSAMPLED, SPARE = 4.0, 32
@@ -129,6 +132,17 @@ def units_of(grid: Grid, segment: int, blocks: Blocks | None) -> NDArray[np.uint
     """Number of what is held out together with each row of a segment: of its block, or its own where there are none."""
     region = grid.region(segment)
     return grid.rows(region) if blocks is None else blocks.of(region)
+
+
+def n_groups(grid: Grid, blocks: Blocks | None) -> int:
+    """Into how many groups the blocks of a grid are put, or its rows where there are none."""
+    return min(grid.size if blocks is None else len(blocks), GROUPS)
+
+
+def groups_of(units: NDArray[np.uint64], grid: Grid, blocks: Blocks | None, seed: int) -> IntArray:
+    """The group of blocks, or rows, by their numbers: each its own if there are few, else one chosen by a hash."""
+    few = (grid.size if blocks is None else len(blocks)) <= GROUPS
+    return (units if few else row_hashes(units, seed, GROUP_STREAM) % np.uint64(GROUPS)).astype(np.int64)
 
 
 def row_hashes(rows: NDArray[np.uint64], seed: int, stream: int = 0) -> NDArray[np.uint64]:

@@ -14,7 +14,7 @@ import xarray as xr
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, FigureBase
 
-from dgmm.fitting import CRITERION_NAMES, SOUND, STRONG, Fit, OutcomeKind
+from dgmm.fitting import CRITERION_NAMES, SOUND, STRONG, Fit, OutcomeKind, held_out_words
 from dgmm.report.figures import (
     BANDS,
     class_colours,
@@ -101,6 +101,7 @@ def write_report(
         n_candidates=0 if table is None else len(table),
         cautions=cautions(fit, table, criterion),
         held_out=table is not None and table["held_out"].notna().any(),
+        judged=None if table is None else held_out_words(table),
         images={name: _data_url(figure) for name, figure in figures.items() if figure is not None},
         steps={d: s for d, s in steps.items() if s > 1},
         across=[d for d in view["label"].dims if d not in on] if on else [],

@@ -55,6 +55,7 @@ class Attributes(BaseModel):
     remaining_gain: Finite | None = None
     entropy: Finite | None = None
     held_out: Finite | None = None
+    held_out_se: Finite | None = None
     bic: Finite | None = None
     aic: Finite | None = None
     icl: Finite | None = None
@@ -140,6 +141,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         **{str(c): fit.criterion(c) for c in (Criterion.BIC, Criterion.AIC, Criterion.ICL)},
         "entropy": fit.entropy,
         "held_out": fit.held_out,
+        "held_out_se": fit.held_out_se,
         "remaining_gain": fit.remaining_gain,
     }
     texts = {
@@ -260,6 +262,7 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         features=a.features,
         entropy=math.nan if a.entropy is None else a.entropy,
         held_out=math.nan if a.held_out is None else a.held_out,
+        held_out_se=math.nan if a.held_out_se is None else a.held_out_se,
         remaining_gains=tuple(math.inf if v == UNKNOWN else v for v in arrays.get("remaining_gains", empty).tolist()),
         seconds=tuple(arrays.get("seconds", empty).tolist()),
         layout=a.layout,
