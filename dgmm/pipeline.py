@@ -210,6 +210,7 @@ def summary(job: Pipeline) -> str:
     lines = [describe(record.fit, job.criterion)]
     if record.table is not None:
         lines += [show_table(record.table, job.criterion), *filter(None, [held_out_words(record.table)])]
+    lines += stability_words(record.fit)
     lines += [f"{what}: {os.path.join(job.out, name)}" for what, name in
               (("model", MODEL), ("candidates", TABLE), ("scores", SCORES), ("report", REPORT))]  # fmt: skip
     return "\n".join(lines)
@@ -217,13 +218,13 @@ def summary(job: Pipeline) -> str:
 
 def show_fit(settings: Train, fit: Fit) -> str:
     """What training has come to, as text."""
-    return f"{describe(fit)}\nmodel: {settings.out}"
+    return "\n".join([describe(fit), *stability_words(fit), f"model: {settings.out}"])
 
 
 def show_selection(settings: Select, selection: Selection) -> str:
     """What a selection has come to, as text."""
     lines = [show_table(selection.table, selection.criterion), describe(selection.best, selection.criterion)]
-    lines += filter(None, [held_out_words(selection.table)])
+    lines += [*filter(None, [held_out_words(selection.table)]), *stability_words(selection.best)]
     if selection.at_edge:
         lines.append(f"the best K is the largest that was tried ({selection.best.n_components}): more may be better")
     return "\n".join([*lines, f"model: {settings.out.rstrip('/')}/{MODEL}"])
@@ -240,6 +241,11 @@ def show_scored(settings: Score, scored: Scored) -> str:
             f"scores: {settings.out}",
         ]
     )
+
+
+def stability_words(fit: Fit) -> list[str]:
+    """What refits have said, if any were made."""
+    return [] if fit.stability is None else [fit.stability.words]
 
 
 def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:

@@ -19,7 +19,7 @@ HOUSE: dict[str, str] = {
     "engine": "tree leaf resident cluster schedulers workers memory fold",
     "passes": "sample profile parts estep worst judge passes",
     "em": "mstep plain anderson ascent posterior variational",
-    "fitting": "options outcome results initialise starts reseed race fit",
+    "fitting": "options outcome stability results initialise starts reseed race bootstrap fit",
     "datasets": "",
     "store": "places local objects at record models",
     "scoring": "rows total bulk", "report": "figures page",

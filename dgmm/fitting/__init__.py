@@ -10,9 +10,11 @@ from dgmm.fitting.initialise import check_given
 from dgmm.fitting.options import Count, One, Search, Settings, Training, as_list, sorted_out, validated
 from dgmm.fitting.outcome import SOUND, Outcome, OutcomeKind
 from dgmm.fitting.results import CRITERION_NAMES, STRONG, Fit, Selection, held_out_words
+from dgmm.fitting.stability import FOUND_AGAIN, Stability
 
 __all__ = [
     "CRITERION_NAMES",
+    "FOUND_AGAIN",
     "SOUND",
     "STRONG",
     "Count",
@@ -23,6 +25,7 @@ __all__ = [
     "Search",
     "Selection",
     "Settings",
+    "Stability",
     "Training",
     "as_list",
     "check_given",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -135,6 +136,12 @@ def _as_lengths(value: Any) -> Any:
     return value
 
 
+def _no_single(value: int) -> int:
+    if value == 1:
+        raise ValueError("a single refit says nothing of a spread: give 0, or 2 and more")
+    return value
+
+
 BlockLengths = Annotated[dict[str, Count], Field(min_length=1)]
 
 
@@ -191,6 +198,13 @@ class Training(Settings):
         description="Hold out whole blocks in the place of single rows, holdout being their share: the length of a "
         "block along dimensions of the samples, in steps of the grid, such as {month: 1} or {lat: 10, lon: 10} "
         "(lat:10,lon:10 on the command line). Along the others a block is as long as they are. Default: single rows.",
+    )
+    stability: Annotated[int, AfterValidator(_no_single)] = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Refits of the result on other weights of the sample's rows, or of its blocks (holdout_by): how "
+        "often each component is found again, and standard errors. 20 are a beginning. 0: none.",
     )
 
 

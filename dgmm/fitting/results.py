@@ -12,6 +12,7 @@ import pandas as pd
 from dgmm.data import Layout
 from dgmm.em import Evaluated
 from dgmm.fitting.outcome import Outcome, OutcomeKind
+from dgmm.fitting.stability import Stability
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
 from dgmm.types import Criterion
@@ -96,6 +97,8 @@ class Fit:
         what a fit can go on from. It is not stored with a model.
     layout : Layout or None
         How the data were opened, and what their features are; None if that was not kept.
+    stability : Stability or None
+        What refits on other weights of the sample have said; None if none were asked for.
     judged : BlockSums or None
         What the mixture says of the rows that were held out, block by block, from which standard errors follow; None
         if none were. It is not stored with a model.
@@ -116,6 +119,7 @@ class Fit:
     remaining_gains: tuple[float, ...] = ()
     seconds: tuple[float, ...] = ()
     layout: Layout | None = None
+    stability: Stability | None = None
     evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
     judged: BlockSums | None = field(default=None, repr=False, compare=False)
 

@@ -15,7 +15,7 @@ from dgmm.engine import Leaf, Mergeable
 from dgmm.errors import InputError
 from dgmm.estep import complete_rows
 from dgmm.families import Frame, FrameKind, Moments, make_frame
-from dgmm.passes.sample import Draw, Sample, is_held_out, units_of
+from dgmm.passes.sample import Draw, Sample, groups_of, is_held_out, units_of
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray
 
@@ -146,13 +146,21 @@ class Rowwise(Leaf[T]):
             held = rows[:0]
             if self.holdout:
                 of = units[start : start + length][:n]
-                out = is_held_out(of if used is None else of[used], self.draw.seed, self.holdout)
-                held, rows, its = rows[out], rows[~out], its[~out]
+                of = of if used is None else of[used]
+                out = is_held_out(of, self.draw.seed, self.holdout)
+                held, rows, its, of = rows[out], rows[~out], its[~out], of[~out]
+                if self.blocks is not None:
+                    rows = replace(rows, groups=groups_of(of, self.grid, self.blocks, self.draw.seed))
             yield rows, held, its, n
 
     def sample(self, rows: Rows, numbers: NDArray[np.uint64], n: int) -> Sample:
         """The sample of the complete ones among so many rows."""
         return self.draw.of(rows, numbers, n / self.grid.size)
+
+    def sample_bytes(self, n_rows: int) -> int:
+        """Bytes of the sample of a part of so many rows."""
+        row_bytes = self.row_bytes + 8 * (self.blocks is not None)
+        return self.draw.nbytes(n_rows / self.grid.size, n_rows, row_bytes)
 
     @property
     def lever(self) -> str:
@@ -197,7 +205,7 @@ class ProfileSegment(Rowwise[Profile]):
     def result_bytes(self, n_rows: int) -> int:
         """Two sets of moments, the range, and the sample."""
         d = len(self.features)
-        return 16 * (d * d + 3 * d) + self.draw.nbytes(n_rows / self.grid.size, n_rows, self.row_bytes)
+        return 16 * (d * d + 3 * d) + self.sample_bytes(n_rows)
 
 
 @dataclass(frozen=True)
@@ -211,7 +219,7 @@ class SampleSegment(Rowwise[Sample]):
 
     def result_bytes(self, n_rows: int) -> int:
         """The sample."""
-        return self.draw.nbytes(n_rows / self.grid.size, n_rows, self.row_bytes)
+        return self.sample_bytes(n_rows)
 
 
 def refuse_infinite(name: str, features: tuple[str, ...], grid: Grid, segment: int, x: AnyArray) -> None:

@@ -200,5 +200,5 @@ class Draw:
         return replace(self, times=8 * self.times, below=below)
 
     def nbytes(self, share: float, n_rows: int, row_bytes: int) -> int:
-        """Bytes of the sample of so many rows at most."""
+        """Bytes of the sample of so many rows at most, each of so many bytes."""
         return int(min(self.limit, n_rows, self.times * self.limit * share + SPARE)) * (8 + row_bytes)

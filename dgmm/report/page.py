@@ -14,7 +14,7 @@ import xarray as xr
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, FigureBase
 
-from dgmm.fitting import CRITERION_NAMES, SOUND, STRONG, Fit, OutcomeKind, held_out_words
+from dgmm.fitting import CRITERION_NAMES, FOUND_AGAIN, SOUND, STRONG, Fit, OutcomeKind, held_out_words
 from dgmm.report.figures import (
     BANDS,
     class_colours,
@@ -112,6 +112,7 @@ def write_report(
         probability=probability if len(probability) else None,
         bands=mixture.n_components <= BANDS,
         strong=STRONG,
+        found_again=FOUND_AGAIN,
         criterion=CRITERION_NAMES[criterion],
     )
     files = [("report", path, page.encode())]
@@ -132,6 +133,13 @@ def cautions(fit: Fit, table: pd.DataFrame | None, criterion: Criterion = Criter
     if fit.collapsed:
         which = ", ".join(map(str, fit.collapsed))
         found.append(f"Collapsed components: {which}. They are too narrow or too small to mean anything.")
+    if fit.stability is not None:
+        shares = fit.stability.found_again
+        n = len(fit.stability.rand)
+        found += [
+            f"Class {k} is found again in {shares[k]:.0%} of the refits only ({n})."
+            for k in np.flatnonzero(shares < 0.5)
+        ]
     if table is None:
         return found
     tied = table[table["tie"]]
