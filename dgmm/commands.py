@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from dgmm.config import Data, Score, Select, Setting, Train, read_settings, settings_of
 from dgmm.errors import InputError
-from dgmm.fitting import Settings, validated
+from dgmm.fitting import Settings, held_out_words, validated
 from dgmm.yaml12 import parse
 
 S = TypeVar("S", bound=Settings)
@@ -212,11 +212,20 @@ def info(
         print(describe(fit, record.criterion))
         if fit.layout is not None:
             print(f"features: {fit.layout.describe(fit.features)}")
+        stability = fit.stability
         for component, (weight, mean) in enumerate(zip(fit.mixture.weights, fit.mixture.means, strict=True)):
             values = ", ".join(f"{name} {value:.4g}" for name, value in zip(fit.features[:6], mean, strict=False))
-            print(f"component {component}: weight {weight:.4f}, mean {values}{', ...' if len(mean) > 6 else ''}")
+            more = ", ..." if len(mean) > 6 else ""
+            if stability is not None:
+                more += f"; found again in {stability.found_again[component]:.0%} of the refits, "
+                more += f"standard error of the weight {stability.weights_se[component]:.2g}"
+            print(f"component {component}: weight {weight:.4f}, mean {values}{more}")
+        if stability is not None:
+            print(stability.words)
         if table is not None:
             print(show_table(table, record.criterion))
+            if words := held_out_words(table):
+                print(words)
         return
     if as_json:
         raise InputError(f"{path} is not a model: only models have a JSON form")

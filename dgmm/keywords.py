@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypedDict, TypeVar, get_type_hints
 
 from dgmm.config import Setting, settings_of
@@ -71,6 +71,13 @@ class TrainingOptions(TypedDict, total=False):
     training, reseed in selection."""
     holdout: float
     """Share of the rows, chosen by a hash, that no fit sees; they judge the fits."""
+    holdout_by: Mapping[str, int] | None
+    """Hold out whole blocks in the place of single rows, holdout being their share: the length of a block along
+    dimensions of the samples, in steps of the grid, such as {month: 1} or {lat: 10, lon: 10} (lat:10,lon:10 on the
+    command line). Along the others a block is as long as they are. Default: single rows."""
+    stability: int
+    """Refits of the result on other weights of the sample's rows, or of its blocks (holdout_by): how often each
+    component is found again, and standard errors. 20 are a beginning. 0: none."""
 
 
 class ClusterOptions(TypedDict, total=False):

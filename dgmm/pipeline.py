@@ -7,6 +7,7 @@ import os
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from dgmm import store
@@ -16,7 +17,7 @@ from dgmm.data import Samples, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError, OutputExistsError
-from dgmm.fitting import CRITERION_NAMES, Fit, Selection, Settings, select_samples, train_samples
+from dgmm.fitting import CRITERION_NAMES, Fit, Selection, Settings, held_out_words, select_samples, train_samples
 from dgmm.scoring import Scored, score_samples
 from dgmm.store import Status, digest, place_at, settings_in
 from dgmm.types import Criterion
@@ -208,7 +209,8 @@ def summary(job: Pipeline) -> str:
     record = store.read(model)
     lines = [describe(record.fit, job.criterion)]
     if record.table is not None:
-        lines.append(show_table(record.table, job.criterion))
+        lines += [show_table(record.table, job.criterion), *filter(None, [held_out_words(record.table)])]
+    lines += stability_words(record.fit)
     lines += [f"{what}: {os.path.join(job.out, name)}" for what, name in
               (("model", MODEL), ("candidates", TABLE), ("scores", SCORES), ("report", REPORT))]  # fmt: skip
     return "\n".join(lines)
@@ -216,12 +218,13 @@ def summary(job: Pipeline) -> str:
 
 def show_fit(settings: Train, fit: Fit) -> str:
     """What training has come to, as text."""
-    return f"{describe(fit)}\nmodel: {settings.out}"
+    return "\n".join([describe(fit), *stability_words(fit), f"model: {settings.out}"])
 
 
 def show_selection(settings: Select, selection: Selection) -> str:
     """What a selection has come to, as text."""
     lines = [show_table(selection.table, selection.criterion), describe(selection.best, selection.criterion)]
+    lines += [*filter(None, [held_out_words(selection.table)]), *stability_words(selection.best)]
     if selection.at_edge:
         lines.append(f"the best K is the largest that was tried ({selection.best.n_components}): more may be better")
     return "\n".join([*lines, f"model: {settings.out.rstrip('/')}/{MODEL}"])
@@ -240,13 +243,20 @@ def show_scored(settings: Score, scored: Scored) -> str:
     )
 
 
+def stability_words(fit: Fit) -> list[str]:
+    """What refits have said, if any were made."""
+    return [] if fit.stability is None else [fit.stability.words]
+
+
 def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
     """A fit in one paragraph, with the value of the criterion that chose it."""
     seen = "" if fit.spread is None else f"; on the sample {fit.spread}"
+    held = f", held out {fit.held_out:.4f} per sample" if np.isfinite(fit.held_out) else ""
+    held += f" (standard error {fit.held_out_se:.4f})" if np.isfinite(fit.held_out_se) else ""
     short = f", an estimated {fit.remaining_gain:.2g} nats per sample short"
     return (
         f"{fit.covariance_type}, K = {fit.n_components} ({fit.n_parameters} parameters), {fit.n_samples} samples "
-        f"({fit.n_missing} missing): log-likelihood {fit.log_likelihood:.4f}, "
+        f"({fit.n_missing} missing): log-likelihood {fit.log_likelihood:.4f}{held}, "
         f"{CRITERION_NAMES[Criterion(criterion)]} {fit.criterion(criterion):.2f}, {fit.state} after "
         f"{fit.n_passes} passes{short + seen if fit.outcome.is_sound else f': {fit.reason}'}"
     )

@@ -23,11 +23,14 @@ class Rows:
         None where every sample counts the same.
     labels : ndarray of int, shape (n,), or None
         The component that a sample is known to be of, below zero where it is not; None where no sample is.
+    groups : ndarray of int, shape (n,), or None
+        Numbers of what samples belong together in, such as a block of the grid; None where nobody asks.
     """
 
     x: AnyArray
     weights: FloatArray | None = None
     labels: IntArray | None = None
+    groups: IntArray | None = None
 
     def __len__(self) -> int:
         """Number of samples n."""
@@ -39,13 +42,17 @@ class Rows:
 
     def _with(self, change: Callable[[AnyArray], AnyArray]) -> Rows:
         """With every column changed that is there."""
-        weights, labels = (None if c is None else change(c) for c in (self.weights, self.labels))
-        return Rows(change(self.x), weights, labels)
+        return Rows(change(self.x), *(None if c is None else change(c) for c in self._known))
+
+    @property
+    def _known(self) -> tuple[AnyArray | None, ...]:
+        """What is known of each sample."""
+        return self.weights, self.labels, self.groups
 
     @property
     def nbytes(self) -> int:
         """Bytes of the samples and what is known of them."""
-        return sum(column.nbytes for column in (self.x, self.weights, self.labels) if column is not None)
+        return sum(column.nbytes for column in (self.x, *self._known) if column is not None)
 
     def owned(self) -> Rows:
         """The same in memory of their own, no view of anything larger."""
@@ -53,11 +60,11 @@ class Rows:
 
     def merge(self, other: Rows, chosen: AnyArray | None = None) -> Rows:
         """Of both; ``other`` comes after. All of them, or those that a mask over both says."""
-        weights, labels = (
+        known = (
             None if a is None or b is None else _both(a, b, chosen)
-            for a, b in [(self.weights, other.weights), (self.labels, other.labels)]
+            for a, b in zip(self._known, other._known, strict=True)
         )
-        return Rows(_both(self.x, other.x, chosen), weights, labels)
+        return Rows(_both(self.x, other.x, chosen), *known)
 
     @property
     def count(self) -> float:

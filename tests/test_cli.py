@@ -29,7 +29,7 @@ from distributed.scheduler import NoValidWorkerError, NoWorkerError
 from sklearn.mixture import GaussianMixture
 
 from dgmm.cli import main
-from dgmm.fitting import Fit, Outcome, OutcomeKind
+from dgmm.fitting import Fit, Outcome, OutcomeKind, held_out_words
 from dgmm.mixture import Mixture
 from dgmm.store import models as store
 from dgmm.store import settings_in
@@ -267,6 +267,28 @@ def test_the_criterion_that_chose_is_named(
         assert {"bic", "aic", "icl", "held_out"} & set(head.split()) == {criterion}
         assert value in text
         assert f"{name} {fit.criterion(criterion):.2f}" in text
+
+
+def test_blocks_and_stability_are_told(selected: Path, run: Run) -> None:
+    """By the command, and whenever the model is looked at."""
+    data = str(selected / "store.zarr")
+    options = ["--covariance", "diag", "--holdout", "0.4", "--holdout-by", "sample:100", "--stability", "3", "--quiet"]
+    chosen = run("select", data, "--k", "1:3", *options, "--out", "r")
+    told, fit = run("info", "r/model.zarr"), store.load("r/model.zarr")
+    assert (chosen.code, told.code) == (0, 0), chosen.err
+    assert fit.stability is not None
+    assert stored_settings("r/model.zarr")["training"]["holdout_by"] == {"sample": 100}
+    by_set = run("train", data, "--k", "2", "--set", "training.holdout_by={sample: 100}", "--out", "t", *options[2:4])
+    assert by_set.code == 0, by_set.err
+    words = held_out_words(pd.read_csv("r/candidates.csv"))
+    assert "the smallest K within one standard error of it is diag K = " in words
+    for text in (chosen.out, told.out):
+        assert words in text
+        assert fit.stability.words in text
+        assert f"held out {fit.held_out:.4f} per sample (standard error {fit.held_out_se:.4f})" in text
+    for k, share in enumerate(fit.stability.found_again):
+        (line,) = [line for line in told.out.splitlines() if line.startswith(f"component {k}: ")]
+        assert f"; found again in {share:.0%} of the refits, standard error of the weight " in line
 
 
 def test_info_as_json(selected: Path, run: Run) -> None:

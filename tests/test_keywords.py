@@ -45,6 +45,8 @@ def source_of(hint: Any) -> str:
         return " | ".join(map(source_of, arguments))
     if origin is list:
         return f"Sequence[{source_of(arguments[0])}]"
+    if origin is dict:
+        return f"Mapping[{', '.join(map(source_of, arguments))}]"
     if hint is ByteSize:
         return "int | str"
     if hint is dgmm.types.Criterion:

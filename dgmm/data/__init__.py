@@ -6,7 +6,7 @@ with a stored chunk are known here and nowhere else.
 """
 
 from dgmm.data.chunks import Stored
-from dgmm.data.grid import Grid, Region
+from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.layout import Layout, comparable, matching_order, shortened
 from dgmm.data.runs import Heartbeat, Run, is_run_id
 from dgmm.data.samples import Samples, unmasked
@@ -28,6 +28,7 @@ from dgmm.data.variables import packing, stored_chunks
 __all__ = [
     "PARTIAL",
     "RECORD",
+    "Blocks",
     "Grid",
     "Heartbeat",
     "Layout",

@@ -92,10 +92,40 @@ class Grid:
 
     def rows(self, region: Region) -> NDArray[np.uint64]:
         """Global number of every sample of a region in C order of the whole grid: independent of the chunks."""
+        return Blocks(self.shape, (1,) * len(self.shape)).of(region)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A grid of samples cut into rectangular blocks, whatever its chunks and segments are.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Samples of the grid along each dimension.
+    lengths : tuple of int
+        Samples of one block along each dimension; the last block may be shorter.
+    """
+
+    shape: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of blocks along each dimension."""
+        return tuple(-(-n // length) for n, length in zip(self.shape, self.lengths, strict=True))
+
+    def __len__(self) -> int:
+        """Number of blocks."""
+        return math.prod(self.counts)
+
+    def of(self, region: Region) -> NDArray[np.uint64]:
+        """Number of the block of every sample of a region, in C order of the blocks of the whole grid."""
         result = np.zeros((1,) * len(region), dtype=np.uint64)
         stride = 1
         for axis in reversed(range(len(region))):
-            line = np.arange(region[axis].start, region[axis].stop, dtype=np.uint64) * np.uint64(stride)
+            line = np.arange(region[axis].start, region[axis].stop, dtype=np.uint64)
+            line = line // np.uint64(self.lengths[axis]) * np.uint64(stride)
             result = result + line.reshape([-1 if i == axis else 1 for i in range(len(region))])
-            stride *= self.shape[axis]
+            stride *= self.counts[axis]
         return result.ravel()

@@ -9,10 +9,12 @@ from dgmm.fitting.fit import passes_over, select_samples, train_samples
 from dgmm.fitting.initialise import check_given
 from dgmm.fitting.options import Count, One, Search, Settings, Training, as_list, by_model, validated
 from dgmm.fitting.outcome import SOUND, Outcome, OutcomeKind, Spread
-from dgmm.fitting.results import CRITERION_NAMES, STRONG, Fit, Selection
+from dgmm.fitting.results import CRITERION_NAMES, STRONG, Fit, Selection, held_out_words
+from dgmm.fitting.stability import FOUND_AGAIN, Stability
 
 __all__ = [
     "CRITERION_NAMES",
+    "FOUND_AGAIN",
     "SOUND",
     "STRONG",
     "Count",
@@ -24,10 +26,12 @@ __all__ = [
     "Selection",
     "Settings",
     "Spread",
+    "Stability",
     "Training",
     "as_list",
     "by_model",
     "check_given",
+    "held_out_words",
     "passes_over",
     "select_samples",
     "train_samples",

@@ -12,6 +12,7 @@ from dgmm.em import Ascent
 from dgmm.engine import Fold, Workers
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
+from dgmm.fitting.bootstrap import stability_of
 from dgmm.fitting.initialise import Given, one_component
 from dgmm.fitting.options import One, Search, Training
 from dgmm.fitting.outcome import Outcome
@@ -84,7 +85,18 @@ def fit_candidates(
         race.run(keep_all=keep_all)
     fits, failed = race.results()
     fits = {c: replace(fit, spread=found.spreads.get(c)) for c, fit in fits.items()}
-    return fits, failures | failed
+    return judged(passes, fits), failures | failed
+
+
+def judged(passes: Passes, fits: dict[Candidate, Fit]) -> dict[Candidate, Fit]:
+    """The fits with what they say of the rows held out block by block, by a pass of its own, if there are any."""
+    if not fits or not passes.profile.held_out.count:
+        return fits
+    found = passes.judge([fit.mixture for fit in fits.values()])
+    return {
+        c: replace(fit, judged=sums, held_out_se=sums.standard_error)
+        for (c, fit), sums in zip(fits.items(), found, strict=True)
+    }
 
 
 def select_candidates(passes: Passes, search: Search, options: Training) -> Selection:
@@ -107,8 +119,20 @@ def select_candidates(passes: Passes, search: Search, options: Training) -> Sele
             f"every candidate collapsed: lower n_components ({tried}) or raise reg_covar ({options.reg_covar:g})"
         )
     best, ties = choose(sound, criterion)
+    stable = with_stability(passes, best, options)
     outcomes = {(c.n_components, c.covariance_type): outcome for c, outcome in failures.items()}
-    return Selection(best, tuple(fits.values()), passes.n_reads, outcomes, criterion, ties)
+    ours = tuple(stable if f is best else f for f in fits.values())
+    return Selection(stable, ours, passes.n_reads, outcomes, criterion, ties)
+
+
+def with_stability(passes: Passes, fit: Fit, options: Training) -> Fit:
+    """The fit with what refits on the sample say of it, if they are asked for and it means something."""
+    if not options.stability or not fit.outcome.is_sound:
+        return fit
+    rows = passes.profile.sample.first(options.sample_rows)
+    threads = passes.fold.workers.driver_threads
+    found = stability_of(fit.mixture, rows, fit.n_samples, options, passes.frame, threads)
+    return replace(fit, stability=found)
 
 
 def passes_over(
@@ -126,9 +150,9 @@ def train_samples(samples: Samples, workers: Workers, one: One, options: Trainin
     with one_blas_thread:
         passes = passes_over(samples, workers, options)
         fits, failures = fit_candidates(passes, [candidate], options, given=given)
-    if failures:
-        raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
-    fit = fits[candidate]
+        if failures:
+            raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
+        fit = with_stability(passes, fits[candidate], options)
     if not fit.outcome.is_sound:
         logger.warning("%s: %s", fit.state, fit.reason)
     elif not fit.converged:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -125,6 +126,25 @@ def _whole(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 Count = Annotated[int, Field(ge=1), WrapValidator(_whole)]
 
 
+def _as_lengths(value: Any) -> Any:
+    """``lat:10,lon:10`` as those lengths by their names."""
+    if isinstance(value, str):
+        parts = [part.partition(":") for part in as_list(value)]
+        if not all(name and length for name, _, length in parts):
+            raise ValueError("expected dimensions and lengths, such as lat:10,lon:10")
+        return {name.strip(): length.strip() for name, _, length in parts}
+    return value
+
+
+def _no_single(value: int) -> int:
+    if value == 1:
+        raise ValueError("a single refit says nothing of a spread: give 0, or 2 and more")
+    return value
+
+
+BlockLengths = Annotated[dict[str, Count], Field(min_length=1)]
+
+
 class Training(Settings):
     """How mixtures are fitted."""
 
@@ -152,8 +172,8 @@ class Training(Settings):
     search: Effort = Field(
         "standard",
         description="What is tried on the sample of rows. starts: the n_init starts, 20 passes over start_rows each, "
-        "3 of them to their tops. The others add a path through K, from one component up by splits, at most 30 passes a "
-        "step (100 where K is asked for): of 3 splits (quick); of 4, two tops kept of each K, 2 components too far "
+        "3 of them to their tops. The others add a path through K, from one component up by splits, at most 30 passes "
+        "a step (100 where K is asked for): of 3 splits (quick); of 4, two tops kept of each K, 2 components too far "
         "and back by merges, and 3 rounds of merges with splits on the largest sample (standard); of 8, four tops, 4 "
         "too far, 10 rounds (thorough).",
     )
@@ -180,6 +200,19 @@ class Training(Settings):
     )
     holdout: float = Field(
         0.0, ge=0, le=0.5, description="Share of the rows, chosen by a hash, that no fit sees; they judge the fits."
+    )
+    holdout_by: Annotated[BlockLengths | None, BeforeValidator(_as_lengths)] = Field(
+        None,
+        description="Hold out whole blocks in the place of single rows, holdout being their share: the length of a "
+        "block along dimensions of the samples, in steps of the grid, such as {month: 1} or {lat: 10, lon: 10} "
+        "(lat:10,lon:10 on the command line). Along the others a block is as long as they are. Default: single rows.",
+    )
+    stability: Annotated[int, AfterValidator(_no_single)] = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Refits of the result on other weights of the sample's rows, or of its blocks (holdout_by): how "
+        "often each component is found again, and standard errors. 20 are a beginning. 0: none.",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ import pandas as pd
 from dgmm.data import Layout
 from dgmm.em import Evaluated
 from dgmm.fitting.outcome import Outcome, OutcomeKind, Spread
+from dgmm.fitting.stability import Stability
 from dgmm.mixture import Mixture
+from dgmm.passes import BlockSums
 from dgmm.types import Criterion
 
 #: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
@@ -82,6 +85,9 @@ class Fit:
         Of the responsibilities, ``-sum r log r`` over samples and components, in nats.
     held_out : float
         Mean log density of the rows that were held out, in nats per sample; NaN if none were.
+    held_out_se : float
+        Its standard error over the blocks that were held out (`holdout_by`), or over the rows where there are no
+        blocks, in 1024 groups chosen by a hash where there are more; NaN of fewer than two.
     remaining_gains : tuple of float
         The estimate of ``remaining_gain`` after each pass.
     seconds : tuple of float
@@ -93,6 +99,11 @@ class Fit:
         How the data were opened, and what their features are; None if that was not kept.
     spread : Spread or None
         What the search on the sample has seen of other tops of the likelihood; None where there was none.
+    stability : Stability or None
+        What refits on other weights of the sample have said; None if none were asked for.
+    judged : BlockSums or None
+        What the mixture says of the rows that were held out, block by block, from which standard errors follow; None
+        if none were. It is not stored with a model.
     """
 
     mixture: Mixture
@@ -106,11 +117,14 @@ class Fit:
     features: tuple[str, ...]
     entropy: float = np.nan
     held_out: float = np.nan
+    held_out_se: float = np.nan
     remaining_gains: tuple[float, ...] = ()
     seconds: tuple[float, ...] = ()
     layout: Layout | None = None
     spread: Spread | None = None
+    stability: Stability | None = None
     evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
+    judged: BlockSums | None = field(default=None, repr=False, compare=False)
 
     @property
     def n_components(self) -> int:
@@ -213,11 +227,21 @@ class Selection:
         """One row per candidate, the lowest criterion first; those that collapsed or failed come last.
 
         Columns: n_components, covariance_type, n_parameters, log_likelihood, bic, aic, icl, held_out (nats per
-        sample), n_passes, converged, remaining_gain (nats per sample), collapsed (number of components), state,
+        sample), held_out_se (its standard error), behind_se (that of the difference from the highest held_out),
+        n_passes, converged, remaining_gain (nats per sample), collapsed (number of components), state,
         reason, tie (whether it is the best or ties with it, where there is a tie).
         """
         tied = (self.best, *self.ties) if self.ties else ()
         return make_table(self.fits, self.failures, self.criterion, tied)
+
+    @property
+    def parsimonious(self) -> Fit | None:
+        """The smallest K within one standard error of the best by rows held out; see `parsimonious_row`."""
+        found = parsimonious_row(self.table)
+        if found is None:
+            return None
+        which = (found["n_components"], found["covariance_type"])
+        return next(f for f in self.fits if (f.n_components, f.covariance_type) == which)
 
     @property
     def at_edge(self) -> bool:
@@ -248,6 +272,8 @@ def make_table(
     tied: Sequence[Fit] = (),
 ) -> pd.DataFrame:
     """The table of a selection; see `Selection.table`."""
+    judged = [f for f in fits if f.outcome.is_sound and f.judged is not None]
+    judge = max(judged, key=lambda f: f.held_out).judged if judged else None
     rows = [
         {
             "n_components": f.n_components,
@@ -258,6 +284,8 @@ def make_table(
             "aic": f.aic,
             "icl": f.icl,
             "held_out": f.held_out,
+            "held_out_se": f.held_out_se,
+            "behind_se": np.nan if judge is None or f.judged is None else (f.judged - judge).standard_error,
             "n_passes": f.n_passes,
             "converged": f.converged,
             "remaining_gain": f.remaining_gain,
@@ -276,3 +304,53 @@ def make_table(
     outcomes = [*(f.outcome for f in fits), *failures.values()]
     last = [(not o.is_sound) + (o.kind is OutcomeKind.FAILED) for o in outcomes]
     return table.iloc[np.lexsort((order, last))].reset_index(drop=True)
+
+
+def best_held_out(table: pd.DataFrame) -> pd.Series[Any] | None:
+    """The row of a table with the highest held_out, of those that mean something; None where no rows were held out."""
+    return _first(_sound(table), ["held_out"], ascending=False)
+
+
+def parsimonious_row(table: pd.DataFrame) -> pd.Series[Any] | None:
+    """The row with the smallest K whose held_out is within one standard error of the highest.
+
+    The one-standard-error rule (Breiman et al. 1984), with the standard error of the difference, which is what tells
+    two candidates apart: both are judged by the same blocks. Of several with this K, the one with fewest parameters. A
+    candidate that was dropped counts with what it had reached. None where no rows were held out, or in one block.
+    """
+    best = best_held_out(table)
+    if best is None or "behind_se" not in table or not pd.notna(best["behind_se"]):
+        return None
+    sound = _sound(table)
+    near = sound[best["held_out"] - sound["held_out"] <= sound["behind_se"]]
+    return _first(near, ["n_components", "n_parameters"], ascending=True)
+
+
+def held_out_words(table: pd.DataFrame) -> str:
+    """Which candidates the rows that are held out speak for; empty where there are none."""
+    best, small = best_held_out(table), parsimonious_row(table)
+    if best is None:
+        return ""
+    said = f"by rows held out the best is {_name(best)}, {best['held_out']:.4f} nats per sample"
+    if small is None:
+        return f"{said}; a standard error takes two blocks at least"
+    below = best["held_out"] - small["held_out"]
+    its = "" if below == 0 else f", {below:.4f} below (standard error {small['behind_se']:.4f})"
+    return (
+        f"{said} (standard error {best['held_out_se']:.4f}); the smallest K within one standard error of it is "
+        f"{_name(small)}{its}"
+    )
+
+
+def _name(row: pd.Series[Any]) -> str:
+    return f"{row['covariance_type']} K = {row['n_components']}"
+
+
+def _sound(table: pd.DataFrame) -> pd.DataFrame:
+    """The candidates whose likelihood means something."""
+    return table[[Outcome.parse(state).is_sound for state in table["state"]]]
+
+
+def _first(table: pd.DataFrame, by: list[str], *, ascending: bool) -> pd.Series[Any] | None:
+    known = table[table["held_out"].notna()] if "held_out" in table else table[:0]
+    return known.sort_values(by, ascending=ascending, kind="stable").iloc[0] if len(known) else None

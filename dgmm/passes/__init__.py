@@ -1,14 +1,16 @@
 """What one read of the data can be asked: the leaves of the fold, and `Passes`, through which fits ask them.
 
 The profile (moments, range, missing rows, a sample of rows), the E-step of any number of mixtures, the rows that
-mixtures explain worst. Which mixtures those are is no concern of this room.
+mixtures explain worst, what they say of the rows that judge. Which mixtures those are is no concern of this room.
 """
 
+from dgmm.passes.judge import BlockSums
 from dgmm.passes.passes import Passes, profile_of
 from dgmm.passes.profile import Profile, refuse_infinite
 from dgmm.passes.sample import Sample, row_hashes
 
 __all__ = [
+    "BlockSums",
     "Passes",
     "Profile",
     "Sample",

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from dgmm.data import Grid
+from dgmm.data import Blocks, Grid
 from dgmm.engine import Mergeable
 from dgmm.passes.profile import used_rows
-from dgmm.passes.sample import is_held_out
+from dgmm.passes.sample import groups_of, is_held_out, units_of
 from dgmm.rows import Parts, Role, Rows
 
 T = TypeVar("T", bound=Mergeable)
@@ -24,16 +24,19 @@ class Division:
     missing : bool
         Whether there is anything to leave out; looking for it costs as much as a sixth of a pass.
     holdout : float
-        Share of the rows that is held out.
+        Share of the rows, or of the blocks, that is held out.
     seed : int
     scale : float
         Brings the weights of the rows, if there are any, to a mean of one.
+    blocks : Blocks or None
+        What is held out as a whole; None for each row by itself.
     """
 
     missing: bool
     holdout: float
     seed: int
     scale: float
+    blocks: Blocks | None = None
 
     @property
     def copies(self) -> bool:
@@ -47,9 +50,11 @@ class Division:
             rows = replace(rows, weights=rows.weights * self.scale)
         if not self.holdout:
             return Parts({Role.FIT: rows if used is None else rows[used]})
-        out = is_held_out(grid.rows(grid.region(segment))[: len(rows)], self.seed, self.holdout)
-        chosen = {Role.FIT: ~out, Role.JUDGE: out}
-        return Parts({role: rows[its if used is None else used & its] for role, its in chosen.items()})
+        units = units_of(grid, segment, self.blocks)[: len(rows)]
+        out = is_held_out(units, self.seed, self.holdout)
+        fit, judge = (its if used is None else used & its for its in (~out, out))
+        judges = replace(rows[judge], groups=groups_of(units[judge], grid, self.blocks, self.seed))
+        return Parts({Role.FIT: rows[fit], Role.JUDGE: judges})
 
 
 @dataclass(frozen=True)

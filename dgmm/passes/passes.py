@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from dgmm.data import Samples
+from dgmm.data import Blocks, Samples
 from dgmm.engine import Fold
 from dgmm.errors import InputError
 from dgmm.estep import make_plan, unpack
 from dgmm.families import Frame, FrameKind, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.passes.estep import EStepSegment
+from dgmm.passes.judge import BlockSums, JudgeSegment
 from dgmm.passes.parts import Division
 from dgmm.passes.profile import Profile, ProfileSegment, SampleSegment
-from dgmm.passes.sample import Draw, Sample
+from dgmm.passes.sample import Draw, Sample, n_groups
 from dgmm.passes.worst import WorstSegment
 from dgmm.rows import Role
 
@@ -41,8 +42,40 @@ class PassOptions(Protocol):
         """Share of the rows that is held out."""
 
     @property
+    def holdout_by(self) -> Mapping[str, int] | None:
+        """What is held out as a whole: the length of a block along dimensions; None for each row by itself."""
+
+    @property
     def compute_dtype(self) -> str:
         """Precision of the matrix products of an E-step."""
+
+
+def blocks_of(samples: Samples, options: PassOptions) -> Blocks | None:
+    """The blocks that are held out as a whole, if there are any.
+
+    Raises
+    ------
+    InputError
+        If a dimension is none of the samples', or there would be nothing to choose among.
+    """
+    lengths = options.holdout_by
+    if lengths is None:
+        return None
+    if not options.holdout:
+        raise InputError(
+            "holdout_by says what is held out together: give holdout, the share of the blocks, such as 0.1"
+        )
+    for dim in lengths:
+        if dim not in samples.dims:
+            what = "holds the features" if dim == samples.feature_dim else "is no dimension of the samples"
+            raise InputError(f"holdout_by: {dim} {what} of {samples.name}: choose from {', '.join(samples.dims)}")
+    shape = samples.grid.shape
+    blocks = Blocks(shape, tuple(lengths.get(dim, n) for dim, n in zip(samples.dims, shape, strict=True)))
+    if len(blocks) < 2:
+        sizes = ", ".join(f"{dim} {n}" for dim, n in zip(samples.dims, shape, strict=True))
+        given = ", ".join(f"{dim}: {length}" for dim, length in lengths.items())
+        raise InputError(f"holdout_by {{{given}}} makes one block of all of {samples.name} ({sizes}): shorten it")
+    return blocks
 
 
 def profile_of(fold: Fold, samples: Samples, options: PassOptions) -> Profile:
@@ -60,7 +93,9 @@ def profile_of(fold: Fold, samples: Samples, options: PassOptions) -> Profile:
         If no row is complete, or a value or weight cannot be used.
     """
     draw = Draw(options.sample_rows, options.seed)
-    found = fold(ProfileSegment(samples.name, samples.features, samples.grid, draw, samples.row_bytes, options.holdout))
+    blocks = blocks_of(samples, options)
+    what = (samples.name, samples.features, samples.grid)
+    found = fold(ProfileSegment(*what, draw, samples.row_bytes, options.holdout, blocks))
     if not found.n_samples and found.held_out.count:
         raise InputError(
             f"holdout {options.holdout:g} leaves none of the complete rows of {samples.name} to fit: lower it"
@@ -72,7 +107,7 @@ def profile_of(fold: Fold, samples: Samples, options: PassOptions) -> Profile:
         # nearly all rows, or nearly all weight, lie in a small part of the data
         logger.info("rows that count are so unevenly spread in %s that the sample is drawn once more", samples.name)
         draw = draw.again(found.sample)
-        leaf = SampleSegment(samples.name, samples.features, samples.grid, draw, samples.row_bytes, options.holdout)
+        leaf = SampleSegment(*what, draw, samples.row_bytes, options.holdout, blocks)
         found = replace(found, sample=fold(leaf))
     return found.finished()
 
@@ -98,7 +133,8 @@ class Passes:
         self.profile = profile
         self.ridge = ridge
         self.dtype: np.dtype[Any] = np.dtype(options.compute_dtype)
-        self._division = Division(profile.n_missing > 0, options.holdout, options.seed, profile.scale)
+        blocks = blocks_of(samples, options)
+        self._division = Division(profile.n_missing > 0, options.holdout, options.seed, profile.scale, blocks)
 
     @property
     def n_reads(self) -> float:
@@ -118,6 +154,13 @@ class Passes:
         plan = make_plan(mixtures, frames, dtype or self.dtype)
         totals = self.fold(EStepSegment(plan, self._division)).values
         return unpack(totals[Role.FIT], plan, totals.get(Role.JUDGE))
+
+    def judge(self, mixtures: Sequence[Mixture]) -> list[BlockSums]:
+        """One pass: what mixtures, given in the data's units, say of the rows that are held out, block by block."""
+        plans = tuple(m.density_plan() for m in mixtures)
+        groups = n_groups(self.samples.grid, self._division.blocks)
+        found = self.fold(JudgeSegment(plans, groups, self._division))
+        return [BlockSums(found.counts, sums) for sums in found.sums]
 
     def worst(self, mixtures: Sequence[Mixture], limit: int) -> list[Sample]:
         """One pass: the ``limit`` rows of lowest log density under each mixture, given in the data's units."""

@@ -10,12 +10,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dgmm.data import Grid
+from dgmm.data import Blocks, Grid
 from dgmm.engine import Leaf, Mergeable
 from dgmm.errors import InputError
 from dgmm.estep import complete_rows
 from dgmm.families import Frame, FrameKind, Moments, make_frame
-from dgmm.passes.sample import Draw, Sample, is_held_out
+from dgmm.passes.sample import Draw, Sample, groups_of, is_held_out, units_of
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray
 
@@ -113,7 +113,9 @@ class Rowwise(Leaf[T]):
     row_bytes : int
         Bytes of one row as it is read.
     holdout : float
-        Share of the rows that is held out.
+        Share of the rows, or of the blocks, that is held out.
+    blocks : Blocks or None
+        What is held out as a whole; None for each row by itself.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Rowwise(Leaf[T]):
     draw: Draw
     row_bytes: int
     holdout: float = 0.0
+    blocks: Blocks | None = None
 
     def pieces(self, segment: int, given: Rows) -> Iterator[tuple[Rows, Rows, NDArray[np.uint64], int]]:
         """Complete rows that are fitted, those that are held out, the numbers of the former, and the rows of a piece.
@@ -133,6 +136,7 @@ class Rowwise(Leaf[T]):
         """
         self._check_weights(segment, given)
         numbers = self.grid.rows(self.grid.region(segment))
+        units = numbers if self.blocks is None else units_of(self.grid, segment, self.blocks)
         length = max(1, PIECE_BYTES // (8 * len(self.features)))
         # one piece at least: a segment may have no rows when a leaf is only tried
         for start in range(0, max(len(given), 1), length):
@@ -141,13 +145,22 @@ class Rowwise(Leaf[T]):
             rows, its = (piece, its) if used is None else (piece[used], its[used])
             held = rows[:0]
             if self.holdout:
-                out = is_held_out(its, self.draw.seed, self.holdout)
-                held, rows, its = rows[out], rows[~out], its[~out]
+                of = units[start : start + length][:n]
+                of = of if used is None else of[used]
+                out = is_held_out(of, self.draw.seed, self.holdout)
+                held, rows, its, of = rows[out], rows[~out], its[~out], of[~out]
+                if self.blocks is not None:
+                    rows = replace(rows, groups=groups_of(of, self.grid, self.blocks, self.draw.seed))
             yield rows, held, its, n
 
     def sample(self, rows: Rows, numbers: NDArray[np.uint64], n: int) -> Sample:
         """The sample of the complete ones among so many rows."""
         return self.draw.of(rows, numbers, n / self.grid.size)
+
+    def sample_bytes(self, n_rows: int) -> int:
+        """Bytes of the sample of a part of so many rows."""
+        row_bytes = self.row_bytes + 8 * (self.blocks is not None)
+        return self.draw.nbytes(n_rows / self.grid.size, n_rows, row_bytes)
 
     @property
     def lever(self) -> str:
@@ -156,7 +169,7 @@ class Rowwise(Leaf[T]):
 
     def working_bytes(self, n_rows: int) -> int:
         """Numbers of all rows, made by adding, and of a piece its copies, masks, keys and what they are made of."""
-        return 16 * n_rows + 8 * PIECE_BYTES
+        return 16 * n_rows * (1 + (self.blocks is not None)) + 8 * PIECE_BYTES
 
     def _check_weights(self, segment: int, rows: Rows) -> None:
         """Raise `InputError` that names the first weight that cannot be used."""
@@ -192,7 +205,7 @@ class ProfileSegment(Rowwise[Profile]):
     def result_bytes(self, n_rows: int) -> int:
         """Two sets of moments, the range, and the sample."""
         d = len(self.features)
-        return 16 * (d * d + 3 * d) + self.draw.nbytes(n_rows / self.grid.size, n_rows, self.row_bytes)
+        return 16 * (d * d + 3 * d) + self.sample_bytes(n_rows)
 
 
 @dataclass(frozen=True)
@@ -206,7 +219,7 @@ class SampleSegment(Rowwise[Sample]):
 
     def result_bytes(self, n_rows: int) -> int:
         """The sample."""
-        return self.draw.nbytes(n_rows / self.grid.size, n_rows, self.row_bytes)
+        return self.sample_bytes(n_rows)
 
 
 def refuse_infinite(name: str, features: tuple[str, ...], grid: Grid, segment: int, x: AnyArray) -> None:

@@ -7,11 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dgmm.data import Blocks, Grid
 from dgmm.rows import Rows
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import AnyArray, FloatArray, IntArray
 
 #: Of the hashes that choose the rows that are held out; those of stream 0 draw the sample.
 HOLDOUT_STREAM = 1
+#: Those of stream 2 put blocks into groups, where there are more of them than so many: what is summed for each takes
+#: memory, and a standard error over so many is known to 2 %.
+GROUP_STREAM, GROUPS = 2, 1024
 #: A part of the data keeps so many times its share of the sample, for parts elsewhere have missing rows or light ones
 #: and chance is uneven, and so many rows more, for small parts.
 OVERSAMPLED, SPARE = 4.0, 32
@@ -116,12 +120,29 @@ def sample_keys(hashes: NDArray[np.uint64], weights: FloatArray | None) -> AnyAr
     return -np.log((hashes.astype(float) + 0.5) * 2.0**-64) / weights
 
 
-def is_held_out(rows: NDArray[np.uint64], seed: int, share: float) -> NDArray[np.bool_]:
-    """Which rows are held out of the fit, at most half of them.
+def is_held_out(units: NDArray[np.uint64], seed: int, share: float) -> NDArray[np.bool_]:
+    """Which rows, or blocks of rows, are held out of the fit by their numbers, at most half of them.
 
     By other hashes than those that draw the sample: what the sample is drawn from must not have been chosen by them.
     """
-    return row_hashes(rows, seed, HOLDOUT_STREAM) < np.uint64(share * 2.0**64)
+    return row_hashes(units, seed, HOLDOUT_STREAM) < np.uint64(share * 2.0**64)
+
+
+def units_of(grid: Grid, segment: int, blocks: Blocks | None) -> NDArray[np.uint64]:
+    """Number of what is held out together with each row of a segment: of its block, or its own where there are none."""
+    region = grid.region(segment)
+    return grid.rows(region) if blocks is None else blocks.of(region)
+
+
+def n_groups(grid: Grid, blocks: Blocks | None) -> int:
+    """Into how many groups the blocks of a grid are put, or its rows where there are none."""
+    return min(grid.size if blocks is None else len(blocks), GROUPS)
+
+
+def groups_of(units: NDArray[np.uint64], grid: Grid, blocks: Blocks | None, seed: int) -> IntArray:
+    """The group of blocks, or rows, by their numbers: each its own if there are few, else one chosen by a hash."""
+    few = (grid.size if blocks is None else len(blocks)) <= GROUPS
+    return (units if few else row_hashes(units, seed, GROUP_STREAM) % np.uint64(GROUPS)).astype(np.int64)
 
 
 def row_hashes(rows: NDArray[np.uint64], seed: int, stream: int = 0) -> NDArray[np.uint64]:
@@ -179,5 +200,5 @@ class Draw:
         return replace(self, times=8 * self.times, below=below)
 
     def nbytes(self, share: float, n_rows: int, row_bytes: int) -> int:
-        """Bytes of the sample of so many rows at most."""
+        """Bytes of the sample of so many rows at most, each of so many bytes."""
         return int(min(self.limit, n_rows, self.times * self.limit * share + SPARE)) * (8 + row_bytes)

@@ -14,7 +14,7 @@ import xarray as xr
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, FigureBase
 
-from dgmm.fitting import CRITERION_NAMES, SOUND, STRONG, Fit, OutcomeKind
+from dgmm.fitting import CRITERION_NAMES, FOUND_AGAIN, SOUND, STRONG, Fit, OutcomeKind, held_out_words
 from dgmm.report.figures import (
     BANDS,
     class_colours,
@@ -101,6 +101,7 @@ def write_report(
         n_candidates=0 if table is None else len(table),
         cautions=cautions(fit, table, criterion),
         held_out=table is not None and table["held_out"].notna().any(),
+        judged=None if table is None else held_out_words(table),
         images={name: _data_url(figure) for name, figure in figures.items() if figure is not None},
         steps={d: s for d, s in steps.items() if s > 1},
         across=[d for d in view["label"].dims if d not in on] if on else [],
@@ -111,6 +112,7 @@ def write_report(
         probability=probability if len(probability) else None,
         bands=mixture.n_components <= BANDS,
         strong=STRONG,
+        found_again=FOUND_AGAIN,
         criterion=CRITERION_NAMES[criterion],
     )
     files = [("report", path, page.encode())]
@@ -131,6 +133,13 @@ def cautions(fit: Fit, table: pd.DataFrame | None, criterion: Criterion = Criter
     if fit.collapsed:
         which = ", ".join(map(str, fit.collapsed))
         found.append(f"Collapsed components: {which}. They are too narrow or too small to mean anything.")
+    if fit.stability is not None:
+        shares = fit.stability.found_again
+        n = len(fit.stability.rand)
+        found += [
+            f"Class {k} is found again in {shares[k]:.0%} of the refits only ({n})."
+            for k in np.flatnonzero(shares < 0.5)
+        ]
     if table is None:
         return found
     tied = table[table["tie"]]

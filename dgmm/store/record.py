@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dgmm.data import Layout
 from dgmm.errors import InputError
 from dgmm.families import get_family
-from dgmm.fitting import Fit, Outcome, Spread
+from dgmm.fitting import Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
 from dgmm.types import AnyArray, Criterion
 
@@ -31,6 +31,13 @@ PLAIN_FORMAT = "dgmm-model-1"
 UNKNOWN = -1.0
 #: Attributes that hold JSON as text: netCDF takes neither mappings nor, in its classic form, lists of strings.
 TEXTS = ("features", "layout", "spread", "settings", "candidates")
+#: What refits have said, as variables whose names begin with ``stability_``.
+STABILITY = {
+    "rand": ("refit",),
+    "found_again": ("component",),
+    "weights_se": ("component",),
+    "means_se": ("component", "feature"),
+}
 #: To what share the stored values of what follows from others may differ from what follows here.
 ROUNDING = 1e-9
 
@@ -76,6 +83,9 @@ class Attributes(BaseModel):
     remaining_gain: Finite | None = None
     entropy: Finite | None = None
     held_out: Finite | None = None
+    held_out_se: Finite | None = None
+    stability_rows: int | None = Field(None, ge=1, lt=2**63)
+    stability_blocks: int | None = Field(None, ge=0, lt=2**63)
     bic: Finite | None = None
     aic: Finite | None = None
     icl: Finite | None = None
@@ -157,11 +167,15 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         if series or name == "trajectory":
             known = np.nan_to_num(series, nan=UNKNOWN, posinf=UNKNOWN)
             variables[name] = ("pass", known, {"long_name": long_name, "units": units})
+    if fit.stability is not None:
+        for name, dims in STABILITY.items():
+            variables[f"stability_{name}"] = (dims, getattr(fit.stability, name))
     numbers = {
         "log_likelihood": fit.log_likelihood,
         **{str(c): fit.criterion(c) for c in (Criterion.BIC, Criterion.AIC, Criterion.ICL)},
         "entropy": fit.entropy,
         "held_out": fit.held_out,
+        "held_out_se": fit.held_out_se,
         "remaining_gain": fit.remaining_gain,
     }
     texts = {
@@ -180,6 +194,11 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "n_samples": fit.n_samples,
         "n_missing": fit.n_missing,
         "n_passes": fit.n_passes,
+        **(
+            {}
+            if fit.stability is None
+            else {f"stability_{n}": getattr(fit.stability, f"n_{n}") for n in ("rows", "blocks")}
+        ),
         "converged": int(fit.converged),
         "collapsed": list(fit.collapsed),
         "state": fit.state,
@@ -283,10 +302,12 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         features=a.features,
         entropy=math.nan if a.entropy is None else a.entropy,
         held_out=math.nan if a.held_out is None else a.held_out,
+        held_out_se=math.nan if a.held_out_se is None else a.held_out_se,
         remaining_gains=tuple(math.inf if v == UNKNOWN else v for v in arrays.get("remaining_gains", empty).tolist()),
         seconds=tuple(arrays.get("seconds", empty).tolist()),
         layout=a.layout,
         spread=None if a.spread is None else a.spread.spread(),
+        stability=_stability(arrays, a),
     )
     k, d = fit.mixture.means.shape
     if weights.shape != (k,) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-9:
@@ -306,6 +327,18 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         _check_layout(fit.layout, fit.features)
     _check_derived(fit, a)
     return fit
+
+
+def _stability(arrays: Mapping[str, AnyArray], a: Attributes) -> Stability | None:
+    """What refits have said; raises `ValueError` where shapes do not fit the model."""
+    if a.stability_rows is None or a.stability_blocks is None:
+        return None
+    found = {name: arrays[f"stability_{name}"] for name in STABILITY}
+    sizes = {"refit": len(found["rand"]), "component": len(arrays["weights"]), "feature": len(a.features)}
+    for name, dims in STABILITY.items():
+        if found[name].shape != tuple(sizes[dim] for dim in dims) or not sizes["refit"]:
+            raise ValueError(f"its stability_{name} have shape {found[name].shape}")
+    return Stability(a.stability_rows, a.stability_blocks, **found)
 
 
 def _check_layout(layout: Layout, features: tuple[str, ...]) -> None:

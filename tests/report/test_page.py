@@ -14,9 +14,10 @@ import xarray as xr
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from dgmm.fitting import CRITERION_NAMES, STRONG, Fit, Outcome, OutcomeKind
+from dgmm.fitting import CRITERION_NAMES, STRONG, Fit, Outcome, OutcomeKind, Stability, held_out_words
 from dgmm.fitting.results import make_table
 from dgmm.mixture import Mixture
+from dgmm.passes import BlockSums
 from dgmm.report import write_report
 from dgmm.report.figures import (
     CELLS,
@@ -245,6 +246,41 @@ def test_ellipses_of_all_types(kind: str, d: int) -> None:
     widths = [patch.get_width() for patch in figure.axes[0].patches]
     np.testing.assert_allclose(widths, [2, 4, 2, 4] if d == 2 else [widths[0], 2 * widths[0]] * 2)
     assert isinstance(means_figure(fit.mixture, fit.features), Figure)
+
+
+def test_what_held_out_blocks_say_stands_beside_what_chose(tmp_path: Path, scores: xr.Dataset) -> None:
+    counts = np.array([10.0, 10.0, 20.0])
+    fits = []
+    for k, sums in ((1, [-12.0, -22.0, -64.0]), (2, [-12.0, -18.0, -61.0]), (3, [-10.0, -20.0, -60.0])):
+        judged = BlockSums(counts, np.array(sums))
+        more = {"held_out": judged.mean, "held_out_se": judged.standard_error, "judged": judged}
+        fits.append(dataclasses.replace(make_fit(k, log_likelihood=-900.0 + 90 * k), **more))
+    table = make_table(fits, {})
+    write_report(tmp_path / "r.html", title="One", fit=fits[2], table=table, scores=scores)
+    page = (tmp_path / "r.html").read_text()
+    words = held_out_words(table)
+    assert "the smallest K within one standard error of it is full K = 2, 0.0250 below" in words
+    assert words[1:] in page
+    assert "BIC of every candidate" in page
+    assert f"<td>{fits[0].held_out:,.4f} ± {fits[0].held_out_se:,.4f}</td>" in page
+    # a table without rows held out, or as it was once stored, says nothing of them
+    old = table.drop(columns=["held_out_se", "behind_se"]).assign(held_out=np.nan)
+    write_report(tmp_path / "old.html", title="One", fit=fits[2], table=old, scores=scores)
+    assert "held out" not in (tmp_path / "old.html").read_text().lower()
+
+
+def test_classes_that_are_seldom_found_again_are_named(tmp_path: Path, scores: xr.Dataset) -> None:
+    found = Stability(
+        900, 30, np.array([0.9, 1.0]), np.array([1.0, 0.31]), np.array([0.01, 0.0234]), np.full((2, 2), 0.5)
+    )
+    fit = dataclasses.replace(make_fit(2), stability=found)
+    assert cautions(fit, None) == ["Class 1 is found again in 31% of the refits only (2)."]
+    write_report(tmp_path / "r.html", title="One", fit=fit, table=None, scores=scores)
+    page = (tmp_path / "r.html").read_text()
+    assert found.words in page
+    assert "<td>2.34 %</td><td>31 %</td>" in page
+    write_report(tmp_path / "without.html", title="One", fit=make_fit(2), table=None, scores=scores)
+    assert "refits" not in (tmp_path / "without.html").read_text()
 
 
 def test_candidates_beyond_the_table_are_counted(tmp_path: Path, scores: xr.Dataset) -> None:

@@ -17,10 +17,10 @@ import zarr
 
 from dgmm.data import Layout, open_samples
 from dgmm.errors import DgmmError, InputError
-from dgmm.fitting import Fit, Outcome, OutcomeKind
+from dgmm.fitting import Fit, Outcome, OutcomeKind, Stability
 from dgmm.mixture import Mixture
 from dgmm.store import models as store
-from dgmm.store.record import Record
+from dgmm.store.record import STABILITY, Record
 
 #: Damages of a short run and of a long one, in all.
 SHORT, LONG = 400, 24_000
@@ -48,9 +48,13 @@ def model(kind: str) -> Fit:
         features=("0.0", "10.0", "20.0"),
         entropy=12.5,
         held_out=-3.25,
+        held_out_se=0.125,
         remaining_gains=(np.inf, 1e-3, 1e-9),
         seconds=(0.5, 0.25, 0.125),
         layout=Layout(("t",), "z", (0.0, 10.0, 20.0), "float64", ("K",), "m"),
+        stability=Stability(
+            900, 30, np.array([0.9, 1.0]), np.array([1.0, 0.5]), np.full(2, 0.01), np.full((2, 3), 0.5)
+        ),
     )
 
 
@@ -58,6 +62,12 @@ def same(a: Fit, b: Fit) -> bool:
     """To the last bit."""
     arrays = [(a.mixture.weights, b.mixture.weights)]
     arrays += [(getattr(a.mixture.components, n), getattr(b.mixture.components, n)) for n in ("means", "factors")]
+    if a.stability is not None and b.stability is not None:
+        arrays += [(getattr(a.stability, n), getattr(b.stability, n)) for n in STABILITY]
+        counts = [(s.n_rows, s.n_blocks) for s in (a.stability, b.stability)]
+        if counts[0] != counts[1]:
+            return False
+        a = replace(a, stability=b.stability)
     return (
         all(x.shape == y.shape and x.tobytes() == y.tobytes() for x, y in arrays) and replace(a, mixture=b.mixture) == b
     )

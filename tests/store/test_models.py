@@ -98,7 +98,7 @@ def test_round_trip(kind: str, k: int, d: int, path: Path) -> None:
             )
         },
         {"outcome": Outcome(OutcomeKind.COLLAPSED, 3, (0, 1), "components 0, 1 have no extent")},
-        {"entropy": 0.1 + 0.2, "held_out": -1e-300},
+        {"entropy": 0.1 + 0.2, "held_out": -1e-300, "held_out_se": 5e-324},
         # nothing is known of the first passes
         {"trajectory": (-3.0, -2.0, -1.0), "remaining_gains": (math.inf, 1e-9, 0.0), "seconds": (0.5, 0.25, 0.0)},
         {"layout": Layout(("a", "b"), "z", (0.1, -1.0, 1e300, 5e-324), "float64", ("°C", ""), "m")},

@@ -1,0 +1,106 @@
+"""Refits on other weights of the sample: how stable a fit is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score
+
+from dgmm.em import Ascent, climb
+from dgmm.families import Frame, FrameKind
+from dgmm.fitting.options import Training
+from dgmm.fitting.sampled import Candidate, SampleRows, grounds_for
+from dgmm.fitting.stability import FOUND_AGAIN, Stability
+from dgmm.fitting.starts import SAMPLE_PASSES, SAMPLE_TOLERANCE
+from dgmm.mixture import Mixture
+from dgmm.rows import Rows
+from dgmm.types import FloatArray, IntArray
+
+logger = logging.getLogger("dgmm")
+
+#: Rows of the sample, the first of which are one too, by which refits are compared.
+COMPARED_ROWS = 20_000
+
+
+def stability_of(
+    mixture: Mixture,
+    rows: Rows,
+    n_samples: int,
+    options: Training,
+    frame: Callable[[FrameKind], Frame],
+    n_threads: int = 1,
+) -> Stability:
+    """Refit a mixture on the rows of a sample, with weights of the Bayesian bootstrap (Rubin 1981).
+
+    Parameters
+    ----------
+    mixture : Mixture
+        In the data's units; each refit starts from it.
+    rows : Rows
+        In random order. Those with groups are weighted by group.
+    n_samples : int
+        Rows of all the data.
+    options : Training
+    frame : callable
+        The frame of each kind.
+    n_threads : int
+        That work at a time.
+    """
+    start, its_frame = mixture.to_frame(frame(mixture.family.frame)), frame(mixture.family.frame)
+    groups, n_blocks = (np.arange(len(rows)), 0) if rows.groups is None else _numbered(rows.groups)
+    base = np.ones(len(rows)) if rows.weights is None else rows.weights
+    x = rows.x[:COMPARED_ROWS]
+    before = mixture.responsibilities(x)
+    labels = before.argmax(axis=1)
+    rand, found, weights, means = [], [], [], []
+    for refit in range(options.stability):
+        draw = np.random.default_rng([options.seed, refit]).exponential(size=n_blocks or len(rows))
+        drawn = base * draw[groups]
+        again = _refit(start, replace(rows, weights=drawn / drawn.mean()), options, frame, n_threads).to_data(its_frame)
+        after = again.responsibilities(x)
+        overlap = jaccard(before, after)
+        ours, theirs = linear_sum_assignment(-overlap)
+        rand.append(adjusted_rand_score(labels, after.argmax(axis=1)))
+        found.append(overlap[ours, theirs] > FOUND_AGAIN)
+        weights.append(again.weights[theirs])
+        means.append(again.means[theirs])
+        logger.info("refit %d of %d: adjusted Rand index %.3f", refit + 1, options.stability, rand[-1])
+    # rows by themselves are worth as much as there are of them; a block is one however many of its rows are seen
+    scale = 1.0 if n_blocks else np.sqrt(len(rows) / n_samples)
+    weights_se, means_se = (scale * np.std(values, axis=0, ddof=1) for values in (weights, means))
+    return Stability(len(rows), n_blocks, np.array(rand), np.mean(found, axis=0), weights_se, means_se)
+
+
+def jaccard(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Overlap of the components of two sets of responsibilities of the same rows, shape (K, L).
+
+    The sum of the lesser of both over that of the greater; for zeros and ones the Jaccard index of two sets.
+    """
+    common = np.array([np.minimum(column[:, None], b).sum(axis=0) for column in a.T])
+    either = a.sum(axis=0)[:, None] + b.sum(axis=0) - common
+    return np.divide(common, either, out=np.zeros_like(common), where=either > 0)
+
+
+def _numbered(groups: IntArray) -> tuple[IntArray, int]:
+    """Groups numbered without gaps, and how many there are."""
+    known, numbers = np.unique(groups, return_inverse=True)
+    return numbers, len(known)
+
+
+def _refit(
+    start: Mixture, rows: Rows, options: Training, frame: Callable[[FrameKind], Frame], n_threads: int
+) -> Mixture:
+    """Where a mixture climbs to on these rows, in frame coordinates; as far as it comes where a component collapses."""
+    sample = SampleRows(rows, frame, n_threads)
+    name = start.covariance_type
+    candidate = Candidate(start.n_components, name)
+    ground = grounds_for([candidate], sample.moments, frame, options.reg_covar)[name]
+    tol = SAMPLE_TOLERANCE * 0.5 * start.n_parameters / len(rows)
+    ascent = Ascent(start, ground, tol, options.accelerate)
+    for _ in climb([ascent], sample.accumulate, SAMPLE_PASSES):
+        pass
+    return ascent.mixture
