@@ -31,7 +31,7 @@ from tables import head, line
 
 import dgmm
 from dgmm.blas import one_blas_thread
-from dgmm.data import Grid, Samples, open_samples
+from dgmm.data import Grid, Layout, Samples, open_samples
 from dgmm.data.samples import Field
 from dgmm.data.sources import DECODERS
 from dgmm.engine import Workers, open_workers
@@ -45,6 +45,8 @@ from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.passes.estep import EStepSegment
 from dgmm.passes.parts import Division
+from dgmm.passes.profile import ProfileSegment
+from dgmm.passes.sample import Draw
 
 CASES = [
     ("full", 2, 3),
@@ -137,8 +139,12 @@ def e_step(mixture: Mixture) -> EStepSegment:
 
 def scarce(workers: Workers, path: str, mixture: Mixture) -> Workers:
     """The same workers without memory to keep anything in: every pass reads the store."""
-    need = workers.threads_per_worker * pass_bytes(open_samples(path), e_step(mixture)).total + 2**20
-    return replace(workers, memory=int((need + BASE_BYTES * (workers.client is not None)) / workers.paused))
+    samples = open_samples(path)
+    profile = ProfileSegment(path, samples.features, samples.grid, Draw(10, 0), samples.row_bytes)
+    need = max(pass_bytes(samples, leaf).total for leaf in (e_step(mixture), profile))
+    # processes differ in what they need for themselves, and have results that wait to be fetched
+    own = 0 if workers.client is None else BASE_BYTES + 2**25
+    return replace(workers, memory=int((workers.threads_per_worker * need + 2**20 + own) / workers.paused))
 
 
 def dgemm_speed() -> float:
@@ -405,8 +411,8 @@ def many_segments(short: bool, repetitions: int) -> None:
     with open_workers("processes") as workers:
         for n in (100, 1_000) if short else (10_000, 100_000, 1_000_000):
             lazy = Field(np.zeros((16, 2)), ("row", "feature"), chunks=(16, 2))  # with chunks: not data in memory
-            names = ("a", "b")
-            source = Endless("endless", ("row",), Grid((16 * n,), (16,)), names, (lazy,), "feature", xarray.Dataset())
+            names, grid, coords = ("a", "b"), Grid((16 * n,), (16,)), xarray.Dataset()
+            source = Endless("endless", ("row",), grid, names, (lazy,), "feature", coords, Layout())
             _, ours = passes_of(source, workers, mixture)
             with watched([os.getpid()]) as peaks:
                 began = time.perf_counter()
