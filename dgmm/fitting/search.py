@@ -18,10 +18,10 @@ import numpy as np
 from dgmm.em import Ascent, Ground, climb
 from dgmm.families import Family
 from dgmm.fitting.initialise import one_component
-from dgmm.fitting.moves import Standing
+from dgmm.fitting.moves import FIRM, Standing
 from dgmm.fitting.options import Training
 from dgmm.fitting.outcome import SAME, Spread
-from dgmm.fitting.sampled import SampleRows, is_sound
+from dgmm.fitting.sampled import SampleRows, effective_counts, is_sound
 from dgmm.mixture import Mixture
 from dgmm.types import Effort
 
@@ -240,6 +240,9 @@ class Path:
     def add(self, k: int, a: Ascent) -> None:
         """Take up the end of a climb, if it is sound: among the tops, if it is one of the best."""
         if a.best is None or not is_sound(a, self.options.reg_covar):
+            return
+        # with fewer rows it would be a matter of a few more passes
+        if k > 1 and effective_counts(a).min() < FIRM * (self.sample.rows.x.shape[1] + 1):
             return
         self.ends.setdefault(k, []).append(a.log_likelihood)
         new = Top(a, Standing(a.mixture, self.ground, self.sample, self.options.reg_covar))
