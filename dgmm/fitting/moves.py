@@ -25,7 +25,7 @@ CUTS = ((0.0, -1.0, 1.0), (0.0,))
 #: How far apart, in standard deviations, the halves of a cut by moments are put.
 NEAR = 0.5
 #: A component of fewer rows per dimension and one more is not looked for: it may become unsound as it climbs on.
-FIRM = 2
+FIRM = 4
 #: Lloyd steps of the cut by two means.
 TWO_MEANS_STEPS = 10
 #: All cuts of a component make so many passes over its own rows; so many of them go on for so many more.

@@ -152,8 +152,8 @@ class Training(Settings):
     search: Effort = Field(
         "standard",
         description="What is tried on the sample of rows. starts: the n_init starts, 20 passes over start_rows each, "
-        "3 of them to their tops. The others add a path through K, from one component up by splits, at most 30 passes a "
-        "step (100 where K is asked for): of 3 splits (quick); of 4, two tops kept of each K, 2 components too far "
+        "3 of them to their tops. The others add a path through K, from one component up by splits, at most 30 passes "
+        "a step (100 where K is asked for): of 3 splits (quick); of 4, two tops kept of each K, 2 components too far "
         "and back by merges, and 3 rounds of merges with splits on the largest sample (standard); of 8, four tops, 4 "
         "too far, 10 rounds (thorough).",
     )

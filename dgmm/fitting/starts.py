@@ -189,7 +189,7 @@ def _paths(
         path = Path(family, sample, grounds[family.name], options, (c.n_components for c in its), simpler)
         path.walk()
         for c in its:
-            path.climb(c.n_components, [a.mixture for a in _most_likely(c, starts, STARTS_KEPT)])
+            path.climb(c.n_components, [a.mixture for a in _most_likely(c, starts, STARTS_KEPT)], firm=1)
         path.settle()
         paths.append(path)
     return paths
