@@ -24,6 +24,8 @@ OWN = 0.01
 CUTS = ((0.0, -1.0, 1.0), (0.0,))
 #: How far apart, in standard deviations, the halves of a cut by moments are put.
 NEAR = 0.5
+#: A component of fewer rows per dimension and one more is not looked for: it may become unsound as it climbs on.
+FIRM = 4
 #: Lloyd steps of the cut by two means.
 TWO_MEANS_STEPS = 10
 #: All cuts of a component make so many passes over its own rows; so many of them go on for so many more.
@@ -106,7 +108,10 @@ class Standing:
             return []
         local = SampleRows(Rows(rows.x[own], r[own]), self.sample.frame, 1)
         ground = replace(self.ground, moments=local.moments.in_frame(self.ground.frame))
-        whole = Ascent(one_component(family, ground), ground, acceleration="none")
+        single = one_component(family, ground)
+        if not (family.variances(single.components) > 0).all():
+            return []
+        whole = Ascent(single, ground, acceleration="none")
         y = self.coordinates[:, own]
         starts = list(cut(family, y, r[own], ground, self._scale))
         ascents = [Ascent(start, ground, acceleration="none", stop=_never) for start in starts]
@@ -117,7 +122,7 @@ class Standing:
         for a in ascents:
             counts = a.mixture.weights * local.rows.count
             unsound = family.unsound(a.mixture.components, counts, self.ground.moments, self.reg_covar)
-            if a.failure is None and not unsound.any():
+            if a.failure is None and not unsound.any() and counts.min() >= FIRM * (d + 1):
                 found.append(Split(k, a.mixture, a.log_likelihood - whole.log_likelihood))
         return found
 

@@ -86,11 +86,14 @@ def is_sound(a: Ascent, reg_covar: float) -> bool:
     return a.failure is None and not unsound_components(a, reg_covar)
 
 
+def effective_counts(a: Ascent) -> FloatArray:
+    """Effective rows of each component of the best mixture of an ascent, shape (K,)."""
+    counts = a.mixture.weights * a.ground.moments.count
+    return counts if a.best is None else counts * a.best.statistics.effective_shares
+
+
 def unsound_components(a: Ascent, reg_covar: float) -> tuple[int, ...]:
     """Components of the best mixture of an ascent that mean nothing; see `Family.unsound`."""
     mixture, ground = a.mixture, a.ground
-    counts = mixture.weights * ground.moments.count
-    if a.best is not None:
-        counts = counts * a.best.statistics.effective_shares
-    unsound = mixture.family.unsound(mixture.components, counts, ground.moments, reg_covar)
+    unsound = mixture.family.unsound(mixture.components, effective_counts(a), ground.moments, reg_covar)
     return tuple(np.flatnonzero(unsound).tolist())

@@ -18,10 +18,10 @@ import numpy as np
 from dgmm.em import Ascent, Ground, climb
 from dgmm.families import Family
 from dgmm.fitting.initialise import one_component
-from dgmm.fitting.moves import Standing
+from dgmm.fitting.moves import FIRM, Standing
 from dgmm.fitting.options import Training
 from dgmm.fitting.outcome import SAME, Spread
-from dgmm.fitting.sampled import SampleRows, is_sound
+from dgmm.fitting.sampled import SampleRows, effective_counts, is_sound
 from dgmm.mixture import Mixture
 from dgmm.types import Effort
 
@@ -223,8 +223,11 @@ class Path:
         chosen = sorted(pool, key=lambda p: (-p[0], tuple(p[1].means.ravel().tolist())))
         return self.climb(k, [mixture for _, mixture in chosen[: self.budget.proposals]])
 
-    def climb(self, k: int, starts: Sequence[Mixture]) -> bool:
-        """Climb from these starts, all together; whether one of them came to a better top than was known."""
+    def climb(self, k: int, starts: Sequence[Mixture], firm: int = FIRM) -> bool:
+        """Climb from these starts, all together; whether one of them came to a better top than was known.
+
+        What has fewer than ``firm`` rows per dimension and one more in a component does not count.
+        """
         arrived = k in self.wanted
         chance = 0.5 * self.family.n_parameters(k, self.sample.rows.x.shape[1])
         tol = (TOLERANCE if arrived else TOLERANCE_ON_THE_WAY) * chance / self.ground.moments.count
@@ -234,12 +237,15 @@ class Path:
                 self._give_up(k, ascents)
         before = self.best(k)
         for a in ascents:
-            self.add(k, a)
+            self.add(k, a, firm)
         return self.best(k) > before + GAIN * chance
 
-    def add(self, k: int, a: Ascent) -> None:
+    def add(self, k: int, a: Ascent, firm: int = FIRM) -> None:
         """Take up the end of a climb, if it is sound: among the tops, if it is one of the best."""
         if a.best is None or not is_sound(a, self.options.reg_covar):
+            return
+        # with fewer rows it would be a matter of a few more passes
+        if k > 1 and effective_counts(a).min() < firm * (self.sample.rows.x.shape[1] + 1):
             return
         self.ends.setdefault(k, []).append(a.log_likelihood)
         new = Top(a, Standing(a.mixture, self.ground, self.sample, self.options.reg_covar))

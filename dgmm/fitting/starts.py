@@ -146,13 +146,10 @@ def start_on_sample(
                 [c for c in best if c not in ruled_out], kept, options.reg_covar, failures
             )
             for c in best:
-                ends = [
-                    a
-                    for a in _most_likely(c, kept, STARTS_KEPT)
-                    if a.best is not None and is_sound(a, options.reg_covar)
-                ]
+                sound = [a for a in _most_likely(c, kept, STARTS_KEPT) if is_sound(a, options.reg_covar)]
+                ends = [a.log_likelihood for a in sound if a.best is not None]
                 if ends:
-                    spreads[c] = Spread.of([a.log_likelihood for a in ends], small.moments.count)
+                    spreads[c] = Spread.of(ends, small.moments.count)
     for size in sizes[1:]:
         larger = SampleRows(profile.sample.first(size), frame, n_threads)
         grounds = grounds_for(best, larger.moments, frame, options.reg_covar)
@@ -192,7 +189,7 @@ def _paths(
         path = Path(family, sample, grounds[family.name], options, (c.n_components for c in its), simpler)
         path.walk()
         for c in its:
-            path.climb(c.n_components, [a.mixture for a in _most_likely(c, starts, STARTS_KEPT)])
+            path.climb(c.n_components, [a.mixture for a in _most_likely(c, starts, STARTS_KEPT)], firm=1)
         path.settle()
         paths.append(path)
     return paths
