@@ -319,7 +319,7 @@ def parsimonious_row(table: pd.DataFrame) -> pd.Series[Any] | None:
     candidate that was dropped counts with what it had reached. None where no rows were held out, or in one block.
     """
     best = best_held_out(table)
-    if best is None or "behind_se" not in table or not pd.notna(best["behind_se"]):
+    if best is None or "behind_se" not in table:
         return None
     sound = _sound(table)
     near = sound[best["held_out"] - sound["held_out"] <= sound["behind_se"]]

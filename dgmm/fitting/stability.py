@@ -10,6 +10,8 @@ from dgmm.types import FloatArray
 
 #: A component is found again where its overlap with one of the refit (Jaccard) is more than this (Hennig 2007).
 FOUND_AGAIN = 0.75
+#: Components that a sentence names.
+NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,11 @@ class Stability:
         """In a sentence."""
         units = f"{self.n_blocks} blocks" if self.n_blocks else f"{self.n_rows} rows"
         low, middle, high = np.quantile(self.rand, [0.0, 0.5, 1.0])
-        seldom = [f"class {k} is found again in {s:.0%}" for k, s in enumerate(self.found_again) if s < 1]
-        said = f"; {', '.join(seldom)} of the refits" if seldom else "; every class is found again in all of them"
+        order = np.argsort(self.found_again, kind="stable")
+        seldom = [f"class {k} in {self.found_again[k]:.0%}" for k in order if self.found_again[k] < 1]
+        more = f" and {len(seldom) - NAMED} more not in all" if len(seldom) > NAMED else ""
+        said = f"; found again: {', '.join(seldom[:NAMED])} of the refits{more}"
+        said = said if seldom else "; every class is found again in all of them"
         return (
             f"{len(self.rand)} refits on other weights of {units}: adjusted Rand index {middle:.3f} "
             f"({low:.3f} to {high:.3f}){said}"

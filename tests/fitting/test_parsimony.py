@@ -54,7 +54,11 @@ def test_what_is_level_within_its_error_and_smallest_is_named() -> None:
 
 
 def test_of_one_k_the_one_with_fewest_parameters() -> None:
-    assert selected(BEST, fit_of(3, [-1.2, -1.8, -3.05], "full"), LEVEL).parsimonious is LEVEL
+    # it stands first in the table
+    likelier = replace(fit_of(3, [-1.2, -1.8, -3.05], "full"), log_likelihood=100.0)
+    found = selected(BEST, likelier, LEVEL)
+    assert found.table["covariance_type"][0] == "full"
+    assert found.parsimonious is LEVEL
 
 
 @pytest.mark.parametrize(("outcome", "counts"), [(OutcomeKind.COLLAPSED, False), (OutcomeKind.DROPPED, True)])

@@ -57,7 +57,13 @@ def test_more_components_than_clusters_are_not_found_again() -> None:
     assert fit.stability is not None
     assert fit.stability.found_again.min() < 0.5
     assert np.median(fit.stability.rand) < 0.95
-    assert f"is found again in {fit.stability.found_again.min():.0%}" in fit.stability.words
+    k, share = fit.stability.found_again.argmin(), fit.stability.found_again.min()
+    assert f"; found again: class {k} in {share:.0%}" in fit.stability.words
+    many = replace(fit.stability, found_again=np.array([1.0, 0.5, 0.25, 0.75, 0.5, 0.5, 0.5, 0.6]))
+    assert many.words.endswith(
+        "; found again: class 2 in 25%, class 1 in 50%, class 4 in 50%, class 5 in 50%, class 6 in 50% of the refits "
+        "and 2 more not in all"
+    )
 
 
 def test_copies_in_blocks_count_once() -> None:
