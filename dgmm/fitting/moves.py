@@ -28,8 +28,9 @@ NEAR = 0.5
 FIRM = 4
 #: Lloyd steps of the cut by two means.
 TWO_MEANS_STEPS = 10
-#: All cuts of a component make so many passes over its own rows; so many of them go on for so many more.
-FIRST_PASSES, CUTS_KEPT, MORE_PASSES = 1, 2, 5
+#: All cuts of a component make so many passes over its own rows; so many of them go on for so many more: of few
+#: components, as many as make so many together.
+FIRST_PASSES, CUTS_KEPT, CUTS_TOGETHER, MORE_PASSES = 1, 2, 12, 5
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class Standing:
         starts = list(cut(family, y, r[own], ground, self._scale))
         ascents = [Ascent(start, ground, acceleration="none", stop=_never) for start in starts]
         list(climb([whole, *ascents], local.accumulate, FIRST_PASSES))
-        ascents = sorted((a for a in ascents if a.failure is None), key=lambda a: -a.log_likelihood)[:CUTS_KEPT]
+        ascents = sorted((a for a in ascents if a.failure is None), key=lambda a: -a.log_likelihood)
+        ascents = ascents[: max(CUTS_KEPT, CUTS_TOGETHER // self.mixture.n_components)]
         list(climb(ascents, local.accumulate, MORE_PASSES))
         found = []
         for a in ascents:

@@ -48,6 +48,8 @@ class Budget:
         Tops of each number of components that are kept alive.
     proposals : int
         Proposals of each step that climb.
+    components : int
+        Where it is more, as many proposals climb as make so many components: where there are few, climbs cost little.
     overshoot : int
         The path goes so many components beyond the largest that is asked for, and comes back.
     rounds : int
@@ -56,14 +58,19 @@ class Budget:
 
     beam: int
     proposals: int
+    components: int
     overshoot: int
     rounds: int
 
+    def width(self, k: int) -> int:
+        """How many proposals of K components climb."""
+        return max(self.proposals, self.components // k)
+
 
 BUDGETS: dict[Effort, Budget] = {
-    "quick": Budget(beam=1, proposals=3, overshoot=0, rounds=1),
-    "standard": Budget(beam=2, proposals=4, overshoot=2, rounds=3),
-    "thorough": Budget(beam=4, proposals=8, overshoot=4, rounds=10),
+    "quick": Budget(beam=1, proposals=3, components=12, overshoot=0, rounds=1),
+    "standard": Budget(beam=2, proposals=6, components=24, overshoot=2, rounds=3),
+    "thorough": Budget(beam=4, proposals=8, components=48, overshoot=4, rounds=10),
 }
 
 
@@ -186,7 +193,7 @@ class Path:
         """From K to K - 1 by the cheapest merges; whether that found a better top."""
         pool = []
         for top in self.tops.get(k, []):
-            for cost, i, j in top.standing.merges[: self.budget.proposals]:
+            for cost, i, j in top.standing.merges[: self.budget.width(k - 1)]:
                 merged = top.standing.merge(i, j)
                 if merged is not None:
                     pool.append((top.log_likelihood - cost, merged))
@@ -199,12 +206,12 @@ class Path:
             standing = top.standing
             for cost, i, j in standing.merges[:PAIRS]:
                 others = [split for split in standing.splits if split.component not in (i, j)]
-                for split in sorted(others, key=lambda s: -s.gain)[: self.budget.proposals]:
+                for split in sorted(others, key=lambda s: -s.gain)[: self.budget.width(k)]:
                     pool.append((top.log_likelihood + split.gain - cost, standing, i, j, split))
         pool.sort(key=lambda p: -p[0])
         made = [
             (promise, standing.merge_and_split(i, j, split))
-            for promise, standing, i, j, split in pool[: 2 * self.budget.proposals]
+            for promise, standing, i, j, split in pool[: 2 * self.budget.width(k)]
         ]
         return self._try(k, [(promise, mixture) for promise, mixture in made if mixture is not None])
 
@@ -221,7 +228,7 @@ class Path:
     def _try(self, k: int, pool: Sequence[tuple[float, Mixture]]) -> bool:
         """Let the most promising climb; those first that promise most, whatever order they come in."""
         chosen = sorted(pool, key=lambda p: (-p[0], tuple(p[1].means.ravel().tolist())))
-        return self.climb(k, [mixture for _, mixture in chosen[: self.budget.proposals]])
+        return self.climb(k, [mixture for _, mixture in chosen[: self.budget.width(k)]])
 
     def climb(self, k: int, starts: Sequence[Mixture], firm: int = FIRM) -> bool:
         """Climb from these starts, all together; whether one of them came to a better top than was known.
