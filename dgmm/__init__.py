@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         ReadError,
     )
     from dgmm.estimators import BayesianGaussianMixture, GaussianMixture
-    from dgmm.fitting import Fit, Selection
+    from dgmm.fits import Fit, Selection
     from dgmm.mixture import Mixture
     from dgmm.store import load, save
 
@@ -57,7 +57,7 @@ _HOMES = {
     ),
     "estimators": ("BayesianGaussianMixture", "GaussianMixture"),
     "mixture": ("Mixture",),
-    "fitting": ("Fit", "Selection"),
+    "fits": ("Fit", "Selection"),
     "store": ("load", "save"),
 }
 

@@ -16,20 +16,11 @@ from dgmm.data import Source, Weights, open_samples, store_at
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError, one_line
 from dgmm.families import DEFAULT, get_family
-from dgmm.fitting import (
-    Fit,
-    One,
-    Search,
-    Selection,
-    Training,
-    by_model,
-    check_given,
-    select_samples,
-    train_samples,
-    validated,
-)
+from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
+from dgmm.fitting import select_samples, train_samples
 from dgmm.keywords import ScoreOptions, SelectOptions, TrainOptions, takes
 from dgmm.scoring import score_samples
+from dgmm.search import check_given
 from dgmm.store import place_at
 
 if TYPE_CHECKING:

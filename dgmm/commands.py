@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from dgmm.config import Data, Score, Select, Setting, Train, read_settings, settings_of
 from dgmm.errors import InputError
-from dgmm.fitting import Settings, held_out_words, validated
+from dgmm.fits import Settings, held_out_words, validated
 from dgmm.yaml12 import parse
 
 S = TypeVar("S", bound=Settings)

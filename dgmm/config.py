@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from dgmm.errors import InputError
-from dgmm.fitting import Count, One, Search, Settings, Training, as_list
+from dgmm.fits import Count, One, Search, Settings, Training, as_list
 from dgmm.types import Decoder, MissingChunks
 from dgmm.yaml12 import LONGEST, parse
 

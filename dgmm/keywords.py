@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypedDict, TypeVar, get_type_hints
 
 from dgmm.config import Setting, settings_of
-from dgmm.fitting import Settings
+from dgmm.fits import Settings
 from dgmm.types import Acceleration, Criterion, Decoder, Effort, MissingChunks, OnCollapse, Precision, StartMethod
 
 # ---- generated ----

@@ -17,7 +17,8 @@ from dgmm.data import Samples, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError, OutputExistsError
-from dgmm.fitting import CRITERION_NAMES, Fit, Selection, Settings, held_out_words, select_samples, train_samples
+from dgmm.fits import CRITERION_NAMES, Fit, Selection, Settings, held_out_words
+from dgmm.fitting import select_samples, train_samples
 from dgmm.scoring import Scored, score_samples
 from dgmm.store import Status, digest, place_at, settings_in
 from dgmm.types import Criterion

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from dgmm.cli import run_app
 from dgmm.commands import SETTINGS_SUFFIXES, Changes, asked, options_of, with_options
 from dgmm.errors import InputError
-from dgmm.fitting import CRITERION_NAMES, Settings
+from dgmm.fits import CRITERION_NAMES, Settings
 from dgmm.types import Criterion
 
 S = TypeVar("S", bound=Settings)

@@ -34,7 +34,8 @@ from dgmm.data import Grid, Samples, open_samples
 from dgmm.engine import Fold, Leaf, open_workers
 from dgmm.engine.fold import Residence, fold_run, rehearse
 from dgmm.engine.memory import BASE_BYTES, pass_bytes, waiting_bytes
-from dgmm.fitting import One, Training, train_samples
+from dgmm.fits import One, Training
+from dgmm.fitting import train_samples
 from dgmm.mixture import Mixture
 from dgmm.passes.estep import EStepSegment
 from dgmm.passes.parts import Division

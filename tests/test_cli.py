@@ -29,7 +29,7 @@ from distributed.scheduler import NoValidWorkerError, NoWorkerError
 from sklearn.mixture import GaussianMixture
 
 from dgmm.cli import main
-from dgmm.fitting import Fit, Outcome, OutcomeKind, held_out_words
+from dgmm.fits import Fit, Outcome, OutcomeKind, held_out_words
 from dgmm.mixture import Mixture
 from dgmm.store import models as store
 from dgmm.store import settings_in
@@ -789,7 +789,8 @@ def test_the_installed_command(blobs: np.ndarray, tmp_path: Path) -> None:
     assert trained.returncode == 0, trained.stderr
     assert "full, K = 3" in trained.stdout
     assert all(
-        line.startswith(("profile", "pass ", "starts", "best starts", "sample")) for line in trained.stderr.splitlines()
+        line.startswith(("profile", "pass ", "starts", "path", "moves", "sample"))
+        for line in trained.stderr.splitlines()
     )
     np.testing.assert_array_equal(
         store.load(tmp_path / "model.zarr").mixture.responsibilities(blobs).argmax(axis=1), groups(blobs)

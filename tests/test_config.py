@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from dgmm.config import Pipeline, Score, Select, Train, read_settings
 from dgmm.errors import InputError
-from dgmm.fitting import Settings, Training, validated
+from dgmm.fits import Settings, Training, validated
 
 CONFIG = Path(__file__).parents[1] / "config"
 MODELS = (Train, Select, Score, Pipeline)

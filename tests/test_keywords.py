@@ -19,7 +19,7 @@ from pydantic import ByteSize
 import dgmm
 import dgmm.types
 from dgmm.config import Cluster, Data, Job, Score, Scoring, Select, Train, settings_of
-from dgmm.fitting import Search, Settings, Training
+from dgmm.fits import Search, Settings, Training
 
 FILE = Path(__file__).parents[1] / "dgmm" / "keywords.py"
 PLACE = re.compile(r"(# ---- generated ----\n).*?(# ---- end ----)", re.DOTALL)

@@ -20,7 +20,7 @@ from dgmm.cli import app, main, run_app
 from dgmm.commands import SHORT, asked, command
 from dgmm.config import Pipeline, Score, Select, Train, settings_of
 from dgmm.families import FAMILIES, register
-from dgmm.fitting import Count, Settings, Training, validated
+from dgmm.fits import Count, Settings, Training, validated
 from dgmm.keywords import takes
 from tests.families.toy_family import Poisson
 from tests.integration.test_readme import table

@@ -11,7 +11,7 @@ import yaml
 
 from dgmm.config import Select, Train, read_settings
 from dgmm.errors import InputError
-from dgmm.fitting import validated
+from dgmm.fits import validated
 from dgmm.yaml12 import LONGEST, parse
 
 #: Example 10.9 of the specification, and each line of the table of section 10.3.2 from both sides.

@@ -27,7 +27,8 @@ from dgmm.estimators.containers import Features, is_chunked, named_features, sam
 from dgmm.estimators.lazy import Scorer, What, score_array, score_chunked
 from dgmm.estimators.problem import AnySamples, Problem, Start, workers_for
 from dgmm.families import Frame, Moments, get_family
-from dgmm.fitting import Training, passes_over
+from dgmm.fits import Training
+from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.scoring import total_log_density

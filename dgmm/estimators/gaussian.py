@@ -19,7 +19,8 @@ from dgmm.estimators.base import Parameters, StreamedMixture
 from dgmm.estimators.bridge import change_rule, mixture_of
 from dgmm.estimators.problem import AnySamples
 from dgmm.families import DEFAULT, Frame, Moments, gaussian_family, get_family
-from dgmm.fitting import Search, Selection, Training, by_model, select_samples, validated
+from dgmm.fits import Search, Selection, Training, by_model, validated
+from dgmm.fitting import select_samples
 from dgmm.keywords import GridOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes

@@ -8,22 +8,21 @@ from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import adjusted_rand_score
 
-from dgmm.em import Ascent, climb
+from dgmm.em import Ascent, Ground, climb
 from dgmm.families import Frame, FrameKind
-from dgmm.fitting.options import Training
-from dgmm.fitting.sampled import Candidate, SampleRows, grounds_for
-from dgmm.fitting.stability import FOUND_AGAIN, Stability
-from dgmm.fitting.starts import SAMPLE_PASSES, SAMPLE_TOLERANCE
+from dgmm.fits import FOUND_AGAIN, Stability, Training
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
+from dgmm.search import SAMPLE_PASSES, SAMPLE_TOLERANCE, Candidate, Path, SampleRows, grounds_for, is_sound
 from dgmm.types import FloatArray, IntArray
 
 logger = logging.getLogger("dgmm")
 
 #: Rows of the sample, the first of which are one too, by which refits are compared.
 COMPARED_ROWS = 20_000
+#: Rows of the sample on which a refit looks for a mixture of its own.
+SEARCHED_ROWS = 5_000
 
 
 def stability_of(
@@ -50,6 +49,8 @@ def stability_of(
     n_threads : int
         That work at a time.
     """
+    from sklearn.metrics import adjusted_rand_score  # loads much
+
     start, its_frame = mixture.to_frame(frame(mixture.family.frame)), frame(mixture.family.frame)
     groups, n_blocks = (np.arange(len(rows)), 0) if rows.groups is None else _numbered(rows.groups)
     base = np.ones(len(rows)) if rows.weights is None else rows.weights
@@ -94,13 +95,25 @@ def _numbered(groups: IntArray) -> tuple[IntArray, int]:
 def _refit(
     start: Mixture, rows: Rows, options: Training, frame: Callable[[FrameKind], Frame], n_threads: int
 ) -> Mixture:
-    """Where a mixture climbs to on these rows, in frame coordinates; as far as it comes where a component collapses."""
+    """The best of where a mixture and what a search of its own has found climb to on these rows, in frame coordinates.
+
+    Where a component collapses in all of them, as far as the best one comes.
+    """
+    k, name = start.n_components, start.covariance_type
+
+    def ground_of(sample: SampleRows) -> Ground:
+        return grounds_for([Candidate(k, name)], sample.moments, frame, options.reg_covar)[name]
+
+    starts = [start]
+    if options.search != "starts" and k > 1:
+        few = SampleRows(rows[:SEARCHED_ROWS], frame, n_threads)
+        path = Path(start.family, few, ground_of(few), options.model_copy(update={"search": "quick"}), [k])
+        path.walk()
+        path.explore()
+        starts += [top.ascent.mixture for top in path.tops.get(k, [])]
     sample = SampleRows(rows, frame, n_threads)
-    name = start.covariance_type
-    candidate = Candidate(start.n_components, name)
-    ground = grounds_for([candidate], sample.moments, frame, options.reg_covar)[name]
     tol = SAMPLE_TOLERANCE * 0.5 * start.n_parameters / len(rows)
-    ascent = Ascent(start, ground, tol, options.accelerate)
-    for _ in climb([ascent], sample.accumulate, SAMPLE_PASSES):
+    ascents = [Ascent(each, ground_of(sample), tol, options.accelerate) for each in starts]
+    for _ in climb(ascents, sample.accumulate, SAMPLE_PASSES):
         pass
-    return ascent.mixture
+    return max(ascents, key=lambda a: (is_sound(a, options.reg_covar), a.log_likelihood)).mixture

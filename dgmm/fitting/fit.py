@@ -12,15 +12,11 @@ from dgmm.em import Ascent
 from dgmm.engine import Fold, Workers
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
+from dgmm.fits import Fit, One, Outcome, Search, Selection, Training, choose
 from dgmm.fitting.bootstrap import stability_of
-from dgmm.fitting.initialise import Given, one_component
-from dgmm.fitting.options import One, Search, Training
-from dgmm.fitting.outcome import Outcome
 from dgmm.fitting.race import Race
-from dgmm.fitting.results import Fit, Selection, choose
-from dgmm.fitting.sampled import Candidate, grounds_for
-from dgmm.fitting.starts import start_on_sample
 from dgmm.passes import Passes, profile_of
+from dgmm.search import Candidate, Given, grounds_for, one_component, start_on_sample
 from dgmm.types import Criterion
 
 logger = logging.getLogger("dgmm")

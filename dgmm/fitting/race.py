@@ -13,12 +13,10 @@ import numpy as np
 from dgmm.em import Ascent, Evaluated, Pass, climb
 from dgmm.estep import DOUBLE
 from dgmm.families import SufficientStatistics
-from dgmm.fitting.options import Training
-from dgmm.fitting.outcome import Outcome, OutcomeKind
+from dgmm.fits import STRONG, CriterionTerms, Fit, Outcome, OutcomeKind, Training
 from dgmm.fitting.reseed import reseed
-from dgmm.fitting.results import STRONG, CriterionTerms, Fit
-from dgmm.fitting.sampled import Candidate, unsound_components
 from dgmm.passes import Passes
+from dgmm.search import Candidate, unsound_components
 from dgmm.types import Criterion
 
 logger = logging.getLogger("dgmm")

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from dgmm.fitting import CRITERION_NAMES, SOUND, STRONG, Fit, Outcome, OutcomeKind
+from dgmm.fits import CRITERION_NAMES, SOUND, STRONG, Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
 from dgmm.types import AnyArray, Criterion, FloatArray, IntArray
 

@@ -14,7 +14,7 @@ import xarray as xr
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, FigureBase
 
-from dgmm.fitting import CRITERION_NAMES, FOUND_AGAIN, SOUND, STRONG, Fit, OutcomeKind, held_out_words
+from dgmm.fits import CRITERION_NAMES, FOUND_AGAIN, SOUND, STRONG, Fit, OutcomeKind, held_out_words
 from dgmm.report.figures import (
     BANDS,
     class_colours,

@@ -21,7 +21,7 @@ from dgmm.data import Grid, Samples
 from dgmm.engine import Fold, Leaf, Workers
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
-from dgmm.fitting import Fit
+from dgmm.fits import Fit
 from dgmm.mixture import Mixture
 from dgmm.passes import refuse_infinite
 from dgmm.rows import Rows

@@ -20,7 +20,7 @@ import zarr
 
 from dgmm.data import Stored, open_store, unfinished
 from dgmm.errors import DgmmError, InputError, ReadError, one_line
-from dgmm.fitting import Fit
+from dgmm.fits import Fit
 from dgmm.store.at import place_at
 from dgmm.store.places import Output
 from dgmm.store.record import Record, check_format, from_dataset, to_dataset

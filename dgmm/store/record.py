@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dgmm.data import Layout
 from dgmm.errors import InputError
 from dgmm.families import get_family
-from dgmm.fitting import Fit, Outcome, Spread, Stability
+from dgmm.fits import Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
 from dgmm.types import AnyArray, Criterion
 

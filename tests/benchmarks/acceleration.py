@@ -18,9 +18,9 @@ from dgmm.blas import one_blas_thread
 from dgmm.datasets import old_faithful
 from dgmm.em import Ascent
 from dgmm.families import Frame, FrameKind, Moments, get_family, make_frame
-from dgmm.fitting.initialise import from_labels
-from dgmm.fitting.sampled import Candidate, SampleRows, grounds_for
 from dgmm.rows import Rows
+from dgmm.search.initialise import from_labels
+from dgmm.search.sampled import Candidate, SampleRows, grounds_for
 
 #: Nats per sample: arrived within this of the best limit; two limits further apart are different optima; and
 #: what is still to come where the search for the limit ends.

@@ -40,7 +40,8 @@ from dgmm.engine.memory import BASE_BYTES, pass_bytes
 from dgmm.engine.workers import threads
 from dgmm.estep import make_plan, score
 from dgmm.families import get_family
-from dgmm.fitting import Outcome, OutcomeKind, Training, passes_over
+from dgmm.fits import Outcome, OutcomeKind, Training
+from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.passes.estep import EStepSegment

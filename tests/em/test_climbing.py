@@ -12,10 +12,11 @@ from dgmm.data import Grid, open_samples
 from dgmm.em import Ascent, Evaluated, Secants, aitken, anderson, climb, maximise
 from dgmm.em.anderson import expected_gain
 from dgmm.engine.workers import threads
-from dgmm.fitting import Training, passes_over
-from dgmm.fitting.sampled import Candidate, grounds_for
+from dgmm.fits import Training
+from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
+from dgmm.search.sampled import Candidate, grounds_for
 
 TYPES = ["full", "tied", "diag", "spherical"]
 
@@ -333,16 +334,18 @@ def test_every_training_setting_changes_something() -> None:
 
     def outcome(x: np.ndarray = x, k: int = 5, **settings: object) -> tuple:
         fit = dgmm.train(x, k, "full", **settings)
-        return fit.log_likelihood, fit.n_passes, fit.mixture.means.tobytes()
+        return fit.log_likelihood, fit.n_passes, fit.mixture.means.tobytes(), fit.stability is None
 
-    base = {"n_init": 3, "start_rows": 400, "sample_rows": 800, "max_iter": 60, "tol": 1e-6}
+    base = {"search": "starts", "n_init": 3, "start_rows": 400, "sample_rows": 800, "max_iter": 60, "tol": 1e-6}
     reference = outcome(**base)
     changes = {
         "tol": 1e-2, "max_iter": 4, "reg_covar": 0.05, "n_init": 1, "seed": 7, "start_rows": 150, "accelerate": "none",
-        "init_params": "random", "compute_dtype": "float32", "holdout": 0.2,
+        "init_params": "random", "search": "quick", "compute_dtype": "float32", "holdout": 0.2,
+        "stability": 2,
     }  # fmt: skip
     for name, value in changes.items():
         assert outcome(**{**base, name: value}) != reference, name
+    assert outcome(**base, holdout=0.2, holdout_by={"sample": 10}) != outcome(**base, holdout=0.2)
     # with fewer rows in the sample than start_rows asks for, the starts see fewer
     assert outcome(**{**base, "sample_rows": 120}) != reference
     # a component on a row far from two clusters
@@ -356,7 +359,7 @@ def test_every_training_setting_changes_something() -> None:
     )
     assert again != reported, "on_collapse"
     assert again not in (never, few), "worst_rows"
-    assert {*changes, "sample_rows", "worst_rows", "on_collapse"} == set(Training.model_fields)
+    assert {*changes, "holdout_by", "sample_rows", "worst_rows", "on_collapse"} == set(Training.model_fields)
 
 
 def test_stopping_short_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,8 @@ from dgmm.engine.leaf import digest
 from dgmm.engine.memory import gathered_bytes, pass_bytes
 from dgmm.engine.workers import threads
 from dgmm.errors import ReadError
-from dgmm.fitting import Training, passes_over
+from dgmm.fits import Training
+from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.passes import profile as profile_module

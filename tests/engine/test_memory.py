@@ -26,7 +26,8 @@ from dgmm.engine.memory import BUFFER_BYTES, check_memory, pass_bytes
 from dgmm.engine.schedulers import DISTRIBUTED_SETTINGS
 from dgmm.engine.workers import of_client, threads
 from dgmm.errors import InsufficientMemoryError
-from dgmm.fitting import Training, passes_over
+from dgmm.fits import Training
+from dgmm.fitting import passes_over
 from dgmm.passes.profile import ProfileSegment
 from dgmm.passes.sample import Draw
 from tests.peaks import ENVIRONMENT, Case, Job, leaf_of, next_result, resident, scoring_of

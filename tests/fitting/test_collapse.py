@@ -14,8 +14,8 @@ import dgmm
 from dgmm.cli import main
 from dgmm.errors import CollapseError
 from dgmm.families.gaussian import cholesky
-from dgmm.fitting import SOUND, Outcome, OutcomeKind
-from dgmm.fitting.results import make_table
+from dgmm.fits import SOUND, Outcome, OutcomeKind
+from dgmm.fits.table import make_table
 from dgmm.passes import row_hashes
 from dgmm.report.figures import MARKERS, criterion_figure, states
 from dgmm.store import models as store

@@ -12,10 +12,12 @@ import zarr
 import dgmm
 from dgmm.datasets import ocean_temperature
 from dgmm.em import Ascent
-from dgmm.fitting import Outcome, OutcomeKind, Training, race
-from dgmm.fitting.results import choose, make_table
-from dgmm.fitting.starts import sample_sizes
+from dgmm.fits import Outcome, OutcomeKind, Training
+from dgmm.fits.selection import choose
+from dgmm.fits.table import make_table
+from dgmm.fitting import race
 from dgmm.passes.sample import is_held_out
+from dgmm.search.starts import sample_sizes
 from dgmm.types import Criterion
 
 

@@ -18,12 +18,13 @@ from dgmm import em
 from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.errors import CollapseError
 from dgmm.families import Frame, Moments, SufficientStatistics
-from dgmm.fitting import Outcome, OutcomeKind, Training, race
+from dgmm.fits import Outcome, OutcomeKind, Training
+from dgmm.fits.results import CriterionTerms
+from dgmm.fitting import race
 from dgmm.fitting.race import TRANSITIONS, Race, Runner, State
 from dgmm.fitting.reseed import Reseeding
-from dgmm.fitting.results import CriterionTerms
-from dgmm.fitting.sampled import Candidate
 from dgmm.mixture import Mixture
+from dgmm.search.sampled import Candidate
 from dgmm.types import Criterion
 from tests.scripts import scripted
 

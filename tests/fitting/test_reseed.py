@@ -9,9 +9,9 @@ from dgmm.em import Evaluated
 from dgmm.engine.workers import threads
 from dgmm.fitting import passes_over
 from dgmm.fitting.reseed import groups_of, reseed
-from dgmm.fitting.sampled import Candidate, grounds_for
 from dgmm.passes import Sample
 from dgmm.rows import Rows
+from dgmm.search.sampled import Candidate, grounds_for
 
 
 def with_rare_group(n: int, rare: int) -> np.ndarray:

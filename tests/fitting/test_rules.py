@@ -17,10 +17,12 @@ from dgmm.data import open_samples
 from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.engine.workers import threads
 from dgmm.families import Frame, Moments, SufficientStatistics
-from dgmm.fitting import Training, passes_over, reseed, starts
-from dgmm.fitting.sampled import Candidate, unsound_components
-from dgmm.fitting.starts import Screening, sample_sizes, start_on_sample
+from dgmm.fits import Training
+from dgmm.fitting import passes_over, reseed
 from dgmm.mixture import Mixture
+from dgmm.search import starts
+from dgmm.search.sampled import Candidate, unsound_components
+from dgmm.search.starts import Screening, sample_sizes, start_on_sample
 from dgmm.types import Criterion
 from tests.scripts import scripted
 

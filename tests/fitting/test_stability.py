@@ -13,7 +13,8 @@ import xarray as xr
 import dgmm
 from dgmm import store
 from dgmm.errors import InputError
-from dgmm.fitting import Fit, bootstrap
+from dgmm.fits import Fit
+from dgmm.fitting import bootstrap
 from dgmm.fitting.bootstrap import jaccard
 from dgmm.rows import Rows
 from dgmm.store.record import from_dataset, to_dataset

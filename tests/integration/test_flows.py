@@ -10,7 +10,7 @@ import pytest
 
 import dgmm
 from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train
-from dgmm.fitting import Training
+from dgmm.fits import Training
 
 pytestmark = pytest.mark.prefect
 

@@ -14,8 +14,8 @@ from dgmm.datasets import old_faithful
 from dgmm.em import Ascent, climb
 from dgmm.engine.workers import threads
 from dgmm.fitting import passes_over
-from dgmm.fitting.sampled import Candidate, grounds_for
 from dgmm.mixture import Mixture
+from dgmm.search.sampled import Candidate, grounds_for
 
 
 def faithful() -> np.ndarray:

@@ -4,7 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from dgmm.fitting import Settings, Training
+from dgmm.fits import Settings, Training
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

@@ -16,7 +16,8 @@ import dgmm
 from dgmm.config import Select
 from dgmm.data import Blocks, open_samples
 from dgmm.engine.workers import threads
-from dgmm.fitting import Training, passes_over, validated
+from dgmm.fits import Training, validated
+from dgmm.fitting import passes_over
 from dgmm.passes.parts import Division
 from dgmm.passes.sample import is_held_out
 from dgmm.rows import Role

@@ -12,7 +12,8 @@ import xarray as xr
 import dgmm
 from dgmm.data import open_samples
 from dgmm.engine.workers import threads
-from dgmm.fitting import Training, passes_over
+from dgmm.fits import Training
+from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
 from dgmm.passes.sample import GROUPS

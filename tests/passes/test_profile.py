@@ -21,7 +21,8 @@ from dgmm.data import Samples, open_samples
 from dgmm.data import grid as grid_module
 from dgmm.engine.workers import of_client, threads
 from dgmm.errors import InputError
-from dgmm.fitting import Training, passes_over
+from dgmm.fits import Training
+from dgmm.fitting import passes_over
 from dgmm.passes import Profile, Sample, row_hashes
 from dgmm.rows import Rows
 

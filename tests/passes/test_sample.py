@@ -21,7 +21,7 @@ from dgmm.engine.fold import cut
 from dgmm.engine.memory import gathered_bytes
 from dgmm.engine.tree import grow
 from dgmm.engine.workers import threads
-from dgmm.fitting import Training
+from dgmm.fits import Training
 from dgmm.passes import Sample, profile_of, row_hashes
 from dgmm.passes.profile import ProfileSegment
 from dgmm.passes.sample import OVERSAMPLED, SPARE, Draw, sample_keys

@@ -22,7 +22,8 @@ from dgmm.engine.workers import of_client, threads
 from dgmm.errors import InputError
 from dgmm.estep import Plain, accumulate, make_plan
 from dgmm.families import Moments, SufficientStatistics, make_frame
-from dgmm.fitting import Training, passes_over
+from dgmm.fits import Training
+from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.passes import Sample, row_hashes
 from dgmm.passes.sample import is_held_out, sample_keys

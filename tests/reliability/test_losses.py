@@ -19,7 +19,7 @@ from dgmm.engine import Fold, Leaf, Workers, open_workers, resident
 from dgmm.engine.cluster import Call
 from dgmm.engine.leaf import Prepare
 from dgmm.engine.workers import threads
-from dgmm.fitting import Training
+from dgmm.fits import Training
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, profile_of
 from dgmm.passes.estep import EStepSegment

@@ -14,8 +14,8 @@ import xarray as xr
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from dgmm.fitting import CRITERION_NAMES, STRONG, Fit, Outcome, OutcomeKind, Stability, held_out_words
-from dgmm.fitting.results import make_table
+from dgmm.fits import CRITERION_NAMES, STRONG, Fit, Outcome, OutcomeKind, Stability, held_out_words
+from dgmm.fits.table import make_table
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
 from dgmm.report import write_report

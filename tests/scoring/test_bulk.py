@@ -37,7 +37,7 @@ from dgmm.data import grid as grid_module
 from dgmm.engine import open_workers
 from dgmm.engine.workers import threads
 from dgmm.errors import InputError, OutputExistsError
-from dgmm.fitting import Fit, Outcome, OutcomeKind
+from dgmm.fits import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
 from dgmm.pipeline import made_with, run_score
 from dgmm.scoring import score_samples

@@ -17,7 +17,7 @@ import zarr
 
 from dgmm.data import Layout, open_samples
 from dgmm.errors import DgmmError, InputError
-from dgmm.fitting import Fit, Outcome, OutcomeKind, Stability
+from dgmm.fits import Fit, Outcome, OutcomeKind, Stability
 from dgmm.mixture import Mixture
 from dgmm.store import models as store
 from dgmm.store.record import STABILITY, Record

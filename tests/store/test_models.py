@@ -18,7 +18,7 @@ import zarr
 
 from dgmm.data import Layout
 from dgmm.errors import DgmmError, InputError, OutputExistsError
-from dgmm.fitting import Fit, Outcome, OutcomeKind
+from dgmm.fits import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
 from dgmm.store import digest, place_at
 from dgmm.store import models as store

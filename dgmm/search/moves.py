@@ -12,10 +12,10 @@ import numpy as np
 from dgmm.em import Ascent, Ground, climb, maximise
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import Family, GaussianFamily, Moments, SufficientStatistics
-from dgmm.fitting.initialise import from_responsibilities, one_component
-from dgmm.fitting.sampled import SampleRows
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
+from dgmm.search.initialise import from_responsibilities, one_component
+from dgmm.search.sampled import SampleRows
 from dgmm.types import BoolArray, FloatArray, IntArray
 
 #: Rows that belong to a component with a smaller probability say nothing about where to cut it.

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import dgmm
-from dgmm.fitting import Fit, Outcome, OutcomeKind, Selection, held_out_words
-from dgmm.fitting.results import make_table
+from dgmm.fits import Fit, Outcome, OutcomeKind, Selection, held_out_words
+from dgmm.fits.table import make_table
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
 

@@ -15,14 +15,15 @@ from dgmm.data import open_samples
 from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.engine.workers import threads
 from dgmm.families import SufficientStatistics, get_family
-from dgmm.fitting import Training, check_given, initialise, starts
+from dgmm.fits import Training
 from dgmm.fitting import passes_over as passes_over_samples
-from dgmm.fitting.initialise import Given, from_labels, start_labels
-from dgmm.fitting.sampled import Candidate, grounds_for
-from dgmm.fitting.starts import start_on_sample
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.rows import Rows
+from dgmm.search import check_given, initialise, starts
+from dgmm.search.initialise import Given, from_labels, start_labels
+from dgmm.search.sampled import Candidate, grounds_for
+from dgmm.search.starts import start_on_sample
 from dgmm.types import Criterion, StartMethod
 
 KINDS = ["full", "tied", "diag", "spherical"]

@@ -13,11 +13,11 @@ from scipy.stats import multivariate_normal
 
 from dgmm.em import Ground
 from dgmm.families import FAMILIES, Moments, get_family, make_frame
-from dgmm.fitting.initialise import one_component
-from dgmm.fitting.moves import Standing, cuts, joined, principal_axes, split_by_moments, two_means
-from dgmm.fitting.sampled import SampleRows
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
+from dgmm.search.initialise import one_component
+from dgmm.search.moves import Standing, cuts, joined, principal_axes, split_by_moments, two_means
+from dgmm.search.sampled import SampleRows
 from dgmm.types import FloatArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "families"))

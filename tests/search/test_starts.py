@@ -14,7 +14,9 @@ from distributed import Client
 from dgmm.data import open_samples
 from dgmm.engine import open_workers
 from dgmm.engine.workers import of_client, threads
-from dgmm.fitting import One, Training, passes_over, sampled, starts, train_samples
+from dgmm.fits import One, Training
+from dgmm.fitting import passes_over, train_samples
+from dgmm.search import sampled, starts
 
 OPTIONS = Training(n_init=1, start_rows=3000)
 

@@ -8,8 +8,6 @@ small part of a pass; merges are ranked by what they cost at most; the most prom
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,15 +15,12 @@ import numpy as np
 
 from dgmm.em import Ascent, Ground, climb
 from dgmm.families import Family
-from dgmm.fitting.initialise import one_component
-from dgmm.fitting.moves import FIRM, Standing
-from dgmm.fitting.options import Training
-from dgmm.fitting.outcome import SAME, Spread
-from dgmm.fitting.sampled import SampleRows, effective_counts, is_sound
+from dgmm.fits import SAME, Spread, Training
 from dgmm.mixture import Mixture
+from dgmm.search.initialise import one_component
+from dgmm.search.moves import FIRM, Standing
+from dgmm.search.sampled import SampleRows, effective_counts, is_sound
 from dgmm.types import Effort
-
-logger = logging.getLogger("dgmm")
 
 #: Passes of a proposal at most, and the share of p/2 nats that may be missing at its end; of those on the way.
 PASSES, TOLERANCE = 100, 0.02
@@ -136,7 +131,6 @@ class Path:
 
     def walk(self) -> None:
         """From one component up to the largest number that is wanted and beyond, and down again."""
-        began = time.perf_counter()
         n, d = self.sample.rows.x.shape
         last = max(min(self.wanted[-1] + self.budget.overshoot, n // (d + 1)), self.wanted[-1])
         self.climb(1, [one_component(self.family, self.ground)])
@@ -145,25 +139,14 @@ class Path:
         for k in range(last, max(self.wanted[0], 2), -1):
             self.shrink(k)
         self.settle()
-        logger.info(
-            "path: %s K=1 to %d on %d rows of the sample, %d climbs, %.1f s",
-            self.family.name, last, n, sum(map(len, self.ends.values())), time.perf_counter() - began,
-        )  # fmt: skip
 
     def explore(self) -> None:
         """Rounds of merges with splits elsewhere, for each number that is wanted, until none gains."""
-        began = time.perf_counter()
-        rounds = 0
         for k in self.wanted:
             for _ in range(self.budget.rounds if k > 2 else 0):
-                rounds += 1
                 if not self.move(k):
                     break
         self.settle()
-        logger.info(
-            "moves: %s on %d rows of the sample, %d rounds, %.1f s",
-            self.family.name, len(self.sample.rows), rounds, time.perf_counter() - began,
-        )  # fmt: skip
 
     def onto(self, sample: SampleRows, ground: Ground, wanted: Iterable[int], simpler: Sequence[Path]) -> Path:
         """The tops of some numbers of components, climbed on with a larger sample."""

@@ -12,15 +12,16 @@ from sklearn.metrics import adjusted_rand_score
 
 import dgmm
 from dgmm.data import open_samples
-from dgmm.em import Evaluated
+from dgmm.em import Ascent, Evaluated
 from dgmm.engine.workers import threads
 from dgmm.families import SufficientStatistics, get_family
-from dgmm.fitting import Spread, Training, passes_over, search
-from dgmm.fitting.initialise import one_component
-from dgmm.fitting.sampled import Candidate, SampleRows, grounds_for
-from dgmm.fitting.search import Path
-from dgmm.fitting.starts import start_on_sample
+from dgmm.fits import Spread, Training
+from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
+from dgmm.search.initialise import one_component
+from dgmm.search.path import BUDGETS, Budget, Path
+from dgmm.search.sampled import Candidate, SampleRows, grounds_for
+from dgmm.search.starts import start_on_sample
 from dgmm.types import FloatArray
 
 KINDS = ["spherical", "diag", "tied", "full"]
@@ -134,7 +135,7 @@ class Scripted:
         mixture = Mixture(
             self.path.family, np.full(k, 1 / k), type(components)(components.means, spread * components.factors)
         )
-        a = search.Ascent(mixture, self.path.ground)
+        a = Ascent(mixture, self.path.ground)
         statistics = SufficientStatistics(value, self.m, np.full((k, 7), self.m / k), np.zeros(k, dtype=bool), 0.0)
         a.best = Evaluated(mixture, statistics, self.path.ground)
         a.trajectory = [value]
@@ -174,8 +175,12 @@ def test_the_most_promising_climb_and_no_others(monkeypatch: pytest.MonkeyPatch)
     ]
     seen: list[float] = []
     monkeypatch.setattr(script.path, "climb", lambda k, starts: seen.extend(float(s.means[0, 0]) for s in starts))
-    script.path._try(1, pool)
-    assert np.array(seen) - single.means[0, 0] == pytest.approx([9.0, 8.0, 7.0, 3.0])
+    monkeypatch.setattr(script.path, "budget", Budget(beam=2, proposals=2, components=8, overshoot=0, rounds=1))
+    # eight components are two proposals of four, and two climb of more than that
+    for k, best in ((2, [9.0, 8.0, 7.0, 3.0]), (4, [9.0, 8.0]), (5, [9.0, 8.0])):
+        seen.clear()
+        script.path._try(k, pool)
+        assert np.array(seen) - single.means[0, 0] == pytest.approx(best)
 
 
 def test_what_cannot_reach_the_tops_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +221,7 @@ def test_rounds_of_moves_end_when_none_gains(monkeypatch: pytest.MonkeyPatch) ->
     made: list[int] = []
     monkeypatch.setattr(path, "move", lambda k: (made.append(k), next(gains[k]))[1])
     path.explore()
-    assert made == [3] * 3 + [4] * search.BUDGETS["thorough"].rounds
+    assert made == [3] * 3 + [4] * BUDGETS["thorough"].rounds
 
 
 # ---- what it finds ----------------------------------------------------------------------------------------------

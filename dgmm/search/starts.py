@@ -17,14 +17,12 @@ from dask.system import CPU_COUNT
 from dgmm.em import Ascent, Ground, climb
 from dgmm.errors import InputError
 from dgmm.families import Frame, FrameKind, get_family
-from dgmm.fitting.initialise import Given, from_labels, start_labels
-from dgmm.fitting.options import Training
-from dgmm.fitting.outcome import Outcome, OutcomeKind, Spread
-from dgmm.fitting.results import CriterionTerms
-from dgmm.fitting.sampled import Candidate, SampleRows, grounds_for, is_sound
-from dgmm.fitting.search import Path
+from dgmm.fits import CriterionTerms, Outcome, OutcomeKind, Spread, Training
 from dgmm.mixture import Mixture
 from dgmm.passes import Profile
+from dgmm.search.initialise import Given, from_labels, start_labels
+from dgmm.search.path import Path
+from dgmm.search.sampled import Candidate, SampleRows, grounds_for, is_sound
 from dgmm.types import Acceleration, Criterion, FloatArray
 
 logger = logging.getLogger("dgmm")
@@ -162,8 +160,10 @@ def start_on_sample(
         best |= others | _tops_of(paths, alive)
     ruled_out = screening.ruled_out(best)
     for path in paths:
+        began = time.perf_counter()
         path.wanted = [k for k in path.wanted if Candidate(k, path.family.name) not in ruled_out]
         path.explore()
+        _say("moves", path, began)
     alive = [c for c in best if c not in ruled_out]
     best |= _tops_of(paths, alive)
     spreads |= {
@@ -186,13 +186,22 @@ def _paths(
     for family in sorted(families, key=lambda f: sum(f.contains(other) for other in families)):
         its = [c for c in several if c.covariance_type == family.name]
         simpler = [path for path in paths if family.contains(path.family)]
+        began = time.perf_counter()
         path = Path(family, sample, grounds[family.name], options, (c.n_components for c in its), simpler)
         path.walk()
+        _say("path", path, began)
         for c in its:
             path.climb(c.n_components, [a.mixture for a in _most_likely(c, starts, STARTS_KEPT)], firm=1)
         path.settle()
         paths.append(path)
     return paths
+
+
+def _say(what: str, path: Path, began: float) -> None:
+    logger.info(
+        "%s: %s, %d climbs on %d rows of the sample, %.1f s",
+        what, path.family.name, sum(map(len, path.ends.values())), len(path.sample.rows), time.perf_counter() - began,
+    )  # fmt: skip
 
 
 def _onto(

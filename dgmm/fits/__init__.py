@@ -1,0 +1,33 @@
+"""What a fit is asked for, and what comes of it: a fit, an outcome, a table of candidates."""
+
+from dgmm.fits.options import Count, One, Search, Settings, Training, as_list, by_model, validated
+from dgmm.fits.outcome import SAME, SOUND, Outcome, OutcomeKind, Spread
+from dgmm.fits.results import CRITERION_NAMES, STRONG, CriterionTerms, Fit
+from dgmm.fits.selection import Selection, choose
+from dgmm.fits.stability import FOUND_AGAIN, Stability
+from dgmm.fits.table import held_out_words
+
+__all__ = [
+    "CRITERION_NAMES",
+    "FOUND_AGAIN",
+    "SAME",
+    "SOUND",
+    "STRONG",
+    "Count",
+    "CriterionTerms",
+    "Fit",
+    "One",
+    "Outcome",
+    "OutcomeKind",
+    "Search",
+    "Selection",
+    "Settings",
+    "Spread",
+    "Stability",
+    "Training",
+    "as_list",
+    "by_model",
+    "choose",
+    "held_out_words",
+    "validated",
+]

@@ -1,0 +1,190 @@
+"""What training and selection return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dgmm.data import Layout
+from dgmm.em import Evaluated
+from dgmm.fits.outcome import Outcome, OutcomeKind, Spread
+from dgmm.fits.stability import Stability
+from dgmm.mixture import Mixture
+from dgmm.passes import BlockSums
+from dgmm.types import Criterion
+
+#: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
+STRONG = 10.0
+
+
+#: What the criteria are called.
+CRITERION_NAMES = {
+    Criterion.BIC: "BIC",
+    Criterion.AIC: "AIC",
+    Criterion.ICL: "ICL",
+    Criterion.HELD_OUT: "-2 log-likelihood of held-out rows",
+}
+
+
+@dataclass(frozen=True)
+class CriterionTerms:
+    """What a criterion needs to know of a fit, finished or on its way; see `Fit`."""
+
+    log_likelihood: float
+    n_parameters: int
+    n_samples: int
+    entropy: float
+    held_out: float
+
+    def criterion(self, name: Criterion | str) -> float:
+        """The value of a criterion; lower is better."""
+        match Criterion(name):
+            case Criterion.BIC:
+                return -2 * self.log_likelihood + self.n_parameters * float(np.log(self.n_samples))
+            case Criterion.AIC:
+                return -2 * self.log_likelihood + 2 * self.n_parameters
+            case Criterion.ICL:
+                return self.criterion(Criterion.BIC) + 2 * self.entropy
+            case Criterion.HELD_OUT:
+                return -2 * self.n_samples * self.held_out
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted mixture and how it was come by.
+
+    Attributes
+    ----------
+    mixture : Mixture
+        In the data's units, components by weight, largest first.
+    log_likelihood : float
+        Total, of this very mixture, in nats; like `entropy` and `held_out` in double precision, whatever the passes
+        before took (`compute_dtype`).
+    n_samples : int
+        Complete rows, those that were fitted.
+    n_missing : int
+        Rows left out because a value is missing.
+    n_passes : int
+        EM passes over all the data; the profile pass, those that look for the rows explained worst or evaluate the end
+        in double precision, and the passes over the sample are not counted.
+    outcome : Outcome
+        What has become of it, with the components that collapsed and the reason; a fit with collapsed components cannot
+        win a selection.
+    remaining_gain : float
+        Estimated log-likelihood still to be gained, in nats per sample; inf where too few passes tell nothing.
+    trajectory : tuple of float
+        Total log-likelihood of the mixture evaluated in each pass; accelerated training tries points that it
+        rejects, so that only its running maximum must rise.
+    features : tuple of str
+        Names of the features.
+    entropy : float
+        Of the responsibilities, ``-sum r log r`` over samples and components, in nats.
+    held_out : float
+        Mean log density of the rows that were held out, in nats per sample; NaN if none were.
+    held_out_se : float
+        Its standard error over the blocks that were held out (`holdout_by`), or over the rows where there are no
+        blocks, in 1024 groups chosen by a hash where there are more; NaN of fewer than two.
+    remaining_gains : tuple of float
+        The estimate of ``remaining_gain`` after each pass.
+    seconds : tuple of float
+        That each pass took, for all candidates that took part in it.
+    evaluated : Evaluated or None
+        The mixture in frame coordinates, its components as they came, with the sufficient statistics of all the data:
+        what a fit can go on from. It is not stored with a model.
+    layout : Layout or None
+        How the data were opened, and what their features are; None if that was not kept.
+    spread : Spread or None
+        What the search on the sample has seen of other tops of the likelihood; None where there was none.
+    stability : Stability or None
+        What refits on other weights of the sample have said; None if none were asked for.
+    judged : BlockSums or None
+        What the mixture says of the rows that were held out, block by block, from which standard errors follow; None
+        if none were. It is not stored with a model.
+    """
+
+    mixture: Mixture
+    log_likelihood: float
+    n_samples: int
+    n_missing: int
+    n_passes: int
+    outcome: Outcome
+    remaining_gain: float
+    trajectory: tuple[float, ...]
+    features: tuple[str, ...]
+    entropy: float = np.nan
+    held_out: float = np.nan
+    held_out_se: float = np.nan
+    remaining_gains: tuple[float, ...] = ()
+    seconds: tuple[float, ...] = ()
+    layout: Layout | None = None
+    spread: Spread | None = None
+    stability: Stability | None = None
+    evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
+    judged: BlockSums | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def n_components(self) -> int:
+        """Number of components K."""
+        return self.mixture.n_components
+
+    @property
+    def covariance_type(self) -> str:
+        """Name of the family."""
+        return self.mixture.covariance_type
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of free parameters p."""
+        return self.mixture.n_parameters
+
+    @property
+    def converged(self) -> bool:
+        """Whether the estimated gain still to come is below the tolerance, and the likelihood means something."""
+        return self.outcome.kind is OutcomeKind.CONVERGED
+
+    @property
+    def collapsed(self) -> tuple[int, ...]:
+        """Components that are too narrow or too small to mean anything."""
+        return self.outcome.components
+
+    @property
+    def state(self) -> str:
+        """The outcome in words; see `Outcome.state`."""
+        return self.outcome.state
+
+    @property
+    def reason(self) -> str:
+        """Why it was dropped or has collapsed."""
+        return self.outcome.reason
+
+    def criterion(self, name: Criterion | str) -> float:
+        """The value of a criterion; lower is better."""
+        standing = CriterionTerms(self.log_likelihood, self.n_parameters, self.n_samples, self.entropy, self.held_out)
+        return standing.criterion(name)
+
+    @property
+    def bic(self) -> float:
+        """Bayesian information criterion; see `Criterion`."""
+        return self.criterion(Criterion.BIC)
+
+    @property
+    def aic(self) -> float:
+        """Akaike information criterion; see `Criterion`."""
+        return self.criterion(Criterion.AIC)
+
+    @property
+    def icl(self) -> float:
+        """Integrated completed likelihood; see `Criterion`."""
+        return self.criterion(Criterion.ICL)
+
+    @property
+    def uncertainty(self) -> float:
+        """How much lower its criterion may still become: twice the gain still to come, in nats."""
+        return 2 * self.remaining_gain * self.n_samples
+
+    def __repr__(self) -> str:
+        return (
+            f"Fit({self.covariance_type}, n_components={self.n_components}, log_likelihood={self.log_likelihood:.6g}, "
+            f"bic={self.bic:.6g}, n_samples={self.n_samples}, {self.state})"
+        )

@@ -1,0 +1,25 @@
+"""The best starts there are: on the sample in memory, where a pass costs next to nothing.
+
+Mixtures grow there by splits, shrink by merges and move by both, for every number of components at once; k-means and
+its like compete with them, or stand alone where they are asked for by name.
+"""
+
+from dgmm.search.initialise import Given, check_given, one_component
+from dgmm.search.path import Path
+from dgmm.search.sampled import Candidate, SampleRows, grounds_for, is_sound, unsound_components
+from dgmm.search.starts import SAMPLE_PASSES, SAMPLE_TOLERANCE, start_on_sample
+
+__all__ = [
+    "SAMPLE_PASSES",
+    "SAMPLE_TOLERANCE",
+    "Candidate",
+    "Given",
+    "Path",
+    "SampleRows",
+    "check_given",
+    "grounds_for",
+    "is_sound",
+    "one_component",
+    "start_on_sample",
+    "unsound_components",
+]
