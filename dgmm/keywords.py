@@ -41,8 +41,9 @@ class TrainingOptions(TypedDict, total=False):
     """Passes over all the data, at most."""
     reg_covar: float
     """Added to every covariance, as a share of the data's own covariance."""
-    n_init: int
-    """Starts of each candidate on the sample; the best one goes on."""
+    n_init: int | None
+    """Starts of each candidate on the sample; the best one goes on. Default: 10 by themselves, 2 where a search goes on
+    with them (search)."""
     init_params: StartMethod
     """What a start is made of: the clusters of k-means; the rows nearest to each seed of k-means++; random labels; the
     rows nearest to each of some random rows."""
@@ -51,7 +52,7 @@ class TrainingOptions(TypedDict, total=False):
     search: Effort
     """What is tried on the sample of rows. starts: the n_init starts, 20 passes over start_rows each, 3 of them to
     their tops. The others add a path through K, from one component up by splits, at most 30 passes a step (100 where K
-    is asked for): of 3 splits (quick); of 4, two tops kept of each K, 2 components too far and back by merges, and 3
+    is asked for): of 3 splits (quick); of 6, two tops kept of each K, 2 components too far and back by merges, and 3
     rounds of merges with splits on the largest sample (standard); of 8, four tops, 4 too far, 10 rounds (thorough)."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""

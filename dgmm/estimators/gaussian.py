@@ -208,7 +208,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             tol=training.tol or 0.0,
             reg_covar=training.reg_covar,
             max_iter=training.max_iter,
-            n_init=training.n_init,
+            n_init=training.n_init or 1,
             init_params=training.init_params,
             random_state=training.seed,
             accelerate=training.accelerate,

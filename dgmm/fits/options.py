@@ -162,7 +162,11 @@ class Training(Settings):
         allow_inf_nan=False,
         description="Added to every covariance, as a share of the data's own covariance.",
     )
-    n_init: Count = Field(10, description="Starts of each candidate on the sample; the best one goes on.")
+    n_init: Count | None = Field(
+        None,
+        description="Starts of each candidate on the sample; the best one goes on. Default: 10 by themselves, 2 where "
+        "a search goes on with them (search).",
+    )
     init_params: StartMethod = Field(
         "kmeans",
         description="What a start is made of: the clusters of k-means; the rows nearest to each seed of k-means++; "
@@ -173,7 +177,7 @@ class Training(Settings):
         "standard",
         description="What is tried on the sample of rows. starts: the n_init starts, 20 passes over start_rows each, "
         "3 of them to their tops. The others add a path through K, from one component up by splits, at most 30 passes "
-        "a step (100 where K is asked for): of 3 splits (quick); of 4, two tops kept of each K, 2 components too far "
+        "a step (100 where K is asked for): of 3 splits (quick); of 6, two tops kept of each K, 2 components too far "
         "and back by merges, and 3 rounds of merges with splits on the largest sample (standard); of 8, four tops, 4 "
         "too far, 10 rounds (thorough).",
     )

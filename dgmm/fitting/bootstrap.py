@@ -19,8 +19,8 @@ from dgmm.types import FloatArray, IntArray
 
 logger = logging.getLogger("dgmm")
 
-#: Rows of the sample, the first of which are one too, by which refits are compared.
-COMPARED_ROWS = 20_000
+#: Rows of the sample that are fitted again, and by which refits are compared.
+REFITTED_ROWS = 20_000
 #: Rows of the sample on which a refit looks for a mixture of its own.
 SEARCHED_ROWS = 5_000
 
@@ -54,7 +54,7 @@ def stability_of(
     start, its_frame = mixture.to_frame(frame(mixture.family.frame)), frame(mixture.family.frame)
     groups, n_blocks = (np.arange(len(rows)), 0) if rows.groups is None else _numbered(rows.groups)
     base = np.ones(len(rows)) if rows.weights is None else rows.weights
-    x = rows.x[:COMPARED_ROWS]
+    x = rows.x
     before = mixture.responsibilities(x)
     labels = before.argmax(axis=1)
     rand, found, weights, means = [], [], [], []

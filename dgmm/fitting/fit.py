@@ -13,7 +13,7 @@ from dgmm.engine import Fold, Workers
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
 from dgmm.fits import Fit, One, Outcome, Search, Selection, Training, choose
-from dgmm.fitting.bootstrap import stability_of
+from dgmm.fitting.bootstrap import REFITTED_ROWS, stability_of
 from dgmm.fitting.race import Race
 from dgmm.passes import Passes, profile_of
 from dgmm.search import Candidate, Given, grounds_for, one_component, start_on_sample
@@ -125,7 +125,7 @@ def with_stability(passes: Passes, fit: Fit, options: Training) -> Fit:
     """The fit with what refits on the sample say of it, if they are asked for and it means something."""
     if not options.stability or not fit.outcome.is_sound:
         return fit
-    rows = passes.profile.sample.first(options.sample_rows)
+    rows = passes.profile.sample.first(min(REFITTED_ROWS, options.sample_rows))
     threads = passes.fold.workers.driver_threads
     found = stability_of(fit.mixture, rows, fit.n_samples, options, passes.frame, threads)
     return replace(fit, stability=found)

@@ -27,6 +27,8 @@ from dgmm.types import Acceleration, Criterion, FloatArray
 
 logger = logging.getLogger("dgmm")
 
+#: Starts of each candidate by default: by themselves, and beside a path.
+ALONE, BESIDE = 10, 2
 #: All starts make this many passes over the start rows; this many of them go on (Biernacki et al. 2003).
 START_PASSES, STARTS_KEPT = 20, 3
 #: A candidate is ruled out if the sample prefers another by this much beyond what it can still gain, on the scale of -2
@@ -109,7 +111,8 @@ def start_on_sample(
         deviations = np.sqrt(np.diagonal(profile.moments.covariance))
         standardised = (x - profile.moments.mean) / deviations
         whitened = _whitened(x, frame, standardised)
-        n_init = 1 if given is not None and given.complete else options.n_init
+        searches = options.search != "starts" and given is None
+        n_init = 1 if given is not None and given.complete else options.n_init or (BESIDE if searches else ALONE)
         for k in sorted({c.n_components for c in several}):
             if k > len(x):
                 raise InputError(
@@ -127,7 +130,7 @@ def start_on_sample(
                         ascents.append((c, _ascent(start, ground, options, "none")))
         _climb_on_sample("starts", ascents, small, START_PASSES)
         best = _best_of(several, ascents, options.reg_covar, failures)
-        if options.search != "starts" and given is None:
+        if searches:
             paths = _paths(several, ascents, small, grounds, options)
             best |= _tops_of(paths, several)
             failures = {c: failure for c, failure in failures.items() if c not in best}

@@ -256,3 +256,13 @@ def test_ends_within_a_thousandth_are_the_same_top() -> None:
     spread = Spread.of([-100.0, -100.9, -101.1, -150.0], 1000.0)
     assert (spread.found, spread.paths) == (2, 4)
     assert spread.below == pytest.approx(1.1e-3)
+
+
+@pytest.mark.parametrize(
+    ("how", "made"),
+    [({"search": "starts"}, 10), ({}, 2), ({"weights_init": [0.3, 0.7]}, 10), ({"n_init": 4}, 4)],
+)
+def test_starts_beside_a_path_are_fewer(how: dict[str, Any], made: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="dgmm"):
+        dgmm.train(overlapping(300), 2, **how)
+    assert f"starts: {made} mixtures (" in caplog.text
