@@ -95,7 +95,7 @@ def train(
 @takes(SelectOptions, Select)
 def select(
     source: Source,
-    n_components: Sequence[int],
+    n_components: Sequence[int] | str,
     covariance_type: Sequence[str] = DEFAULT,
     *,
     weights: Weights | None = None,
@@ -110,8 +110,8 @@ def select(
     Parameters
     ----------
     source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
-    n_components : sequence of int
-        Numbers of components to try.
+    n_components : sequence of int or str
+        Numbers of components to try; ``"1:"`` goes on from one until three more components bring no better criterion.
     covariance_type : sequence of str
         Covariance types to try.
     weights, scheduler

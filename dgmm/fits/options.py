@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    PlainSerializer,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
@@ -23,6 +24,9 @@ from pydantic import (
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, FAMILIES
 from dgmm.types import Acceleration, Criterion, Effort, OnCollapse, Precision, StartMethod
+
+#: An open range begins with so many numbers, and goes on until so many more bring nothing, or to this number.
+FIRST_NUMBERS, STEPS, LIMIT = 8, 3, 64
 
 
 class Settings(BaseModel):
@@ -65,6 +69,43 @@ def _as_numbers(value: Any) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes)):
         return list(value)
     return [value] if isinstance(value, (int, float)) else value
+
+
+class OpenRange(list[int]):
+    """Numbers from a first one up, as many as it takes: ``1:``. It holds those to begin with."""
+
+    def __str__(self) -> str:
+        return f"{self[0]}:"
+
+    @staticmethod
+    def after(last: int, best: int | None, most: int) -> Sequence[int]:
+        """The numbers that come next: none, if the last ones have brought nothing.
+
+        Parameters
+        ----------
+        last : int
+            The largest number that was tried.
+        best : int or None
+            The best of all that were tried, if any means something.
+        most : int
+            There cannot be more.
+        """
+        if best is None or best <= last - STEPS:
+            return ()
+        return range(last + 1, min(2 * last, most, LIMIT) + 1)
+
+
+def _open_or_numbers(value: Any, handler: ValidatorFunctionWrapHandler) -> list[int]:
+    """``1:`` as an open range, the rest as numbers."""
+    if isinstance(value, OpenRange):
+        return value
+    found = re.fullmatch(r"(\d+):", value.strip()) if isinstance(value, str) else None
+    numbers: list[int] = handler(_as_numbers(value) if found is None else [found[1]])
+    return numbers if found is None else OpenRange(range(numbers[0], numbers[0] + FIRST_NUMBERS))
+
+
+def _written(numbers: list[int]) -> str | list[int]:
+    return str(numbers) if isinstance(numbers, OpenRange) else numbers
 
 
 def _plain(value: Any) -> Any:
@@ -223,8 +264,11 @@ class Training(Settings):
 class Search(Settings):
     """What to choose among, and by what."""
 
-    n_components: Annotated[list[Count], BeforeValidator(_as_numbers), Field(min_length=1)] = Field(
-        description="Numbers of components to try: a list, or a range such as 1:12."
+    n_components: Annotated[
+        list[Count], Field(min_length=1), WrapValidator(_open_or_numbers), PlainSerializer(_written)
+    ] = Field(
+        description="Numbers of components to try: a list, a range such as 1:12, or an open one: 1: goes on until "
+        f"{STEPS} more components bring no better criterion, to {LIMIT} at most."
     )
     covariance_type: Annotated[list[CovarianceType], BeforeValidator(as_list), Field(min_length=1)] = Field(
         list(DEFAULT), description="Covariance types to try."

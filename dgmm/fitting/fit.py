@@ -12,7 +12,7 @@ from dgmm.em import Ascent
 from dgmm.engine import Fold, Workers
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
-from dgmm.fits import Fit, One, Outcome, Search, Selection, Training, choose
+from dgmm.fits import Fit, One, OpenRange, Outcome, Search, Selection, Training, choose
 from dgmm.fitting.bootstrap import REFITTED_ROWS, stability_of
 from dgmm.fitting.race import Race
 from dgmm.passes import Passes, profile_of
@@ -106,11 +106,22 @@ def select_candidates(passes: Passes, search: Search, options: Training) -> Sele
             f"{passes.profile.n_samples} complete rows of {passes.samples.name} out: raise it, or choose by another "
             "criterion"
         )
-    candidates = [Candidate(k, kind) for kind in search.covariance_type for k in search.n_components]
-    fits, failures = fit_candidates(passes, candidates, options, keep_all=search.keep_all, criterion=criterion)
-    sound = [f for f in fits.values() if f.outcome.is_sound]
+    fits: dict[Candidate, Fit] = {}
+    failures: dict[Candidate, Outcome] = {}
+    numbers: Sequence[int] = search.n_components
+    while numbers:
+        candidates = [Candidate(k, kind) for kind in search.covariance_type for k in numbers]
+        found, failed = fit_candidates(passes, candidates, options, keep_all=search.keep_all, criterion=criterion)
+        fits, failures = fits | found, failures | failed
+        sound = [f for f in fits.values() if f.outcome.is_sound]
+        best = min(sound, key=lambda f: (f.criterion(criterion), f.n_parameters), default=None)
+        numbers = ()
+        if isinstance(search.n_components, OpenRange):
+            last = max(c.n_components for c in candidates)
+            numbers = OpenRange.after(last, best.n_components if best else None, passes.profile.n_samples)
     if not sound:
-        tried = " to ".join(map(str, sorted({min(search.n_components), max(search.n_components)})))
+        every = {c.n_components for c in failures | fits}
+        tried = " to ".join(map(str, sorted({min(every), max(every)})))
         raise CollapseError(
             f"every candidate collapsed: lower n_components ({tried}) or raise reg_covar ({options.reg_covar:g})"
         )
@@ -153,7 +164,7 @@ def train_samples(samples: Samples, workers: Workers, one: One, options: Trainin
         logger.warning("%s: %s", fit.state, fit.reason)
     elif not fit.converged:
         logger.warning(
-            "%s, an estimated %.2g nats per sample short: raise max_iter (%d)",
+            "%s, an estimated %.2g nats per sample short of this top: raise max_iter (%d)",
             fit.state, fit.remaining_gain, options.max_iter,
         )  # fmt: skip
     return fit

@@ -262,7 +262,7 @@ class Race:
         """Take a candidate out, and say why."""
         runner, best = self.runners[c], self.value(self.runners[leader])
         reason = (
-            f"{self.criterion} {self.value(runner):.6g}, at most {self.attainable(runner):.3g} less at its limit, "
+            f"{self.criterion} {self.value(runner):.6g}, at most {self.attainable(runner):.3g} less by this climb, "
             f"cannot reach {best:.6g} of {leader}"
         )
         runner.drop(Outcome(OutcomeKind.DROPPED, self.done, reason=reason))

@@ -23,6 +23,8 @@ LLOYD_STEPS = 20
 START_FLOOR = 1e-2
 #: Given weights may miss a sum of one by the rounding of single precision.
 GIVEN_ROUNDING = 1e-6
+#: Rows whose features are in memory at a time.
+SUMMED_ROWS = 2048
 
 
 def start_labels(
@@ -130,24 +132,35 @@ def from_labels(family: Family, rows: Rows, labels: AnyArray, n_components: int,
     Mixture
         In frame coordinates.
     """
-    features = family.features.of(ground.frame.coordinates(rows.x))
+    y = ground.frame.coordinates(rows.x)
     one_hot = np.zeros((n_components, len(rows)))
     one_hot[labels, np.arange(len(rows))] = 1.0 if rows.weights is None else rows.weights
-    return from_responsibilities(family, features, one_hot, ground, begin=True)
+    return from_sums(family, feature_sums(family, y, one_hot), ground, begin=True)
 
 
-def from_responsibilities(
-    family: Family, features: FloatArray, responsibilities: FloatArray, ground: Ground, *, begin: bool = False
-) -> Mixture:
-    """The mixture that one M-step makes of responsibilities.
+def feature_sums(family: Family, y: FloatArray, responsibilities: FloatArray) -> FloatArray:
+    """Sums of the features, shape (K, P), block by block: all features together may be a hundred times the rows.
 
     Parameters
     ----------
     family : Family
-    features : ndarray, shape (P, n)
-        Of the rows, in frame coordinates.
+    y : ndarray, shape (d, n)
+        Rows in frame coordinates.
     responsibilities : ndarray, shape (K, n)
         Times the rows' weights.
+    """
+    blocks = (slice(a, a + SUMMED_ROWS) for a in range(0, y.shape[1], SUMMED_ROWS))
+    return np.sum([responsibilities[:, b] @ family.features.of(y[:, b]).T for b in blocks], axis=0)
+
+
+def from_sums(family: Family, sums: FloatArray, ground: Ground, *, begin: bool = False) -> Mixture:
+    """The mixture that one M-step makes of sums of the features.
+
+    Parameters
+    ----------
+    family : Family
+    sums : ndarray, shape (K, P)
+        In frame coordinates.
     ground : Ground
         Of these rows.
     begin : bool
@@ -158,8 +171,7 @@ def from_responsibilities(
     Mixture
         In frame coordinates.
     """
-    n_components = len(responsibilities)
-    sums = responsibilities @ features.T
+    n_components = len(sums)
     statistics = SufficientStatistics(np.nan, ground.moments.count, sums, np.zeros(n_components, dtype=bool))
     floor = ground.floor + family.floor(START_FLOOR, ground.moments) if begin else ground.floor
     blank = Mixture(

@@ -14,7 +14,7 @@ from dgmm.errors import CollapseError, InputError
 from dgmm.families import Family, GaussianFamily, Moments, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
-from dgmm.search.initialise import from_responsibilities, one_component
+from dgmm.search.initialise import feature_sums, from_sums, one_component
 from dgmm.search.sampled import SampleRows
 from dgmm.types import BoolArray, FloatArray, IntArray
 
@@ -86,7 +86,7 @@ class Standing:
     @cached_property
     def sums(self) -> FloatArray:
         """Sums of the features, shape (K, P), in the common frame whatever a component's width."""
-        return self.responsibilities @ self.mixture.family.features.of(self.coordinates).T
+        return feature_sums(self.mixture.family, self.coordinates, self.responsibilities)
 
     @property
     def _scale(self) -> FloatArray:
@@ -177,8 +177,8 @@ class Standing:
         ground : Ground
             Of that family.
         """
-        features = family.features.of(self.sample.coordinates(family.frame))
-        return from_responsibilities(family, features, self.responsibilities, ground)
+        sums = feature_sums(family, self.sample.coordinates(family.frame), self.responsibilities)
+        return from_sums(family, sums, ground)
 
     def _maximised(self, blank: Mixture, sums: FloatArray) -> Mixture | None:
         count = self.ground.moments.count
@@ -221,14 +221,14 @@ def cut(family: Family, y: FloatArray, weights: FloatArray, ground: Ground, scal
     scale : ndarray, shape (d,)
         What counts as one in each coordinate, for axes and distances.
     """
-    features = family.features.of(y)
     values, vectors = principal_axes(ground.moments, scale)
     z = (y - ground.moments.mean[:, None]) / scale[:, None]
-    for sides in cuts(z, weights, values, vectors):
-        halves = np.array([sides, ~sides]) * weights
-        if (halves.sum(axis=1) > len(y)).all():
-            with suppress(CollapseError):
-                yield from_responsibilities(family, features, halves, ground, begin=True)
+    parts = [weights * sides for sides in cuts(z, weights, values, vectors)]
+    parts = [part for part in parts if len(y) < part.sum() < weights.sum() - len(y)]
+    whole, *sums = feature_sums(family, y, np.array([weights, *parts]))
+    for part in sums:
+        with suppress(CollapseError):
+            yield from_sums(family, np.array([part, whole - part]), ground, begin=True)
     if isinstance(family, GaussianFamily):
         with suppress(np.linalg.LinAlgError, InputError):
             yield split_by_moments(family, ground.moments, scale * np.sqrt(values[0]) * vectors[:, 0], NEAR)

@@ -287,7 +287,7 @@ def test_what_was_dropped_says_when_and_why(selection: dgmm.Selection) -> None:
     dropped = table[table["state"].str.startswith("dropped")]
     assert len(dropped)
     assert (
-        dropped["reason"].str.fullmatch(r"bic \S+, at most \S+ less at its limit, cannot reach \S+ of \w+ K=\d").all()
+        dropped["reason"].str.fullmatch(r"bic \S+, at most \S+ less by this climb, cannot reach \S+ of \w+ K=\d").all()
     )
     assert (table[table["state"] == "converged"]["reason"] == "").all()
 

@@ -211,7 +211,7 @@ def test_what_is_dropped_takes_part_in_no_further_pass(monkeypatch: pytest.Monke
     play = Play(monkeypatch, {A: Script([0.0], lasts=9), B: Script([1e3]), C: Script([1e3], lasts=2)})
     outcomes = play.run()
     assert [len(seen) for seen in play.seen] == [3, 3, 2, 2, 2, 2, 1, 1, 1]
-    assert outcomes[B].reason == "bic 1000, at most 0.2 less at its limit, cannot reach 0 of spherical K=2"
+    assert outcomes[B].reason == "bic 1000, at most 0.2 less by this climb, cannot reach 0 of spherical K=2"
     assert outcomes[C].state == "converged", "what has arrived is there"
 
 
@@ -270,7 +270,7 @@ def test_what_was_taken_up_again_may_lose_to_the_new_leader(monkeypatch: pytest.
     outcomes = Play(monkeypatch, scripts).run()
     assert outcomes[B] == Outcome(OutcomeKind.CONVERGED, 12)
     assert outcomes[C].state == "dropped at pass 12", "when the new leader is there: it missed two passes"
-    assert outcomes[C].reason == "bic 1100, at most 120 less at its limit, cannot reach 900 of spherical K=3"
+    assert outcomes[C].reason == "bic 1100, at most 120 less by this climb, cannot reach 900 of spherical K=3"
 
 
 def test_what_has_collapsed_leads_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def test_round_trip(kind: str, k: int, d: int, path: Path) -> None:
         {"n_samples": 2**53 - 1, "n_missing": 2**40},
         {
             "outcome": Outcome(
-                OutcomeKind.DROPPED, 2, (), "bic 3, at most 1 less at its limit, cannot reach 1 of full K=2"
+                OutcomeKind.DROPPED, 2, (), "bic 3, at most 1 less by this climb, cannot reach 1 of full K=2"
             )
         },
         {"outcome": Outcome(OutcomeKind.COLLAPSED, 3, (0, 1), "components 0, 1 have no extent")},
