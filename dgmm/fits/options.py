@@ -217,10 +217,11 @@ class Training(Settings):
     search: Effort = Field(
         "standard",
         description="What is tried on the sample of rows. starts: the n_init starts, 20 passes over start_rows each, "
-        "3 of them to their tops. The others add a path through K, from one component up by splits, at most 30 passes "
-        "a step (100 where K is asked for): of 3 splits (quick); of 6, two tops kept of each K, 2 components too far "
-        "and back by merges, and 3 rounds of merges with splits on the largest sample (standard); of 8, four tops, 4 "
-        "too far, 10 rounds (thorough).",
+        "3 of them to their tops. The others add a path through K, from one component up by splits, at most 15 passes "
+        "a step (60 where K is asked for), and rounds of merges with splits elsewhere on every sample, until none "
+        "gains: 3 splits a step, a round of 9 moves (quick); 4 splits, two tops kept of each K, one component too far "
+        "and back by merges, 4 rounds of 49 (standard); 8 splits, four tops, 4 too far, 10 rounds of 144 (thorough). "
+        "Where components are few, more splits.",
     )
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")

@@ -31,6 +31,8 @@ TWO_MEANS_STEPS = 10
 #: All cuts of a component make so many passes over its own rows; so many of them go on for so many more: of few
 #: components, as many as make so many together.
 FIRST_PASSES, CUTS_KEPT, CUTS_TOGETHER, MORE_PASSES = 1, 2, 12, 5
+#: A merge with a split elsewhere makes so many passes over the rows of its three components.
+LOCAL_PASSES = 12
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,22 @@ class Split:
 
     component: int
     parts: Mixture
+    gain: float
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A mixture with two components as one and another one cut.
+
+    Attributes
+    ----------
+    mixture : Mixture
+        In frame coordinates.
+    gain : float
+        What the mixture gains by it, at the least, in nats; it may be less than nothing before all others have moved.
+    """
+
+    mixture: Mixture
     gain: float
 
 
@@ -122,9 +140,7 @@ class Standing:
         list(climb(ascents, local.accumulate, MORE_PASSES))
         found = []
         for a in ascents:
-            counts = a.mixture.weights * local.rows.count
-            unsound = family.unsound(a.mixture.components, counts, self.ground.moments, self.reg_covar)
-            if a.failure is None and not unsound.any() and counts.min() >= FIRM * (d + 1):
+            if a.failure is None and self._means_something(a.mixture, local):
                 found.append(Split(k, a.mixture, a.log_likelihood - whole.log_likelihood))
         return found
 
@@ -160,13 +176,49 @@ class Standing:
         blank = Mixture(family, self.mixture.weights[others], family.taken(self.mixture.components, others))
         return self._maximised(blank, sums[others])
 
-    def merge_and_split(self, i: int, j: int, split: Split) -> Mixture | None:
-        """Two components as one, and a third one cut; None where that collapses."""
-        merged = self.merge(i, j)
-        if merged is None:
+    def replaced(self, i: int, j: int, split: Split) -> Replacement | None:
+        """Two components as one, and a third one cut, climbed by themselves on the rows of the three.
+
+        With all others and all their responsibilities as they are (the partial EM of Ueda et al. 2000): a small part
+        of the cost of a climb, and a bound on where that begins. None where it collapses or means nothing.
+        """
+        family, k = self.mixture.family, split.component
+        try:
+            merged = from_sums(family, (self.sums[i] + self.sums[j])[None], self.ground)
+        except CollapseError:
             return None
-        k = split.component - (split.component > j)
-        return Standing(merged, self.ground, self.sample, self.reg_covar).split(replace(split, component=k))
+        three = [i, j, k]
+        local, ground, before = self._alone(three)
+        weights = np.concatenate([[self.mixture.weights[[i, j]].sum()], self.mixture.weights[k] * split.parts.weights])
+        start = Mixture(family, weights / weights.sum(), joined(family, [merged.components, split.parts.components]))
+        ascent = Ascent(start, ground, stop=_never)
+        list(climb([before], local.accumulate, 1))
+        list(climb([ascent], local.accumulate, LOCAL_PASSES))
+        if ascent.failure is not None or not self._means_something(ascent.mixture, local):
+            return None
+        others = np.delete(np.arange(self.mixture.n_components), three)
+        share = self.mixture.weights[three].sum()
+        weights = np.concatenate([self.mixture.weights[others], share * ascent.mixture.weights])
+        parts = [family.taken(self.mixture.components, others), ascent.mixture.components]
+        components = joined(family, parts) if len(others) else ascent.mixture.components
+        gain = ascent.log_likelihood - before.log_likelihood
+        return Replacement(Mixture(family, weights / weights.sum(), components), gain)
+
+    def _alone(self, components: Sequence[int]) -> tuple[SampleRows, Ground, Ascent]:
+        """The rows of some components, weighted by what belongs to them; and these components by themselves."""
+        rows, r = self.sample.rows, self.responsibilities[components].sum(axis=0)
+        own = np.flatnonzero((r if rows.weights is None else r / rows.weights) > OWN)
+        local = SampleRows(Rows(rows.x[own], r[own]), self.sample.frame, 1)
+        ground = replace(self.ground, moments=local.moments.in_frame(self.ground.frame))
+        weights = self.mixture.weights[components]
+        parts = self.mixture.family.taken(self.mixture.components, np.array(components))
+        return local, ground, Ascent(Mixture(self.mixture.family, weights / weights.sum(), parts), ground)
+
+    def _means_something(self, mixture: Mixture, local: SampleRows) -> bool:
+        """Whether every component is sound and has rows enough to stay so."""
+        counts = mixture.weights * local.rows.count
+        unsound = mixture.family.unsound(mixture.components, counts, self.ground.moments, self.reg_covar)
+        return not unsound.any() and bool(counts.min() >= FIRM * (mixture.n_features + 1))
 
     def as_family(self, family: Family, ground: Ground) -> Mixture:
         """The M-step of another family, on the same responsibilities: no less likely, if that contains this one.

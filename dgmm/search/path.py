@@ -23,14 +23,12 @@ from dgmm.search.sampled import SampleRows, effective_counts, is_sound
 from dgmm.types import Effort
 
 #: Passes of a proposal at most, and the share of p/2 nats that may be missing at its end; of those on the way.
-PASSES, TOLERANCE = 100, 0.02
-PASSES_ON_THE_WAY, TOLERANCE_ON_THE_WAY = 30, 0.1
+PASSES, TOLERANCE = 60, 0.02
+PASSES_ON_THE_WAY, TOLERANCE_ON_THE_WAY = 15, 0.1
 #: After so many passes, and every so many more, proposals that cannot reach the tops that are kept are given up.
 SETTLED, AGAIN = 8, 4
 #: A move gains if it does by this share of p/2 nats: less is what the climbs leave undecided.
 GAIN = 0.02
-#: Merges that a round of moves combines with splits.
-PAIRS = 6
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,8 @@ class Budget:
         The path goes so many components beyond the largest that is asked for, and comes back.
     rounds : int
         Rounds of merges with splits, at most, of each number that is asked for.
+    pairs : int
+        Merges of a round, each of which is tried with as many splits.
     """
 
     beam: int
@@ -56,6 +56,7 @@ class Budget:
     components: int
     overshoot: int
     rounds: int
+    pairs: int
 
     def width(self, k: int) -> int:
         """How many proposals of K components climb."""
@@ -63,9 +64,9 @@ class Budget:
 
 
 BUDGETS: dict[Effort, Budget] = {
-    "quick": Budget(beam=1, proposals=3, components=12, overshoot=0, rounds=1),
-    "standard": Budget(beam=2, proposals=6, components=24, overshoot=2, rounds=3),
-    "thorough": Budget(beam=4, proposals=8, components=48, overshoot=4, rounds=10),
+    "quick": Budget(beam=1, proposals=3, components=12, overshoot=0, rounds=1, pairs=3),
+    "standard": Budget(beam=2, proposals=4, components=24, overshoot=1, rounds=4, pairs=7),
+    "thorough": Budget(beam=4, proposals=8, components=48, overshoot=4, rounds=10, pairs=12),
 }
 
 
@@ -184,19 +185,20 @@ class Path:
 
     def move(self, k: int) -> bool:
         """A round of merges with splits elsewhere; whether that found a better top."""
-        pool = []
-        for top in self.tops.get(k, []):
+        pool: list[tuple[float, Mixture]] = []
+        for top in self.tops.get(k, [])[:1]:
             standing = top.standing
-            for cost, i, j in standing.merges[:PAIRS]:
-                others = [split for split in standing.splits if split.component not in (i, j)]
-                for split in sorted(others, key=lambda s: -s.gain)[: self.budget.width(k)]:
-                    pool.append((top.log_likelihood + split.gain - cost, standing, i, j, split))
-        pool.sort(key=lambda p: -p[0])
-        made = [
-            (promise, standing.merge_and_split(i, j, split))
-            for promise, standing, i, j, split in pool[: 2 * self.budget.width(k)]
-        ]
-        return self._try(k, [(promise, mixture) for promise, mixture in made if mixture is not None])
+            # of each component its best cut, the most promising component first
+            best = {s.component: s for s in sorted(standing.splits, key=lambda s: s.gain)}
+            cuts = sorted(best.values(), key=lambda s: -s.gain)
+            moves = [
+                (i, j, split)
+                for _, i, j in standing.merges[: self.budget.pairs]
+                for split in [s for s in cuts if s.component not in (i, j)][: self.budget.pairs]
+            ]
+            made = self.sample.map(lambda move, standing=standing: standing.replaced(*move), moves)
+            pool += [(top.log_likelihood + found.gain, found.mixture) for found in made if found is not None]
+        return self._try(k, pool)
 
     def settle(self) -> None:
         """See to it that the likelihood falls neither as K grows nor from a family to one that contains it."""

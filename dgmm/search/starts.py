@@ -96,8 +96,9 @@ def start_on_sample(
     -------
     Starts
     """
-    sizes = sample_sizes(options, len(profile.sample.rows), profile.n_samples)
     several = [c for c in candidates if c.n_components > 1]
+    searches = options.search != "starts" and given is None
+    sizes = sample_sizes(options, len(profile.sample.rows), profile.n_samples)
     failures: dict[Candidate, Outcome] = {}
     ascents: list[tuple[Candidate, Ascent]] = []
     best: dict[Candidate, Ascent] = {}
@@ -111,7 +112,6 @@ def start_on_sample(
         deviations = np.sqrt(np.diagonal(profile.moments.covariance))
         standardised = (x - profile.moments.mean) / deviations
         whitened = _whitened(x, frame, standardised)
-        searches = options.search != "starts" and given is None
         n_init = 1 if given is not None and given.complete else options.n_init or (BESIDE if searches else ALONE)
         for k in sorted({c.n_components for c in several}):
             if k > len(x):
@@ -156,18 +156,15 @@ def start_on_sample(
         grounds = grounds_for(best, larger.moments, frame, options.reg_covar)
         ruled_out = screening.ruled_out(best)
         alive = [c for c in best if c not in ruled_out]
+        _explore(paths, alive)
         paths = _onto(paths, larger, grounds, alive)
         others = {c: _ascent(best[c].mixture, grounds[c.covariance_type], options) for c in alive}
         others = {c: a for c, a in others.items() if c not in _tops_of(paths, alive)}
         _climb_on_sample("sample", list(others.items()), larger, SAMPLE_PASSES)
         best |= others | _tops_of(paths, alive)
     ruled_out = screening.ruled_out(best)
-    for path in paths:
-        began = time.perf_counter()
-        path.wanted = [k for k in path.wanted if Candidate(k, path.family.name) not in ruled_out]
-        path.explore()
-        _say("moves", path, began)
     alive = [c for c in best if c not in ruled_out]
+    _explore(paths, alive)
     best |= _tops_of(paths, alive)
     spreads |= {
         Candidate(k, path.family.name): path.spread(k) for path in paths for k in path.wanted if path.tops.get(k)
@@ -198,6 +195,15 @@ def _paths(
         path.settle()
         paths.append(path)
     return paths
+
+
+def _explore(paths: Sequence[Path], alive: Sequence[Candidate]) -> None:
+    """Moves on the sample, of those candidates that may still win."""
+    for path in paths:
+        began = time.perf_counter()
+        path.wanted = [c.n_components for c in alive if c.covariance_type == path.family.name]
+        path.explore()
+        _say("moves", path, began)
 
 
 def _say(what: str, path: Path, began: float) -> None:

@@ -151,6 +151,52 @@ def test_what_a_split_promises_is_kept(kind: str) -> None:
         assert after - before >= split.gain - 0.002 * len(s.sample.rows)
 
 
+def stuck(kind: str) -> Standing:
+    """Of four clouds one has two components, and another component has two clouds."""
+    r = np.random.default_rng(2)
+    centres = np.array([[0.0, 0.0], [0.0, 12.0], [30.0, 0.0], [30.0, 6.0]])
+    x = centres[np.arange(4000) % 4] + r.standard_normal((4000, 2))
+    s = standing(kind, x)
+    means = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 12.0], [30.0, 3.0]])
+    covariances = np.array([np.eye(2)] * 3 + [np.diag([1.0, 10.0])])
+    if kind == "diag":
+        covariances = np.diagonal(covariances, axis1=1, axis2=2)
+    if kind == "spherical":
+        covariances = np.array([1.0, 1.0, 1.0, 6.0])
+    start = Mixture.gaussian(kind, [0.125, 0.125, 0.25, 0.5], means, covariances).to_frame(s.ground.frame)
+    return Standing(start, s.ground, s.sample, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
+def test_two_for_one_and_one_for_two_are_put_right_on_the_rows_of_three(kind: str) -> None:
+    """The cloud under two components gets one, the two clouds under one component get two; the fourth stays."""
+    s = stuck(kind)
+    _, i, j = s.merges[0]
+    assert (i, j) == (0, 1)
+    best = max((split for split in s.splits if split.component == 3), key=lambda split: split.gain)
+    found = s.replaced(0, 1, best)
+    assert found is not None
+    means = found.mixture.to_data(s.ground.frame).means
+    for centre in ([0.0, 0.0], [0.0, 12.0], [30.0, 0.0], [30.0, 6.0]):
+        assert np.linalg.norm(means - centre, axis=1).min() < 0.2
+    before, after = (a.log_likelihood for a in s.sample.accumulate([s.mixture, found.mixture]))
+    # the fourth is far from the three, so that what they gain by themselves is all there is
+    assert after - before == pytest.approx(found.gain, rel=1e-3)
+    assert found.gain > 500
+
+
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
+def test_a_move_that_loses_says_so(kind: str) -> None:
+    """Two clouds as one, and a cloud cut: a bound on the loss, but for the rows that hardly belong."""
+    s = standing(kind, clouds())
+    split = next(split for split in s.splits if split.component == 2)
+    found = s.replaced(0, 1, split)
+    assert found is not None
+    before, after = (a.log_likelihood for a in s.sample.accumulate([s.mixture, found.mixture]))
+    assert found.gain < 0
+    assert after - before >= found.gain - 0.002 * len(s.sample.rows)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_twin_is_the_same_density(kind: str) -> None:
     s = standing(kind, clouds())

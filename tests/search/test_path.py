@@ -175,7 +175,9 @@ def test_the_most_promising_climb_and_no_others(monkeypatch: pytest.MonkeyPatch)
     ]
     seen: list[float] = []
     monkeypatch.setattr(script.path, "climb", lambda k, starts: seen.extend(float(s.means[0, 0]) for s in starts))
-    monkeypatch.setattr(script.path, "budget", Budget(beam=2, proposals=2, components=8, overshoot=0, rounds=1))
+    monkeypatch.setattr(
+        script.path, "budget", Budget(beam=2, proposals=2, components=8, overshoot=0, rounds=1, pairs=2)
+    )
     # eight components are two proposals of four, and two climb of more than that
     for k, best in ((2, [9.0, 8.0, 7.0, 3.0]), (4, [9.0, 8.0]), (5, [9.0, 8.0])):
         seen.clear()
@@ -204,7 +206,7 @@ def test_what_cannot_reach_the_tops_is_given_up(monkeypatch: pytest.MonkeyPatch)
     assert near.abandoned
 
 
-@pytest.mark.parametrize(("effort", "last"), [("quick", 4), ("standard", 6), ("thorough", 8)])
+@pytest.mark.parametrize(("effort", "last"), [("quick", 4), ("standard", 5), ("thorough", 8)])
 def test_the_path_goes_too_far_and_comes_back(monkeypatch: pytest.MonkeyPatch, effort: str, last: int) -> None:
     path = path_on(overlapping(300), "diag", [3, 4], search=effort)
     steps: list[tuple[str, int]] = []
@@ -222,6 +224,29 @@ def test_rounds_of_moves_end_when_none_gains(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(path, "move", lambda k: (made.append(k), next(gains[k]))[1])
     path.explore()
     assert made == [3] * 3 + [4] * BUDGETS["thorough"].rounds
+
+
+def test_a_round_tries_the_cheapest_merges_with_the_best_cut_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = path_on(overlapping(600, 2, 5), "full", [5], search="quick")
+    path.walk()
+    top = path.tops[5][0].standing
+    tried: list[tuple[int, int, int]] = []
+    made = type(top).replaced
+
+    def replaced(self: Any, i: int, j: int, split: Any) -> Any:
+        tried.append((i, j, split.component))
+        best = max(s.gain for s in self.splits if s.component == split.component)
+        assert split.gain == best
+        return made(self, i, j, split)
+
+    monkeypatch.setattr(type(top), "replaced", replaced)
+    path.sample.map = map
+    before = path.best(5)
+    path.move(5)
+    assert path.best(5) >= before
+    assert list(dict.fromkeys((i, j) for i, j, _ in tried)) == [(i, j) for _, i, j in top.merges[:4]]
+    assert len(set(tried)) == len(tried)
+    assert all(k not in (i, j) for i, j, k in tried)
 
 
 # ---- what it finds ----------------------------------------------------------------------------------------------
