@@ -1,7 +1,7 @@
 """How good and how quick fits and selections are, side by side with scikit-learn's in memory.
 
-``python tests/benchmarks/fitting.py [--short] [--only 1,2]``. Nothing here is asserted; targets are for people to
-judge.
+``python tests/benchmarks/fitting.py [--short] [--only 1,2] [--search EFFORT]``. Nothing here is asserted; targets are
+for people to judge.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from tables import head, line
@@ -19,6 +19,7 @@ from tables import head, line
 import dgmm
 from dgmm import datasets
 from dgmm.families import FAMILIES
+from dgmm.types import Effort
 
 #: Rows, d, K, distance between centres in standard deviations (per coordinate), covariance type.
 MIXTURES = [
@@ -56,12 +57,12 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
     return function(), time.perf_counter() - began
 
 
-def fits(short: bool) -> None:
+def fits(short: bool, effort: Effort) -> None:
     """1. One mixture: passes and time to scikit-learn's log-likelihood."""
     from sklearn.mixture import GaussianMixture
 
     head(
-        "1. dgmm.train : sklearn.mixture.GaussianMixture with its defaults, in memory",
+        f"1. dgmm.train, search: {effort} : sklearn.mixture.GaussianMixture with its defaults, in memory",
         "type, n, d, K, apart",
         "its iterations",
         "our passes to its log-likelihood",
@@ -82,7 +83,7 @@ def fits(short: bool) -> None:
 
         def ours(n_init: int, x=x, k=k, kind=kind, reached=reached) -> tuple[dgmm.Fit, float, str, float, float]:
             """The fit, its seconds, passes and seconds to where theirs ended, how much further it went."""
-            fit, seconds = timed(lambda: dgmm.train(x, k, kind, n_init=n_init))
+            fit, seconds = timed(lambda: dgmm.train(x, k, kind, n_init=n_init, search=effort))
             best = np.maximum.accumulate(fit.trajectory) / len(x)
             beaten = np.flatnonzero(best >= reached - 1e-9)
             later = sum(fit.seconds[beaten[0] + 1 :]) if len(beaten) else -np.inf
@@ -105,12 +106,12 @@ def fits(short: bool) -> None:
     line("median", "", "", "", "", f"{medians[0]:.1f}", "", f"{medians[1]:.1f}")
 
 
-def selections(short: bool) -> None:
+def selections(short: bool, effort: Effort) -> None:
     """2. A grid of K and covariance types."""
     from sklearn.mixture import GaussianMixture
 
     head(
-        "2. selection over K and all four types : the same grid with scikit-learn in memory",
+        f"2. selection over K and all four types, search: {effort} : the same grid with scikit-learn in memory",
         "data, K",
         "its best BIC",
         "our best BIC",
@@ -132,7 +133,7 @@ def selections(short: bool) -> None:
                     found.append((model.bic(x), f"{kind} K = {k}"))
             return min(found)
 
-        selection, ours = timed(lambda x=x: dgmm.select(x, range(1, top + 1)))
+        selection, ours = timed(lambda x=x: dgmm.select(x, range(1, top + 1), search=effort))
         (best, which), theirs = timed(grid)
         fit = selection.best
         line(
@@ -152,11 +153,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="small cases: see that it runs")
     parser.add_argument("--only", default=",".join(map(str, PARTS)), help="parts, such as 1")
+    parser.add_argument("--search", default="starts", choices=get_args(Effort), help="what is tried on the sample")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     for part in map(int, arguments.only.split(",")):
-        PARTS[part](arguments.short)
+        PARTS[part](arguments.short, arguments.search)
 
 
 if __name__ == "__main__":
