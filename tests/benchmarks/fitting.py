@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
+from profiles import ocean
 from tables import head, line
 
 import dgmm
-from dgmm import datasets
 from dgmm.families import FAMILIES
 from dgmm.types import Effort
 
@@ -118,12 +118,11 @@ def selections(short: bool, effort: Effort) -> None:
         "reads of the data",
         "times faster",
     )
-    ocean = datasets.ocean_temperature().temperature.transpose("month", "lat", "lon", "depth").values.reshape(-1, 19)
-    ocean = ocean[~np.isnan(ocean).any(axis=1)].astype(float)
+    profiles = ocean()
     known = mixture_rows(20_000 if short else 1_000_000, 3, 6, 3.0)
     top = 3 if short else 12
     dgmm.select(known[:5000], [2], max_iter=2)  # compiles
-    for name, x in (("ocean profiles", ocean[::20] if short else ocean), ("six clusters in 3 dimensions", known)):
+    for name, x in (("ocean profiles", profiles[::20] if short else profiles), ("six clusters in 3 dimensions", known)):
 
         def grid(x: np.ndarray = x) -> tuple[float, str]:
             found = []

@@ -12,8 +12,10 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
+from profiles import ocean
 from sklearn.datasets import load_digits, load_iris
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
@@ -48,12 +50,6 @@ class Case:
     k: int
     kind: str
     truth: float | None = None
-
-
-def ocean() -> np.ndarray:
-    """The temperature profiles that come with the package, those without gaps."""
-    profiles = datasets.ocean_temperature()["temperature"].transpose(..., "depth").values.reshape(-1, 19)
-    return np.ascontiguousarray(profiles[~np.isnan(profiles).any(axis=1)], dtype=float)
 
 
 def faithful() -> np.ndarray:
@@ -166,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="the small cases, few seeds")
     parser.add_argument("--only", default="", help="cases whose name begins with this, and no selection")
-    parser.add_argument("--search", default="standard", choices=["starts", "quick", "standard", "thorough"])
+    parser.add_argument("--search", default="standard", choices=get_args(Effort))
     parser.add_argument("--seeds", type=int)
     options = parser.parse_args()
     logging.getLogger("dgmm").setLevel(logging.ERROR)
