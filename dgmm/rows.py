@@ -67,6 +67,11 @@ class Rows:
         return Rows(_both(self.x, other.x, chosen), *known)
 
     @property
+    def every_weight(self) -> FloatArray:
+        """The weights, shape (n,); ones where all samples count the same."""
+        return np.ones(len(self)) if self.weights is None else self.weights
+
+    @property
     def count(self) -> float:
         """Sum of the weights."""
         return float(len(self.x)) if self.weights is None else float(self.weights.sum())

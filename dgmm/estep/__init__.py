@@ -96,7 +96,7 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
     totals = backend_of(plan).accumulate(rows, plan)
     measures = [family.log_base_measure(rows.x) for family in plan.families]
     if any(h is not None for h in measures):
-        weights = np.ones(len(rows)) if rows.weights is None else rows.weights
+        weights = rows.every_weight
         base: FloatArray = np.array([0.0 if h is None else weights @ h for h in measures])
         totals = totals.with_base(base)
     return totals

@@ -28,7 +28,7 @@ class Plain:
 
     def accumulate(self, rows: Rows, plan: Plan) -> PassTotals:
         """E-step of all mixtures of a plan over samples."""
-        weights = np.ones(len(rows)) if rows.weights is None else rows.weights
+        weights = rows.every_weight
         log_likelihoods = np.zeros(len(plan.candidates))
         sums, squares = [np.zeros_like(p.theta) for p in plan.products], np.zeros(plan.n_rows)
         for part, joint, features in slices(rows.x, plan):

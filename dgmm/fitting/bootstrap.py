@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from dgmm.em import Ascent, Ground, climb
+from dgmm.em import Ground, climb
 from dgmm.families import Frame, FrameKind
 from dgmm.fits import FOUND_AGAIN, Stability, Training
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
-from dgmm.search import SAMPLE_PASSES, SAMPLE_TOLERANCE, Candidate, Path, SampleRows, grounds_for, is_sound
+from dgmm.search import SAMPLE_PASSES, Candidate, Path, SampleRows, grounds_for, is_sound, sample_ascent
 from dgmm.types import FloatArray, IntArray
 
 logger = logging.getLogger("dgmm")
@@ -53,16 +53,15 @@ def stability_of(
 
     start, its_frame = mixture.to_frame(frame(mixture.family.frame)), frame(mixture.family.frame)
     groups, n_blocks = (np.arange(len(rows)), 0) if rows.groups is None else _numbered(rows.groups)
-    base = np.ones(len(rows)) if rows.weights is None else rows.weights
-    x = rows.x
-    before = mixture.responsibilities(x)
+    base = rows.every_weight
+    before = mixture.responsibilities(rows.x)
     labels = before.argmax(axis=1)
     rand, found, weights, means = [], [], [], []
     for refit in range(options.stability):
         draw = np.random.default_rng([options.seed, refit]).exponential(size=n_blocks or len(rows))
         drawn = base * draw[groups]
         again = _refit(start, replace(rows, weights=drawn / drawn.mean()), options, frame, n_threads).to_data(its_frame)
-        after = again.responsibilities(x)
+        after = again.responsibilities(rows.x)
         overlap = jaccard(before, after)
         ours, theirs = linear_sum_assignment(-overlap)
         rand.append(adjusted_rand_score(labels, after.argmax(axis=1)))
@@ -112,8 +111,8 @@ def _refit(
         path.explore()
         starts += [top.ascent.mixture for top in path.tops.get(k, [])]
     sample = SampleRows(rows, frame, n_threads)
-    tol = SAMPLE_TOLERANCE * 0.5 * start.n_parameters / len(rows)
-    ascents = [Ascent(each, ground_of(sample), tol, options.accelerate) for each in starts]
+    ground = ground_of(sample)
+    ascents = [sample_ascent(each, ground, options) for each in starts]
     for _ in climb(ascents, sample.accumulate, SAMPLE_PASSES):
         pass
     return max(ascents, key=lambda a: (is_sound(a, options.reg_covar), a.log_likelihood)).mixture

@@ -114,11 +114,12 @@ def select_candidates(passes: Passes, search: Search, options: Training) -> Sele
         found, failed = fit_candidates(passes, candidates, options, keep_all=search.keep_all, criterion=criterion)
         fits, failures = fits | found, failures | failed
         sound = [f for f in fits.values() if f.outcome.is_sound]
-        best = min(sound, key=lambda f: (f.criterion(criterion), f.n_parameters), default=None)
-        numbers = ()
-        if isinstance(search.n_components, OpenRange):
-            last = max(c.n_components for c in candidates)
-            numbers = OpenRange.after(last, best.n_components if best else None, passes.profile.n_samples)
+        if not isinstance(search.n_components, OpenRange):
+            break
+        best_so_far = min(sound, key=lambda f: (f.criterion(criterion), f.n_parameters), default=None)
+        numbers = OpenRange.after(
+            numbers[-1], best_so_far.n_components if best_so_far else None, passes.profile.n_samples
+        )
     if not sound:
         every = {c.n_components for c in failures | fits}
         tried = " to ".join(map(str, sorted({min(every), max(every)})))
@@ -136,7 +137,7 @@ def with_stability(passes: Passes, fit: Fit, options: Training) -> Fit:
     """The fit with what refits on the sample say of it, if they are asked for and it means something."""
     if not options.stability or not fit.outcome.is_sound:
         return fit
-    rows = passes.profile.sample.first(min(REFITTED_ROWS, options.sample_rows))
+    rows = passes.profile.sample.first(REFITTED_ROWS)
     threads = passes.fold.workers.driver_threads
     found = stability_of(fit.mixture, rows, fit.n_samples, options, passes.frame, threads)
     return replace(fit, stability=found)

@@ -92,7 +92,7 @@ def reseed(
     mixture, statistics, ground = point.mixture, point.statistics, point.ground
     frame = ground.frame
     y = frame.coordinates(worst.rows.x)
-    w = np.ones(len(worst.rows)) if worst.rows.weights is None else worst.rows.weights
+    w = worst.rows.every_weight
     groups = groups_of(y.T, seed)
     if not groups:
         return None
@@ -127,7 +127,7 @@ def reseed(
         return None if made is None else Reseeding(made, tuple(places), np.inf)
     at_sample = before.log_density(sample.x)
     responsibilities = before.responsibilities(sample.x)
-    w_sample = np.ones(len(sample)) if sample.weights is None else sample.weights
+    w_sample = sample.every_weight
     overlap = (responsibilities.T * w_sample) @ responsibilities
     np.fill_diagonal(overlap, -1.0)
 

@@ -78,7 +78,7 @@ class JudgeSegment(Leaf[BlockSums]):
         for start in range(0, len(judges), SCORED_ROWS):
             rows = judges[start : start + SCORED_ROWS]
             assert rows.groups is not None
-            weights = np.ones(len(rows)) if rows.weights is None else rows.weights
+            weights = rows.every_weight
             counts += np.bincount(rows.groups, weights, self.n_groups)
             for total, plan in zip(sums, self.plans, strict=True):
                 total += np.bincount(rows.groups, weights * score(rows.x, plan).log_density, self.n_groups)

@@ -134,14 +134,19 @@ def units_of(grid: Grid, segment: int, blocks: Blocks | None) -> NDArray[np.uint
     return grid.rows(region) if blocks is None else blocks.of(region)
 
 
+def n_units(grid: Grid, blocks: Blocks | None) -> int:
+    """How many blocks a grid has, or rows where there are none."""
+    return grid.size if blocks is None else len(blocks)
+
+
 def n_groups(grid: Grid, blocks: Blocks | None) -> int:
     """Into how many groups the blocks of a grid are put, or its rows where there are none."""
-    return min(grid.size if blocks is None else len(blocks), GROUPS)
+    return min(n_units(grid, blocks), GROUPS)
 
 
 def groups_of(units: NDArray[np.uint64], grid: Grid, blocks: Blocks | None, seed: int) -> IntArray:
     """The group of blocks, or rows, by their numbers: each its own if there are few, else one chosen by a hash."""
-    few = (grid.size if blocks is None else len(blocks)) <= GROUPS
+    few = n_units(grid, blocks) <= GROUPS
     return (units if few else row_hashes(units, seed, GROUP_STREAM) % np.uint64(GROUPS)).astype(np.int64)
 
 

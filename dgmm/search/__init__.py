@@ -7,11 +7,10 @@ its like compete with them, or stand alone where they are asked for by name.
 from dgmm.search.initialise import Given, check_given, one_component
 from dgmm.search.path import Path
 from dgmm.search.sampled import Candidate, SampleRows, grounds_for, is_sound, unsound_components
-from dgmm.search.starts import SAMPLE_PASSES, SAMPLE_TOLERANCE, start_on_sample
+from dgmm.search.starts import SAMPLE_PASSES, sample_ascent, start_on_sample
 
 __all__ = [
     "SAMPLE_PASSES",
-    "SAMPLE_TOLERANCE",
     "Candidate",
     "Given",
     "Path",
@@ -20,6 +19,7 @@ __all__ = [
     "grounds_for",
     "is_sound",
     "one_component",
+    "sample_ascent",
     "start_on_sample",
     "unsound_components",
 ]

@@ -153,6 +153,11 @@ def feature_sums(family: Family, y: FloatArray, responsibilities: FloatArray) ->
     return np.sum([responsibilities[:, b] @ family.features.of(y[:, b]).T for b in blocks], axis=0)
 
 
+def summed(count: float, sums: FloatArray) -> SufficientStatistics:
+    """Statistics that are sums in the common frame and nothing else."""
+    return SufficientStatistics(np.nan, count, sums, np.zeros(len(sums), dtype=bool))
+
+
 def from_sums(family: Family, sums: FloatArray, ground: Ground, *, begin: bool = False) -> Mixture:
     """The mixture that one M-step makes of sums of the features.
 
@@ -172,14 +177,13 @@ def from_sums(family: Family, sums: FloatArray, ground: Ground, *, begin: bool =
         In frame coordinates.
     """
     n_components = len(sums)
-    statistics = SufficientStatistics(np.nan, ground.moments.count, sums, np.zeros(n_components, dtype=bool))
     floor = ground.floor + family.floor(START_FLOOR, ground.moments) if begin else ground.floor
     blank = Mixture(
         family,
         np.full(n_components, 1 / n_components),
         family.spread(n_components, ground.moments, ground.floor),
     )
-    return maximise(blank, statistics, replace(ground, floor=floor))
+    return maximise(blank, summed(ground.moments.count, sums), replace(ground, floor=floor))
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import numpy as np
 
 from dgmm.em import Ascent, Ground, climb, maximise
 from dgmm.errors import CollapseError, InputError
-from dgmm.families import Family, GaussianFamily, Moments, SufficientStatistics
+from dgmm.families import Family, GaussianFamily, Moments
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
-from dgmm.search.initialise import feature_sums, from_sums, one_component
+from dgmm.search.initialise import feature_sums, from_sums, one_component, summed
 from dgmm.search.sampled import SampleRows
 from dgmm.types import BoolArray, FloatArray, IntArray
 
@@ -119,20 +119,16 @@ class Standing:
         return [split for splits in found for split in splits]
 
     def _splits_of(self, k: int) -> list[Split]:
-        family, r, rows = self.mixture.family, self.responsibilities[k], self.sample.rows
-        share = r if rows.weights is None else r / rows.weights
-        own = np.flatnonzero(share > OWN)
-        d = self.mixture.n_features
-        if r[own].sum() < 2 * (d + 1):
+        family = self.mixture.family
+        own, r = self._own([k])
+        if r.sum() < 2 * (self.mixture.n_features + 1):
             return []
-        local = SampleRows(Rows(rows.x[own], r[own]), self.sample.frame, 1)
-        ground = replace(self.ground, moments=local.moments.in_frame(self.ground.frame))
+        local, ground = self._alone(own, r)
         single = one_component(family, ground)
         if not (family.variances(single.components) > 0).all():
             return []
         whole = Ascent(single, ground, acceleration="none")
-        y = self.coordinates[:, own]
-        starts = list(cut(family, y, r[own], ground, self._scale))
+        starts = list(cut(family, self.coordinates[:, own], r, ground, self._scale))
         ascents = [Ascent(start, ground, acceleration="none", stop=_never) for start in starts]
         list(climb([whole, *ascents], local.accumulate, FIRST_PASSES))
         ascents = sorted((a for a in ascents if a.failure is None), key=lambda a: -a.log_likelihood)
@@ -146,11 +142,7 @@ class Standing:
 
     def split(self, split: Split) -> Mixture:
         """The mixture with a component cut."""
-        mixture, k = self.mixture, split.component
-        others = np.delete(np.arange(mixture.n_components), k)
-        weights = np.concatenate([mixture.weights[others], mixture.weights[k] * split.parts.weights])
-        parts = [mixture.family.taken(mixture.components, others), split.parts.components]
-        return Mixture(mixture.family, weights / weights.sum(), joined(mixture.family, parts))
+        return self._with([split.component], split.parts)
 
     def twin(self) -> Mixture:
         """One component more and the same density: the heaviest twice, with half of the weight each."""
@@ -174,7 +166,10 @@ class Standing:
         others = np.delete(np.arange(len(sums)), j)
         family = self.mixture.family
         blank = Mixture(family, self.mixture.weights[others], family.taken(self.mixture.components, others))
-        return self._maximised(blank, sums[others])
+        try:
+            return maximise(blank, summed(self.ground.moments.count, sums[others]), self.ground)
+        except CollapseError:
+            return None
 
     def replaced(self, i: int, j: int, split: Split) -> Replacement | None:
         """Two components as one, and a third one cut, climbed by themselves on the rows of the three.
@@ -188,31 +183,39 @@ class Standing:
         except CollapseError:
             return None
         three = [i, j, k]
-        local, ground, before = self._alone(three)
-        weights = np.concatenate([[self.mixture.weights[[i, j]].sum()], self.mixture.weights[k] * split.parts.weights])
+        local, ground = self._alone(*self._own(three))
+        weights = self.mixture.weights[three]
+        apart = Mixture(family, weights / weights.sum(), family.taken(self.mixture.components, np.array(three)))
+        before = Ascent(apart, ground)
+        weights = np.concatenate([[weights[:2].sum()], weights[2] * split.parts.weights])
         start = Mixture(family, weights / weights.sum(), joined(family, [merged.components, split.parts.components]))
         ascent = Ascent(start, ground, stop=_never)
         list(climb([before], local.accumulate, 1))
         list(climb([ascent], local.accumulate, LOCAL_PASSES))
         if ascent.failure is not None or not self._means_something(ascent.mixture, local):
             return None
-        others = np.delete(np.arange(self.mixture.n_components), three)
-        share = self.mixture.weights[three].sum()
-        weights = np.concatenate([self.mixture.weights[others], share * ascent.mixture.weights])
-        parts = [family.taken(self.mixture.components, others), ascent.mixture.components]
-        components = joined(family, parts) if len(others) else ascent.mixture.components
-        gain = ascent.log_likelihood - before.log_likelihood
-        return Replacement(Mixture(family, weights / weights.sum(), components), gain)
+        # where these are all there are, what they share is theirs
+        mixture = ascent.mixture if self.mixture.n_components == 3 else self._with(three, ascent.mixture)
+        return Replacement(mixture, ascent.log_likelihood - before.log_likelihood)
 
-    def _alone(self, components: Sequence[int]) -> tuple[SampleRows, Ground, Ascent]:
-        """The rows of some components, weighted by what belongs to them; and these components by themselves."""
+    def _own(self, components: Sequence[int]) -> tuple[IntArray, FloatArray]:
+        """Which rows belong to some components, and by how much, times the row's weight."""
         rows, r = self.sample.rows, self.responsibilities[components].sum(axis=0)
         own = np.flatnonzero((r if rows.weights is None else r / rows.weights) > OWN)
-        local = SampleRows(Rows(rows.x[own], r[own]), self.sample.frame, 1)
-        ground = replace(self.ground, moments=local.moments.in_frame(self.ground.frame))
-        weights = self.mixture.weights[components]
-        parts = self.mixture.family.taken(self.mixture.components, np.array(components))
-        return local, ground, Ascent(Mixture(self.mixture.family, weights / weights.sum(), parts), ground)
+        return own, r[own]
+
+    def _alone(self, own: IntArray, r: FloatArray) -> tuple[SampleRows, Ground]:
+        """Some rows with other weights, as if there were no more."""
+        local = SampleRows(Rows(self.sample.rows.x[own], r), self.sample.frame, 1)
+        return local, replace(self.ground, moments=local.moments.in_frame(self.ground.frame))
+
+    def _with(self, components: Sequence[int], parts: Mixture) -> Mixture:
+        """The mixture with others in the place of some of its components; they come last, with the weight of these."""
+        mixture = self.mixture
+        others = np.delete(np.arange(mixture.n_components), components)
+        weights = np.concatenate([mixture.weights[others], mixture.weights[components].sum() * parts.weights])
+        both = [mixture.family.taken(mixture.components, others), parts.components]
+        return Mixture(mixture.family, weights / weights.sum(), joined(mixture.family, both))
 
     def _means_something(self, mixture: Mixture, local: SampleRows) -> bool:
         """Whether every component is sound and has rows enough to stay so."""
@@ -232,21 +235,9 @@ class Standing:
         sums = feature_sums(family, self.sample.coordinates(family.frame), self.responsibilities)
         return from_sums(family, sums, ground)
 
-    def _maximised(self, blank: Mixture, sums: FloatArray) -> Mixture | None:
-        count = self.ground.moments.count
-        try:
-            return maximise(blank, summed(count, sums), self.ground)
-        except CollapseError:
-            return None
-
 
 def _never(_: Ascent) -> bool:
     return False
-
-
-def summed(count: float, sums: FloatArray) -> SufficientStatistics:
-    """Statistics that are sums in the common frame and nothing else."""
-    return SufficientStatistics(np.nan, count, sums, np.zeros(len(sums), dtype=bool))
 
 
 def joined(family: Family, parts: Sequence[object]) -> object:

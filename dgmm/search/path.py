@@ -164,41 +164,41 @@ class Path:
         """What is known of the tops of so many components."""
         return Spread.of(self.ends[k], self.ground.moments.count)
 
-    def grow(self, k: int) -> bool:
-        """From K to K + 1 by the best splits; whether that found a better top."""
+    def grow(self, k: int) -> None:
+        """From K to K + 1 by the best splits."""
         pool = [
             (top.log_likelihood + split.gain, top.standing.split(split))
             for top in self.tops.get(k, [])
             for split in top.standing.splits
         ]
-        return self._try(k + 1, pool)
+        self._try(k + 1, pool)
 
-    def shrink(self, k: int) -> bool:
-        """From K to K - 1 by the cheapest merges; whether that found a better top."""
+    def shrink(self, k: int) -> None:
+        """From K to K - 1 by the cheapest merges."""
         pool = []
         for top in self.tops.get(k, []):
             for cost, i, j in top.standing.merges[: self.budget.width(k - 1)]:
                 merged = top.standing.merge(i, j)
                 if merged is not None:
                     pool.append((top.log_likelihood - cost, merged))
-        return self._try(k - 1, pool)
+        self._try(k - 1, pool)
 
     def move(self, k: int) -> bool:
         """A round of merges with splits elsewhere; whether that found a better top."""
-        pool: list[tuple[float, Mixture]] = []
-        for top in self.tops.get(k, [])[:1]:
-            standing = top.standing
-            # of each component its best cut, the most promising component first
-            best = {s.component: s for s in sorted(standing.splits, key=lambda s: s.gain)}
-            cuts = sorted(best.values(), key=lambda s: -s.gain)
-            moves = [
-                (i, j, split)
-                for _, i, j in standing.merges[: self.budget.pairs]
-                for split in [s for s in cuts if s.component not in (i, j)][: self.budget.pairs]
-            ]
-            made = self.sample.map(lambda move, standing=standing: standing.replaced(*move), moves)
-            pool += [(top.log_likelihood + found.gain, found.mixture) for found in made if found is not None]
-        return self._try(k, pool)
+        if not self.tops.get(k):
+            return False
+        top = self.tops[k][0]
+        standing = top.standing
+        # of each component its best cut, the most promising component first
+        best = {s.component: s for s in sorted(standing.splits, key=lambda s: s.gain)}
+        cuts = sorted(best.values(), key=lambda s: -s.gain)
+        moves = [
+            (i, j, split)
+            for _, i, j in standing.merges[: self.budget.pairs]
+            for split in [s for s in cuts if s.component not in (i, j)][: self.budget.pairs]
+        ]
+        made = self.sample.map(lambda move: standing.replaced(*move), moves)
+        return self._try(k, [(top.log_likelihood + m.gain, m.mixture) for m in made if m is not None])
 
     def settle(self) -> None:
         """See to it that the likelihood falls neither as K grows nor from a family to one that contains it."""

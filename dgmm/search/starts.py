@@ -127,7 +127,7 @@ def start_on_sample(
                         if given is not None:
                             start = given.replace_in(start, ground.frame)
                         # plain EM for as few passes as these: acceleration would cost more than it saves
-                        ascents.append((c, _ascent(start, ground, options, "none")))
+                        ascents.append((c, sample_ascent(start, ground, options, "none")))
         _climb_on_sample("starts", ascents, small, START_PASSES)
         best = _best_of(several, ascents, options.reg_covar, failures)
         if searches:
@@ -137,7 +137,7 @@ def start_on_sample(
         else:
             ruled_out = screening.ruled_out(best)
             kept = [
-                (c, _ascent(a.mixture, a.ground, options))
+                (c, sample_ascent(a.mixture, a.ground, options))
                 for c in best
                 if c not in ruled_out
                 for a in _most_likely(c, ascents, STARTS_KEPT)
@@ -158,10 +158,12 @@ def start_on_sample(
         alive = [c for c in best if c not in ruled_out]
         _explore(paths, alive)
         paths = _onto(paths, larger, grounds, alive)
-        others = {c: _ascent(best[c].mixture, grounds[c.covariance_type], options) for c in alive}
-        others = {c: a for c, a in others.items() if c not in _tops_of(paths, alive)}
+        tops = _tops_of(paths, alive)
+        others = {
+            c: sample_ascent(best[c].mixture, grounds[c.covariance_type], options) for c in alive if c not in tops
+        }
         _climb_on_sample("sample", list(others.items()), larger, SAMPLE_PASSES)
-        best |= others | _tops_of(paths, alive)
+        best |= others | tops
     ruled_out = screening.ruled_out(best)
     alive = [c for c in best if c not in ruled_out]
     _explore(paths, alive)
@@ -276,7 +278,10 @@ def sample_sizes(options: Training, n_sample: int, n_samples: int) -> list[int]:
     return [round(first * (last / first) ** (i / levels)) for i in range(levels + 1)]
 
 
-def _ascent(start: Mixture, ground: Ground, options: Training, acceleration: Acceleration | None = None) -> Ascent:
+def sample_ascent(
+    start: Mixture, ground: Ground, options: Training, acceleration: Acceleration | None = None
+) -> Ascent:
+    """A climb on the sample, as far as that tells one mixture from another."""
     tol = SAMPLE_TOLERANCE * 0.5 * start.n_parameters / ground.moments.count
     return Ascent(start, ground, tol, acceleration or options.accelerate)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +17,7 @@ from dgmm.search.initialise import one_component
 from dgmm.search.moves import Standing, cuts, joined, principal_axes, split_by_moments, two_means
 from dgmm.search.sampled import SampleRows
 from dgmm.types import FloatArray
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
-from toy_family import Poisson
+from tests.families.toy_family import Poisson
 
 KINDS = ["full", "tied", "diag", "spherical"]
 MEANS = np.array([[0.0, 0.0], [6.0, 1.0], [-2.0, 7.0]])
