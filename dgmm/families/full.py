@@ -39,7 +39,7 @@ class Full(MatrixFamily):
 
     def expand(self, constants: FloatArray, components: Gaussians) -> FloatArray:
         """Theta = (c - mu'L mu/2, L mu, -L_ii/2, -L_ij) with precisions L."""
-        whitening = np.linalg.inv(components.factors)
+        whitening = components.inverses
         whitened = np.einsum("kij,kj->ki", whitening, components.means)
         precisions = np.swapaxes(whitening, 1, 2) @ whitening
         linear = np.einsum("kij,ki->kj", whitening, whitened)
@@ -111,14 +111,14 @@ class Full(MatrixFamily):
 
     def expansion_error(self, components: Gaussians) -> FloatArray:
         """Roundoff times the size of the terms of theta . T three standard deviations from the mean."""
-        whitening = np.linalg.inv(components.factors)
+        whitening = components.inverses
         precisions = np.abs(np.swapaxes(whitening, 1, 2) @ whitening)
         reach = np.abs(components.means) + 3 * np.sqrt((components.factors**2).sum(axis=2))
         return ROUNDOFF * 2 * np.einsum("kij,ki,kj->k", precisions, reach, reach)
 
     def local_frames(self, components: Gaussians) -> LocalFrames:
         """Each component's own whitening."""
-        return LocalFrames(components.means, np.linalg.inv(components.factors))
+        return LocalFrames(components.means, components.inverses)
 
     def narrowness(self, components: Gaussians, moments: Moments) -> FloatArray:
         """Smallest eigenvalue relative to the data's covariance."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -71,13 +72,32 @@ class Gaussians:
     means: FloatArray
     factors: FloatArray
 
+    @cached_property
+    def inverses(self) -> FloatArray:
+        """Of factors that are matrices; found once."""
+        return np.linalg.inv(self.factors)
+
+
+@cache
+def upper_triangle(d: int) -> tuple[IntArray, IntArray]:
+    """Rows and columns above the diagonal of a matrix (d, d)."""
+    rows, columns = np.triu_indices(d, 1)
+    return rows, columns
+
+
+@cache
+def lower_triangle(d: int) -> tuple[IntArray, IntArray]:
+    """Rows and columns of a matrix (d, d) on and below its diagonal."""
+    rows, columns = np.tril_indices(d)
+    return rows, columns
+
 
 def unpack_second(sums: FloatArray, d: int) -> FloatArray:
     """Symmetric (K, d, d) sums of ``y y'`` from the rows of `PRODUCTS` sums."""
     second = np.empty((len(sums), d, d))
     diagonal = np.arange(d)
     second[:, diagonal, diagonal] = sums[:, d + 1 : 2 * d + 1]
-    upper = np.triu_indices(d, 1)
+    upper = upper_triangle(d)
     second[:, upper[0], upper[1]] = second[:, upper[1], upper[0]] = sums[:, 2 * d + 1 :]
     return second
 
@@ -85,7 +105,7 @@ def unpack_second(sums: FloatArray, d: int) -> FloatArray:
 def pack_second(second: FloatArray) -> FloatArray:
     """Inverse of `unpack_second`, shape (K, d (d + 1) / 2)."""
     d = second.shape[-1]
-    upper = np.triu_indices(d, 1)
+    upper = upper_triangle(d)
     return np.hstack([np.diagonal(second, axis1=1, axis2=2), second[:, upper[0], upper[1]]])
 
 
@@ -133,7 +153,7 @@ def log_diagonal(factors: FloatArray) -> FloatArray:
 
 def log_cholesky(factors: FloatArray) -> FloatArray:
     """Lower triangles of a stack (K, d, d) as one vector, the diagonal as logarithms."""
-    rows, columns = np.tril_indices(factors.shape[-1])
+    rows, columns = lower_triangle(factors.shape[-1])
     packed = factors[:, rows, columns]
     packed[:, rows == columns] = np.log(packed[:, rows == columns])
     return packed.ravel()
@@ -141,7 +161,7 @@ def log_cholesky(factors: FloatArray) -> FloatArray:
 
 def exp_cholesky(vector: FloatArray, k: int, d: int) -> FloatArray:
     """Inverse of `log_cholesky`, shape (K, d, d)."""
-    rows, columns = np.tril_indices(d)
+    rows, columns = lower_triangle(d)
     packed = vector.reshape(k, -1).copy()
     packed[:, rows == columns] = np.exp(packed[:, rows == columns])
     factors = np.zeros((k, d, d))

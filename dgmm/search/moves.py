@@ -31,8 +31,11 @@ TWO_MEANS_STEPS = 10
 #: All cuts of a component make so many passes over its own rows; so many of them go on for so many more: of few
 #: components, as many as make so many together.
 FIRST_PASSES, CUTS_KEPT, CUTS_TOGETHER, MORE_PASSES = 1, 2, 12, 5
-#: A merge with a split elsewhere makes so many passes over the rows of its three components.
-LOCAL_PASSES = 12
+#: Merges with splits elsewhere make so many passes over the rows of their three components; the most promising one in
+#: so many of them goes on for so many more.
+LOCAL_PASSES, LOCAL_SHARE, LOCAL_MORE = 4, 3, 8
+#: More rows than these for each parameter, or in all, tell a promising move no better.
+ROWS_PER_PARAMETER, ROWS_ENOUGH = 10, 2048
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,36 @@ class Replacement:
 
     mixture: Mixture
     gain: float
+
+
+#: Two components to be put together, and the cut of a third one.
+Move = tuple[int, int, Split]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A move on its way, on the rows of its three components.
+
+    Attributes
+    ----------
+    three : list of int
+        The components that it takes the place of.
+    ascent : Ascent or None
+        None where there is nothing to climb.
+    before : float
+        Log-likelihood of the three as they were.
+    sound : bool
+    """
+
+    three: list[int]
+    ascent: Ascent | None = None
+    before: float = np.nan
+    sound: bool = False
+
+    @property
+    def gain(self) -> float:
+        """What it has gained so far."""
+        return -np.inf if self.ascent is None else self.ascent.log_likelihood - self.before
 
 
 class Standing:
@@ -123,7 +156,7 @@ class Standing:
         own, r = self._own([k])
         if r.sum() < 2 * (self.mixture.n_features + 1):
             return []
-        local, ground = self._alone(own, r)
+        local, ground = self._alone([k])
         single = one_component(family, ground)
         if not (family.variances(single.components) > 0).all():
             return []
@@ -171,41 +204,68 @@ class Standing:
         except CollapseError:
             return None
 
-    def replaced(self, i: int, j: int, split: Split) -> Replacement | None:
-        """Two components as one, and a third one cut, climbed by themselves on the rows of the three.
+    def replaced(self, moves: Sequence[Move]) -> list[Replacement]:
+        """Two components as one, and a third one cut, each climbed by itself on the rows of the three.
 
         With all others and all their responsibilities as they are (the partial EM of Ueda et al. 2000): a small part
-        of the cost of a climb, and a bound on where that begins. None where it collapses or means nothing.
+        of the cost of a climb, and a bound on where that begins. All climb a little, the most promising ones go on;
+        what collapses or means nothing is left out.
         """
-        family, k = self.mixture.family, split.component
+        trials = [t for t in self.sample.map(self._tried, moves) if t.sound]
+        trials = sorted(trials, key=lambda t: -t.gain)[: -(-len(moves) // LOCAL_SHARE)]
+        return [Replacement(self._in_place(t), t.gain) for t in self.sample.map(self._climbed_on, trials) if t.sound]
+
+    def _tried(self, move: Move) -> Trial:
+        """A move after its first passes."""
+        i, j, split = move
+        family, three = self.mixture.family, [i, j, split.component]
         try:
             merged = from_sums(family, (self.sums[i] + self.sums[j])[None], self.ground)
         except CollapseError:
-            return None
-        three = [i, j, k]
-        local, ground = self._alone(*self._own(three))
+            return Trial(three)
+        local, ground = self._alone(three)
         weights = self.mixture.weights[three]
         apart = Mixture(family, weights / weights.sum(), family.taken(self.mixture.components, np.array(three)))
         before = Ascent(apart, ground)
         weights = np.concatenate([[weights[:2].sum()], weights[2] * split.parts.weights])
         start = Mixture(family, weights / weights.sum(), joined(family, [merged.components, split.parts.components]))
-        ascent = Ascent(start, ground, stop=_never)
         list(climb([before], local.accumulate, 1))
-        list(climb([ascent], local.accumulate, LOCAL_PASSES))
-        if ascent.failure is not None or not self._means_something(ascent.mixture, local):
-            return None
+        return self._climbed(
+            Trial(three, Ascent(start, ground, stop=_never), before.log_likelihood), local, LOCAL_PASSES
+        )
+
+    def _climbed_on(self, trial: Trial) -> Trial:
+        return self._climbed(trial, self._alone(trial.three)[0], LOCAL_MORE)
+
+    def _climbed(self, trial: Trial, local: SampleRows, passes: int) -> Trial:
+        assert trial.ascent is not None
+        list(climb([trial.ascent], local.accumulate, passes))
+        sound = trial.ascent.failure is None and self._means_something(trial.ascent.mixture, local)
+        return replace(trial, sound=sound)
+
+    def _in_place(self, trial: Trial) -> Mixture:
+        """The mixture with what a trial has come to."""
+        assert trial.ascent is not None
         # where these are all there are, what they share is theirs
-        mixture = ascent.mixture if self.mixture.n_components == 3 else self._with(three, ascent.mixture)
-        return Replacement(mixture, ascent.log_likelihood - before.log_likelihood)
+        if self.mixture.n_components == 3:
+            return trial.ascent.mixture
+        return self._with(trial.three, trial.ascent.mixture)
 
     def _own(self, components: Sequence[int]) -> tuple[IntArray, FloatArray]:
-        """Which rows belong to some components, and by how much, times the row's weight."""
+        """Which rows belong to some components, and by how much, times the row's weight.
+
+        Of more than are needed every second, third or so, with the weight of those between: they lie in no order.
+        """
         rows, r = self.sample.rows, self.responsibilities[components].sum(axis=0)
         own = np.flatnonzero((r if rows.weights is None else r / rows.weights) > OWN)
-        return own, r[own]
+        p = self.mixture.family.n_parameters(len(components), self.mixture.n_features)
+        step = max(1, len(own) // max(ROWS_PER_PARAMETER * p, ROWS_ENOUGH))
+        total, own = r[own].sum(), own[::step]
+        return own, r[own] * (total / r[own].sum())
 
-    def _alone(self, own: IntArray, r: FloatArray) -> tuple[SampleRows, Ground]:
-        """Some rows with other weights, as if there were no more."""
+    def _alone(self, components: Sequence[int]) -> tuple[SampleRows, Ground]:
+        """The rows of some components, as if there were no more."""
+        own, r = self._own(components)
         local = SampleRows(Rows(self.sample.rows.x[own], r), self.sample.frame, 1)
         return local, replace(self.ground, moments=local.moments.in_frame(self.ground.frame))
 

@@ -197,8 +197,8 @@ class Path:
             for _, i, j in standing.merges[: self.budget.pairs]
             for split in [s for s in cuts if s.component not in (i, j)][: self.budget.pairs]
         ]
-        made = self.sample.map(lambda move: standing.replaced(*move), moves)
-        return self._try(k, [(top.log_likelihood + m.gain, m.mixture) for m in made if m is not None])
+        made = standing.replaced(moves)
+        return self._try(k, [(top.log_likelihood + m.gain, m.mixture) for m in made])
 
     def settle(self) -> None:
         """See to it that the likelihood falls neither as K grows nor from a family to one that contains it."""

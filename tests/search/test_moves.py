@@ -9,12 +9,21 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from dgmm.em import Ground
+from dgmm.em import Ground, climb
 from dgmm.families import FAMILIES, Moments, get_family, make_frame
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.search.initialise import one_component
-from dgmm.search.moves import Standing, cuts, joined, principal_axes, split_by_moments, two_means
+from dgmm.search.moves import (
+    LOCAL_MORE,
+    LOCAL_PASSES,
+    Standing,
+    cuts,
+    joined,
+    principal_axes,
+    split_by_moments,
+    two_means,
+)
 from dgmm.search.sampled import SampleRows
 from dgmm.types import FloatArray
 from tests.families.toy_family import Poisson
@@ -170,8 +179,7 @@ def test_two_for_one_and_one_for_two_are_put_right_on_the_rows_of_three(kind: st
     _, i, j = s.merges[0]
     assert (i, j) == (0, 1)
     best = max((split for split in s.splits if split.component == 3), key=lambda split: split.gain)
-    found = s.replaced(0, 1, best)
-    assert found is not None
+    (found,) = s.replaced([(0, 1, best)])
     means = found.mixture.to_data(s.ground.frame).means
     for centre in ([0.0, 0.0], [0.0, 12.0], [30.0, 0.0], [30.0, 6.0]):
         assert np.linalg.norm(means - centre, axis=1).min() < 0.2
@@ -186,11 +194,45 @@ def test_a_move_that_loses_says_so(kind: str) -> None:
     """Two clouds as one, and a cloud cut: a bound on the loss, but for the rows that hardly belong."""
     s = standing(kind, clouds())
     split = next(split for split in s.splits if split.component == 2)
-    found = s.replaced(0, 1, split)
-    assert found is not None
+    (found,) = s.replaced([(0, 1, split)])
     before, after = (a.log_likelihood for a in s.sample.accumulate([s.mixture, found.mixture]))
     assert found.gain < 0
     assert after - before >= found.gain - 0.002 * len(s.sample.rows)
+
+
+def test_all_moves_climb_a_little_and_the_best_third_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gains is among four moves, whatever their order, and two of the four go on."""
+    s = stuck("full")
+    cuts = [max((c for c in s.splits if c.component == k), key=lambda c: c.gain) for k in range(4)]
+    moves = [(0, 1, cuts[2]), (1, 2, cuts[3]), (0, 1, cuts[3]), (0, 2, cuts[3])]
+    passes: list[int] = []
+    monkeypatch.setattr("dgmm.search.moves.climb", lambda a, accumulate, n: passes.append(n) or climb(a, accumulate, n))
+    found = s.replaced(moves)
+    assert [sorted(passes).count(n) for n in (1, LOCAL_PASSES, LOCAL_MORE)] == [4 + 0, 4, 2]
+    assert len(found) == 2
+    assert found[0].gain > max(500, found[1].gain)
+    again = s.replaced(moves[::-1])
+    assert [m.gain for m in again] == [m.gain for m in found]
+
+
+@pytest.mark.parametrize(("per_parameter", "enough"), [(10, 2048), (900, 2048), (10**4, 2048), (10, 10**6)])
+def test_more_rows_than_are_needed_are_thinned_without_bias(
+    per_parameter: int, enough: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To so many in all or for each parameter, whichever is more, with the weight of all."""
+    monkeypatch.setattr("dgmm.search.moves.ROWS_PER_PARAMETER", per_parameter)
+    monkeypatch.setattr("dgmm.search.moves.ROWS_ENOUGH", enough)
+    s = standing("full", clouds(30_000))
+    own, r = s._own([0])
+    whole = s.responsibilities[0][s.responsibilities[0] > 0.01]
+    needed = max(enough, per_parameter * get_family("full").n_parameters(1, 2))
+    assert r.sum() == pytest.approx(whole.sum(), rel=1e-12)
+    assert min(needed, len(whole)) <= len(own) < 2 * needed
+    # the mean of so many rows errs by their standard deviation over the root of their number
+    mean = s.coordinates[:, own] @ r / r.sum()
+    exact = s.coordinates @ s.responsibilities[0] / s.responsibilities[0].sum()
+    error = np.sqrt(np.diagonal(s.mixture.covariances[0]) / len(own))
+    assert (abs(mean - exact) < 4 * error).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

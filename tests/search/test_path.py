@@ -233,11 +233,12 @@ def test_a_round_tries_the_cheapest_merges_with_the_best_cut_of_each_other(monke
     tried: list[tuple[int, int, int]] = []
     made = type(top).replaced
 
-    def replaced(self: Any, i: int, j: int, split: Any) -> Any:
-        tried.append((i, j, split.component))
-        best = max(s.gain for s in self.splits if s.component == split.component)
-        assert split.gain == best
-        return made(self, i, j, split)
+    def replaced(self: Any, moves: Any) -> Any:
+        for i, j, split in moves:
+            tried.append((i, j, split.component))
+            best = max(s.gain for s in self.splits if s.component == split.component)
+            assert split.gain == best
+        return made(self, moves)
 
     monkeypatch.setattr(type(top), "replaced", replaced)
     path.sample.map = map
