@@ -15,6 +15,7 @@ from dgmm.families import get_family
 from dgmm.fits import Fit, One, OpenRange, Outcome, Search, Selection, Training, choose
 from dgmm.fitting.bootstrap import REFITTED_ROWS, stability_of
 from dgmm.fitting.race import Race
+from dgmm.fitting.scout import Scout
 from dgmm.passes import Passes, profile_of
 from dgmm.search import Candidate, Given, grounds_for, one_component, start_on_sample
 from dgmm.types import Criterion
@@ -76,7 +77,8 @@ def fit_candidates(
         for c in candidates
         if c in starts
     }
-    race = Race(passes, ascents, options, criterion, found.attainable)
+    scout = Scout(passes, options, found, searches=options.search != "starts" and given is None)
+    race = Race(passes, ascents, options, criterion, found.attainable, scout)
     if ascents:
         race.run(keep_all=keep_all)
     fits, failed = race.results()

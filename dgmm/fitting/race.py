@@ -1,20 +1,23 @@
-"""Candidates on all the data, pass by pass: who is dropped, revived, reseeded, and what becomes of each."""
+"""Candidates on all the data, pass by pass: who is dropped, revived, challenged, and what becomes of each."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dgmm.em import Ascent, Evaluated, Pass, climb
+from dgmm.errors import InsufficientMemoryError
 from dgmm.estep import DOUBLE
-from dgmm.families import SufficientStatistics
+from dgmm.families import SufficientStatistics, get_family
 from dgmm.fits import STRONG, CriterionTerms, Fit, Outcome, OutcomeKind, Training
-from dgmm.fitting.reseed import reseed
+from dgmm.fitting.runner import Runner, State
+from dgmm.fitting.scout import Proposal, Scout
+from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.search import Candidate, unsound_components
 from dgmm.types import Criterion
@@ -26,88 +29,30 @@ logger = logging.getLogger("dgmm")
 MARGIN = STRONG
 #: No candidate is dropped before this pass, unless it cannot win on the sample either.
 SETTLED = 6
+#: The likelihood has fallen to a candidate that contains another if it is lower by this share of p/2 nats: less is what
+#: climbs leave undecided.
+FALLEN = 0.02
+
+K = TypeVar("K", bound=Hashable)
 
 
-class State(StrEnum):
-    """Where a candidate stands."""
-
-    #: It takes part in the next pass, if there is one.
-    CLIMBING = "climbing"
-    #: It was taken out, since it could not win any more.
-    DROPPED = "dropped"
-    #: The gain still to come is not worth a pass.
-    CONVERGED = "converged"
-    #: Its climb ended with a component without samples or extent.
-    COLLAPSED = "collapsed"
-
-
-#: What each may become. A dropped one climbs again when the one it lost to has collapsed, or when it was single
-#: precision that dropped it. The others stay what they are: another try on the rows explained worst is another climb.
-TRANSITIONS = {
-    State.CLIMBING: {State.DROPPED, State.CONVERGED, State.COLLAPSED},
-    State.DROPPED: {State.CLIMBING},
-    State.CONVERGED: set(),
-    State.COLLAPSED: set(),
-}
-
-
-@dataclass
-class Runner:
-    """One candidate on its way up, and the records of the passes it took part in.
+@dataclass(frozen=True)
+class Challenge:
+    """A proposal for a candidate, by its number among those of a round.
 
     Attributes
     ----------
-    ascent : Ascent
-    attainable_on_sample : float
-        If it cannot win on the sample: what it may gain there yet, in nats per sample; inf for the others.
-    history : list
-        Per pass: the estimated gain still to come, and seconds.
-    dropped : Outcome or None
-    pardoned : bool
-        Whether single precision has dropped it by mistake, and may not do so again.
-    exact : Evaluated or None
-        Its best mixture by a pass in double precision, where all the others are in single.
+    candidate : Candidate
+    number : int
+    proposal : Proposal
     """
 
-    ascent: Ascent
-    attainable_on_sample: float = np.inf
-    history: list[tuple[float, float]] = field(default_factory=list)
-    dropped: Outcome | None = None
-    pardoned: bool = False
-    exact: Evaluated | None = None
+    candidate: Candidate
+    number: int
+    proposal: Proposal = field(compare=False)
 
-    @property
-    def state(self) -> State:
-        """Where it stands."""
-        if self.dropped is not None:
-            return State.DROPPED
-        if self.ascent.failure is not None:
-            return State.COLLAPSED
-        return State.CONVERGED if self.ascent.converged else State.CLIMBING
-
-    def drop(self, outcome: Outcome) -> None:
-        """Take it out; only what climbs can be."""
-        self._check(State.DROPPED)
-        self.dropped, self.ascent.abandoned = outcome, True
-
-    def readmit(self, *, for_good: bool = False) -> None:
-        """Let it climb on; only what was dropped needs it."""
-        self._check(State.CLIMBING)
-        self.dropped, self.ascent.abandoned, self.pardoned = None, False, for_good
-
-    def _check(self, state: State) -> None:
-        if state not in TRANSITIONS[self.state]:
-            raise ValueError(f"a candidate that is {self.state} cannot be {state}")
-
-    @property
-    def best(self) -> Evaluated | None:
-        """Its best mixture."""
-        return self.exact or self.ascent.best
-
-    @property
-    def log_likelihood(self) -> float:
-        """Of its best mixture."""
-        return -np.inf if self.best is None else self.best.log_likelihood
+    def __str__(self) -> str:
+        return f"{self.candidate} ({self.proposal.why})"
 
 
 class Race:
@@ -123,6 +68,8 @@ class Race:
         By which they are compared.
     attainable : mapping
         Candidates that cannot win on the sample -> what they may gain yet, in nats per sample.
+    scout : Scout
+        Who knows what their climbs may have missed.
     """
 
     def __init__(
@@ -132,8 +79,10 @@ class Race:
         options: Training,
         criterion: Criterion,
         attainable: Mapping[Candidate, float],
+        scout: Scout,
     ) -> None:
         self.passes = passes
+        self.scout = scout
         self.runners = {c: Runner(a, attainable.get(c, np.inf)) for c, a in ascents.items()}
         self.options = options
         self.criterion = criterion
@@ -145,8 +94,9 @@ class Race:
     def run(self, *, keep_all: bool) -> None:
         """Climb until all have arrived, were dropped, or `max_iter` passes are made; then look for what was missed."""
         self._climb(keep_all=keep_all)
-        challengers = self._challenge(self.runners if len(self.runners) == 1 else [self.leader()])
-        self._measure([*self.runners.values(), *challengers.values()])
+        winners = self.runners if len(self.runners) == 1 else [self.leader()]
+        challengers = self._challenge(winners, keep_all=keep_all)
+        self._measure([*self.runners.values(), *(c for c in challengers.values() if not c.ascent.abandoned)])
         self._accept(challengers)
         # single precision may have dropped what double would have kept
         while self._revive(for_good=True):
@@ -166,25 +116,33 @@ class Race:
                 settled = self.done >= SETTLED or self.done == 1
                 droppable = runner.state is State.CLIMBING and not runner.pardoned
                 if settled and droppable and not self.may_win(runner, leader):
-                    self.drop(c, leader)
+                    self._drop(runner, c, leader)
 
-    def _pass_by_pass(self, runners: Mapping[Candidate, Runner], where: str = "") -> Iterator[tuple[Pass, Candidate]]:
+    def _pass_by_pass(self, runners: Mapping[K, Runner], where: str = "") -> Iterator[tuple[Pass, K]]:
         """Climb for as many passes as are left, keep the records and log a line for each; yields it and who leads."""
         climbing, began = list(runners.values()), time.perf_counter()
-        for step in climb([r.ascent for r in climbing], self.passes.accumulate, self.options.max_iter - self.done):
+        for step in climb([r.ascent for r in climbing], self._evaluate, self.options.max_iter - self.done):
             self.done += 1
             seconds = time.perf_counter() - began
             for runner in (climbing[i] for i in step.ascents):
                 runner.history.append((runner.ascent.remaining_gain / self.n, seconds))
                 runner.exact = None
-            leader = self.leader(runners)
+            leader = self._lowest(runners)
             self._log(leader, runners, len(step.ascents), where, seconds)
             yield step, leader
             began = time.perf_counter()
 
-    def _log(
-        self, best: Candidate, runners: Mapping[Candidate, Runner], alive: int, where: str, seconds: float
-    ) -> None:
+    def _evaluate(self, mixtures: Sequence[Mixture], dtype: np.dtype[Any] | None = None) -> list[SufficientStatistics]:
+        """One pass; of challengers that take too much memory together two, of half of them each."""
+        try:
+            return self.passes.accumulate(mixtures, dtype)
+        except InsufficientMemoryError:
+            half = len(mixtures) // 2
+            if len(mixtures) <= len(self.runners):
+                raise
+            return self._evaluate(mixtures[:half], dtype) + self._evaluate(mixtures[half:], dtype)
+
+    def _log(self, best: K, runners: Mapping[K, Runner], alive: int, where: str, seconds: float) -> None:
         a, n = runners[best].ascent, self.n
         by = f" by {self.criterion}" if len(runners) > 1 else ""
         logger.info(
@@ -202,36 +160,71 @@ class Race:
             runner.readmit(for_good=for_good)
         return bool(revived)
 
-    def _challenge(self, winners: Collection[Candidate]) -> dict[Candidate, Runner]:
-        """Look for what the winners miss, and give collapsed candidates another try, on the rows explained worst."""
-        options, profile = self.options, self.passes.profile
+    def _challenge(self, winners: Collection[Candidate], *, keep_all: bool) -> dict[Challenge, Runner]:
+        """Look for what the winners miss, go on where the likelihood has fallen, and let collapsed ones try again."""
+        options = self.options
         again = options.on_collapse or ("report" if len(self.runners) == 1 else "reseed")
-        again_on: dict[Candidate, tuple[int, ...]] = {}
+        points: dict[Candidate, Evaluated] = {}
+        collapsed: dict[Candidate, tuple[int, ...]] = {}
         for c, runner in self.runners.items():
             a = runner.ascent
             if a.mixture.n_components == 1 or a.best is None or runner.state is State.DROPPED:
                 continue
-            collapsed = self.collapsed(a)
-            if (collapsed and again == "reseed") or (not collapsed and c in winners and self.n > options.start_rows):
-                again_on[c] = collapsed
-        if not again_on or not options.worst_rows or self.done >= options.max_iter:
+            gone = self.collapsed(a)
+            if (gone and again == "reseed") or (not gone and c in winners and self.n > options.start_rows):
+                points[c] = a.best
+                collapsed[c] = gone
+        if self.done >= options.max_iter:
             return {}
-        points = {c: best for c in again_on if (best := self.runners[c].ascent.best) is not None}
-        rows = profile.sample.first(options.start_rows)
-        challengers: dict[Candidate, Runner] = {}
-        found = self.passes.worst([point.in_data_units() for point in points.values()], options.worst_rows)
-        for (c, point), worst in zip(points.items(), found, strict=True):
-            new = reseed(point, worst, rows, collapsed=again_on[c], seed=options.seed)
-            if new is not None:
-                challengers[c] = Runner(Ascent(new.mixture, point.ground, options.tol, options.accelerate))
-                logger.info("%s: trying components %s on the rows explained worst", c, new.replaced)
-        for step, _ in self._pass_by_pass(challengers, ", rows explained worst"):
-            for c, challenger in challengers.items():
-                a, old = challenger.ascent, self.runners[c].ascent
-                beaten = a.log_likelihood + a.attainable_gain < old.log_likelihood
-                if step.number >= SETTLED and not again_on[c] and not a.done and beaten:
-                    a.abandoned = True
+        found, fallen = list(self.scout.missed(points, collapsed)), self.fallen()
+        for c, inner in fallen.items():
+            found += [(c, proposal) for proposal in self.scout.beyond(c, inner)]
+        challengers = {}
+        for number, (c, proposal) in enumerate(found):
+            ascent = Ascent(proposal.mixture, self.runners[c].ascent.ground, options.tol, options.accelerate)
+            challengers[Challenge(c, number, proposal)] = Runner(ascent)
+            logger.info("%s: trying %s", c, proposal.why)
+        for step, _ in self._pass_by_pass(challengers, ", challengers"):
+            for challenge, challenger in challengers.items():
+                c, a = challenge.candidate, challenger.ascent
+                if not collapsed.get(c) and not a.done:
+                    old = self.runners[c].ascent.log_likelihood
+                    if challenge.proposal.at_once:
+                        a.abandoned = a.log_likelihood <= old
+                    elif step.number >= SETTLED:
+                        a.abandoned = a.log_likelihood + a.attainable_gain < old
+                    if c in fallen and step.number >= SETTLED and not a.abandoned:
+                        self._drop_loser(challenger, c, keep_all=keep_all)
         return challengers
+
+    def _drop_loser(self, runner: Runner, c: Candidate, *, keep_all: bool) -> None:
+        """Take out what can no longer win, unless every candidate is wanted."""
+        leader = self.leader()
+        if not keep_all and not self.may_win(runner, leader):
+            self._drop(runner, c, leader)
+
+    def fallen(self) -> dict[Candidate, Evaluated]:
+        """Candidates that remain less likely than a simpler one that they contain -> the most likely of these."""
+        sound = {
+            c: r.ascent.best
+            for c, r in self.runners.items()
+            if r.ascent.best is not None and not self.collapsed(r.ascent)
+        }
+        found = {}
+        for c, runner in self.runners.items():
+            family, a = get_family(c.covariance_type), runner.ascent
+            inner = [
+                point
+                for other, point in sound.items()
+                if other.n_components <= c.n_components
+                and (other.covariance_type == c.covariance_type or family.contains(point.mixture.family))
+            ]
+            best = max(inner, key=lambda point: point.log_likelihood, default=None)
+            undecided = FALLEN * 0.5 * a.mixture.n_parameters
+            gain = a.attainable_gain if runner.state is State.DROPPED else a.remaining_gain
+            if best is not None and c in sound and best.log_likelihood > a.log_likelihood + gain + undecided:
+                found[c] = best
+        return found
 
     def _measure(self, runners: Collection[Runner]) -> None:
         """What decides is told in double precision: where passes are in single, one more, of all best mixtures."""
@@ -239,28 +232,30 @@ class Race:
         if self.passes.dtype == DOUBLE or not found:
             return
         began = time.perf_counter()
-        statistics = self.passes.accumulate([point.mixture for _, point in found], DOUBLE)
+        statistics = self._evaluate([point.mixture for _, point in found], DOUBLE)
         for (runner, point), exact in zip(found, statistics, strict=True):
             runner.exact = Evaluated.of(point.mixture, exact, point.ground)
         seconds = time.perf_counter() - began
         logger.info("in double precision: %d mixtures, %.3g rows/s", len(found), self.n / seconds)
 
-    def _accept(self, challengers: Mapping[Candidate, Runner]) -> None:
+    def _accept(self, challengers: Mapping[Challenge, Runner]) -> None:
         """Put challengers in the place of what they are better than."""
-        for c, challenger in challengers.items():
+        for challenge, challenger in challengers.items():
+            c = challenge.candidate
             a, runner = challenger.ascent, self.runners[c]
             better = challenger.log_likelihood > runner.log_likelihood or bool(self.collapsed(runner.ascent))
             if a.best is None or self.collapsed(a) or not better:
-                logger.info("%s: the rows explained worst make no better component", c)
                 continue
-            logger.info("%s: log-likelihood %.9g becomes %.9g", c, runner.log_likelihood, challenger.log_likelihood)
-            a.trajectory[:0] = runner.ascent.trajectory
+            logger.info(
+                "%s: log-likelihood %.9g becomes %.9g", challenge, runner.log_likelihood, challenger.log_likelihood
+            )
+            challenger.earlier = runner.trajectory
             challenger.history[:0] = runner.history
             self.runners[c] = challenger
 
-    def drop(self, c: Candidate, leader: Candidate) -> None:
+    def _drop(self, runner: Runner, c: Candidate, leader: Candidate) -> None:
         """Take a candidate out, and say why."""
-        runner, best = self.runners[c], self.value(self.runners[leader])
+        best = self.value(self.runners[leader])
         reason = (
             f"{self.criterion} {self.value(runner):.6g}, at most {self.attainable(runner):.3g} less by this climb, "
             f"cannot reach {best:.6g} of {leader}"
@@ -290,9 +285,11 @@ class Race:
         """Whether its criterion, at its limit and by a margin, reaches the leader's."""
         return self.value(runner) - self.attainable(runner) <= self.value(self.runners[leader]) + MARGIN
 
-    def leader(self, runners: Mapping[Candidate, Runner] | None = None) -> Candidate:
+    def leader(self) -> Candidate:
         """The lowest criterion so far, among those that have not collapsed if there are any."""
-        runners = self.runners if runners is None else runners
+        return self._lowest(self.runners)
+
+    def _lowest(self, runners: Mapping[K, Runner]) -> K:
         ranked = sorted(runners, key=lambda c: self.value(runners[c]))
         return next((c for c in ranked if not self.collapsed(runners[c].ascent)), ranked[0])
 
@@ -304,7 +301,7 @@ class Race:
     def outcome(self, c: Candidate) -> Outcome:
         """What has become of a candidate, its components in canonical order."""
         runner = self.runners[c]
-        a, n_passes = runner.ascent, len(runner.ascent.trajectory)
+        a, n_passes = runner.ascent, len(runner.trajectory)
         collapsed = self.collapsed(a)
         if a.best is None:
             return Outcome(OutcomeKind.FAILED, n_passes, reason=f"its log-likelihood is {a.trajectory[-1]:g}")
@@ -334,10 +331,10 @@ class Race:
             log_likelihood=log_likelihood,
             n_samples=self.n,
             n_missing=profile.n_missing,
-            n_passes=len(a.trajectory),
+            n_passes=len(runner.trajectory),
             outcome=self.outcome(c),
             remaining_gain=a.remaining_gain / self.n,
-            trajectory=tuple(a.trajectory),
+            trajectory=tuple(runner.trajectory),
             features=self.passes.samples.features,
             entropy=entropy,
             held_out=held_out,

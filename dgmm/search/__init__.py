@@ -5,21 +5,27 @@ its like compete with them, or stand alone where they are asked for by name.
 """
 
 from dgmm.search.initialise import Given, check_given, one_component
-from dgmm.search.path import Path
+from dgmm.search.moves import Standing, twin
+from dgmm.search.path import BUDGETS, Path
 from dgmm.search.sampled import Candidate, SampleRows, grounds_for, is_sound, unsound_components
-from dgmm.search.starts import SAMPLE_PASSES, sample_ascent, start_on_sample
+from dgmm.search.starts import SAMPLE_PASSES, Starts, sample_ascent, sample_sizes, start_on_sample
 
 __all__ = [
+    "BUDGETS",
     "SAMPLE_PASSES",
     "Candidate",
     "Given",
     "Path",
     "SampleRows",
+    "Standing",
+    "Starts",
     "check_given",
     "grounds_for",
     "is_sound",
     "one_component",
     "sample_ascent",
+    "sample_sizes",
     "start_on_sample",
+    "twin",
     "unsound_components",
 ]

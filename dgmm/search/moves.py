@@ -177,14 +177,6 @@ class Standing:
         """The mixture with a component cut."""
         return self._with([split.component], split.parts)
 
-    def twin(self) -> Mixture:
-        """One component more and the same density: the heaviest twice, with half of the weight each."""
-        k = int(np.argmax(self.mixture.weights))
-        order = np.array([*range(self.mixture.n_components), k])
-        weights = self.mixture.weights[order]
-        weights[[k, -1]] /= 2
-        return Mixture(self.mixture.family, weights, self.mixture.family.taken(self.mixture.components, order))
-
     @cached_property
     def merges(self) -> list[tuple[float, int, int]]:
         """All pairs of components with the nats that their merging costs, at most, the cheapest first."""
@@ -203,6 +195,16 @@ class Standing:
             return maximise(blank, summed(self.ground.moments.count, sums[others]), self.ground)
         except CollapseError:
             return None
+
+    def moves(self, pairs: int) -> list[Move]:
+        """The cheapest merges, each with the best cuts of others, one of each component; so many of both."""
+        best = {s.component: s for s in sorted(self.splits, key=lambda s: s.gain)}
+        cuts = sorted(best.values(), key=lambda s: -s.gain)
+        return [
+            (i, j, split)
+            for _, i, j in self.merges[:pairs]
+            for split in [s for s in cuts if s.component not in (i, j)][:pairs]
+        ]
 
     def replaced(self, moves: Sequence[Move]) -> list[Replacement]:
         """Two components as one, and a third one cut, each climbed by itself on the rows of the three.
@@ -294,6 +296,15 @@ class Standing:
         """
         sums = feature_sums(family, self.sample.coordinates(family.frame), self.responsibilities)
         return from_sums(family, sums, ground)
+
+
+def twin(mixture: Mixture) -> Mixture:
+    """One component more and the same density: the heaviest twice, with half of the weight each."""
+    k = int(np.argmax(mixture.weights))
+    order = np.array([*range(mixture.n_components), k])
+    weights = mixture.weights[order]
+    weights[[k, -1]] /= 2
+    return Mixture(mixture.family, weights, mixture.family.taken(mixture.components, order))
 
 
 def _never(_: Ascent) -> bool:

@@ -18,7 +18,7 @@ from dgmm.families import Family
 from dgmm.fits import SAME, Spread, Training
 from dgmm.mixture import Mixture
 from dgmm.search.initialise import one_component
-from dgmm.search.moves import FIRM, Standing
+from dgmm.search.moves import FIRM, Standing, twin
 from dgmm.search.sampled import SampleRows, effective_counts, is_sound
 from dgmm.types import Effort
 
@@ -29,6 +29,8 @@ PASSES_ON_THE_WAY, TOLERANCE_ON_THE_WAY = 15, 0.1
 SETTLED, AGAIN = 8, 4
 #: A move gains if it does by this share of p/2 nats: less is what the climbs leave undecided.
 GAIN = 0.02
+#: A top of the sample is lower than another if it is by this many standard errors.
+CERTAIN = 2.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Budget:
     rounds : int
         Rounds of merges with splits, at most, of each number that is asked for.
     pairs : int
-        Merges of a round, each of which is tried with as many splits.
+        Merges of a round, each of which is tried with as many splits; as many of these moves climb, if that is more
+        than the proposals of a step, and as many are evaluated on all the data in the end.
     """
 
     beam: int
@@ -160,6 +163,19 @@ class Path:
         """The highest log-likelihood of so many components."""
         return self.tops[k][0].log_likelihood if self.tops.get(k) else -np.inf
 
+    def rivals(self, k: int) -> tuple[Mixture, ...]:
+        """Other tops, in frame coordinates, of which the sample cannot tell whether they are lower than the best."""
+        if not self.tops.get(k):
+            return ()
+        first, *others = [top.ascent.mixture.to_data(self.ground.frame) for top in self.tops[k]]
+        rows = self.sample.rows
+        best, undecided = first.log_density(rows.x), []
+        for other, top in zip(others, self.tops[k][1:], strict=True):
+            lower = rows.every_weight * (best - other.log_density(rows.x))
+            if lower.mean() < CERTAIN * lower.std() / np.sqrt(len(lower)):
+                undecided.append(top.ascent.mixture)
+        return tuple(undecided)
+
     def spread(self, k: int) -> Spread:
         """What is known of the tops of so many components."""
         return Spread.of(self.ends[k], self.ground.moments.count)
@@ -171,7 +187,7 @@ class Path:
             for top in self.tops.get(k, [])
             for split in top.standing.splits
         ]
-        self._try(k + 1, pool)
+        self._try(k + 1, pool, self.budget.width(k + 1))
 
     def shrink(self, k: int) -> None:
         """From K to K - 1 by the cheapest merges."""
@@ -181,24 +197,16 @@ class Path:
                 merged = top.standing.merge(i, j)
                 if merged is not None:
                     pool.append((top.log_likelihood - cost, merged))
-        self._try(k - 1, pool)
+        self._try(k - 1, pool, self.budget.width(k - 1))
 
     def move(self, k: int) -> bool:
         """A round of merges with splits elsewhere; whether that found a better top."""
         if not self.tops.get(k):
             return False
         top = self.tops[k][0]
-        standing = top.standing
-        # of each component its best cut, the most promising component first
-        best = {s.component: s for s in sorted(standing.splits, key=lambda s: s.gain)}
-        cuts = sorted(best.values(), key=lambda s: -s.gain)
-        moves = [
-            (i, j, split)
-            for _, i, j in standing.merges[: self.budget.pairs]
-            for split in [s for s in cuts if s.component not in (i, j)][: self.budget.pairs]
-        ]
-        made = standing.replaced(moves)
-        return self._try(k, [(top.log_likelihood + m.gain, m.mixture) for m in made])
+        made = top.standing.replaced(top.standing.moves(self.budget.pairs))
+        pool = [(top.log_likelihood + m.gain, m.mixture) for m in made]
+        return self._try(k, pool, max(self.budget.width(k), self.budget.pairs))
 
     def settle(self) -> None:
         """See to it that the likelihood falls neither as K grows nor from a family to one that contains it."""
@@ -208,12 +216,12 @@ class Path:
                     self.climb(k, [path.tops[k][0].standing.as_family(self.family, self.ground)])
             # where no mixture of so many is sound, none is made of fewer: it would be two names for one component
             if k + 1 in self.wanted and k + 1 in self.tops and self.best(k + 1) < self.best(k):
-                self.climb(k + 1, [self.tops[k][0].standing.twin()])
+                self.climb(k + 1, [twin(self.tops[k][0].ascent.mixture)])
 
-    def _try(self, k: int, pool: Sequence[tuple[float, Mixture]]) -> bool:
-        """Let the most promising climb; those first that promise most, whatever order they come in."""
+    def _try(self, k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> bool:
+        """Let so many climb, those that promise most, whatever order they come in."""
         chosen = sorted(pool, key=lambda p: (-p[0], tuple(p[1].means.ravel().tolist())))
-        return self.climb(k, [mixture for _, mixture in chosen[: self.budget.width(k)]])
+        return self.climb(k, [mixture for _, mixture in chosen[:width]])
 
     def climb(self, k: int, starts: Sequence[Mixture], firm: int = FIRM) -> bool:
         """Climb from these starts, all together; whether one of them came to a better top than was known.

@@ -55,12 +55,15 @@ class Starts:
         Candidates that cannot win on the sample -> what they might still have gained there, in nats per sample.
     spreads : dict
         Candidate -> what the search has seen of its tops.
+    rivals : dict
+        Candidate -> other tops, in frame coordinates, of which the sample cannot tell whether they are lower.
     """
 
     mixtures: dict[Candidate, Mixture]
     failures: dict[Candidate, Outcome]
     attainable: dict[Candidate, float]
     spreads: dict[Candidate, Spread]
+    rivals: dict[Candidate, tuple[Mixture, ...]]
 
 
 def start_on_sample(
@@ -171,7 +174,8 @@ def start_on_sample(
     spreads |= {
         Candidate(k, path.family.name): path.spread(k) for path in paths for k in path.wanted if path.tops.get(k)
     }
-    return Starts({c: a.mixture for c, a in best.items()}, failures, screening.ruled_out(best), spreads)
+    rivals = {Candidate(k, path.family.name): path.rivals(k) for path in paths for k in path.wanted}
+    return Starts({c: a.mixture for c, a in best.items()}, failures, screening.ruled_out(best), spreads, rivals)
 
 
 def _paths(

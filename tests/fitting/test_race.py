@@ -6,7 +6,7 @@ is who is dropped, revived, challenged or collapsed, and after which pass: the n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +16,14 @@ import pytest
 
 from dgmm import em
 from dgmm.em import Ascent, Evaluated, Ground
-from dgmm.errors import CollapseError
+from dgmm.errors import CollapseError, InsufficientMemoryError
 from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.fits import Outcome, OutcomeKind, Training
 from dgmm.fits.results import CriterionTerms
 from dgmm.fitting import race
-from dgmm.fitting.race import TRANSITIONS, Race, Runner, State
-from dgmm.fitting.reseed import Reseeding
+from dgmm.fitting.race import Race
+from dgmm.fitting.runner import TRANSITIONS, Runner, State
+from dgmm.fitting.scout import Proposal
 from dgmm.mixture import Mixture
 from dgmm.search.sampled import Candidate
 from dgmm.types import Criterion
@@ -33,7 +34,7 @@ MOMENTS = Moments(float(N), np.zeros(1), np.array([[float(N)]]))
 GROUND = Ground(Frame(np.zeros(1), np.ones(1), np.ones(1)), MOMENTS, np.zeros((1, 1)))
 A, B, C = (Candidate(k, "spherical") for k in (2, 3, 4))
 #: Where a challenger's components lie.
-ELSEWHERE = 5.0
+ELSEWHERE, BEYOND = 5.0, 7.0
 
 
 @dataclass
@@ -84,10 +85,13 @@ class Play:
         challengers: dict[Candidate, Script] | None = None,
         attainable: dict[Candidate, float] | None = None,
         dtype: str = "float64",
+        beyond: dict[Candidate, Script] | None = None,
+        at_once: bool = False,
         **options: Any,
     ) -> None:
         self.scripts = {(c.n_components, 0.0): s for c, s in scripts.items()}
         self.scripts |= {(c.n_components, ELSEWHERE): s for c, s in (challengers or {}).items()}
+        self.scripts |= {(c.n_components, BEYOND): s for c, s in (beyond or {}).items()}
         self.dtype = np.dtype(dtype)
         self.samples = SimpleNamespace(features=("x",), layout=None)
         sample = SimpleNamespace(first=lambda n: None)
@@ -96,12 +100,13 @@ class Play:
         self.seen: list[list[tuple[int, float]]] = []
         self.measured: list[list[tuple[int, float]]] = []
         self.looked = 0
+        self.fallen: list[tuple[Candidate, int]] = []
+        self.at_once = at_once
         monkeypatch.setitem(em.METHODS, "none", scripted(self._climb))
         monkeypatch.setattr(race, "unsound_components", self._unsound)
-        monkeypatch.setattr(race, "reseed", lambda best, *given, **more: self._reseed(best))
         starts = {c: Ascent(mixture(c.n_components), GROUND, None, "none") for c in scripts}
         settings = Training(**{"accelerate": "none", "start_rows": 100, **options})
-        self.race = Race(self, starts, settings, Criterion.BIC, attainable or {})  # type: ignore[arg-type]
+        self.race = Race(self, starts, settings, Criterion.BIC, attainable or {}, self)  # type: ignore[arg-type]
 
     def _key(self, m: Mixture) -> tuple[int, float]:
         return m.n_components, float(m.means[0, 0])
@@ -118,9 +123,18 @@ class Play:
         script = self.scripts[self._key(a.mixture)]
         return (0,) if script.collapses <= script.passes < script.recovers else ()
 
-    def _reseed(self, best: Evaluated) -> Reseeding | None:
-        k = best.mixture.n_components
-        return Reseeding(mixture(k, ELSEWHERE), (0,), 1.0) if (k, ELSEWHERE) in self.scripts else None
+    def missed(self, points: Mapping[Candidate, Evaluated], collapsed: Any) -> Iterator[tuple[Candidate, Proposal]]:
+        """The scout's part."""
+        self.looked += bool(points)
+        for c in points:
+            if (c.n_components, ELSEWHERE) in self.scripts:
+                yield c, Proposal(mixture(c.n_components, ELSEWHERE), "elsewhere", self.at_once)
+
+    def beyond(self, c: Candidate, inner: Evaluated) -> Iterator[Proposal]:
+        """The scout's part."""
+        self.fallen.append((c, inner.mixture.n_components))
+        if (c.n_components, BEYOND) in self.scripts:
+            yield Proposal(mixture(c.n_components, BEYOND), "beyond")
 
     def accumulate(self, mixtures: Sequence[Mixture], dtype: np.dtype[Any] | None = None) -> list[SufficientStatistics]:
         keys, found = [self._key(m) for m in mixtures], []
@@ -137,10 +151,6 @@ class Play:
             sums, local = np.ones((key[0], 3)), np.zeros(key[0], dtype=bool)
             found.append(SufficientStatistics(log_likelihood(key[0], value), float(N), sums, local, 0.0))
         return found
-
-    def worst(self, mixtures: Sequence[Mixture], limit: int) -> list[None]:
-        self.looked += 1
-        return [None] * len(mixtures)
 
     def run(self, *, keep_all: bool = False) -> dict[Candidate, Outcome]:
         self.race.run(keep_all=keep_all)
@@ -371,7 +381,6 @@ def test_a_climb_that_failed_tries_again(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"on_collapse": "report"}, False),
         ({"on_collapse": "reseed"}, True),
         ({}, False),  # in training
-        ({"on_collapse": "reseed", "worst_rows": 0}, False),
     ],
 )
 def test_whether_a_collapse_tries_again_is_a_setting(
@@ -389,6 +398,100 @@ def test_what_the_starts_have_seen_whole_needs_no_look(
     play = Play(monkeypatch, {A: Script([0.0], lasts=2)}, start_rows=start_rows)
     play.run()
     assert play.looked == looks
+
+
+@pytest.mark.parametrize(
+    ("values", "passes", "bic"),
+    [
+        ([0.0], 1, 0.0),  # no gain, no second pass
+        ([1.0, -9.0], 1, 0.0),
+        ([-0.1, -9.0], 9, -9.0),
+    ],
+)
+def test_what_has_climbed_on_the_sample_gains_at_once_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, values: list[float], passes: int, bic: float
+) -> None:
+    challenger = Script(values, lasts=9)
+    play = Play(monkeypatch, {A: Script([0.0], lasts=2)}, {A: challenger}, at_once=True)
+    play.run()
+    assert challenger.passes == passes
+    assert play.race.to_fit(A).bic == pytest.approx(bic)
+
+
+def test_challengers_that_take_too_much_memory_together_are_evaluated_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few as candidates were evaluated together have room, and no fewer are tried."""
+    play = Play(monkeypatch, {A: Script([0.0], lasts=2)}, {A: Script([-1.0], lasts=3)})
+    monkeypatch.setattr(play, "missed", lambda *given: list(Play.missed(play, *given)) * 5)
+    accumulate, made = play.accumulate, []
+
+    def little(mixtures: Sequence[Mixture], dtype: Any = None) -> Any:
+        made.append(len(mixtures))
+        if len(mixtures) > room:
+            raise InsufficientMemoryError("too much")
+        return accumulate(mixtures, dtype)
+
+    monkeypatch.setattr(play, "accumulate", little)
+    room = 1
+    play.run()
+    assert made[2:11] == [5, 2, 1, 1, 3, 1, 2, 1, 1]
+    assert play.race.to_fit(A).bic == pytest.approx(-1.0)
+    play, room = Play(monkeypatch, {A: Script([0.0], lasts=2)}), 0
+    monkeypatch.setattr(play, "accumulate", little)
+    with pytest.raises(InsufficientMemoryError, match="too much"):
+        play.run()
+
+
+# ---- where the likelihood has fallen ----------------------------------------------------------------------------
+
+
+def bic_of(k: int, more: float) -> float:
+    """The criterion of K components that are more likely than two at a criterion of zero by so many nats."""
+    return (mixture(k).n_parameters - mixture(2).n_parameters) * np.log(N) - 2 * more
+
+
+#: What climbs of four components leave undecided.
+UNDECIDED = 0.02 * 0.5 * mixture(4).n_parameters
+
+
+@pytest.mark.parametrize(
+    ("more", "remaining", "fell"),
+    [
+        (1.0, 0.0, False),
+        (0.01 - UNDECIDED, 0.0, False),
+        (-0.01 - UNDECIDED, 0.0, True),
+        (-0.01 - UNDECIDED, 0.1, False),  # it may gain that yet
+    ],
+)
+def test_the_likelihood_has_fallen_where_more_components_are_less_likely(
+    monkeypatch: pytest.MonkeyPatch, more: float, remaining: float, fell: bool
+) -> None:
+    scripts = {A: Script([0.0], lasts=9), C: Script([bic_of(4, more)], 2 * remaining, lasts=40 if remaining else 9)}
+    play = Play(monkeypatch, scripts, max_iter=9 if remaining else 1000)
+    if remaining:
+        play.race._climb(keep_all=True)
+        assert (C in play.race.fallen()) == fell
+        return
+    play.run(keep_all=True)
+    assert play.fallen == ([(C, 2)] if fell else [])
+
+
+def test_what_a_simpler_candidate_grows_to_takes_the_place_of_what_fell(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts = {A: Script([0.0], lasts=9), B: Script([bic_of(3, 50)], lasts=9), C: Script([bic_of(4, -9)], lasts=9)}
+    play = Play(monkeypatch, scripts, beyond={C: Script([bic_of(4, 40), bic_of(4, 51)], lasts=8)})
+    outcomes = play.run(keep_all=True)
+    assert play.fallen == [(C, 3)], "it contains both, and three are more likely"
+    assert play.race.to_fit(C).log_likelihood == pytest.approx(log_likelihood(2, 0) + 51)
+    assert outcomes[C] == Outcome(OutcomeKind.CONVERGED, 17)
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+def test_what_fell_and_cannot_win_either_way_is_dropped_again(monkeypatch: pytest.MonkeyPatch, keep_all: bool) -> None:
+    scripts = {A: Script([0.0], lasts=20), C: Script([100.0], lasts=20)}
+    play = Play(monkeypatch, scripts, beyond={C: Script([bic_of(4, 0.1)], lasts=20)})
+    outcomes = play.run(keep_all=keep_all)
+    assert play.fallen == [(C, 2)]
+    assert outcomes[C].state == ("converged" if keep_all else "dropped at pass 26")
+    assert play.race.to_fit(C).log_likelihood == pytest.approx(log_likelihood(2, 0) + 0.1)
 
 
 # ---- single precision -----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from dgmm.search.moves import (
     joined,
     principal_axes,
     split_by_moments,
+    twin,
     two_means,
 )
 from dgmm.search.sampled import SampleRows
@@ -238,9 +239,9 @@ def test_more_rows_than_are_needed_are_thinned_without_bias(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_twin_is_the_same_density(kind: str) -> None:
     s = standing(kind, clouds())
-    twin = s.twin()
-    assert twin.n_components == 4
-    one, other = s.sample.accumulate([s.mixture, twin])
+    double = twin(s.mixture)
+    assert double.n_components == 4
+    one, other = s.sample.accumulate([s.mixture, double])
     assert other.log_likelihood == pytest.approx(one.log_likelihood, rel=1e-12)
 
 

@@ -12,13 +12,13 @@ from sklearn.metrics import adjusted_rand_score
 
 import dgmm
 from dgmm.data import open_samples
-from dgmm.em import Ascent, Evaluated
+from dgmm.em import Ascent, Evaluated, climb
 from dgmm.engine.workers import threads
 from dgmm.families import SufficientStatistics, get_family
 from dgmm.fits import Spread, Training
 from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
-from dgmm.search.initialise import one_component
+from dgmm.search.initialise import from_labels, one_component
 from dgmm.search.path import BUDGETS, Budget, Path
 from dgmm.search.sampled import Candidate, SampleRows, grounds_for
 from dgmm.search.starts import start_on_sample
@@ -105,8 +105,8 @@ def test_the_order_of_proposals_does_not_matter(monkeypatch: pytest.MonkeyPatch)
     shuffled = path_on(x, "full", [4])
     r, tried = np.random.default_rng(1), shuffled._try
 
-    def in_another_order(k: int, pool: Sequence[tuple[float, Mixture]]) -> bool:
-        return tried(k, [pool[i] for i in r.permutation(len(pool))])
+    def in_another_order(k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> bool:
+        return tried(k, [pool[i] for i in r.permutation(len(pool))], width)
 
     monkeypatch.setattr(shuffled, "_try", in_another_order)
     shuffled.walk()
@@ -175,14 +175,63 @@ def test_the_most_promising_climb_and_no_others(monkeypatch: pytest.MonkeyPatch)
     ]
     seen: list[float] = []
     monkeypatch.setattr(script.path, "climb", lambda k, starts: seen.extend(float(s.means[0, 0]) for s in starts))
-    monkeypatch.setattr(
-        script.path, "budget", Budget(beam=2, proposals=2, components=8, overshoot=0, rounds=1, pairs=2)
-    )
-    # eight components are two proposals of four, and two climb of more than that
-    for k, best in ((2, [9.0, 8.0, 7.0, 3.0]), (4, [9.0, 8.0]), (5, [9.0, 8.0])):
+    for width, best in ((4, [9.0, 8.0, 7.0, 3.0]), (2, [9.0, 8.0])):
         seen.clear()
-        script.path._try(k, pool)
+        script.path._try(2, pool, width)
         assert np.array(seen) - single.means[0, 0] == pytest.approx(best)
+
+
+@pytest.mark.parametrize(("pairs", "moves"), [(1, [4, 2, 2]), (3, [4, 3, 3]), (5, [5, 5, 5])])
+def test_how_many_climb(monkeypatch: pytest.MonkeyPatch, pairs: int, moves: list[int]) -> None:
+    """Eight components are two proposals of four, two climb of more than that, and of moves as many as pairs."""
+    path = path_on(overlapping(600, 2, 5), "diag", [2, 4, 5, 6])
+    monkeypatch.setattr(path, "budget", Budget(beam=2, proposals=2, components=8, overshoot=1, rounds=1, pairs=pairs))
+    widths: list[tuple[int, int]] = []
+    tried = path._try
+
+    def noted(k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> bool:
+        widths.append((k, width))
+        return tried(k, pool, width)
+
+    monkeypatch.setattr(path, "_try", noted)
+    path.walk()
+    assert widths == [(2, 4), (3, 2), (4, 2), (5, 2), (6, 2), (7, 2), (6, 2), (5, 2), (4, 2), (3, 2), (2, 4)]
+    widths.clear()
+    for k in (2, 4, 5):
+        path.move(k)
+    assert [width for _, width in widths] == moves
+
+
+def test_tops_that_the_sample_cannot_tell_apart_are_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ways to put three components on four clouds alike, and a third way, which is surely lower."""
+    r = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [0.0, 9.0], [16.0, 0.0], [16.0, 9.2]])
+    x = centres[np.arange(4000) % 4] + r.standard_normal((4000, 2))
+    path = path_on(x, "full", [3], search="thorough")
+
+    own = np.linalg.norm(path.sample.rows.x[:, None] - centres, axis=2).argmin(axis=1)
+
+    def joined_rows(i: int, j: int) -> Mixture:
+        labels = np.searchsorted([k for k in range(4) if k != j], np.where(own == j, i, own))
+        return from_labels(path.family, path.sample.rows, labels, 3, path.ground)
+
+    for pair in ((0, 1), (2, 3), (0, 2)):
+        a = Ascent(joined_rows(*pair), path.ground)
+        list(climb([a], path.sample.accumulate, 1))
+        path.add(3, a)
+    values = [top.log_likelihood / 4000 for top in path.tops[3]]
+    assert len(values) == 3
+    assert values[0] - values[1] < 0.02
+    assert values[0] - values[2] > 0.1
+    (rival,) = path.rivals(3)
+    assert rival is path.tops[3][1].ascent.mixture
+    assert path.rivals(2) == ()
+    # by two standard errors of the difference, from both sides
+    a, b = (top.ascent.mixture.to_data(path.ground.frame).log_density(path.sample.rows.x) for top in path.tops[3][:2])
+    errors = float((a - b).mean() / ((a - b).std() / np.sqrt(4000)))
+    for certain, rivals in ((errors * 1.01, 1), (errors * 0.99, 0)):
+        monkeypatch.setattr("dgmm.search.path.CERTAIN", certain)
+        assert len(path.rivals(3)) == rivals
 
 
 def test_what_cannot_reach_the_tops_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
