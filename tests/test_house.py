@@ -16,7 +16,7 @@ HOUSE: dict[str, str] = {
     "families": "frame statistics base gaussian full diag tied spherical",
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "",
-    "data": "runs grid layout chunks stores samples variables sources",
+    "data": "runs grid layout chunks stores samples variables sources fingerprints",
     "engine": "tree leaf resident cluster schedulers workers memory fold",
     "passes": "sample profile parts estep worst judge passes",
     "em": "mstep plain anderson ascent posterior variational",
