@@ -24,7 +24,7 @@ HOUSE: dict[str, str] = {
     "search": "initialise sampled moves path starts",
     "fitting": "reseed race bootstrap fit",
     "datasets": "",
-    "store": "places local objects at record models",
+    "store": "places local objects at folders record models journal",
     "scoring": "rows total bulk", "report": "figures page",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian",
