@@ -22,7 +22,7 @@ HOUSE: dict[str, str] = {
     "em": "mstep plain anderson ascent posterior variational",
     "fits": "options outcome stability results table selection",
     "search": "initialise sampled moves path starts",
-    "fitting": "reseed race bootstrap fit",
+    "fitting": "reseed race departure bootstrap fit",
     "datasets": "",
     "store": "places local objects at folders record models journal",
     "scoring": "rows total bulk", "report": "figures page",
