@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dgmm.engine import Entry
-from dgmm.errors import CollapseError, DgmmError, OutputExistsError, one_line
+from dgmm.errors import CollapseError, DgmmError, InputError, OutputError, OutputExistsError, one_line
 from dgmm.passes import from_parts, to_parts
 from dgmm.store.at import place_at
 from dgmm.store.folders import Folder, folder_at
@@ -207,7 +207,9 @@ def journal_at(
         records.open()
         try:
             yield records
-        except CollapseError:  # that is what the fit has come to
+        except OutputError:
+            raise
+        except (CollapseError, InputError):  # that is what the fit has come to, and would again
             records.remove()
             raise
         except KeyboardInterrupt as interrupt:

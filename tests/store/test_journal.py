@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from dgmm.data import PARTIAL, RECORD, Run, object_at
 from dgmm.engine import Entry
-from dgmm.errors import CollapseError, DgmmError, OutputExistsError
+from dgmm.errors import CollapseError, DgmmError, InputError, OutputExistsError
 from dgmm.store import Records, Status, folders, journal_at, place_at
 from dgmm.store.journal import MAGIC, MOST_BYTES, packed, unpacked
 
@@ -99,10 +99,10 @@ def test_what_is_written_in_between_ends_the_journal(place: str) -> None:
         assert records.n_kept == 2
 
 
-def test_an_end_removes_it_and_a_collapse_is_one(place: str) -> None:
-    for error in (None, CollapseError("collapsed")):
+def test_an_end_removes_it_and_what_no_repetition_changes_is_one(place: str) -> None:
+    for error in (None, CollapseError("collapsed"), InputError("feature '1' is constant")):
         written(place)
-        with contextlib.suppress(CollapseError), journal_at(place, SOURCE, SETTINGS) as records:
+        with contextlib.suppress(CollapseError, InputError), journal_at(place, SOURCE, SETTINGS) as records:
             records.write(0, entry(0))
             if error is not None:
                 raise error
