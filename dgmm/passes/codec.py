@@ -71,6 +71,8 @@ def _tree(value: Any, arrays: list[AnyArray]) -> Any:
         return {"mapping": [[_tree(key, arrays), _tree(part, arrays)] for key, part in value.items()]}
     if isinstance(value, Mixture):
         parameters = {name: array for name, (_, array) in value.family.arrays(value.components).items()}
+        if "factors" in parameters:  # from which covariances, large as they are, follow
+            parameters.pop("covariances", None)
         return {"mixture": [value.family.name, _tree((value.weights, parameters), arrays)]}
     kind = type(value)
     if TYPES.get(kind.__name__) is kind:
