@@ -39,9 +39,9 @@ def starts_after(
     chosen = entries[0].value if entries[0].key == DEPARTURE else None
     if chosen is None:
         chosen = tuple(best_of(entries, passes, grounds, start) for start in starts.values())
+        n_found = sum(mixture is not start for mixture, start in zip(chosen, starts.values(), strict=True))
         if isinstance(passes.fold, Journaled):
             chosen = passes.fold.go_on_from(chosen)
-        n_found = sum(mixture is not start for mixture, start in zip(chosen, starts.values(), strict=True))
         logger.warning("going on from the best mixtures of the journal, for %d of %d candidates", n_found, len(starts))
     return dict(zip(starts, chosen, strict=True))
 

@@ -240,7 +240,8 @@ def test_a_record_holds_arrays_as_they_are() -> None:
     assert header["a"] == 1
     for before, after in zip(ARRAYS, arrays, strict=True):
         assert (after.dtype, after.shape, after.tobytes()) == (before.dtype, before.shape, before.tobytes())
-        assert after.flags.c_contiguous or before.flags.f_contiguous
+        if before.flags.forc:  # products of matrices round by how they lie
+            assert after.flags.f_contiguous == before.flags.f_contiguous
         assert after.flags.writeable
     with pytest.raises(TypeError, match="no array of object"):
         packed({}, [np.array([None])])
