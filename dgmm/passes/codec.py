@@ -1,11 +1,17 @@
-"""What passes return, as arrays and what JSON can say of the rest: exactly, and with nothing in it that is executed."""
+"""What passes return, as arrays and what JSON can say of the rest, and these as bytes.
+
+Exactly, and with nothing in it that is ever executed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +31,11 @@ from dgmm.types import AnyArray
 TYPES: dict[str, type] = {
     kind.__name__: kind for kind in (BlockSums, ByRole, Moments, PassTotals, Profile, Rows, Sample, Worst)
 }
+
+#: How a record begins; after it come the length of its header, the header, the arrays and the digest of all that.
+MAGIC = b"dgmm-record-1\n"
+#: Length of a digest, kinds of numbers that arrays hold, and bytes that a header may have.
+DIGEST, KINDS, MOST_HEADER = 32, "fiub", 2**28
 
 
 def to_parts(value: Any) -> tuple[Any, list[AnyArray]]:
@@ -108,3 +119,55 @@ def _value(tree: Any, arrays: Sequence[AnyArray]) -> Any:
             raise ValueError(f"a {name} with {', '.join(held)}")
         return TYPES[name](**{field: _value(part, arrays) for field, part in held.items()})
     raise ValueError(f"unknown kind {kind!r}")
+
+
+def packed(header: Mapping[str, Any], arrays: Sequence[AnyArray]) -> bytes:
+    """A record: the header and the arrays with their types, shapes and orders, and a digest at the end."""
+    described, parts = [], []
+    for array in arrays:
+        if array.dtype.kind not in KINDS:
+            raise TypeError(f"a journal takes no array of {array.dtype}")
+        order: Literal["C", "F"] = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+        described.append([array.dtype.str, list(array.shape), order])
+        parts.append(array.tobytes(order))
+    words = json.dumps({**header, "arrays": described}, allow_nan=False).encode()
+    content = b"".join([MAGIC, len(words).to_bytes(8, "little"), words, *parts])
+    return content + hashlib.sha256(content).digest()
+
+
+def unpacked(content: bytes) -> tuple[dict[str, Any], list[AnyArray], str]:
+    """The header of a record, its arrays, which may be written to, and its digest.
+
+    Raises
+    ------
+    ValueError
+        If something of it is missing or was changed; no more memory is taken than the record has bytes.
+    """
+    body, end = memoryview(content)[:-DIGEST], bytes(content[-DIGEST:])
+    start = len(MAGIC) + 8
+    if len(content) < start + DIGEST or bytes(body[: len(MAGIC)]) != MAGIC:
+        raise ValueError("it is no record, or not all of one")
+    if hashlib.sha256(body).digest() != end:
+        raise ValueError("it is not what was written")
+    length = int.from_bytes(body[len(MAGIC) : start], "little")
+    if length > min(MOST_HEADER, len(body) - start):
+        raise ValueError(f"its header has {length} bytes")
+    try:
+        header = json.loads(bytes(body[start : start + length]))
+        place, arrays = start + length, []
+        for text, shape, order in header["arrays"]:
+            dtype = np.dtype(text)
+            sizes = [*shape]
+            if dtype.kind not in KINDS or order not in ("C", "F") or not all(type(n) is int and n >= 0 for n in sizes):
+                raise ValueError(f"an array of {text} {shape}")
+            size = dtype.itemsize * math.prod(sizes)
+            if size > len(body) - place:
+                raise ValueError(f"an array {shape} of {size} bytes is more than there is")
+            flat = np.frombuffer(body[place : place + size], dtype=dtype)
+            arrays.append(flat.reshape(sizes, order=order).copy(order=order))
+            place += size
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"its header is none: {one_line(error)[:200]}") from None
+    if place != len(body):
+        raise ValueError(f"{len(body) - place} bytes are left over")
+    return header, arrays, end.hex()

@@ -6,20 +6,17 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from dgmm.engine import Entry
 from dgmm.errors import CollapseError, DgmmError, InputError, OutputError, OutputExistsError, one_line
-from dgmm.passes import from_parts, to_parts
+from dgmm.passes import from_parts, packed, to_parts, unpacked
 from dgmm.store.at import place_at
 from dgmm.store.folders import Folder, folder_at
 from dgmm.store.places import JOURNAL_HEAD, Output, explained
@@ -30,12 +27,10 @@ logger = logging.getLogger("dgmm")
 #: Suffix of the journal beside an output.
 JOURNAL = ".journal"
 FORMAT = "dgmm-journal-1"
-#: How a record begins; after it come the length of its header, the header, the arrays and the digest of all that.
-MAGIC = b"dgmm-record-1\n"
-#: Bytes that a record, its header, and the head of a journal may have.
-MOST_BYTES, MOST_HEADER, MOST_HEAD = 4 * 2**30, 2**28, 2**24
-#: Length of a digest; kinds of numbers that arrays hold; the longest value of a setting that is shown.
-DIGEST, KINDS, MOST_SHOWN = 32, "fiub", 60
+#: Bytes that a record and the head of a journal may have.
+MOST_BYTES, MOST_HEAD = 4 * 2**30, 2**24
+#: The longest value of a setting that is shown.
+MOST_SHOWN = 60
 #: What the bits of a result depend on, beside the data and the settings.
 LIBRARIES = ("dgmm", "numpy", "scipy", "numba", "scikit-learn")
 
@@ -264,55 +259,3 @@ def entry_of(tree: Any, arrays: Sequence[AnyArray]) -> Entry:
     if not isinstance(key, str) or not isinstance(seconds, float) or not isinstance(reads, float):
         raise ValueError("it holds no entry")
     return Entry(*values)
-
-
-def packed(header: Mapping[str, Any], arrays: Sequence[AnyArray]) -> bytes:
-    """A record: the header and the arrays with their types, shapes and orders, and a digest at the end."""
-    described, parts = [], []
-    for array in arrays:
-        if array.dtype.kind not in KINDS:
-            raise TypeError(f"a journal takes no array of {array.dtype}")
-        order: Literal["C", "F"] = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-        described.append([array.dtype.str, list(array.shape), order])
-        parts.append(array.tobytes(order))
-    words = to_json({**header, "arrays": described})
-    content = b"".join([MAGIC, len(words).to_bytes(8, "little"), words, *parts])
-    return content + hashlib.sha256(content).digest()
-
-
-def unpacked(content: bytes) -> tuple[dict[str, Any], list[AnyArray], str]:
-    """The header of a record, its arrays, which may be written to, and its digest.
-
-    Raises
-    ------
-    ValueError
-        If something of it is missing or was changed; no more memory is taken than the record has bytes.
-    """
-    body, end = memoryview(content)[:-DIGEST], bytes(content[-DIGEST:])
-    start = len(MAGIC) + 8
-    if len(content) < start + DIGEST or bytes(body[: len(MAGIC)]) != MAGIC:
-        raise ValueError("it is no record, or not all of one")
-    if hashlib.sha256(body).digest() != end:
-        raise ValueError("it is not what was written")
-    length = int.from_bytes(body[len(MAGIC) : start], "little")
-    if length > min(MOST_HEADER, len(body) - start):
-        raise ValueError(f"its header has {length} bytes")
-    try:
-        header = json.loads(bytes(body[start : start + length]))
-        place, arrays = start + length, []
-        for text, shape, order in header["arrays"]:
-            dtype = np.dtype(text)
-            sizes = [*shape]
-            if dtype.kind not in KINDS or order not in ("C", "F") or not all(type(n) is int and n >= 0 for n in sizes):
-                raise ValueError(f"an array of {text} {shape}")
-            size = dtype.itemsize * math.prod(sizes)
-            if size > len(body) - place:
-                raise ValueError(f"an array {shape} of {size} bytes is more than there is")
-            flat = np.frombuffer(body[place : place + size], dtype=dtype)
-            arrays.append(flat.reshape(sizes, order=order).copy(order=order))
-            place += size
-    except (TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"its header is none: {one_line(error)[:200]}") from None
-    if place != len(body):
-        raise ValueError(f"{len(body) - place} bytes are left over")
-    return header, arrays, end.hex()

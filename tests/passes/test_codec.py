@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from typing import Any
 
@@ -17,7 +18,8 @@ from dgmm.engine.workers import threads
 from dgmm.families import FAMILIES
 from dgmm.fits import Training
 from dgmm.mixture import Mixture
-from dgmm.passes import Passes, from_parts, profile_of, to_parts
+from dgmm.passes import Passes, from_parts, packed, profile_of, to_parts, unpacked
+from dgmm.passes.codec import MAGIC
 
 
 def mixture(name: str, d: int = 2) -> Mixture:
@@ -128,3 +130,69 @@ JSON = st.recursive(
 def test_whatever_a_tree_says_it_is_a_value_or_an_error(tree: Any) -> None:
     with contextlib.suppress(ValueError):
         from_parts(tree, [np.zeros(2)])
+
+
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+ARRAYS = [
+    np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.zeros((0, 4), np.float32),
+    np.array(1.5), np.arange(3) > 1, np.arange(3, dtype=np.uint64), np.arange(8.0)[::2],
+]  # fmt: skip
+
+
+def test_a_record_holds_arrays_as_they_are() -> None:
+    header, arrays, _ = unpacked(packed({"a": 1}, ARRAYS))
+    assert header["a"] == 1
+    for before, after in zip(ARRAYS, arrays, strict=True):
+        assert (after.dtype, after.shape, after.tobytes()) == (before.dtype, before.shape, before.tobytes())
+        if before.flags.forc:  # products of matrices round by how they lie
+            assert after.flags.f_contiguous == before.flags.f_contiguous
+        assert after.flags.writeable
+    with pytest.raises(TypeError, match="no array of object"):
+        packed({}, [np.array([None])])
+
+
+def forged(words: bytes, rest: bytes = b"", length: int | None = None) -> bytes:
+    """A record with a right digest whatever it says."""
+    size = len(words) if length is None else length
+    body = MAGIC + size.to_bytes(8, "little") + words + rest
+    return body + hashlib.sha256(body).digest()
+
+
+@pytest.mark.parametrize("header", [
+    {}, [], 3, {"arrays": 3}, {"arrays": [["<f8", [10**15], "C"]]}, {"arrays": [["<f8", [-1], "C"]]},
+    {"arrays": [["O", [1], "C"]]}, {"arrays": [["V8", [1], "C"]]}, {"arrays": [["<f8", [1.0], "C"]]},
+    {"arrays": [["<f8", [0, 10**40], "C"]]}, {"arrays": [["<f8", [1], "K"]]}, {"arrays": [["what", [1], "C"]]},
+    {"arrays": [["<f8", [True], "C"]]}, {"arrays": [["<f8", [], "C", 1]]}, {"arrays": []},
+])  # fmt: skip
+def test_a_record_that_says_what_cannot_be_is_refused_before_it_takes_memory(header: Any) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        unpacked(forged(json.dumps(header).encode(), b"\0" * 8))
+
+
+def test_a_header_that_says_that_it_is_longer_than_the_record_is_refused() -> None:
+    for length in (3, 10**12, 2**64 - 1):
+        with pytest.raises(ValueError, match="its header has"):
+            unpacked(forged(b"{}", length=length))
+
+
+RECORD_BYTES = packed({"before": "", "entry": {"list": []}}, ARRAYS)
+
+
+@given(st.lists(st.tuples(st.integers(0, len(RECORD_BYTES) - 1), st.integers(1, 255)), min_size=1, max_size=4))
+def test_bytes_that_change_are_noticed(changes: list[tuple[int, int]]) -> None:
+    changed = bytearray(RECORD_BYTES)
+    for place, mask in changes:
+        changed[place] ^= mask
+    if bytes(changed) != RECORD_BYTES:
+        with pytest.raises(ValueError, match=r"."):
+            unpacked(bytes(changed))
+
+
+@given(st.binary(max_size=200), st.integers(0, 200))
+def test_whatever_a_record_says_it_is_read_or_refused(noise: bytes, place: int) -> None:
+    """With a digest that is right, as nothing but a mistake or malice leaves it."""
+    body = RECORD_BYTES[:-32]
+    body = body[:place] + noise + body[place + len(noise) :]
+    with contextlib.suppress(ValueError):
+        unpacked(body + hashlib.sha256(body).digest())

@@ -23,9 +23,9 @@ import dgmm
 from dgmm.config import Data, Pipeline
 from dgmm.data import object_at
 from dgmm.engine import Fold
+from dgmm.passes import packed, unpacked
 from dgmm.pipeline import select_stage
 from dgmm.store import folders
-from dgmm.store.journal import packed, unpacked
 from tests.journals import Stop, at_record, bits, n_records, select, stop, train, work, write_data
 
 JOBS: dict[str, Callable[..., Any]] = {"train": train, "select": select}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +11,12 @@ from typing import Any
 import numpy as np
 import obstore
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dgmm.data import PARTIAL, RECORD, Run, object_at
 from dgmm.engine import Entry
 from dgmm.errors import CollapseError, DgmmError, InputError, OutputExistsError
 from dgmm.store import Records, Status, folders, journal_at, place_at
-from dgmm.store.journal import MAGIC, MOST_BYTES, packed, unpacked
+from dgmm.store.journal import MOST_BYTES
 
 SOURCE, SETTINGS = {"shape": "(3,)"}, {"n_components": 2, "training": {"seed": 0}}
 
@@ -227,50 +223,6 @@ def test_a_full_disk_leaves_what_was_there(failing: str, tmp_path: Path, monkeyp
         records.write(1, entry(1))
 
 
-# ---- records ---------------------------------------------------------------------------------------------------------
-
-ARRAYS = [
-    np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.zeros((0, 4), np.float32),
-    np.array(1.5), np.arange(3) > 1, np.arange(3, dtype=np.uint64), np.arange(8.0)[::2],
-]  # fmt: skip
-
-
-def test_a_record_holds_arrays_as_they_are() -> None:
-    header, arrays, _ = unpacked(packed({"a": 1}, ARRAYS))
-    assert header["a"] == 1
-    for before, after in zip(ARRAYS, arrays, strict=True):
-        assert (after.dtype, after.shape, after.tobytes()) == (before.dtype, before.shape, before.tobytes())
-        if before.flags.forc:  # products of matrices round by how they lie
-            assert after.flags.f_contiguous == before.flags.f_contiguous
-        assert after.flags.writeable
-    with pytest.raises(TypeError, match="no array of object"):
-        packed({}, [np.array([None])])
-
-
-def forged(words: bytes, rest: bytes = b"", length: int | None = None) -> bytes:
-    """A record with a right digest whatever it says."""
-    size = len(words) if length is None else length
-    body = MAGIC + size.to_bytes(8, "little") + words + rest
-    return body + hashlib.sha256(body).digest()
-
-
-@pytest.mark.parametrize("header", [
-    {}, [], 3, {"arrays": 3}, {"arrays": [["<f8", [10**15], "C"]]}, {"arrays": [["<f8", [-1], "C"]]},
-    {"arrays": [["O", [1], "C"]]}, {"arrays": [["V8", [1], "C"]]}, {"arrays": [["<f8", [1.0], "C"]]},
-    {"arrays": [["<f8", [0, 10**40], "C"]]}, {"arrays": [["<f8", [1], "K"]]}, {"arrays": [["what", [1], "C"]]},
-    {"arrays": [["<f8", [True], "C"]]}, {"arrays": [["<f8", [], "C", 1]]}, {"arrays": []},
-])  # fmt: skip
-def test_a_record_that_says_what_cannot_be_is_refused_before_it_takes_memory(header: Any) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        unpacked(forged(json.dumps(header).encode(), b"\0" * 8))
-
-
-def test_a_header_that_says_that_it_is_longer_than_the_record_is_refused() -> None:
-    for length in (3, 10**12, 2**64 - 1):
-        with pytest.raises(ValueError, match="its header has"):
-            unpacked(forged(b"{}", length=length))
-
-
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     place = tmp_path / "m.journal"
     written(str(place))
@@ -278,25 +230,3 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
         file.truncate(MOST_BYTES + 1)
     with opened(str(place)) as records:
         assert values(records) == [0]
-
-
-RECORD_BYTES = packed({"before": "", "entry": {"list": []}}, ARRAYS)
-
-
-@given(st.lists(st.tuples(st.integers(0, len(RECORD_BYTES) - 1), st.integers(1, 255)), min_size=1, max_size=4))
-def test_bytes_that_change_are_noticed(changes: list[tuple[int, int]]) -> None:
-    changed = bytearray(RECORD_BYTES)
-    for place, mask in changes:
-        changed[place] ^= mask
-    if bytes(changed) != RECORD_BYTES:
-        with pytest.raises(ValueError, match=r"."):
-            unpacked(bytes(changed))
-
-
-@given(st.binary(max_size=200), st.integers(0, 200))
-def test_whatever_a_record_says_it_is_read_or_refused(noise: bytes, place: int) -> None:
-    """With a digest that is right, as nothing but a mistake or malice leaves it."""
-    body = RECORD_BYTES[:-32]
-    body = body[:place] + noise + body[place + len(noise) :]
-    with contextlib.suppress(ValueError):
-        unpacked(body + hashlib.sha256(body).digest())
