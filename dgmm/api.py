@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Unpack
 
 import xarray as xr
 
 from dgmm import store
 from dgmm.config import Cluster, Data, Score, Scoring, Select, Train
-from dgmm.data import Source, Weights, open_samples, store_at
+from dgmm.data import Samples, Source, Weights, fingerprint, open_samples, store_at
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError, one_line
 from dgmm.families import DEFAULT, get_family
@@ -20,8 +21,8 @@ from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
 from dgmm.fitting import select_samples, train_samples
 from dgmm.keywords import ScoreOptions, SelectOptions, TrainOptions, takes
 from dgmm.scoring import score_samples
-from dgmm.search import check_given
-from dgmm.store import place_at
+from dgmm.search import Given, check_given
+from dgmm.store import Records, journal_at, place_at
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -41,6 +42,8 @@ def train(
     precisions_init: ArrayLike | None = None,
     weights: Weights | None = None,
     scheduler: str | Client | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    keep_journal: bool = False,
     **options: Unpack[TrainOptions],
 ) -> Fit:
     """Fit one Gaussian mixture to a source of any size.
@@ -67,6 +70,11 @@ def train(
         and only the ratios of the weights matter. Samples of weight zero, or whose weight is missing, are left out.
     scheduler : {"threads", "processes"}, address or distributed.Client, optional
         Who does the work: the open client if there is one, else threads of this process.
+    journal : path or URL, optional
+        Where to note what every pass returns. The same call goes on from there if it was interrupted, to the same bits;
+        one with other data or settings is refused. It is removed once the fit is returned.
+    keep_journal : bool, default=False
+        Keep the journal once the fit has ended, too: the same call then reads no data.
 
     Returns
     -------
@@ -88,8 +96,12 @@ def train(
     samples = open_samples(source, weights=weights, **data)
     family = get_family(one.covariance_type)
     given = check_given(family, one.n_components, samples.n_features, weights_init, means_init, precisions_init)
-    with workers_named(scheduler, cluster) as workers:
-        return train_samples(samples, workers, one, fitting, given)
+    asked = {**one.model_dump(), "training": fitting.model_dump(mode="json"), **data, "given": written(given)}
+    with (
+        journal_or_none(journal, samples, asked, keep=keep_journal) as records,
+        workers_named(scheduler, cluster) as workers,
+    ):
+        return train_samples(samples, workers, one, fitting, given, records)
 
 
 @takes(SelectOptions, Select)
@@ -100,6 +112,8 @@ def select(
     *,
     weights: Weights | None = None,
     scheduler: str | Client | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    keep_journal: bool = False,
     **options: Unpack[SelectOptions],
 ) -> Selection:
     """Choose the number of components and the covariance type; all candidates share every pass.
@@ -114,7 +128,7 @@ def select(
         Numbers of components to try; ``"1:"`` goes on from one until three more components bring no better criterion.
     covariance_type : sequence of str
         Covariance types to try.
-    weights, scheduler
+    weights, scheduler, journal, keep_journal
         As for `train`.
 
     Returns
@@ -133,8 +147,12 @@ def select(
     search = validated(Search, {"n_components": n_components, "covariance_type": covariance_type, **given})
     fitting = validated(Training, training)
     samples = open_samples(source, weights=weights, **data)
-    with workers_named(scheduler, cluster) as workers:
-        return select_samples(samples, workers, search, fitting)
+    asked = {**search.model_dump(mode="json"), "training": fitting.model_dump(mode="json"), **data}
+    with (
+        journal_or_none(journal, samples, asked, keep=keep_journal) as records,
+        workers_named(scheduler, cluster) as workers,
+    ):
+        return select_samples(samples, workers, search, fitting, records)
 
 
 @takes(ScoreOptions, Score)
@@ -189,6 +207,20 @@ def score(
     ):
         score_samples(fit, samples, output, workers, **how.model_dump())
     return open_scores(out)
+
+
+def written(given: Given | None) -> dict[str, Any] | None:
+    """What was given of a start, as JSON has it."""
+    if given is None:
+        return None
+    return {part.name: None if (v := getattr(given, part.name)) is None else v.tolist() for part in fields(given)}
+
+
+def journal_or_none(
+    path: str | os.PathLike[str] | None, samples: Samples, asked: Mapping[str, Any], *, keep: bool
+) -> AbstractContextManager[Records | None]:
+    """Context of the journal at a path, for what is asked of samples; of None where there is no path."""
+    return nullcontext() if path is None else journal_at(path, fingerprint(samples), asked, keep=keep)
 
 
 def workers_named(scheduler: str | Client | None, cluster: Mapping[str, Any]) -> AbstractContextManager[Workers]:

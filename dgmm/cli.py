@@ -73,10 +73,11 @@ def run_app(which: App, arguments: Sequence[str]) -> int:
         words = " ".join(str(error).split()) or type(error).__name__
         # some say more than a sentence, and where to read on
         return complain(words if advice is None else f"{words.split('. ')[0].rstrip('.')}: {advice}", 1)
-    except Terminated:
-        return complain("terminated: nothing half-written is left; run the same command again", 143)
-    except KeyboardInterrupt:
-        return complain("interrupted: nothing half-written is left; run the same command again", 130)
+    except KeyboardInterrupt as interrupt:
+        # what was interrupted may have noted how it goes on
+        advice = "; ".join(getattr(interrupt, "__notes__", ["run the same command again"]))
+        word, code = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
+        return complain(f"{word}: nothing half-written is left; {advice}", code)
     return 0
 
 

@@ -138,6 +138,11 @@ class Fitting(Job):
     """A job that fits."""
 
     training: Training = Training()
+    keep_journal: bool = Field(
+        False,
+        description="Keep the journal of passes beside what was written (OUT.journal), which lets a fit that was "
+        "interrupted go on, once it has ended, too.",
+    )
 
 
 class Train(One, Fitting):

@@ -13,14 +13,14 @@ import pandas as pd
 from dgmm import store
 from dgmm.api import open_scores
 from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train
-from dgmm.data import Samples, open_samples
+from dgmm.data import Samples, fingerprint, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.fits import CRITERION_NAMES, Fit, Selection, Settings, held_out_words
 from dgmm.fitting import select_samples, train_samples
 from dgmm.scoring import Scored, score_samples
-from dgmm.store import Status, digest, place_at, settings_in
+from dgmm.store import JOURNAL, Records, Status, digest, journal_at, place_at, settings_in
 from dgmm.types import Criterion
 
 logger = logging.getLogger("dgmm")
@@ -55,9 +55,10 @@ def run_train(settings: Train) -> Fit:
     # claimed first: what cannot be written is better found before the work than after it
     with (
         place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=[settings.data.path]) as output,
+        journal_beside(settings.out, settings, samples) as journal,
         workers_of(settings.cluster) as workers,
     ):
-        fit = train_samples(samples, workers, settings, settings.training)
+        fit = train_samples(samples, workers, settings, settings.training, journal=journal)
         with store.rescued(fit, settings=made_with(settings)):
             store.write(output, fit, settings=made_with(settings))
             output.finish()
@@ -73,15 +74,27 @@ def run_select(settings: Select) -> Selection:
     with (
         model.begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
         table.begin("table", overwrite=stale, inputs=inputs) as listing,
+        journal_beside(model.name, settings, samples) as journal,
         workers_of(settings.cluster) as workers,
     ):
-        selection = select_samples(samples, workers, settings, settings.training)
+        selection = select_samples(samples, workers, settings, settings.training, journal)
         with store.rescued(selection.best, table=selection.table, settings=made_with(settings)):
             store.write(output, selection.best, table=selection.table, settings=made_with(settings))
             listing.write(selection.table.to_csv(index=False).encode())
             listing.finish()
             output.finish()
     return selection
+
+
+def journal_beside(out: str, settings: Train | Select, samples: Samples) -> AbstractContextManager[Records]:
+    """Context of the journal of a fit, beside its output: what an interrupted run with these settings goes on from."""
+    return journal_at(
+        out.rstrip("/") + JOURNAL,
+        fingerprint(samples),
+        made_with(settings),
+        overwrite=settings.overwrite,
+        keep=settings.keep_journal,
+    )
 
 
 def run_score(settings: Score) -> Scored:
@@ -104,7 +117,7 @@ def run_score(settings: Score) -> Scored:
 
 def made_with(settings: Settings) -> dict[str, Any]:
     """What a result depends on: the settings without those that only say where and by whom."""
-    return settings.model_dump(mode="json", exclude={"out", "cluster", "overwrite"})
+    return settings.model_dump(mode="json", exclude={"out", "cluster", "overwrite", "keep_journal"})
 
 
 # ---- the whole job, in stages; one whose result is there, made with the same settings, is not done again ----------

@@ -18,7 +18,7 @@ from pydantic import ByteSize
 
 import dgmm
 import dgmm.types
-from dgmm.config import Cluster, Data, Job, Score, Scoring, Select, Train, settings_of
+from dgmm.config import Cluster, Data, Fitting, Score, Scoring, Select, Train, settings_of
 from dgmm.fits import Search, Settings, Training
 
 FILE = Path(__file__).parents[1] / "dgmm" / "keywords.py"
@@ -80,7 +80,8 @@ FUNCTIONS: dict[str, tuple[type[Settings], dict[str, str]]] = {
     "score": (Score, {"path": "source", "weights": ""}),
     "GaussianMixture.select": (
         Select,
-        {s.name: "" for s in settings_of(Job)} | {"path": "X", "feature_dim": "feature_dims"},
+        {s.name: "" for s in settings_of(Fitting) if "." not in s.path or s.path.startswith(("data", "cluster"))}
+        | {"path": "X", "feature_dim": "feature_dims"},
     ),
 }
 
@@ -99,10 +100,10 @@ def test_every_setting_is_a_keyword_with_its_default_and_description(name: str) 
         assert keyword in words
         if parameter.annotation in ("Weights | None", "str | Client | None") or parameter.default is parameter.empty:
             continue
-        if setting.name not in ("n_components", "covariance_type", "feature_dim", "overwrite"):
+        if setting.name not in ("n_components", "covariance_type", "feature_dim", "overwrite", "keep_journal"):
             assert parameter.default == setting.schema.get("default")
             assert " ".join(setting.field.description.split()) in words
-    assert set(parameters) <= {"weights_init", "means_init", "precisions_init"}
+    assert set(parameters) <= {"weights_init", "means_init", "precisions_init", "journal"}
 
 
 @pytest.mark.parametrize("call", [

@@ -6,6 +6,7 @@ with a stored chunk are known here and nowhere else.
 """
 
 from dgmm.data.chunks import Stored
+from dgmm.data.fingerprints import fingerprint
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.layout import Layout, comparable, matching_order, shortened
 from dgmm.data.runs import Heartbeat, Run, is_run_id
@@ -41,6 +42,7 @@ __all__ = [
     "awaited",
     "check_url",
     "comparable",
+    "fingerprint",
     "is_run_id",
     "local_path",
     "matching_order",

@@ -5,12 +5,18 @@ whoever the workers are; what they keep, lose, wait for and have memory for is s
 """
 
 from dgmm.engine.fold import Fold
+from dgmm.engine.journal import DEPARTURE, Departed, Entry, Journal, Journaled
 from dgmm.engine.leaf import Leaf
 from dgmm.engine.tree import Mergeable, Node, merge_all
 from dgmm.engine.workers import Workers, open_workers
 
 __all__ = [
+    "DEPARTURE",
+    "Departed",
+    "Entry",
     "Fold",
+    "Journal",
+    "Journaled",
     "Leaf",
     "Mergeable",
     "Node",

@@ -7,6 +7,7 @@ result, depends on the data alone. What fits in the workers' memory is read once
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -215,6 +216,10 @@ class Fold:
     def n_reads(self) -> float:
         """How many times the whole source was read so far: one where all of it stays in memory."""
         return self._n_read / self.samples.grid.size
+
+    def clock(self) -> float:
+        """Seconds, from any moment on."""
+        return time.perf_counter()
 
     def __call__(self, leaf: Leaf[V]) -> V:
         """One pass: the value of all segments.

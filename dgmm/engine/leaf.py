@@ -70,6 +70,10 @@ class Leaf(ABC, Generic[T]):
     def result_bytes(self, n_rows: int) -> int:
         """Bytes of the value of so many rows, at most."""
 
+    def about(self) -> Any:
+        """What a journal keeps beside the value, for those who go on from it without repeating all; None if nothing."""
+        return None
+
     def key(self) -> str:
         """A digest of what is asked: the same in every process, another for every other question."""
         return digest(self)
@@ -78,7 +82,8 @@ class Leaf(ABC, Generic[T]):
 def digest(value: Any) -> str:
     """SHA-256 of a value made of dataclasses, containers, arrays, functions, numbers and text, in hexadecimal.
 
-    A value that has a ``digest`` of its own is taken by that.
+    A value that has a ``digest`` of its own is taken by that. Fields of dataclasses that take no part in comparisons
+    are left out.
 
     Raises
     ------
@@ -99,7 +104,7 @@ def _feed(value: Any, update: Callable[[bytes], None]) -> None:
         update(f"array {value.dtype.str} {value.shape} ".encode())
         update(np.ascontiguousarray(value).tobytes())
     elif is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        parts = {field.name: getattr(value, field.name) for field in fields(value) if field.compare}
         update(f"{type(value).__module__}.{type(value).__qualname__} ".encode())
         _feed(parts, update)
     elif isinstance(value, dict):

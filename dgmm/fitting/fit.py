@@ -9,11 +9,12 @@ from dataclasses import replace
 from dgmm.blas import one_blas_thread
 from dgmm.data import Samples
 from dgmm.em import Ascent
-from dgmm.engine import Fold, Workers
+from dgmm.engine import Departed, Fold, Journal, Journaled, Workers
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
 from dgmm.fits import Fit, One, OpenRange, Outcome, Search, Selection, Training, choose
 from dgmm.fitting.bootstrap import REFITTED_ROWS, stability_of
+from dgmm.fitting.departure import starts_after
 from dgmm.fitting.race import Race
 from dgmm.fitting.scout import Scout
 from dgmm.passes import Passes, profile_of
@@ -72,15 +73,20 @@ def fit_candidates(
     for c in candidates:
         if c.n_components == 1:
             starts[c] = one_component(get_family(c.covariance_type), grounds[c.covariance_type])
-    ascents = {
-        c: Ascent(starts[c], grounds[c.covariance_type], options.tol, options.accelerate)
-        for c in candidates
-        if c in starts
-    }
     scout = Scout(passes, options, found, searches=options.search != "starts" and given is None)
-    race = Race(passes, ascents, options, criterion, found.attainable, scout)
-    if ascents:
-        race.run(keep_all=keep_all)
+    race = None
+    while race is None:
+        ascents = {
+            c: Ascent(starts[c], grounds[c.covariance_type], options.tol, options.accelerate)
+            for c in candidates
+            if c in starts
+        }
+        race = Race(passes, ascents, options, criterion, found.attainable, scout)
+        try:
+            if ascents:
+                race.run(keep_all=keep_all)
+        except Departed as departed:
+            starts, race = starts_after(departed, passes, grounds, starts), None
     fits, failed = race.results()
     fits = {c: replace(fit, spread=found.spreads.get(c)) for c, fit in fits.items()}
     return judged(passes, fits), failures | failed
@@ -146,19 +152,35 @@ def with_stability(passes: Passes, fit: Fit, options: Training) -> Fit:
 
 
 def passes_over(
-    samples: Samples, workers: Workers, options: Training | None = None, *, ridge: float | None = None
+    samples: Samples,
+    workers: Workers,
+    options: Training | None = None,
+    *,
+    ridge: float | None = None,
+    journal: Journal | None = None,
 ) -> Passes:
-    """The profile pass, and what further passes need; options are those of `Training` by default."""
+    """The profile pass, and what further passes need; options are those of `Training` by default.
+
+    With a journal, passes that are in it are not made again.
+    """
     options = Training() if options is None else options
-    fold = Fold(samples, workers)
+    plain = Fold(samples, workers)
+    fold = plain if journal is None else Journaled(plain, journal)
     return Passes(fold, samples, profile_of(fold, samples, options), options, ridge=ridge)
 
 
-def train_samples(samples: Samples, workers: Workers, one: One, options: Training, given: Given | None = None) -> Fit:
+def train_samples(
+    samples: Samples,
+    workers: Workers,
+    one: One,
+    options: Training,
+    given: Given | None = None,
+    journal: Journal | None = None,
+) -> Fit:
     """Fit one mixture; raises `CollapseError` where there is nothing to return."""
     candidate = Candidate(one.n_components, one.covariance_type)
     with one_blas_thread:
-        passes = passes_over(samples, workers, options)
+        passes = passes_over(samples, workers, options, journal=journal)
         fits, failures = fit_candidates(passes, [candidate], options, given=given)
         if failures:
             raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
@@ -173,7 +195,9 @@ def train_samples(samples: Samples, workers: Workers, one: One, options: Trainin
     return fit
 
 
-def select_samples(samples: Samples, workers: Workers, search: Search, options: Training) -> Selection:
+def select_samples(
+    samples: Samples, workers: Workers, search: Search, options: Training, journal: Journal | None = None
+) -> Selection:
     """Fit a grid and choose from it."""
     with one_blas_thread:
-        return select_candidates(passes_over(samples, workers, options), search, options)
+        return select_candidates(passes_over(samples, workers, options, journal=journal), search, options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -120,17 +119,17 @@ class Race:
 
     def _pass_by_pass(self, runners: Mapping[K, Runner], where: str = "") -> Iterator[tuple[Pass, K]]:
         """Climb for as many passes as are left, keep the records and log a line for each; yields it and who leads."""
-        climbing, began = list(runners.values()), time.perf_counter()
+        climbing, began = list(runners.values()), self.passes.clock()
         for step in climb([r.ascent for r in climbing], self._evaluate, self.options.max_iter - self.done):
             self.done += 1
-            seconds = time.perf_counter() - began
+            seconds = self.passes.clock() - began
             for runner in (climbing[i] for i in step.ascents):
                 runner.history.append((runner.ascent.remaining_gain / self.n, seconds))
                 runner.exact = None
             leader = self._lowest(runners)
             self._log(leader, runners, len(step.ascents), where, seconds)
             yield step, leader
-            began = time.perf_counter()
+            began = self.passes.clock()
 
     def _evaluate(self, mixtures: Sequence[Mixture], dtype: np.dtype[Any] | None = None) -> list[SufficientStatistics]:
         """One pass; of challengers that take too much memory together two, of half of them each."""
@@ -231,11 +230,11 @@ class Race:
         found = [(r, r.ascent.best) for r in runners if r.ascent.best is not None and r.exact is None]
         if self.passes.dtype == DOUBLE or not found:
             return
-        began = time.perf_counter()
+        began = self.passes.clock()
         statistics = self._evaluate([point.mixture for _, point in found], DOUBLE)
         for (runner, point), exact in zip(found, statistics, strict=True):
             runner.exact = Evaluated.of(point.mixture, exact, point.ground)
-        seconds = time.perf_counter() - began
+        seconds = self.passes.clock() - began
         logger.info("in double precision: %d mixtures, %.3g rows/s", len(found), self.n / seconds)
 
     def _accept(self, challengers: Mapping[Challenge, Runner]) -> None:

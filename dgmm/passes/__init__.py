@@ -4,6 +4,7 @@ The profile (moments, range, missing rows, a sample of rows), the E-step of any 
 mixtures explain worst, what they say of the rows that judge. Which mixtures those are is no concern of this room.
 """
 
+from dgmm.passes.codec import from_parts, packed, to_parts, unpacked
 from dgmm.passes.judge import BlockSums
 from dgmm.passes.passes import Passes, profile_of
 from dgmm.passes.profile import Profile, refuse_infinite
@@ -14,7 +15,11 @@ __all__ = [
     "Passes",
     "Profile",
     "Sample",
+    "from_parts",
+    "packed",
     "profile_of",
     "refuse_infinite",
     "row_hashes",
+    "to_parts",
+    "unpacked",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dgmm.engine import Leaf
 from dgmm.estep import PassTotals, Plan, accumulate, buffer_bytes
+from dgmm.mixture import Mixture
 from dgmm.passes.parts import ByRole, Division
 from dgmm.rows import Parts
 
@@ -18,10 +19,20 @@ class EStepSegment(Leaf[ByRole[PassTotals]]):
     ----------
     plan : Plan
     prepare : Division
+    mixtures : tuple of Mixture
+        Of which the plan was made, for a journal; tasks go without them.
     """
 
     plan: Plan
     prepare: Division
+    mixtures: tuple[Mixture, ...] = field(default=(), compare=False)
+
+    def __reduce__(self) -> tuple[type[EStepSegment], tuple[Plan, Division]]:
+        return EStepSegment, (self.plan, self.prepare)
+
+    def about(self) -> tuple[Mixture, ...] | None:
+        """The mixtures, if they were given."""
+        return self.mixtures or None
 
     def __call__(self, segment: int, parts: Parts) -> ByRole[PassTotals]:
         """Totals of each part of one segment."""

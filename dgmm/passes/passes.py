@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dgmm.data import Blocks, Samples
-from dgmm.engine import Fold
+from dgmm.engine import Fold, Journaled
 from dgmm.errors import InputError
 from dgmm.estep import make_plan, unpack
 from dgmm.families import Frame, FrameKind, SufficientStatistics
@@ -78,12 +78,12 @@ def blocks_of(samples: Samples, options: PassOptions) -> Blocks | None:
     return blocks
 
 
-def profile_of(fold: Fold, samples: Samples, options: PassOptions) -> Profile:
+def profile_of(fold: Fold | Journaled, samples: Samples, options: PassOptions) -> Profile:
     """The first pass over samples: moments, missing rows, and a sample of rows.
 
     Parameters
     ----------
-    fold : Fold
+    fold : Fold or Journaled
     samples : Samples
     options : PassOptions
 
@@ -117,7 +117,7 @@ class Passes:
 
     Parameters
     ----------
-    fold : Fold
+    fold : Fold or Journaled
     samples : Samples
     profile : Profile
     options : PassOptions
@@ -126,7 +126,13 @@ class Passes:
     """
 
     def __init__(
-        self, fold: Fold, samples: Samples, profile: Profile, options: PassOptions, *, ridge: float | None = None
+        self,
+        fold: Fold | Journaled,
+        samples: Samples,
+        profile: Profile,
+        options: PassOptions,
+        *,
+        ridge: float | None = None,
     ) -> None:
         self.fold = fold
         self.samples = samples
@@ -141,6 +147,10 @@ class Passes:
         """How many times the whole source was read so far."""
         return self.fold.n_reads
 
+    def clock(self) -> float:
+        """Seconds, those included that passes took which are from a journal."""
+        return self.fold.clock()
+
     def frame(self, kind: FrameKind) -> Frame:
         """The frame of this kind."""
         return self.profile.frame(kind, self.samples.features, self.ridge)
@@ -152,7 +162,7 @@ class Passes:
         """
         frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
         plan = make_plan(mixtures, frames, dtype or self.dtype)
-        totals = self.fold(EStepSegment(plan, self._division)).values
+        totals = self.fold(EStepSegment(plan, self._division, tuple(mixtures))).values
         return unpack(totals[Role.FIT], plan, totals.get(Role.JUDGE))
 
     def judge(self, mixtures: Sequence[Mixture]) -> list[BlockSums]:

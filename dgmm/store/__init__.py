@@ -3,19 +3,22 @@
 An output is claimed before the work on it begins, by a record in a folder beside its place (``OUT.partial``), so that
 two runs never write the same one. At a path it is made in that folder and moved when it is complete; at a URL it is
 written where it will lie, but what makes a Zarr group of it comes last. Either way it appears as a whole, and nothing
-but this room deletes.
+but this room deletes. Beside it lies the journal of a fit that has not ended (``OUT.journal``).
 """
 
 from dgmm.store.at import place_at
+from dgmm.store.journal import JOURNAL, Records, journal_at
 from dgmm.store.models import UNSETTLED_DTYPE, attributes, consolidate, load, load_dataset, read, rescued, save, write
 from dgmm.store.places import Output, Place, State, Status, Writer
 from dgmm.store.record import MODEL_KIND, digest, from_dataset, settings_in
 
 __all__ = [
+    "JOURNAL",
     "MODEL_KIND",
     "UNSETTLED_DTYPE",
     "Output",
     "Place",
+    "Records",
     "State",
     "Status",
     "Writer",
@@ -23,6 +26,7 @@ __all__ = [
     "consolidate",
     "digest",
     "from_dataset",
+    "journal_at",
     "load",
     "load_dataset",
     "place_at",

@@ -33,6 +33,8 @@ SIGNATURES = {
     "picture": b"Software\0dgmm",
 }
 HEAD = 4096
+#: The file that makes a folder a journal; those of its records have digits for names.
+JOURNAL_HEAD = "dgmm-journal.json"
 
 
 class Status(StrEnum):
@@ -292,6 +294,10 @@ class Place(ABC):
 
 def state_of_group(root: bytes | None, alien: Sequence[str]) -> State:
     """State of a folder by the metadata of its root, if any, and the names of what is no part of a Zarr group."""
+    if JOURNAL_HEAD in alien and root is None:
+        alien = [name for name in alien if name != JOURNAL_HEAD and not name.partition(".")[0].isdigit()]
+        if not alien:
+            return State(Status.FINISHED, what="journal")
     what = None if root is None else what_of(root)
     if root is not None and what is None:
         return State(Status.STRANGE, detail="was not written by dgmm")

@@ -6,6 +6,7 @@ is who is dropped, revived, challenged or collapsed, and after which pass: the n
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -107,6 +108,9 @@ class Play:
         starts = {c: Ascent(mixture(c.n_components), GROUND, None, "none") for c in scripts}
         settings = Training(**{"accelerate": "none", "start_rows": 100, **options})
         self.race = Race(self, starts, settings, Criterion.BIC, attainable or {}, self)  # type: ignore[arg-type]
+
+    def clock(self) -> float:
+        return time.perf_counter()
 
     def _key(self, m: Mixture) -> tuple[int, float]:
         return m.n_components, float(m.means[0, 0])

@@ -1,0 +1,144 @@
+"""What tells whether samples are still those that a run has seen: cheap to find out, part by part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import dask.array
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
+
+from dgmm.data.samples import Field, Samples
+from dgmm.types import AnyArray
+
+
+def fingerprint(samples: Samples) -> dict[str, str]:
+    """What samples are, as texts by the names of what they say.
+
+    Of stored arrays shape, chunks, type and attributes, and of every chunk its size and when it was written, or its tag
+    at a URL; all that takes is one listing, however large the chunks are. A snapshot of Icechunk is enough by itself.
+    Arrays in memory are told by their contents, those of Dask by their names, which are digests of how they are made.
+
+    Parameters
+    ----------
+    samples : Samples
+    """
+    found = {
+        "shape": f"{samples.grid.shape} ({', '.join(samples.dims)})",
+        "segments": str(samples.grid.segment),
+        "features": digest_of([repr(samples.features).encode(), repr(samples.order).encode()]),
+    }
+    names = samples.features if samples.feature_dim is None else ("values",)
+    for name, field in zip(names, samples.fields, strict=True):
+        found |= {f"{what} of {name}": value for what, value in _of_field(field)}
+    if samples.weights is not None:
+        found |= {f"{what} of the weights": value for what, value in _of_field(samples.weights)}
+    return found
+
+
+def digest_of(parts: Iterable[bytes]) -> str:
+    """SHA-256 of parts of any length, in hexadecimal; where one ends counts."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(f"{len(part)} ".encode())
+        found.update(part)
+    return found.hexdigest()
+
+
+def _of_field(field: Field) -> Iterator[tuple[str, str]]:
+    """What is known of one array, as names and texts."""
+    array = field.array
+    yield "type", f"{array.dtype} {tuple(array.shape)} ({', '.join(field.dims)})"
+    if field.chunks is not None:
+        yield "chunks", str(field.chunks)
+    data = array._data if isinstance(array, xr.Variable) else array
+    stored = _stored_array(field)
+    if isinstance(data, np.ndarray):
+        yield "contents", _contents(data)
+    elif isinstance(data, dask.array.Array):
+        yield "Dask graph", str(data.name)
+    elif stored is not None:
+        attributes = json.dumps(dict(stored.attrs), sort_keys=True, default=str)
+        yield "attributes", digest_of([attributes.encode(), repr(stored.fill_value).encode()])
+        snapshot = _snapshot(stored)
+        yield ("stored chunks", _stored_chunks(stored)) if snapshot is None else ("Icechunk snapshot", snapshot)
+    elif isinstance(array, xr.Variable) and os.path.exists(path := str(array.encoding.get("source", ""))):
+        yield "file", _of_file(os.stat(path)) if os.path.isfile(path) else _of_folder(path)
+
+
+def _stored_array(field: Field) -> zarr.Array[Any] | None:
+    """The array of Zarr that is read, also where it lies behind a lazy variable of xarray's; None if it is none."""
+    found: Any = field.array if field.stored is None or field.stored.array is None else field.stored.array
+    if isinstance(found, xr.Variable):
+        found = found._data
+        while hasattr(found, "array"):  # each layer of laziness holds the next
+            found = found.array
+        found = getattr(found, "_array", None)
+    return found if isinstance(found, zarr.Array) else None
+
+
+def _contents(array: AnyArray) -> str:
+    """Of an array in memory, a piece at a time."""
+    array = np.atleast_1d(array)
+    rows = max(1, 2**24 // max(1, array.itemsize * array[:1].size))
+    return digest_of(np.ascontiguousarray(array[a : a + rows]).tobytes() for a in range(0, len(array), rows))
+
+
+def _snapshot(array: zarr.Array[Any]) -> str | None:
+    """The snapshot in which an array of Icechunk is read, if it is one."""
+    found = getattr(getattr(_store_of(array), "session", None), "snapshot_id", None)
+    return None if found is None else str(found)
+
+
+def _store_of(array: zarr.Array[Any]) -> Any:
+    """The store of an array, without those that only look at what passes through them."""
+    store: Any = array.store
+    while isinstance(store, WrapperStore):
+        store = store._store
+    return store
+
+
+def _stored_chunks(array: zarr.Array[Any]) -> str:
+    """Of all that is stored of an array: names, sizes and when it was written."""
+    store = _store_of(array)
+    if isinstance(store, LocalStore):
+        return _of_folder(os.path.join(store.root, array.path))
+    if isinstance(store, MemoryStore):
+        return _contents(np.asarray(array[...]))
+    if isinstance(store, ObjectStore):
+        import obstore
+
+        below = f"{array.path}/" if array.path else None
+        objects = (each for batch in obstore.list(store.store, below) for each in batch)
+        known = (f"{o['path']} {o['size']} {o['e_tag'] or o['last_modified'].isoformat()}" for o in objects)
+        return digest_of(sorted(text.encode() for text in known))
+    return "unknown to this kind of store"
+
+
+def _of_folder(folder: str) -> str:
+    """Of all files below a folder."""
+    return digest_of(sorted(f"{name} {_of_file(status)}".encode() for name, status in _files(folder)))
+
+
+def _files(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """All files below a folder by their paths in it, in any order."""
+    folders = [""]
+    while folders:
+        within = folders.pop()
+        with os.scandir(os.path.join(folder, within)) as entries:
+            for entry in entries:
+                name = os.path.join(within, entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(name)
+                else:
+                    yield name, entry.stat()
+
+
+def _of_file(status: os.stat_result) -> str:
+    return f"{status.st_size} {status.st_mtime_ns}"

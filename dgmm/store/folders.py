@@ -1,0 +1,211 @@
+"""Folders of small files that are written once each, and must be there whole or not at all after any crash."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from abc import ABC, abstractmethod
+from typing import Any
+
+from dgmm.data import local_path, object_at
+from dgmm.errors import DgmmError
+from dgmm.store.local import remove
+from dgmm.store.places import Output
+
+#: Suffix of a file that is being written.
+PART = ".part"
+
+
+class Folder(ABC):
+    """A folder at a path or URL.
+
+    Attributes
+    ----------
+    name : str
+        As it was given, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Of the files, in any order; none if there is no such folder."""
+
+    @abstractmethod
+    def read(self, name: str, most: int) -> bytes | None:
+        """A file of at most so many bytes; None if there is none; raises `ValueError` if it is larger."""
+
+    @abstractmethod
+    def begin(self, name: str, content: bytes, output: Output) -> None:
+        """Make the folder, with a first file in it; ``output`` is the claim of whoever does."""
+
+    @abstractmethod
+    def put(self, name: str, content: bytes, *, replace: bool = False) -> None:
+        """Write a file, which lies there for good once this returns.
+
+        Parameters
+        ----------
+        name : str
+        content : bytes
+        replace : bool
+            Whether one of this name is known, and of no use any more.
+
+        Raises
+        ------
+        DgmmError
+            If somebody else has written that one.
+        """
+
+    @abstractmethod
+    def delete(self, names: list[str]) -> None:
+        """Delete files, one after the other."""
+
+    @abstractmethod
+    def remove(self, first: str, output: Output) -> None:
+        """Delete the folder, which is one until its first file has gone."""
+
+
+class LocalFolder(Folder):
+    """On a file system: files are written aside, flushed and renamed.
+
+    Attributes
+    ----------
+    path : str
+    """
+
+    def __init__(self, name: str, path: str) -> None:
+        super().__init__(name)
+        self.path = path.rstrip("/") or "/"
+
+    def names(self) -> list[str]:
+        """Of the files."""
+        try:
+            return [name for name in os.listdir(self.path) if not name.endswith(PART)]
+        except FileNotFoundError:
+            return []
+
+    def read(self, name: str, most: int) -> bytes | None:
+        """A file."""
+        try:
+            with open(os.path.join(self.path, name), "rb") as file:
+                _check_size(os.fstat(file.fileno()).st_size, most)
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def begin(self, name: str, content: bytes, output: Output) -> None:
+        """Make it beside its place."""
+        os.mkdir(output.target)
+        write_whole(os.path.join(output.target, name), content)
+        os.rename(output.target, self.path)
+        flush_folder(os.path.dirname(os.path.abspath(self.path)))
+
+    def put(self, name: str, content: bytes, *, replace: bool = False) -> None:
+        """Write a file; whoever has lost the claim finds out before."""
+        write_whole(os.path.join(self.path, name), content)
+
+    def delete(self, names: list[str]) -> None:
+        """Delete files."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(self.path, name))
+        flush_folder(self.path)
+
+    def remove(self, first: str, output: Output) -> None:
+        """Move it into the claim, whose taker deletes what is left there."""
+        aside = f"{output.target}-removed"
+        os.rename(self.path, aside)
+        remove(aside)
+
+
+class ObjectFolder(Folder):
+    """In an object store: files are put where there are none."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.objects, self.key = object_at(name)
+
+    def names(self) -> list[str]:
+        """Of the objects."""
+        import obstore
+
+        batches: Any = obstore.list(self.objects, f"{self.key}/")
+        return [found["path"].rpartition("/")[2] for batch in batches for found in batch]
+
+    def read(self, name: str, most: int) -> bytes | None:
+        """An object."""
+        import obstore
+
+        try:
+            answer = obstore.get(self.objects, f"{self.key}/{name}")
+            _check_size(answer.meta["size"], most)
+            return bytes(answer.bytes())
+        except FileNotFoundError:
+            return None
+
+    def begin(self, name: str, content: bytes, output: Output) -> None:
+        """Put the first object."""
+        self.put(name, content)
+
+    def put(self, name: str, content: bytes, *, replace: bool = False) -> None:
+        """Put an object."""
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = "overwrite" if replace else "create"
+        try:
+            obstore.put(self.objects, f"{self.key}/{name}", content, mode=mode)
+        except (AlreadyExistsError, PreconditionError):
+            if self.read(name, len(content) + 1) != content:  # or only the answer was lost
+                raise DgmmError(f"{self.name}/{name} was written by another run: one of the two must stop") from None
+
+    def delete(self, names: list[str]) -> None:
+        """Delete objects."""
+        import obstore
+
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                obstore.delete(self.objects, f"{self.key}/{name}")
+
+    def remove(self, first: str, output: Output) -> None:
+        """Delete all objects, the first one last."""
+        self.delete(sorted(self.names(), key=lambda name: name == first))
+
+
+def folder_at(path: str | os.PathLike[str]) -> Folder:
+    """The folder of a path or URL."""
+    name = os.fspath(path)
+    local = local_path(name)
+    return ObjectFolder(name) if local is None else LocalFolder(name, local)
+
+
+def write_whole(path: str, content: bytes) -> None:
+    """Write a file that is there whole, and stays, or not at all."""
+    part = f"{path}.{uuid.uuid4().hex}{PART}"
+    try:
+        with open(part, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(part)
+        raise
+    flush_folder(os.path.dirname(path))
+
+
+def flush_folder(path: str) -> None:
+    """Have what was renamed in a folder survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise ValueError(f"it has {size} bytes, more than {most}")

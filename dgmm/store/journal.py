@@ -1,0 +1,261 @@
+"""A journal on disk: one file for each pass, chained by digests, arrays and JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+from dgmm.engine import Entry
+from dgmm.errors import CollapseError, DgmmError, InputError, OutputError, OutputExistsError, one_line
+from dgmm.passes import from_parts, packed, to_parts, unpacked
+from dgmm.store.at import place_at
+from dgmm.store.folders import Folder, folder_at
+from dgmm.store.places import JOURNAL_HEAD, Output, explained
+from dgmm.types import AnyArray
+
+logger = logging.getLogger("dgmm")
+
+#: Suffix of the journal beside an output.
+JOURNAL = ".journal"
+FORMAT = "dgmm-journal-1"
+#: Bytes that a record and the head of a journal may have.
+MOST_BYTES, MOST_HEAD = 4 * 2**30, 2**24
+#: The longest value of a setting that is shown.
+MOST_SHOWN = 60
+#: What the bits of a result depend on, beside the data and the settings.
+LIBRARIES = ("dgmm", "numpy", "scipy", "numba", "scikit-learn")
+
+
+class Records:
+    """The entries of a journal, for the run that has claimed it.
+
+    Parameters
+    ----------
+    output : Output
+        The claim.
+    source, settings : mapping
+        What tells whether they are still the same; see `dgmm.data.fingerprint`.
+    """
+
+    def __init__(self, output: Output, source: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+        self.name = output.place.name
+        self.output = output
+        self.folder: Folder = folder_at(self.name)
+        self._expected = {"source": dict(source), "settings": json.loads(json.dumps(settings))}
+        #: Of the head, and of every record that was read or written.
+        self._digests: list[str] = []
+        self._stored = 0
+
+    @property
+    def n_kept(self) -> int:
+        """How many entries there are to go on from."""
+        return max(len(self._digests) - 1, self._stored)
+
+    def open(self) -> None:
+        """Look for what an earlier run has left.
+
+        Raises
+        ------
+        OutputExistsError
+            If it was made from other data, or with other settings.
+        """
+        with explained(self.name, "look at"):
+            head = self._head()
+            if head is None:
+                return
+            for what, advice in (("source", "its data have changed"), ("settings", "it was made with other settings")):
+                changed = differences(head[what], self._expected[what])
+                if changed:
+                    raise OutputExistsError(
+                        f"{self.name} is the journal of a fit that has not ended, and {advice} ({'; '.join(changed)}): "
+                        "go on with those, start over (--overwrite, or remove it), or choose another place"
+                    )
+            self._stored = sum(name.isdigit() for name in self.folder.names())
+        if self._stored:
+            logger.info("%s: going on after %d passes", self.name, self._stored)
+        for library, version in head["versions"].items():
+            if versions()[library] != version:
+                logger.info("%s: %s was %s, and is %s now", self.name, library, version, versions()[library])
+
+    def _head(self) -> dict[str, Any] | None:
+        """The head of the journal; None if there is none, or it is of no use and was removed."""
+        content = None
+        try:
+            content = self.folder.read(JOURNAL_HEAD, MOST_HEAD)
+            if content is None:
+                return None
+            head: dict[str, Any] = json.loads(content)
+            told = head.pop("checksum")
+            if head["format"] != FORMAT or told != hashlib.sha256(to_json(head)).hexdigest():
+                raise ValueError("its checksum is another")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            logger.warning("%s is damaged (%s): starting over", self.name, one_line(error)[:200])
+            self.remove()
+            return None
+        self._digests = [hashlib.sha256(content).hexdigest()]
+        return head
+
+    def read(self, number: int) -> Entry | None:
+        """An entry; None where the journal ends."""
+        if number >= len(self._digests):
+            return None
+        try:
+            content = self.folder.read(file_of(number), MOST_BYTES)
+            if content is None:
+                return None
+            header, arrays, digest = unpacked(content)
+            if header["before"] != self._digests[number]:
+                raise ValueError("it does not follow the one before")
+            entry = entry_of(header["entry"], arrays)
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("%s ends before record %d: %s", self.name, number + 1, one_line(error)[:200])
+            return None
+        self._digests[number + 1 :] = [digest]
+        return entry
+
+    def write(self, number: int, entry: Entry) -> Entry:
+        """Put an entry in its place, the last one; it as it will be read."""
+        try:
+            # whoever was taken for dead meanwhile must not write any more
+            self.output.writer.check()
+            if not self._digests:
+                self._begin()
+            tree, arrays = to_parts([getattr(entry, field.name) for field in fields(Entry)])
+            header = {"before": self._digests[number], "run": self.output.run.id, "entry": tree}
+            content = packed(header, arrays)
+            self.folder.put(file_of(number), content, replace=number < self._stored)
+            if number + 1 < self._stored:
+                self.folder.delete([file_of(n) for n in reversed(range(number + 1, self._stored))])
+        except OSError as error:
+            raise self._unwritten(error.strerror or one_line(error)) from error
+        except Exception as error:
+            if type(error).__module__.startswith("obstore"):
+                raise self._unwritten(str(error).strip().splitlines()[0]) from error
+            raise
+        read, arrays, digest = unpacked(content)
+        self._digests[number + 1 :] = [digest]
+        self._stored = number + 1
+        return entry_of(read["entry"], arrays)
+
+    def _unwritten(self, why: str) -> DgmmError:
+        return DgmmError(f"the journal {self.name} cannot be written: {why}; see to that, and run the same again")
+
+    def _begin(self) -> None:
+        begun = datetime.now(UTC).isoformat(timespec="seconds")
+        head = {"format": FORMAT, "run": str(self.output.run), "begun": begun, "versions": versions(), **self._expected}
+        content = to_json(head | {"checksum": hashlib.sha256(to_json(head)).hexdigest()})
+        self.folder.begin(JOURNAL_HEAD, content, self.output)
+        self._digests = [hashlib.sha256(content).hexdigest()]
+
+    def remove(self) -> None:
+        """Delete it."""
+        if self.folder.names():
+            self.folder.remove(JOURNAL_HEAD, self.output)
+        self._digests, self._stored = [], 0
+
+
+@contextmanager
+def journal_at(
+    path: str | os.PathLike[str],
+    source: Mapping[str, str],
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    keep: bool = False,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> Iterator[Records]:
+    """Context of the journal of one fit: removed when the fit has ended, kept when it has not.
+
+    Parameters
+    ----------
+    path : path or URL
+    source : mapping
+        Fingerprint of the data.
+    settings : mapping
+        All that the fit depends on beside them, as JSON has it.
+    overwrite : bool
+        Start over, whatever is there.
+    keep : bool
+        Keep the journal of a fit that has ended, too.
+    inputs : iterable of paths and URLs
+        Where it must not lie.
+
+    Raises
+    ------
+    OutputExistsError
+        If the journal there is of other data or settings, or another run writes it, or something else lies there.
+    """
+    with place_at(path).begin("journal", overwrite=True, inputs=inputs) as output:
+        records = Records(output, source, settings)
+        if overwrite:
+            with explained(records.name, "write to"):
+                records.remove()
+        records.open()
+        try:
+            yield records
+        except OutputError:
+            raise
+        except (CollapseError, InputError):  # that is what the fit has come to, and would again
+            records.remove()
+            raise
+        except KeyboardInterrupt as interrupt:
+            if records.n_kept:
+                interrupt.add_note(f"the same command again goes on after pass {records.n_kept}")
+            raise
+        except Exception:
+            if records.n_kept:
+                logger.warning("%d passes are kept in %s: the same again goes on from there",
+                               records.n_kept, records.name)  # fmt: skip
+            raise
+        if not keep:
+            records.remove()
+
+
+def file_of(number: int) -> str:
+    """Name of the file of an entry."""
+    return f"{number + 1:08d}"
+
+
+def to_json(value: Any) -> bytes:
+    """As it is hashed and stored."""
+    return json.dumps(value, sort_keys=True, allow_nan=False).encode()
+
+
+def versions() -> dict[str, str]:
+    """Of what bits may depend on."""
+    found = {"python": platform.python_version(), "processor": platform.machine()}
+    return found | {library: importlib.metadata.version(library) for library in LIBRARIES}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
+    """What is not the same in two mappings, in words."""
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{within}{name}.")
+        elif old != new:
+            texts = [json.dumps(value) for value in (old, new)]
+            short = max(map(len, texts)) <= MOST_SHOWN
+            found.append(f"{within}{name} was {texts[0]}, now {texts[1]}" if short else within + name)
+    return found
+
+
+def entry_of(tree: Any, arrays: Sequence[AnyArray]) -> Entry:
+    """The entry of a record; raises `ValueError` if it is none."""
+    values = from_parts(tree, arrays)
+    if not isinstance(values, list) or len(values) != len(fields(Entry)):
+        raise ValueError("it holds no entry")
+    key, _, _, seconds, reads = values
+    if not isinstance(key, str) or not isinstance(seconds, float) or not isinstance(reads, float):
+        raise ValueError("it holds no entry")
+    return Entry(*values)
