@@ -72,7 +72,7 @@ def test_a_collapse_on_all_the_data_tries_again_if_asked(caplog: pytest.LogCaptu
     # a line for every pass, those of the second try too
     lines = [m for m in caplog.messages if m.startswith("pass ")]
     assert [line.replace(",", ":").split(":")[0] for line in lines] == [f"pass {i + 1}" for i in range(fit.n_passes)]
-    assert sum(", rows explained worst: 1 alive, best full K=3, " in line for line in lines) > 3
+    assert sum(", challengers: 1 alive, best full K=3 (components (" in line for line in lines) > 3
     assert fit.state == "converged"
     np.testing.assert_allclose(np.sort(fit.mixture.means[:, 0]), [0, 9, 25], atol=0.5)
 
