@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -49,11 +50,25 @@ def validated(model: type[M], values: dict[str, Any]) -> M:
             if e["type"] == "too_short" and not e["input"]:
                 problems.append(f"{place} is empty: give at least {e['ctx']['min_length']}")
                 continue
-            message = "unknown setting" if e["type"] == "extra_forbidden" else e["msg"].removeprefix("Value error, ")
+            message = e["msg"].removeprefix("Value error, ")
+            if e["type"] == "extra_forbidden":
+                near = get_close_matches(str(e["loc"][-1]), known_in(model, e["loc"][:-1]), 1)
+                message = "unknown setting" + (f": did you mean {near[0]}?" if near else "")
             said = e["type"] in ("missing", "extra_forbidden") or repr(e["input"]) in message
             given = "" if said else f" (not {e['input']!r})"
             problems.append(f"{place}: {message}{given}")
         raise InputError("; ".join(problems)) from None
+
+
+def known_in(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """Names of the settings of a model, or of a part of it."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        inner = None if field is None else field.annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
 
 
 def as_list(value: Any) -> Any:
