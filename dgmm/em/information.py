@@ -12,8 +12,9 @@ from dgmm.em.mstep import Evaluated, Ground
 from dgmm.mixture import Mixture
 from dgmm.types import FloatArray
 
-#: Rows of the sample per parameter that scores are taken of, and the fewest that tell anything.
-ROWS, FEWEST = 100, 20
+#: Scores are taken of as many rows of the sample as cost this share of a pass, and of so many per parameter at least,
+#: if there are as many; fewer than the last number per parameter tell nothing.
+SHARE_OF_A_PASS, ROWS, FEWEST = 0.2, 100, 20
 #: Mixtures with more parameters have matrices that are too large.
 LARGEST = 500
 #: Products of the scores of so many features are summed in the time in which a pass looks at one.
@@ -82,19 +83,19 @@ class Information:
         return step, float(gradient @ step - 0.5 * step @ self.observed @ step)
 
 
-def cost_of(mixture: Mixture, ground: Ground) -> float:
-    """Of the information at a mixture, in passes over all the data; inf where it cannot be had."""
+def is_worth_it(mixture: Mixture, ground: Ground) -> bool:
+    """Whether the information at a mixture can be had, and costs less than a pass over all the data."""
     p = mixture.n_parameters
     if ground.sample is None or p > LARGEST or len(ground.sample) < FEWEST * p:
-        return np.inf
+        return False
     products = _rows_wanted(mixture, ground) * _theta(mixture).size / FEATURES_OF_A_PASS
-    return float((products + ROWS_OF_DERIVATIVES) / ground.moments.count)
+    return products + ROWS_OF_DERIVATIVES <= ground.moments.count
 
 
 def _rows_wanted(mixture: Mixture, ground: Ground) -> int:
-    """Rows of the sample to look at: those that cost a pass, or `ROWS` per parameter if these are more."""
-    in_a_pass = int(FEATURES_OF_A_PASS * ground.moments.count / _theta(mixture).size)
-    return min(0 if ground.sample is None else len(ground.sample), max(ROWS * mixture.n_parameters, in_a_pass))
+    """Rows of the sample to look at: those that cost a fifth of a pass, or `ROWS` per parameter if these are more."""
+    cheap = int(SHARE_OF_A_PASS * FEATURES_OF_A_PASS * ground.moments.count / _theta(mixture).size)
+    return min(0 if ground.sample is None else len(ground.sample), max(ROWS * mixture.n_parameters, cheap))
 
 
 def gradient_of(point: Evaluated, image: Mixture) -> FloatArray:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dgmm.em.anderson import AndersonState, from_vector, to_vector
-from dgmm.em.information import Information, cost_of, gradient_of
+from dgmm.em.information import Information, gradient_of, is_worth_it
 from dgmm.em.mstep import Evaluated, Ground
 from dgmm.em.plain import NEGLIGIBLE, Method, Proposal
 from dgmm.mixture import Mixture
 from dgmm.types import FloatArray
 
-#: The first step is taken after so many passes: most climbs have arrived by then. What costs more is not tried.
+#: The first step is taken after so many passes: most climbs have arrived by then.
 FIRST = 5
 #: Damping to begin with; it falls by the second factor after a step that gains `HELD` of what it should, and rises by
 #: the third after one that fails, and by the last where a step gains less than `FAINT` of it.
@@ -23,9 +23,9 @@ HELD, FAINT = 0.5, 0.1
 TRUSTED = 3.0
 #: After so many failures in a row Anderson's method goes on, for so many passes; they double each time in a row.
 FAILURES, PATIENCE = 3, 4
-#: Where a step has failed, the log-likelihood may be far from quadratic, and scores do not see where it is flat:
-#: Anderson's method, from there anew, must agree after so many passes.
-SETTLED = 12
+#: Where so many steps have failed in all, the log-likelihood is far from quadratic, and scores do not see where it is
+#: flat: Anderson's method, from there anew, must agree after so many passes.
+DOUBTS, SETTLED = 3, 20
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ScoringState:
 
     The gradient is exact, from the pass; how it vanishes is what the products of the scores of a sample say of it
     (`Information`). So the error falls by a factor of about the root of p over the rows of the sample in each pass,
-    however much components overlap. Information is taken anew when the passes since the last time have cost as much.
+    however much components overlap. It is tried only where the information costs less than a pass.
 
     A step that lowers the log-likelihood is taken back for one with more damping; the sequence of accepted points is
     monotone. Where `FAILURES` of them fail in a row, as where the model does not hold, Anderson's method goes on.
@@ -73,12 +73,8 @@ class ScoringState:
     anderson : AndersonState
         At the last point that was accepted.
     ground : Ground
-    passes : int
-        Since the information was taken; those from the start before.
     waiting : int
         Passes of Anderson's method before the next step.
-    information : Information or None
-        The last that was taken.
     model : Model or None
         At the last point that was accepted, while steps are taken.
     expected : float
@@ -88,28 +84,26 @@ class ScoringState:
         Steps in a row that have failed.
     patience : int
         Passes of Anderson's method after the next failure in a row.
-    failed : bool
-        Whether any step has.
+    failed : int
+        Steps that have failed in all.
     restarted : bool
         Whether Anderson's method has begun anew after a step.
     """
 
     anderson: AndersonState
     ground: Ground
-    passes: int = 0
     waiting: int = FIRST
-    information: Information | None = None
     model: Model | None = None
     expected: float = np.nan
     damping: float = DAMPING
     failures: int = 0
     patience: int = PATIENCE
-    failed: bool = False
+    failed: int = 0
     restarted: bool = False
 
     def step(self, point: Evaluated) -> tuple[ScoringState, Proposal]:
         """The state after an evaluation, and what is to be evaluated next."""
-        now = replace(self, passes=self.passes + 1, waiting=self.waiting - 1)
+        now = replace(self, waiting=self.waiting - 1)
         if self.model is None:
             return now._by_anderson(point)
         gained = point.log_likelihood - self.model.value
@@ -138,7 +132,7 @@ class ScoringState:
 
     def _failed(self, model: Model) -> tuple[ScoringState, Proposal]:
         """The same step with more damping, or on by Anderson's method."""
-        now = replace(self, damping=WARIER * self.damping, failures=self.failures + 1, failed=True)
+        now = replace(self, damping=WARIER * self.damping, failures=self.failures + 1, failed=self.failed + 1)
         image = Proposal(self.anderson.image, np.inf)
         if now.failures < FAILURES:
             return now._propose(model, image)
@@ -148,18 +142,15 @@ class ScoringState:
         self, point: Evaluated, otherwise: Proposal, *, trusted: bool = False
     ) -> tuple[ScoringState, Proposal]:
         """The step from a point, or what is to be evaluated where there is none."""
-        now, cost = self, cost_of(point.mixture, self.ground)
-        if cost > FIRST or point.statistics.local.any():
-            return replace(now, model=None, waiting=self.patience), otherwise
-        if now.information is None or now.passes >= cost:
-            now = replace(now, information=Information.of(point.mixture, self.ground), passes=0)
-        assert now.information is not None
-        gradient = gradient_of(point, now.anderson.image)
-        model = Model(point.mixture, point.log_likelihood, gradient, now.information)
+        if point.statistics.local.any() or not is_worth_it(point.mixture, self.ground):
+            return replace(self, model=None, waiting=self.patience), otherwise
+        gradient = gradient_of(point, self.anderson.image)
+        information = Information.of(point.mixture, self.ground)
+        model = Model(point.mixture, point.log_likelihood, gradient, information)
         remaining = model.remaining_gain if trusted else otherwise.remaining_gain
-        if trusted and self.failed and remaining <= 0.5 * NEGLIGIBLE * point.mixture.n_parameters:
-            return replace(now, model=None, waiting=SETTLED), Proposal(now.anderson.image, np.inf)
-        return now._propose(model, replace(otherwise, remaining_gain=remaining))
+        if trusted and self.failed >= DOUBTS and remaining <= 0.5 * NEGLIGIBLE * point.mixture.n_parameters:
+            return replace(self, model=None, waiting=SETTLED), Proposal(self.anderson.image, np.inf)
+        return self._propose(model, replace(otherwise, remaining_gain=remaining))
 
     def _propose(self, model: Model, otherwise: Proposal) -> tuple[ScoringState, Proposal]:
         """The step of a model; what else there is, where it leads nowhere."""
