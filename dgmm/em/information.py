@@ -78,8 +78,14 @@ class Information:
         return cls(times * observed, times * complete)
 
     def step(self, gradient: FloatArray, damping: float) -> tuple[FloatArray, float]:
-        """To where the gradient should vanish, and what that should gain; EM's step if the damping is large."""
-        step = np.linalg.solve(self.observed + damping * self.complete, (1 + damping) * gradient)
+        """To where the gradient should vanish, and what that should gain; EM's step if the damping is large.
+
+        NaN where the matrices are singular.
+        """
+        try:
+            step = np.linalg.solve(self.observed + damping * self.complete, (1 + damping) * gradient)
+        except np.linalg.LinAlgError:  # of a component without rows nothing is known
+            return np.full_like(gradient, np.nan), np.nan
         return step, float(gradient @ step - 0.5 * step @ self.observed @ step)
 
 
@@ -98,11 +104,11 @@ def _rows_wanted(mixture: Mixture, ground: Ground) -> int:
     return min(0 if ground.sample is None else len(ground.sample), max(ROWS * mixture.n_parameters, cheap))
 
 
-def gradient_of(point: Evaluated, image: Mixture) -> FloatArray:
-    """Gradient of the expected log-likelihood at a point, less that at its EM image, shape (p,).
+def gradients_of(point: Evaluated, image: Mixture) -> tuple[FloatArray, FloatArray]:
+    """Gradients of the expected log-likelihood at a point and at its EM image, each of shape (p,).
 
-    Without a floor the latter is zero, and the former the gradient of the log-likelihood. With one, this is what
-    vanishes where EM stands still.
+    The former is that of the log-likelihood; the latter is zero, but for what a floor adds to the covariances. EM
+    stands still where they are equal.
     """
     family, sums = point.mixture.family, point.statistics.sums
 
@@ -114,7 +120,7 @@ def gradient_of(point: Evaluated, image: Mixture) -> FloatArray:
     def gradient(mixture: Mixture) -> FloatArray:
         return (np.array([expected(m) for m in _neighbours(mixture)]) - expected(mixture)) / STEP
 
-    return gradient(point.mixture) - gradient(image)
+    return gradient(point.mixture), gradient(image)
 
 
 def _slopes(mixture: Mixture) -> FloatArray:

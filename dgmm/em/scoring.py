@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dgmm.em.anderson import AndersonState, from_vector, to_vector
-from dgmm.em.information import Information, gradient_of, is_worth_it
+from dgmm.em.information import Information, gradients_of, is_worth_it
 from dgmm.em.mstep import Evaluated, Ground
 from dgmm.em.plain import NEGLIGIBLE, Method, Proposal
 from dgmm.mixture import Mixture
@@ -53,8 +53,9 @@ class Model:
 
     @property
     def remaining_gain(self) -> float:
-        """What is gained where the gradient vanishes: the score statistic, over two."""
-        return self.information.step(self.gradient, 0.0)[1]
+        """What is gained where the gradient vanishes: the score statistic, over two; inf where scores do not tell."""
+        gain = self.information.step(self.gradient, 0.0)[1]
+        return gain if gain >= 0 else np.inf
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,16 @@ class ScoringState:
         """The step from a point, or what is to be evaluated where there is none."""
         if point.statistics.local.any() or not is_worth_it(point.mixture, self.ground):
             return replace(self, model=None, waiting=self.patience), otherwise
-        gradient = gradient_of(point, self.anderson.image)
+        gradient, of_floor = gradients_of(point, self.anderson.image)
         information = Information.of(point.mixture, self.ground)
-        model = Model(point.mixture, point.log_likelihood, gradient, information)
+        enough = 0.5 * NEGLIGIBLE * point.mixture.n_parameters
+        if (
+            not information.step(of_floor, 0.0)[1] <= enough
+        ):  # EM ends where the log-likelihood is lower than it could be
+            return replace(self, model=None, waiting=self.patience, patience=2 * self.patience), otherwise
+        model = Model(point.mixture, point.log_likelihood, gradient - of_floor, information)
         remaining = model.remaining_gain if trusted else otherwise.remaining_gain
-        if trusted and self.failed >= DOUBTS and remaining <= 0.5 * NEGLIGIBLE * point.mixture.n_parameters:
+        if trusted and self.failed >= DOUBTS and remaining <= enough:
             return replace(self, model=None, waiting=SETTLED), Proposal(self.anderson.image, np.inf)
         return self._propose(model, replace(otherwise, remaining_gain=remaining))
 
