@@ -26,6 +26,9 @@ FAILURES, PATIENCE = 3, 4
 #: Where so many steps have failed in all, the log-likelihood is far from quadratic, and scores do not see where it is
 #: flat: Anderson's method, from there anew, must agree after so many passes.
 DOUBTS, SETTLED = 3, 20
+#: Where a floor on the covariances costs a larger share of p/2 nats, EM ends where the log-likelihood falls, and steps
+#: would fail again and again.
+FLOORED = 0.1
 
 
 @dataclass(frozen=True)
@@ -147,14 +150,12 @@ class ScoringState:
             return replace(self, model=None, waiting=self.patience), otherwise
         gradient, of_floor = gradients_of(point, self.anderson.image)
         information = Information.of(point.mixture, self.ground)
-        enough = 0.5 * NEGLIGIBLE * point.mixture.n_parameters
-        if (
-            not information.step(of_floor, 0.0)[1] <= enough
-        ):  # EM ends where the log-likelihood is lower than it could be
+        chance = 0.5 * point.mixture.n_parameters
+        if not information.step(of_floor, 0.0)[1] <= FLOORED * chance:
             return replace(self, model=None, waiting=self.patience, patience=2 * self.patience), otherwise
         model = Model(point.mixture, point.log_likelihood, gradient - of_floor, information)
         remaining = model.remaining_gain if trusted else otherwise.remaining_gain
-        if trusted and self.failed >= DOUBTS and remaining <= enough:
+        if trusted and self.failed >= DOUBTS and remaining <= NEGLIGIBLE * chance:
             return replace(self, model=None, waiting=SETTLED), Proposal(self.anderson.image, np.inf)
         return self._propose(model, replace(otherwise, remaining_gain=remaining))
 

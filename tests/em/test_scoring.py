@@ -318,8 +318,8 @@ def test_where_steps_have_failed_anderson_must_agree(
         assert [climb.tell(1.0)[1] for _ in range(19)] == [np.inf] * 18 + [7.0]
 
 
-@pytest.mark.parametrize(("floor", "step"), [(0.0099, True), (0.0101, False), (np.nan, False)])
-def test_a_floor_that_costs_more_than_nothing_rules_steps_out(
+@pytest.mark.parametrize(("floor", "step"), [(0.99, True), (1.01, False), (np.nan, False)])
+def test_a_floor_that_costs_a_tenth_of_what_chance_gives_rules_steps_out(
     monkeypatch: pytest.MonkeyPatch, floor: float, step: bool
 ) -> None:
     climb = Climb(monkeypatch)
