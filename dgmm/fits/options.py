@@ -227,8 +227,8 @@ class Training(Settings):
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
     accelerate: Acceleration = Field(
         "anderson",
-        description="Acceleration of EM: Anderson's method, and where it is slow and scores of the sample cost less than "
-        "a pass over all the data, steps of scoring with them; or none (plain EM).",
+        description="Acceleration of EM: Anderson's method, and where it is slow and scores of the sample cost less "
+        "than a pass over all the data, steps of scoring with them; or none (plain EM).",
     )
     compute_dtype: Precision = Field(
         "float64",

@@ -202,6 +202,24 @@ def test_where_scores_are_worth_it(n: int, n_sample: int, k: int, worth: bool) -
     assert is_worth_it(many, given) == worth
 
 
+@pytest.mark.parametrize(
+    ("n", "n_sample", "looked_at"),
+    [
+        # a hundred rows for each of 17 parameters
+        (1000, 100_000, 1700),
+        (1000, 1000, 1000),
+        # products of 3 x 6 features cost a 25th of a row of a pass each; a fifth of a pass is five rows in 18
+        (90_000, 100_000, 25_000),
+        (900_000, 100_000, 100_000),
+    ],
+)
+def test_how_many_rows_are_looked_at(n: int, n_sample: int, looked_at: int) -> None:
+    ground, start = problem(rows_of(overlapping(100)), "full")
+    moments = replace(ground.moments, count=float(n))
+    given = replace(ground, moments=moments, sample=Rows(np.zeros((n_sample, 2))))
+    assert information._rows_wanted(start, given) == looked_at
+
+
 class Climb:
     """A `ScoringState` that is told log-likelihoods, one after the other; each step should gain one nat.
 
