@@ -19,7 +19,7 @@ HOUSE: dict[str, str] = {
     "data": "runs grid layout chunks stores samples variables sources fingerprints",
     "engine": "tree leaf resident cluster schedulers workers memory fold journal",
     "passes": "sample profile parts estep worst judge codec passes",
-    "em": "mstep plain anderson ascent posterior variational",
+    "em": "mstep plain anderson information scoring ascent posterior variational",
     "fits": "options outcome stability results table selection",
     "search": "initialise sampled moves path starts",
     "fitting": "reseed runner scout race departure bootstrap fit",

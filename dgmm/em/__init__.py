@@ -10,6 +10,7 @@ from dgmm.em.ascent import METHODS, Ascent, Climber, Pass, climb
 from dgmm.em.mstep import Accumulate, Evaluated, Ground, maximise
 from dgmm.em.plain import PlainState, Proposal, aitken
 from dgmm.em.posterior import PRIOR, Posterior, Priors
+from dgmm.em.scoring import ScoringState
 from dgmm.em.variational import VariationalAscent, variational_update
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Posterior",
     "Priors",
     "Proposal",
+    "ScoringState",
     "Secants",
     "VariationalAscent",
     "aitken",

@@ -8,19 +8,17 @@ from typing import Protocol
 
 import numpy as np
 
-from dgmm.em.anderson import AndersonState, to_vector
+from dgmm.em.anderson import to_vector
 from dgmm.em.mstep import Accumulate, Evaluated, Ground
-from dgmm.em.plain import Method, PlainState
+from dgmm.em.plain import NEGLIGIBLE, Method, PlainState
+from dgmm.em.scoring import accelerated
 from dgmm.errors import CollapseError
 from dgmm.families import SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.types import Acceleration
 
-#: Share of p/2 nats, what chance alone gives a fit with p parameters, below which a gain means nothing.
-NEGLIGIBLE = 1e-3
-
 METHODS: dict[Acceleration, Callable[[Mixture, Ground], Method]] = {
-    "anderson": AndersonState.start,
+    "anderson": accelerated,
     "none": PlainState.start,
 }
 

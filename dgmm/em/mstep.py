@@ -8,6 +8,7 @@ from typing import Any
 
 from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.mixture import Mixture
+from dgmm.rows import Rows
 
 #: The seam: "apply the E-step of these mixtures to every sample and add up".
 Accumulate = Callable[[Sequence[Mixture]], list[SufficientStatistics]]
@@ -26,12 +27,15 @@ class Ground:
         Regularisation, as the family's `floor` makes it.
     held_out : Moments, optional
         Of rows that the fit does not see, in frame coordinates.
+    sample : Rows, optional
+        In the data's units, with weights of mean one if any: a sample of the data, where they are many more.
     """
 
     frame: Frame
     moments: Moments
     floor: Any
     held_out: Moments | None = None
+    sample: Rows | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from dgmm.mixture import Mixture
 
 #: Relative rounding error of a log-likelihood.
 NOISE = 1e-14
+#: Share of p/2 nats, what chance alone gives a fit with p parameters, below which a gain means nothing.
+NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,11 @@ class Training(Settings):
     )
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
-    accelerate: Acceleration = Field("anderson", description="Acceleration of EM: Anderson's, or none (plain EM).")
+    accelerate: Acceleration = Field(
+        "anderson",
+        description="Acceleration of EM: Anderson's method, and where it is slow and scores of the sample cost less "
+        "than a pass over all the data, steps of scoring with them; or none (plain EM).",
+    )
     compute_dtype: Precision = Field(
         "float64",
         description="Precision of the E-step's matrix products; sums over slices are always float64. float32 is up to "

@@ -52,8 +52,9 @@ def fit_candidates(
         objection = get_family(name).objection(profile.minimum, profile.maximum, samples.features)
         if objection is not None:
             raise InputError(f"{samples.name} cannot come from a {name} mixture: {objection}")
+    sample = profile.sample.first(len(profile.sample.rows))
     grounds = {
-        name: replace(ground, held_out=profile.held_out.in_frame(ground.frame))
+        name: replace(ground, held_out=profile.held_out.in_frame(ground.frame), sample=sample)
         for name, ground in grounds_for(candidates, profile.moments, passes.frame, options.reg_covar).items()
     }
     logger.info(
