@@ -1,4 +1,6 @@
-"""What can go wrong, as types: a user's mistake, and a fit that cannot go on."""
+"""What can go wrong, as types: a user's mistake, and a fit that cannot go on; and what may be said of it."""
+
+import re
 
 
 class DgmmError(Exception):
@@ -46,3 +48,9 @@ class ClusterError(DgmmError):
 def one_line(error: BaseException) -> str:
     """What an error says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def without_secrets(url: str) -> str:
+    """A URL with dots for what may be a user's name, a password or a signature."""
+    shown = re.sub(r"(?<=://)[^/?#]*@", "...@", url)
+    return re.sub(r"(?<=[?#]).*", "...", shown) if "://" in shown else shown

@@ -15,7 +15,7 @@ import zarr.storage
 
 from dgmm.data.chunks import Watched, wait_for_others
 from dgmm.data.runs import Run
-from dgmm.errors import InputError, one_line
+from dgmm.errors import InputError, one_line, without_secrets
 from dgmm.waits import Patience
 
 #: Where Zarr stores may be, beside local paths.
@@ -105,6 +105,11 @@ def client_options(scheme: str) -> dict[str, str]:
 
 def check_url(url: str) -> None:
     """Raise `InputError` if this is no URL that can be opened, or obstore, which does, is not installed."""
+    if (without := without_secrets(url)) != url:
+        raise InputError(
+            f"cannot open {without}: a URL is written into logs and outputs, so that passwords and signatures are not "
+            "taken from it; give them in the environment (AWS_..., GOOGLE_..., AZURE_...)"
+        )
     if url.split("://")[0] not in SCHEMES or "::" in url:
         raise InputError(f"cannot open {url}: use a path or one of {', '.join(s + '://' for s in SCHEMES)}")
     if importlib.util.find_spec("obstore") is None:

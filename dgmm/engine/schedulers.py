@@ -15,7 +15,7 @@ import psutil
 from dask.utils import parse_bytes
 
 from dgmm.engine.cluster import NO_WORKERS, address_of
-from dgmm.errors import ClusterError, InputError
+from dgmm.errors import ClusterError, InputError, without_secrets
 from dgmm.waits import Patience, result_of
 
 if TYPE_CHECKING:
@@ -136,6 +136,11 @@ def connected(address: str) -> Iterator[Client]:
     """
     from distributed import Client
 
+    if (without := without_secrets(address)) != address:
+        raise InputError(
+            f"cannot use {without} as the address of a scheduler: give it without a user or password; certificates say "
+            "who may connect (distributed.comm.tls in Dask's settings)"
+        )
     try:
         with ThreadPoolExecutor(1) as asker:
             asker.submit(asyncio.run, _ask(address)).result()

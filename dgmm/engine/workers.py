@@ -21,7 +21,7 @@ from dask.utils import parse_bytes
 from dgmm import waits
 from dgmm.engine.cluster import Call, Leases, places_of, workers_of
 from dgmm.engine.schedulers import ADDRESSES, PAUSED_OURS, STARTING, connected, started, wait_for_a_worker
-from dgmm.errors import InputError
+from dgmm.errors import InputError, without_secrets
 from dgmm.waits import no_interrupt_lost, undisturbed
 
 if TYPE_CHECKING:
@@ -191,7 +191,8 @@ def _found_or_started(
             yield replace(of_client(client), paused=PAUSED_OURS, local=True)
     elif isinstance(scheduler, str):
         if not scheduler.startswith(ADDRESSES):
-            raise InputError(f"unknown scheduler {scheduler!r}: use threads, processes or an address tcp://host:port")
+            shown = without_secrets(scheduler)
+            raise InputError(f"unknown scheduler {shown!r}: use threads, processes or an address tcp://host:port")
         if n_workers is not None or memory_limit is not None:
             raise InputError(f"the scheduler at {scheduler} has its own workers: leave n_workers and memory_limit out")
         with undisturbed(connected(scheduler), STARTING) as client:
