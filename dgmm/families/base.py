@@ -45,7 +45,7 @@ class FeatureMap:
 FLOOR_FACTOR = 10.0
 #: A component that is this much narrower than the data in some direction is no more than a few rows that happen to
 #: lie on a line, unless it has this many rows per dimension.
-NARROW, ROWS_PER_DIMENSION = 1e-2, 10.0
+NARROW, ROWS_PER_DIMENSION = 1e-2, 5.0
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from dgmm.types import BoolArray, FloatArray, IntArray
 OWN = 0.01
 #: A component is cut across its first principal axes, each at so many standard deviations from its mean.
 CUTS = ((0.0, -1.0, 1.0), (0.0,))
+#: Where the axis of the highest kurtosis is cut, towards its heavier tail, in standard deviations.
+FAR = 2.0
 #: How far apart, in standard deviations, the halves of a cut by moments are put.
 NEAR = 0.5
 #: A component of fewer rows per dimension and one more is not looked for: it may become unsound as it climbs on.
@@ -357,13 +359,22 @@ def principal_axes(moments: Moments, scale: FloatArray) -> tuple[FloatArray, Flo
 
 
 def cuts(z: FloatArray, weights: FloatArray, values: FloatArray, vectors: FloatArray) -> Iterator[BoolArray]:
-    """Which rows (d, n) are on one side: across the first axes, and by two means, as they are and whitened."""
+    """Which rows (d, n) are on one side: across the first axes, across those of the extreme kurtoses, by two means.
+
+    A few rows far away, whose direction is no principal one, make for the highest kurtosis of all whitened directions,
+    two groups alike for the lowest (fourth-order blind identification: Cardoso 1989).
+    """
     used = values > 0
     along = vectors[:, used].T @ z / np.sqrt(values[used])[:, None]
     for axis, places in zip(along, CUTS, strict=False):
         for at in places:
             yield axis > at
     if len(along):
+        squared = weights * (along**2).sum(axis=0)
+        _, axes = np.linalg.eigh((along * squared) @ along.T)
+        low, high = axes[:, 0] @ along, axes[:, -1] @ along
+        yield low > low.mean()
+        yield high * np.sign(weights @ high**3) > FAR
         yield two_means(z, weights, along[0] > 0)
         yield two_means(along, weights, along[0] > 0)
 

@@ -61,10 +61,10 @@ def ascent_to(count: float, smallest: float, kind: str = "full") -> Ascent:
         # within ten times the floor of 1e-4, on however many rows
         (500.0, 0.99e-3, False),
         (500.0, 1.01e-3, True),
-        # narrower than a hundredth on fewer than ten rows per dimension
-        (29.9, 0.99e-2, False),
-        (30.1, 0.99e-2, True),
-        (29.9, 1.01e-2, True),
+        # narrower than a hundredth on fewer than five rows per dimension
+        (14.9, 0.99e-2, False),
+        (15.1, 0.99e-2, True),
+        (14.9, 1.01e-2, True),
     ],
 )
 def test_what_means_nothing(count: float, smallest: float, sound: bool, kind: str) -> None:

@@ -262,6 +262,41 @@ def test_the_sides_of_an_axis_are_told_by_it_alone() -> None:
     assert [side.tolist() for side in found[:3]] == [list(z[0] > at) for at in (0, -1, 1)]
 
 
+def whitened_cuts(x: FloatArray) -> list[FloatArray]:
+    """Cuts of rows (n, d), as they are made of a component's own."""
+    z = ((x - x.mean(axis=0)) / x.std(axis=0)).T
+    values, vectors = np.linalg.eigh(np.cov(z, bias=True))
+    return [side.astype(float) for side in cuts(z, np.ones(len(x)), values[::-1], vectors[:, ::-1])]
+
+
+def agreement(found: list[FloatArray], group: FloatArray) -> float:
+    """The share of rows that the best of the cuts has on their side."""
+    return max(max((side == group).mean(), (side != group).mean()) for side in found)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_few_rows_far_away_are_cut_off_whichever_axis_they_lie_on(sign: float) -> None:
+    """One row in fifty, along the axis of the least variance, which no principal cut and no two means see."""
+    r = np.random.default_rng(4)
+    x = r.standard_normal((5000, 6)) @ np.linalg.cholesky(0.9 * np.ones((6, 6)) + 0.1 * np.eye(6)).T
+    group = (np.arange(5000) % 50 == 0).astype(float)
+    x[:, 0] += sign * 3.0 * group
+    x[:, 1] -= sign * 3.0 * group
+    found = whitened_cuts(x)
+    assert agreement(found, group) > 0.995
+    assert agreement([*found[:4], *found[6:]], group) < 0.98
+
+
+def test_two_groups_alike_are_cut_apart_whichever_axis_they_lie_on() -> None:
+    """Along the axis of the least variance, where the lowest kurtosis is."""
+    r = np.random.default_rng(4)
+    x = r.standard_normal((5000, 6)) @ np.linalg.cholesky(0.95 * np.ones((6, 6)) + 0.05 * np.eye(6)).T
+    group = (np.arange(5000) % 2).astype(float)
+    x[:, 0] += 2.0 * (group - 0.5)
+    x[:, 1] -= 2.0 * (group - 0.5)
+    assert agreement(whitened_cuts(x)[4:5], group) > 0.99
+
+
 def test_two_means_separate_two_groups_whatever_the_first_sides() -> None:
     r = np.random.default_rng(0)
     z = np.concatenate([r.normal(0, 0.3, (2, 40)), r.normal(4, 0.3, (2, 60))], axis=1)
