@@ -189,8 +189,8 @@ class Verifying(Settings):
         pattern=r"^\d{1,9}/\d{1,9}$",
         description="Read one part of the regions only: 3/7 is the third of seven.",
     )
-    recompute: Annotated[float, BeforeValidator(as_share), Field(ge=0, le=1)] = Field(
-        0.0, description="Share of the regions, such as 1% or 0.01, that are scored anew and compared."
+    recompute: Annotated[float, Field(ge=0, le=1), BeforeValidator(as_share, json_schema_input_type=float | str)] = (
+        Field(0.0, description="Share of the regions, such as 1% or 0.01, that are scored anew and compared.")
     )
     seed: int = Field(0, ge=0, description="Which regions those are.")
     model: str | None = Field(None, description="The model of the scores. Default: where they say it lies.")

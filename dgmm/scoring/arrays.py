@@ -106,9 +106,9 @@ def write_coordinates(store: Any, samples: Samples) -> None:
 # ---- keys of a store ------------------------------------------------------------------------------------------------
 
 
-def zarr_store(store: Any) -> Any:
-    """A store of zarr's, also of a path."""
-    return LocalStore(store) if isinstance(store, str) else store
+def zarr_store(store: Any, *, read_only: bool = False) -> Any:
+    """A store of zarr's, also of a path, where one that may be written to makes a folder."""
+    return LocalStore(store, read_only=read_only) if isinstance(store, str) else store
 
 
 def chunk_key(name: str, grid: Grid, region: int) -> str:
@@ -162,9 +162,13 @@ def look(store: Any, name: str, grid: Grid) -> tuple[np.ndarray[Any, np.dtype[np
     return there, strays
 
 
-def coordinates_of(group: zarr.Group) -> list[str]:
-    """Names of the arrays that are no scores."""
-    return sorted(name for name in group.array_keys() if name not in VARIABLES)
+def others_in(store: Any) -> list[str]:
+    """Names of what lies in a group beside scores: coordinates and a ledger."""
+
+    async def run() -> list[str]:
+        return [key async for key in zarr_store(store).list_dir("")]
+
+    return sorted(name for name in sync(run()) if name not in (*VARIABLES, "zarr.json"))
 
 
 def stored_digest(store: Any, name: str) -> str:

@@ -26,10 +26,10 @@ from dgmm.passes import refuse_infinite
 from dgmm.rows import Rows
 from dgmm.scoring.arrays import (
     VARIABLES,
-    coordinates_of,
     create,
     keep_chunks,
     label_dtype,
+    others_in,
     stored_digest,
     sweep,
     types_of,
@@ -255,7 +255,7 @@ def score_samples(
         write_coordinates(store, samples)
         scored = Scored.of(table)
         group = zarr.open_group(store, mode="r+", use_consolidated=False)
-        coordinates = {name: stored_digest(store, name) for name in coordinates_of(group)}
+        coordinates = {name: stored_digest(store, name) for name in others_in(store)}
         write_ledger(group, ledger.head, table, coordinates)
         group.attrs.update(attributes_of(scored) | {"complete": 1})
         consolidate(store)

@@ -21,9 +21,9 @@ from dgmm.engine import Fold, Workers
 from dgmm.errors import InputError, one_line
 from dgmm.fits import Fit
 from dgmm.scoring.anew import CompareSegment
-from dgmm.scoring.arrays import SCORES_FORMAT, coordinates_of, look, stored_digest, zarr_store
+from dgmm.scoring.arrays import SCORES_FORMAT, look, others_in, stored_digest, zarr_store
 from dgmm.scoring.bulk import Scored, ScoreSegment, attributes_of, examine
-from dgmm.scoring.ledger import Entries, Recording, grid_of, head_of, names_of, read_ledger
+from dgmm.scoring.ledger import GROUP, Entries, Recording, grid_of, head_of, names_of, read_ledger
 from dgmm.scoring.regions import Finding, Written
 from dgmm.store import MODEL_KIND, Status, Writer, differences, digest, from_dataset, load_dataset, place_at
 from dgmm.types import AnyArray
@@ -109,11 +109,19 @@ def kind_of(path: str) -> str:
         return "scores" if state.status is Status.UNFINISHED else state.what
     if state.status is Status.STRANGE and not path.endswith(".json"):
         # what makes it strange may be what has happened to it
-        known = str(_root(store_at(path, read_only=True), path).get("attributes", {}).get("format"))
+        try:
+            known = str(_root(reading(path), path).get("attributes", {}).get("format"))
+        except (OSError, InputError):
+            known = ""
         if known.startswith((MODEL_KIND, SCORES_FORMAT[:-1])):
             return "model" if known.startswith(MODEL_KIND) else "scores"
     holds = "there is nothing" if state.status is Status.ABSENT else f"it {state.detail or f'holds a {state.what}'}"
     raise InputError(f"{path} cannot be verified, as it is neither scores nor a model: {holds}")
+
+
+def reading(path: str) -> Any:
+    """The zarr store of a path or URL, to be read."""
+    return zarr_store(store_at(path, read_only=True), read_only=True)
 
 
 def verify_model(path: str) -> Verdict:
@@ -148,7 +156,7 @@ def open_written(path: str, verdict: Verdict) -> Scores | None:
         doing = "is writing them" if state.run is not None and state.run.alive else "has left them: dgmm score goes on"
         verdict.findings.append(Finding(f"they are not complete: {state.run} {doing}", path=path))
         return None
-    store = zarr_store(store_at(path, read_only=True))
+    store = reading(path)
     found = _root(store, path).get("attributes", {}).get("format")
     if found != SCORES_FORMAT:
         raise InputError(f"{path} has the format {found!r}, not {SCORES_FORMAT!r} with a ledger: score again")
@@ -201,7 +209,7 @@ def metadata_faults(scores: Scores) -> list[Finding]:
         ):
             words = "its metadata are others than the consolidated ones"
             found.append(Finding(words, name, path=f"{path}/{name}/zarr.json"))
-    extra = {*coordinates_of(scores.group)} ^ {*scores.coordinates}
+    extra = {*others_in(scores.store)} ^ {*scores.coordinates, GROUP}
     return found + [Finding("is not what the ledger knows of", name, path=f"{path}/{name}") for name in sorted(extra)]
 
 
@@ -279,7 +287,7 @@ def _json(store: Any, key: str) -> Any:
 
 def _root(store: Any, path: str) -> dict[str, Any]:
     """The metadata of a group."""
-    found = _json(zarr_store(store), "zarr.json")
+    found = _json(store, "zarr.json")
     if not isinstance(found, dict) or not isinstance(found.get("attributes", {}), dict):
         raise InputError(f"{path} cannot be verified, as its metadata cannot be read ({path}/zarr.json)")
     return found
