@@ -246,6 +246,7 @@ def score_samples(
         if todo:
             leaf = ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities)
             Fold(samples, workers, keep=False, only=todo)(leaf)
+        ledger.check_source(samples)
         table, known = ledger.load()
         lost = {*np.flatnonzero(~known).tolist()}.union(*(sweep(store, name, samples.grid) for name in names))
         if lost:

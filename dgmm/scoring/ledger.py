@@ -326,6 +326,16 @@ class Ledger:
             raise unwritten(self.name, error) from error
         self._head = hashlib.sha256(to_json(self.head)).hexdigest()
 
+    def check_source(self, samples: Samples) -> None:
+        """Raise `DgmmError` if the source was changed while it was scored; arrays in memory are not looked at again."""
+        now = self.head["source"] if samples.in_memory else fingerprint(samples)
+        if now != self.head["source"]:
+            before = source_digest(self.head)
+            raise DgmmError(
+                f"{samples.name} was changed while it was scored: it was {before[:16]}, and is "
+                f"{source_digest({'source': now})[:16]} now; start over (--overwrite) when nobody writes to it"
+            )
+
     @property
     def recording(self) -> Recording:
         """What tasks need."""

@@ -139,9 +139,10 @@ class ObjectOutput(Output):
 
     def left(self) -> Any:
         """The zarr store of a group with what a dead run has left of it; it is none again until it is finished."""
-        self.writer.check()
-        self._delete(f"{self.place.key}/{ROOT}")
-        self._group = HeldBack(store_at(self.target, read_only=False), {})
+        if self._group is None:
+            self.writer.check()
+            self._delete(f"{self.place.key}/{ROOT}")
+            self._group = HeldBack(store_at(self.target, read_only=False), {})
         return self._group
 
     def discard(self) -> None:

@@ -259,6 +259,15 @@ def test_a_ledger_that_is_damaged_anywhere_costs_no_more_than_its_records(
             assert tree(tmp_path / "s") == undisturbed
 
 
+def test_a_ledger_without_what_it_tells_of_is_of_no_use(
+    folder: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    left(job(folder, tmp_path), 5)
+    shutil.rmtree(chunks(tmp_path, "label")[0].parents[2])
+    assert len(scored(job(folder, tmp_path))) == N
+    assert tree(tmp_path / "s") == undisturbed
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": "dgmm-ledger-1"}', b"\xff", b"[" * 100_000])
 def test_a_head_that_is_damaged_starts_over(
     content: bytes, folder: Path, undisturbed: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -311,6 +320,21 @@ def test_another_source_or_model_is_refused_with_both_fingerprints(tmp_path: Pat
     assert len(scored(again)) == N
     run_score(this.model_copy(update={"out": str(tmp_path / "undisturbed")}))
     assert tree(tmp_path / "s") == tree(tmp_path / "undisturbed")
+
+
+def test_a_source_that_changes_while_it_is_scored_comes_to_nothing(tmp_path: Path) -> None:
+    this = write_job(tmp_path).model_copy(update={"out": str(tmp_path / "s")})
+
+    def change() -> None:
+        zarr.open_array(this.data.path)[0] = 1.0
+
+    message = r"x.zarr was changed while it was scored: it was [0-9a-f]{16}, and is [0-9a-f]{16} now"
+    with at_region(5, change), pytest.raises(DgmmError, match=message):
+        run_score(this)
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(OutputExistsError, match="the source was"):
+        run_score(this)
+    assert len(scored(this.model_copy(update={"overwrite": True}))) == N
 
 
 def test_what_was_asked_for_in_another_way_is_refused(folder: Path, tmp_path: Path) -> None:
