@@ -35,7 +35,8 @@ from dgmm.scoring.arrays import (
     types_of,
     write_coordinates,
 )
-from dgmm.scoring.ledger import Entries, Ledger, Recorder, Recording, head_of, names_of, unwritten, write_ledger
+from dgmm.scoring.entries import GROUP, Entries, head_of, names_of, write_ledger
+from dgmm.scoring.ledger import Ledger, Recorder, Recording, unwritten
 from dgmm.scoring.regions import Finding, Written, checksum
 from dgmm.scoring.rows import scattered
 from dgmm.store import Output, consolidate
@@ -226,7 +227,7 @@ def score_samples(
         If what was left is of another source or model, and not to be replaced.
     """
     samples = samples.like(model.features, model.layout)
-    taken = {*VARIABLES} & {*map(str, samples.coords.coords), *samples.dims}
+    taken = {*VARIABLES, GROUP} & {*map(str, samples.coords.coords), *samples.dims}
     taken |= {"component"} & set(samples.dims)
     if taken:
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
@@ -309,9 +310,11 @@ def kept_for_another(output: Output, ledger: Ledger) -> Iterator[None]:
         raise
     except BaseException as error:
         n = 0
-        with contextlib.suppress(Exception):
+        try:
             n = int(ledger.load()[1].sum())
-        output.kept = n > 0
+            output.kept = n > 0
+        except Exception:  # it cannot be told now
+            output.kept = True
         if output.resumes and n and isinstance(error, KeyboardInterrupt):
             error.add_note(f"the same command again goes on after {n} of {ledger.head['regions']} regions")
         elif output.resumes and n:

@@ -23,7 +23,8 @@ from dgmm.fits import Fit
 from dgmm.scoring.anew import CompareSegment
 from dgmm.scoring.arrays import SCORES_FORMAT, look, others_in, stored_digest, zarr_store
 from dgmm.scoring.bulk import Scored, ScoreSegment, attributes_of, examine
-from dgmm.scoring.ledger import GROUP, Entries, Recording, grid_of, head_of, names_of, read_ledger
+from dgmm.scoring.entries import GROUP, Entries, grid_of, head_of, names_of, read_ledger
+from dgmm.scoring.ledger import Recording
 from dgmm.scoring.regions import Finding, Written
 from dgmm.store import MODEL_KIND, Status, Writer, differences, digest, from_dataset, load_dataset, place_at
 from dgmm.types import AnyArray

@@ -24,7 +24,7 @@ import zarr
 import dgmm
 from dgmm.fits import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.scoring import bulk, ledger
+from dgmm.scoring import bulk, entries, ledger
 from dgmm.store import save
 
 
@@ -70,6 +70,7 @@ class Clock:
     def parts(self) -> Iterator[None]:
         """Context in which what the ledger adds is timed."""
         places: list[tuple[Any, str, str]] = [
+            (entries, "fingerprint", "fingerprint"),
             (ledger, "fingerprint", "fingerprint"),
             (bulk, "checksum", "checksums"),
             (ledger.Recorder, "add", "records"),

@@ -446,7 +446,7 @@ def test_what_is_written_is_plain_zarr(tmp_path: Path) -> None:
     assert all(np.isnan(group[name].fill_value) for name in ("probability", "log_density", "probabilities"))
 
 
-@pytest.mark.parametrize("name", ["label", "probability", "log_density", "probabilities"])
+@pytest.mark.parametrize("name", ["label", "probability", "log_density", "probabilities", "ledger"])
 def test_a_coordinate_does_not_replace_a_score(name: str, tmp_path: Path) -> None:
     """A data set with a coordinate of the same name, say known labels: refused, or kept apart."""
     x, mixture = table(), make_mixture()

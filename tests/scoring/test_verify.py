@@ -19,7 +19,7 @@ from dgmm.cli import main
 from dgmm.errors import InputError
 from dgmm.pipeline import run_score
 from dgmm.scoring.anew import departures
-from dgmm.scoring.ledger import read_ledger
+from dgmm.scoring.entries import read_ledger
 from dgmm.scoring.regions import checksum
 from dgmm.scoring.verify import part_of, some_of
 from dgmm.store import consolidate, load, save
