@@ -1,6 +1,7 @@
 """Gaussian mixture models fitted, selected and applied straight from chunked arrays that do not fit in memory.
 
-`train`, `select` and `score` take a Zarr store, an xarray object, a Dask or a NumPy array; `load` reads a model.
+`train`, `select` and `score` take a Zarr store, an xarray object, a Dask or a NumPy array; `load` reads a model, and
+`verify` says whether scores or a model are what was written.
 `GaussianMixture` and `BayesianGaussianMixture` are scikit-learn's estimators on the same data.
 """
 
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dgmm import datasets
-    from dgmm.api import score, select, train
+    from dgmm.api import score, select, train, verify
     from dgmm.errors import (
         CollapseError,
         DgmmError,
@@ -43,10 +44,11 @@ __all__ = [
     "score",
     "select",
     "train",
+    "verify",
 ]
 
 _HOMES = {
-    "api": ("score", "select", "train"),
+    "api": ("score", "select", "train", "verify"),
     "errors": (
         "CollapseError",
         "DgmmError",

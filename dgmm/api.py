@@ -12,17 +12,28 @@ from typing import TYPE_CHECKING, Any, Unpack
 import xarray as xr
 
 from dgmm import store
-from dgmm.config import Cluster, Data, Score, Scoring, Select, Train
+from dgmm.config import Cluster, Data, Score, Scoring, Select, Train, Verify, Verifying
 from dgmm.data import Samples, Source, Weights, fingerprint, open_samples, store_at
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError, one_line
 from dgmm.families import DEFAULT, get_family
 from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
 from dgmm.fitting import select_samples, train_samples
-from dgmm.keywords import ScoreOptions, SelectOptions, TrainOptions, takes
-from dgmm.scoring import score_samples
+from dgmm.keywords import ScoreOptions, SelectOptions, TrainOptions, VerifyOptions, takes
+from dgmm.scoring import (
+    Verdict,
+    kind_of,
+    open_written,
+    part_of,
+    score_samples,
+    some_of,
+    verify_anew,
+    verify_data,
+    verify_model,
+    verify_structure,
+)
 from dgmm.search import Given, check_given
-from dgmm.store import Records, journal_at, place_at
+from dgmm.store import Records, journal_at, place_at, settings_in
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -183,6 +194,9 @@ def score(
     scheduler
         As for `train`.
 
+    The same call goes on from what one that was interrupted or killed has left beside the output; one with another
+    model or source is refused, or starts over where it may overwrite.
+
     Returns
     -------
     xarray.Dataset
@@ -200,13 +214,86 @@ def score(
     fit = model if isinstance(model, Fit) else store.load(model)
     samples = open_samples(source, like=fit.layout, **data)
     inputs = [place for place in (model, source) if isinstance(place, (str, os.PathLike))]
+    # where to look when the scores are verified
+    named: dict[str, Any] = {"model": os.fspath(model)} if isinstance(model, (str, os.PathLike)) else {}
+    if isinstance(source, (str, os.PathLike)):
+        named["data"] = {"path": os.fspath(source), **data}
     # workers of ours are gone before what they wrote of an output that is given up is removed
     with (
-        place_at(out).begin("scores", overwrite=overwrite, inputs=inputs) as output,
+        place_at(out).begin("scores", overwrite=overwrite, inputs=inputs, resumes=True) as output,
         workers_named(scheduler, cluster) as workers,
     ):
-        score_samples(fit, samples, output, workers, **how.model_dump())
+        score_samples(fit, samples, output, workers, **how.model_dump(), settings=named)
     return open_scores(out)
+
+
+@takes(VerifyOptions, Verify)
+def verify(
+    path: str | os.PathLike[str], *, scheduler: str | Client | None = None, **options: Unpack[VerifyOptions]
+) -> Verdict:
+    """Say whether scores or a model are what was written; nothing is mended.
+
+    Of a model everything is looked at, of scores their structure and their ledger, unless more is asked for.
+
+    Parameters
+    ----------
+    path : path or URL
+    scheduler
+        As for `train`.
+
+    Returns
+    -------
+    Verdict
+        ``is_sound``, and ``findings`` with the array, the region and the path of each.
+
+    Raises
+    ------
+    InputError
+        If it could not be looked at: nothing of dgmm's lies there, or the model or the source of the scores cannot be
+        found or are others.
+    """
+    cluster, rest = by_model(options, Cluster)
+    how, name = validated(Verifying, rest), os.fspath(path)
+    subset = part_named(how.subset)
+    if kind_of(name) == "model":
+        return verify_model(name)
+    verdict = Verdict(name, "scores")
+    scores = open_written(name, verdict)
+    if scores is None:
+        return verdict
+    verify_structure(scores, verdict)
+    regions = part_of(scores.head["regions"], subset)
+    if not (how.data or subset or how.recompute) or not len(regions):
+        return verdict
+    with workers_named(scheduler, cluster) as workers:
+        if how.data or subset:
+            verify_data(scores, verdict, workers, regions, coordinates=subset is None)
+        if how.recompute:
+            found = settings_in(scores.group.attrs)
+            fit, samples = model_and_source(name, found, how)
+            verify_anew(scores, verdict, workers, some_of(regions, how.recompute, how.seed), fit, samples)
+    return verdict
+
+
+def part_named(subset: str | None) -> tuple[int, int] | None:
+    """The part that ``3/7`` names."""
+    if subset is None:
+        return None
+    k, n = map(int, subset.split("/"))
+    if not 1 <= k <= n:
+        raise InputError(f"subset {subset} is no part: 1/{max(n, 1)} is the first")
+    return k, n
+
+
+def model_and_source(path: str, found: Mapping[str, Any], how: Verifying) -> tuple[Fit, Samples]:
+    """The model and the samples that scores were made of, by what is said of them or else what these say."""
+    place = how.model or found.get("model")
+    data = {**(found.get("data") or {}), **({} if how.source is None else {"path": how.source})}
+    for what, known in (("model", place), ("source", data.get("path"))):
+        if not known:
+            raise InputError(f"{path} does not say where its {what} lies: name it (--{what})")
+    fit, opened = store.load(str(place)), validated(Data, data)
+    return fit, open_samples(opened.path, **opened.model_dump(exclude={"path"}), like=fit.layout)
 
 
 def written(given: Given | None) -> dict[str, Any] | None:

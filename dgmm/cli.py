@@ -1,4 +1,4 @@
-"""The command line: ``dgmm select``, ``dgmm train``, ``dgmm score``, ``dgmm info``."""
+"""The command line: ``dgmm select``, ``dgmm train``, ``dgmm score``, ``dgmm verify``, ``dgmm info``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ COMMANDS = {
     "select": "Choose the number of components and the covariance type.",
     "train": "Fit one mixture.",
     "score": "Label every sample with a fitted mixture.",
+    "verify": "Say whether scores or a model are what was written.",
     "info": "Say what a model, scores or a store of samples hold.",
 }
 for _name, _help in COMMANDS.items():
@@ -55,30 +56,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_app(which: App, arguments: Sequence[str]) -> int:
     """Run a command; its exit code.
 
-    It is 0, 2 for bad input, 1 for what went wrong later, 130 for Ctrl-C, 143 where the system ended it (SIGTERM).
+    It is 0, 2 for bad input, 1 for what went wrong later, 130 for Ctrl-C, 143 where the system ended it (SIGTERM); a
+    command may return another. Where 1 says that something was found, what went wrong is 2.
     """
+    failed = 2 if list(arguments)[:1] == ["verify"] else 1
     try:
         with terminable():
-            which(list(arguments), exit_on_error=False, print_error=False)
+            code = which(list(arguments), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return complain(" ".join(str(error).split()), 2)
     except InputError as error:
         return complain(str(error), 2)
     except DgmmError as error:
-        return complain(" ".join(str(error).split()), 1)
+        return complain(" ".join(str(error).split()), failed)
     except Exception as error:
         advice = next((ADVICE[base.__name__] for base in type(error).__mro__ if base.__name__ in ADVICE), None)
         if advice is None and not isinstance(error, (OSError, RuntimeError)):
             raise
         words = " ".join(str(error).split()) or type(error).__name__
         # some say more than a sentence, and where to read on
-        return complain(words if advice is None else f"{words.split('. ')[0].rstrip('.')}: {advice}", 1)
+        return complain(words if advice is None else f"{words.split('. ')[0].rstrip('.')}: {advice}", failed)
     except KeyboardInterrupt as interrupt:
         # what was interrupted may have noted how it goes on
         advice = "; ".join(getattr(interrupt, "__notes__", ["run the same command again"]))
         word, code = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
         return complain(f"{word}: nothing half-written is left; {advice}", code)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 class Terminated(KeyboardInterrupt):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from dgmm.config import Data, Score, Select, Setting, Train, read_settings, settings_of
+from dgmm.config import Data, Score, Select, Setting, Train, Verify, read_settings, settings_of
 from dgmm.errors import InputError
 from dgmm.fits import Settings, held_out_words, validated
 from dgmm.yaml12 import parse
@@ -186,6 +186,26 @@ def score(settings: Score) -> str:
     return show_scored(settings, run_score(settings))
 
 
+@with_options(*options_of(Verify, {setting.path for setting in settings_of(Verify)} - {"path"}))
+def verify(
+    path: Annotated[str, Parameter(help="Scores or a model.")],
+    /,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object.")] = False,
+    changes: Changes = None,
+    quiet: Annotated[bool, Parameter(negative=(), help="No progress lines.")] = False,
+    **given: Any,
+) -> int:
+    """Say whether scores or a model are what was written: exit code 0 if so, 1 if not, 2 if that cannot be told."""
+    from dgmm.pipeline import run_verify
+
+    wanted = asked(Verify, {"path": path, **given}, changes)
+    show_progress(quiet)
+    verdict = run_verify(wanted)
+    print(json.dumps(verdict.to_json(), allow_nan=False) if as_json else verdict)
+    return 0 if verdict.is_sound else 1
+
+
 @with_options(*options_of(Data, only=("variables", "feature_dim")))
 def info(
     path: Annotated[str, Parameter(help="A model, scores or a Zarr store.")],
@@ -198,7 +218,6 @@ def info(
     from dgmm import store
     from dgmm.api import open_scores
     from dgmm.pipeline import describe, samples_of, show_table
-    from dgmm.scoring import SCORES_FORMAT
     from dgmm.store import MODEL_KIND, from_dataset
 
     attributes = {} if path.endswith(".json") else store.attributes(path)
@@ -229,7 +248,7 @@ def info(
         return
     if as_json:
         raise InputError(f"{path} is not a model: only models have a JSON form")
-    if attributes.get("format") == SCORES_FORMAT:
+    if str(attributes.get("format")).startswith("dgmm-scores-"):
         scores = open_scores(path)
         sizes = ", ".join(f"{d} {n}" for d, n in scores["label"].sizes.items())
         print(f"{attributes.get('title', 'Scores')}, on {attributes.get('source', 'unknown data')}: {sizes}")

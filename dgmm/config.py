@@ -170,6 +170,40 @@ class Score(Scoring, Job):
     out: str = Field(min_length=1, description="Scores to write, a Zarr group on the grid of the input.")
 
 
+def as_share(value: Any) -> Any:
+    """A share that may be written in percent."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            return float(value.strip()[:-1]) / 100
+        except ValueError:
+            return value
+    return value
+
+
+class Verifying(Settings):
+    """How closely scores are looked at."""
+
+    data: bool = Field(False, description="Read every region and compare its checksum.")
+    subset: str | None = Field(
+        None,
+        pattern=r"^\d{1,9}/\d{1,9}$",
+        description="Read one part of the regions only: 3/7 is the third of seven.",
+    )
+    recompute: Annotated[float, Field(ge=0, le=1), BeforeValidator(as_share, json_schema_input_type=float | str)] = (
+        Field(0.0, description="Share of the regions, such as 1% or 0.01, that are scored anew and compared.")
+    )
+    seed: int = Field(0, ge=0, description="Which regions those are.")
+    model: str | None = Field(None, description="The model of the scores. Default: where they say it lies.")
+    source: str | None = Field(None, description="What was scored. Default: where they say it lies.")
+
+
+class Verify(Verifying):
+    """Say whether scores or a model are what was written."""
+
+    path: str = Field(min_length=1, description="Scores or a model.")
+    cluster: Cluster = Cluster()
+
+
 class Pipeline(Scoring, Search, Fitting):
     """The whole job: select, score, report."""
 

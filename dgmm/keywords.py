@@ -112,6 +112,23 @@ class ScoringOptions(TypedDict, total=False):
     """Write the probability of every component too."""
 
 
+class VerifyingOptions(TypedDict, total=False):
+    """Of `dgmm.config.Verifying`."""
+
+    data: bool
+    """Read every region and compare its checksum."""
+    subset: str | None
+    """Read one part of the regions only: 3/7 is the third of seven."""
+    recompute: float
+    """Share of the regions, such as 1% or 0.01, that are scored anew and compared."""
+    seed: int
+    """Which regions those are."""
+    model: str | None
+    """The model of the scores. Default: where they say it lies."""
+    source: str | None
+    """What was scored. Default: where they say it lies."""
+
+
 # ---- end ----
 
 
@@ -129,6 +146,10 @@ class SelectOptions(SearchOptions, TrainOptions):
 
 class ScoreOptions(ScoringOptions, DataOptions, ClusterOptions):
     """Of `dgmm.score`."""
+
+
+class VerifyOptions(VerifyingOptions, ClusterOptions):
+    """Of `dgmm.verify`."""
 
 
 F = TypeVar("F", bound=Callable[..., object])

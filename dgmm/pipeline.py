@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 
 from dgmm import store
-from dgmm.api import open_scores
-from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train
+from dgmm.api import open_scores, verify
+from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train, Verify
 from dgmm.data import Samples, fingerprint, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.engine import Workers, open_workers
-from dgmm.errors import InputError, OutputExistsError
+from dgmm.errors import DgmmError, InputError, OutputExistsError
 from dgmm.fits import CRITERION_NAMES, Fit, Selection, Settings, held_out_words
 from dgmm.fitting import select_samples, train_samples
-from dgmm.scoring import Scored, score_samples
+from dgmm.scoring import Scored, Verdict, score_samples
 from dgmm.store import JOURNAL, Records, Status, digest, journal_at, place_at, settings_in
 from dgmm.types import Criterion
 
@@ -102,7 +102,7 @@ def run_score(settings: Score) -> Scored:
     fit = store.load(settings.model)
     samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
     with (
-        place_at(settings.out).begin("scores", overwrite=settings.overwrite, inputs=inputs) as output,
+        place_at(settings.out).begin("scores", overwrite=settings.overwrite, inputs=inputs, resumes=True) as output,
         workers_of(settings.cluster) as workers,
     ):
         return score_samples(
@@ -113,6 +113,11 @@ def run_score(settings: Score) -> Scored:
             probabilities=settings.probabilities,
             settings=made_with(settings),
         )
+
+
+def run_verify(settings: Verify) -> Verdict:
+    """Look at scores or a model."""
+    return verify(settings.path, **settings.model_dump(exclude={"path", "cluster"}), **settings.cluster.model_dump())
 
 
 def made_with(settings: Settings) -> dict[str, Any]:
@@ -171,6 +176,15 @@ def score_stage(job: Pipeline) -> str:
     wanted = stage(Score, job, model=model, out=path)
     if not is_done(path, wanted):
         run_score(wanted)
+    return path
+
+
+def verify_stage(job: Pipeline) -> str:
+    """See that the scores are whole, by their structure and their ledger; their path."""
+    path = os.path.join(job.out, SCORES)
+    verdict = run_verify(Verify(path=path))
+    if not verdict.is_sound:
+        raise DgmmError(f"{path} is not what was written ({verdict.findings[0]}): score again (--overwrite)")
     return path
 
 

@@ -14,6 +14,7 @@ def pipeline(settings: Pipeline) -> str:
     phase("data", stages.write_example, settings)
     model = phase("select", stages.select_stage, settings)
     phase("score", stages.score_stage, settings)
+    phase("verify", stages.verify_stage, settings)
     phase("report", stages.report_stage, settings)
     table = store.read(model).table
     if table is not None:

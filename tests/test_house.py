@@ -25,7 +25,7 @@ HOUSE: dict[str, str] = {
     "fitting": "reseed runner scout race departure bootstrap fit",
     "datasets": "",
     "store": "places local objects at folders record models journal",
-    "scoring": "rows total bulk", "report": "figures page",
+    "scoring": "rows total arrays regions entries ledger bulk anew verify", "report": "figures page",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian",
     "api": "", "pipeline": "", "commands": "", "cli": "",

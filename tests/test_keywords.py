@@ -18,7 +18,7 @@ from pydantic import ByteSize
 
 import dgmm
 import dgmm.types
-from dgmm.config import Cluster, Data, Fitting, Score, Scoring, Select, Train, settings_of
+from dgmm.config import Cluster, Data, Fitting, Score, Scoring, Select, Train, Verifying, settings_of
 from dgmm.fits import Search, Settings, Training
 
 FILE = Path(__file__).parents[1] / "dgmm" / "keywords.py"
@@ -30,6 +30,7 @@ PARTS: dict[str, tuple[type[Settings], set[str]]] = {
     "ClusterOptions": (Cluster, {"scheduler"}),
     "SearchOptions": (Search, {"n_components", "covariance_type"}),
     "ScoringOptions": (Scoring, set()),
+    "VerifyingOptions": (Verifying, set()),
 }
 ALIASES = {value: name for name, value in vars(dgmm.types).items() if get_origin(value) is Literal}
 

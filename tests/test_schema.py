@@ -177,6 +177,6 @@ def test_a_family_that_is_registered_can_be_chosen(model: type[Settings]) -> Non
 
 
 def test_the_commands_are_those_that_are_listed() -> None:
-    assert {name for name in app if not name.startswith("-")} == {"select", "train", "score", "info"}
-    for name in ("select", "train", "score", "info"):
+    assert {name for name in app if not name.startswith("-")} == {"select", "train", "score", "verify", "info"}
+    for name in ("select", "train", "score", "verify", "info"):
         assert callable(getattr(commands, name))

@@ -5,7 +5,7 @@ lie (paths, URLs) and who is writing one at the moment, how features are named a
 with a stored chunk are known here and nowhere else.
 """
 
-from dgmm.data.chunks import Stored
+from dgmm.data.chunks import Stored, Watched
 from dgmm.data.fingerprints import fingerprint
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.layout import Layout, comparable, matching_order, shortened
@@ -38,6 +38,7 @@ __all__ = [
     "Samples",
     "Source",
     "Stored",
+    "Watched",
     "Weights",
     "awaited",
     "check_url",

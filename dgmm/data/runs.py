@@ -42,7 +42,7 @@ class Run:
     since : float
         When the run began, in seconds since the epoch.
     seen : float
-        Its last sign of life, in seconds since the epoch.
+        Its last sign of life, in seconds since the epoch; zero where it has said that it is over.
     """
 
     id: str
@@ -69,9 +69,15 @@ class Run:
         """The same with a sign of life of this moment."""
         return replace(self, seen=time.time())
 
+    def over(self) -> Run:
+        """The same with the word that it is over, for those who find what it has left."""
+        return replace(self, seen=0.0)
+
     @property
     def alive(self) -> bool:
         """Whether it may still write: of a run on another machine only its signs of life tell."""
+        if not self.seen:
+            return False
         if self.machine != machine():
             return time.time() - self.seen < SILENCE
         if self.pid == os.getpid() and abs(self.started - started(self.pid)) < START_ERROR:

@@ -104,27 +104,29 @@ class Part:
     home: str | None
 
 
-def fold_run(samples: Samples, leaf: Leaf[Any], run: range, residence: Residence) -> Part:
+def fold_run(samples: Samples, leaf: Leaf[Any], run: Sequence[int], residence: Residence) -> Part:
     """Apply a leaf to every segment of a run, read or kept, and merge what the tree lets merge."""
     stack: list[Node[Any]] = []
-    shelf, reading = shelf_of(residence.owner), _Reading(samples, leaf, run, residence)
+    shelf = shelf_of(residence.owner)
     if shelf is not None:
         shelf.trim(residence.budget)
-    with one_blas_thread, closing(reading.segments(shelf)) as segments:
-        for segment, rows in segments:
-            node = Node(0, segment, leaf(segment, rows))
-            del rows
-            if leaf.exact and stack:
-                stack[0] = replace(stack[0], value=stack[0].value.merge(node.value))
-            else:
-                grow(stack, node)
+    with one_blas_thread, leaf.over(run) as (wanted, value_of):
+        reading = _Reading(samples, leaf, wanted, residence)
+        with closing(reading.segments(shelf)) as segments:
+            for segment, rows in segments:
+                node = Node(0, segment, value_of(segment, rows))
+                del rows
+                if leaf.exact and stack:
+                    stack[0] = replace(stack[0], value=stack[0].value.merge(node.value))
+                else:
+                    grow(stack, node)
     return Part(stack, reading.n_read, reading.home)
 
 
 class _Reading:
     """How the segments of a run come to a leaf, and what became of that."""
 
-    def __init__(self, samples: Samples, leaf: Leaf[Any], run: range, residence: Residence) -> None:
+    def __init__(self, samples: Samples, leaf: Leaf[Any], run: Sequence[int], residence: Residence) -> None:
         self.samples = samples
         self.prepare = leaf.prepare
         self.run = run
@@ -190,6 +192,9 @@ class Fold:
     workers : Workers
     keep : bool
         Whether segments stay in memory for the next pass, as far as they fit.
+    only : sequence of int, optional
+        The segments to which leaves are applied, in order and at least one; their values merge exactly (`Leaf.exact`).
+        Default: all.
 
     Attributes
     ----------
@@ -197,16 +202,20 @@ class Fold:
         Leaves folded so far.
     """
 
-    def __init__(self, samples: Samples, workers: Workers, *, keep: bool = True) -> None:
+    def __init__(
+        self, samples: Samples, workers: Workers, *, keep: bool = True, only: Sequence[int] | None = None
+    ) -> None:
         if workers.client is not None:
             samples.check_for_cluster()
         self.samples = samples
         self.workers = workers
         self.n_passes = 0
         self._n_read = 0
-        self._runs = runs_of(samples, workers)
+        self._runs: Sequence[Sequence[int]] = runs_of(samples, workers)
+        if only is not None:
+            self._runs = [tuple(only[run.start : run.stop]) for run in cut(len(only), len(self._runs))]
         self._source: Any = None
-        self._homes: dict[range, str] = {}
+        self._homes: dict[Sequence[int], str] = {}
         self._leases = workers.leases() if keep and not samples.in_memory else None
         self._tried: set[type] = set()
         #: Bytes of a worker process before any task.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -69,6 +70,11 @@ class Leaf(ABC, Generic[T]):
     @abstractmethod
     def result_bytes(self, n_rows: int) -> int:
         """Bytes of the value of so many rows, at most."""
+
+    @contextmanager
+    def over(self, run: Sequence[int]) -> Iterator[tuple[Sequence[int], Callable[[int, Any], T]]]:
+        """Context of one task: which segments of its run are read, at least one, and what is called for each."""
+        yield run, self
 
     def about(self) -> Any:
         """What a journal keeps beside the value, for those who go on from it without repeating all; None if nothing."""

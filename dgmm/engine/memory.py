@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,7 +96,7 @@ def pass_bytes(samples: Samples, leaf: Leaf[Any], *, n_segments: int | None = No
     return Need(reading, leaf.working_bytes(largest), results, leaf.lever)
 
 
-def gathered_bytes(samples: Samples, leaf: Leaf[Any], runs: Iterable[range]) -> int:
+def gathered_bytes(samples: Samples, leaf: Leaf[Any], runs: Iterable[Sequence[int]]) -> int:
     """Bytes of what the tasks of a pass send to the driver, and of what it merges that into."""
     largest, whole = samples.grid.largest, leaf.result_bytes(samples.grid.size)
     if leaf.exact:

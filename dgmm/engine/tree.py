@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -35,12 +35,12 @@ def grow(stack: list[Node[T]], node: Node[T]) -> None:
     stack.append(node)
 
 
-def levels_of(run: range) -> list[int]:
-    """Levels of the nodes that are left of a run of leaves, from left to right."""
-    levels, start = [], run.start
-    while start < run.stop:
+def levels_of(run: Sequence[int]) -> list[int]:
+    """Levels of the nodes that are left of a run of neighbouring leaves, from left to right."""
+    levels, start, stop = [], run[0], run[-1] + 1
+    while start < stop:
         # the largest node that begins here and ends within the run
-        level = (run.stop - start).bit_length() - 1
+        level = (stop - start).bit_length() - 1
         if start:
             level = min(level, (start & -start).bit_length() - 1)
         levels.append(level)

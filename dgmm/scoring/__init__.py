@@ -1,17 +1,39 @@
 """What a mixture says of every row: labels, probabilities and log densities, -1 or NaN where a value is missing.
 
 One definition of that, for blocks in memory and for bulk scoring, which writes an output region by region on the grid
-of the input, and the total over all rows.
+of the input, and the total over all rows. A ledger says what is to be written and what was: what a run has left another
+goes on from, and whatever lies there can be verified, also by scoring it anew.
 """
 
-from dgmm.scoring.bulk import SCORES_FORMAT, Scored, score_samples
+from dgmm.scoring.arrays import SCORES_FORMAT
+from dgmm.scoring.bulk import Scored, score_samples
 from dgmm.scoring.rows import scattered
 from dgmm.scoring.total import total_log_density
+from dgmm.scoring.verify import (
+    Verdict,
+    kind_of,
+    open_written,
+    part_of,
+    some_of,
+    verify_anew,
+    verify_data,
+    verify_model,
+    verify_structure,
+)
 
 __all__ = [
     "SCORES_FORMAT",
     "Scored",
+    "Verdict",
+    "kind_of",
+    "open_written",
+    "part_of",
     "scattered",
     "score_samples",
+    "some_of",
     "total_log_density",
+    "verify_anew",
+    "verify_data",
+    "verify_model",
+    "verify_structure",
 ]

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
+import math
 import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, ClassVar
 
 import numpy as np
-import xarray as xr
 import zarr
-from zarr.codecs import ZstdCodec
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Grid, Samples
 from dgmm.engine import Fold, Leaf, Workers
-from dgmm.errors import DgmmError, InputError
+from dgmm.errors import DgmmError, InputError, OutputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
 from dgmm.fits import Fit
 from dgmm.mixture import Mixture
 from dgmm.passes import refuse_infinite
 from dgmm.rows import Rows
+from dgmm.scoring.arrays import (
+    VARIABLES,
+    create,
+    keep_chunks,
+    label_dtype,
+    others_in,
+    stored_digest,
+    sweep,
+    types_of,
+    write_coordinates,
+)
+from dgmm.scoring.entries import GROUP, Entries, head_of, names_of, write_ledger
+from dgmm.scoring.ledger import Ledger, Recorder, Recording, unwritten
+from dgmm.scoring.regions import Finding, Written, checksum
 from dgmm.scoring.rows import scattered
-from dgmm.store import UNSETTLED_DTYPE, Output, Writer, consolidate, digest
+from dgmm.store import Output, consolidate
 from dgmm.types import AnyArray, IntArray
 
 logger = logging.getLogger("dgmm")
-
-#: Written into all scores.
-SCORES_FORMAT = "dgmm-scores-1"
-#: The last one only if asked for.
-VARIABLES = ("label", "probability", "log_density", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -55,16 +63,27 @@ class Scored:
     n_missing: int
     log_density: float
 
-    def merge(self, other: Scored) -> Scored:
-        """Of both."""
-        return Scored(
-            self.counts + other.counts, self.n_missing + other.n_missing, self.log_density + other.log_density
-        )
+    @classmethod
+    def of(cls, table: Entries) -> Scored:
+        """Of all regions; the order in which they were written does not matter."""
+        counts = table.counts.sum(axis=0, dtype=np.int64)
+        return cls(counts, int(table.missing.sum(dtype=np.int64)), math.fsum(table.log_density))
 
 
 @dataclass(frozen=True)
-class ScoreSegment(Leaf[Scored]):
-    """The leaf of scoring: each segment is written to the output as soon as it is scored.
+class Done:
+    """So many regions."""
+
+    n: int
+
+    def merge(self, other: Done) -> Done:
+        """Of both."""
+        return Done(self.n + other.n)
+
+
+@dataclass(frozen=True)
+class ScoreSegment(Leaf[Done]):
+    """The leaf of scoring: each segment is written to the output as soon as it is scored, and recorded in the ledger.
 
     Attributes
     ----------
@@ -76,44 +95,87 @@ class ScoreSegment(Leaf[Scored]):
         Of the one mixture.
     row_bytes : int
         Of one row as it is read.
-    writer : Writer
+    recording : Recording
     probabilities : bool
     """
+
+    exact: ClassVar[bool] = True
 
     name: str
     features: tuple[str, ...]
     grid: Grid
     plan: Plan
     row_bytes: int
-    writer: Writer
+    recording: Recording
     probabilities: bool
 
     @classmethod
-    def of(cls, mixture: Mixture, samples: Samples, writer: Writer, probabilities: bool) -> ScoreSegment:
+    def of(cls, mixture: Mixture, samples: Samples, recording: Recording, probabilities: bool) -> ScoreSegment:
         """The leaf for a mixture and samples."""
         with one_blas_thread:
             plan = mixture.density_plan()
-        return cls(samples.name, samples.features, samples.grid, plan, samples.row_bytes, writer, probabilities)
+        return cls(samples.name, samples.features, samples.grid, plan, samples.row_bytes, recording, probabilities)
 
-    def __call__(self, segment: int, rows: Rows) -> Scored:
+    @contextmanager
+    def over(self, run: Sequence[int]) -> Iterator[tuple[Sequence[int], Callable[[int, Any], Done]]]:
+        """What is left of a run, of which another may have done something and died, and the scoring that records."""
+        recorder = Recorder(
+            self.recording, Entries.nothing(0, self.plan.n_rows, len(self._types), self.grid.largest), run[0]
+        )
+        before = recorder.before(self.grid)
+        unsound = {finding.region for finding in self._written.examine(before.region.tolist(), before.checksums)}
+        done = {*before.region.tolist()} - unsound
+        try:
+            yield [segment for segment in run if segment not in done] or run[-1:], partial(self._recorded, recorder)
+        except BaseException:
+            with contextlib.suppress(Exception):  # it is that other error that counts
+                recorder.flush()
+            raise
+        recorder.flush()
+
+    def __call__(self, segment: int, rows: Rows) -> Done:
         """Score one segment, all its rows given, and write it."""
+        self._write(segment, rows)
+        return Done(1)
+
+    def _recorded(self, recorder: Recorder, segment: int, rows: Rows) -> Done:
+        scored, checksums = self._write(segment, rows)
+        recorder.add(segment, scored.n_missing, scored.counts, scored.log_density, checksums)
+        return Done(1)
+
+    def _write(self, segment: int, rows: Rows) -> tuple[Scored, list[int]]:
+        """Score and write a segment; what it comes to, and the checksums of what was written."""
         values, scored = self.score(rows.x)
         region = self.grid.region(segment)
         if not np.isfinite(scored.log_density):
             refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
             raise DgmmError(f"the log density of a sample in region {region} of {self.name} is not finite")
+        checksums = []
         if len(rows):  # there are none where it is only tried
-            self.writer.check()
+            self.recording.writer.check()
             shape = tuple(s.stop - s.start for s in region)
             for name, value in values.items():
-                self._arrays[name][region] = value.reshape(shape + value.shape[1:])
-        return scored
+                whole = value.reshape(shape + value.shape[1:])
+                checksums.append(checksum(name, region, whole))
+                try:
+                    self._arrays[name][region] = whole
+                except OSError as error:
+                    raise unwritten(self.recording.writer.place, error) from error
+        return scored, checksums
+
+    @property
+    def _types(self) -> dict[str, np.dtype[Any]]:
+        return types_of(self.plan.n_rows, self.probabilities)
+
+    @property
+    def _written(self) -> Written:
+        return Written(self.recording.writer.target, tuple(self._types), self.grid)
 
     @cached_property
     def _arrays(self) -> dict[str, zarr.Array[Any]]:
-        names = [name for name in VARIABLES if name != "probabilities" or self.probabilities]
         # a chunk of nothing but missing samples is written too: what is not there was not scored
-        return {name: self.writer.array(name).with_config({"write_empty_chunks": True}) for name in names}
+        array = self.recording.writer.array
+        return {name: array(name).with_config({"write_empty_chunks": True}) for name in self._types}
 
     @property
     def lever(self) -> str:
@@ -125,8 +187,8 @@ class ScoreSegment(Leaf[Scored]):
         return buffer_bytes(self.plan) + n_rows * (self.row_bytes + 48 + 20 * self.plan.n_rows * self.probabilities)
 
     def result_bytes(self, n_rows: int) -> int:
-        """A few numbers."""
-        return 8 * self.plan.n_rows + 64
+        """One number; and what its task has recorded."""
+        return 64 + (8 * self.plan.n_rows + 64) * -(-n_rows // self.grid.largest)
 
     def score(self, x: AnyArray) -> tuple[dict[str, AnyArray], Scored]:
         """Variables of the output for the rows of ``x`` (n, d), and what they come to."""
@@ -146,14 +208,6 @@ class ScoreSegment(Leaf[Scored]):
         return values, scored
 
 
-def label_dtype(n_components: int) -> type[np.signedinteger]:
-    """The smallest integer type that holds all labels and -1."""
-    for dtype in (np.int8, np.int16, np.int32):
-        if n_components - 1 <= np.iinfo(dtype).max:
-            return dtype
-    return np.int64
-
-
 def score_samples(
     model: Fit,
     samples: Samples,
@@ -163,84 +217,107 @@ def score_samples(
     probabilities: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> Scored:
-    """Score all samples into an output that has been begun, and finish it."""
+    """Score all samples into an output that has been begun, and finish it.
+
+    Of an output that a dead run has left, regions that are recorded and lie there as they were written are kept.
+
+    Raises
+    ------
+    OutputExistsError
+        If what was left is of another source or model, and not to be replaced.
+    """
     samples = samples.like(model.features, model.layout)
-    taken = {*VARIABLES} & {*map(str, samples.coords.coords), *samples.dims}
+    taken = {*VARIABLES, GROUP} & {*map(str, samples.coords.coords), *samples.dims}
     taken |= {"component"} & set(samples.dims)
     if taken:
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
-    leaf = ScoreSegment.of(model.mixture, samples, output.writer, probabilities)
-    fold = Fold(samples, workers, keep=False)
-    fold.check(leaf)
+    ledger = Ledger(output, head_of(samples, model, probabilities))
+    Fold(samples, workers, keep=False).check(ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities))
     began = time.perf_counter()
-    store = output.store()
-    create(store, samples, model, probabilities, dict(settings or {}))
-    total = fold(leaf)
-    write_coordinates(store, samples)
-    consolidate(store)
-    output.finish()
+    with kept_for_another(output, ledger):
+        names = names_of(ledger.head)
+        if ledger.open():
+            store = output.left()
+            keep_chunks(store, names)
+        else:
+            store = output.store()
+            ledger.begin()
+        create(store, samples, model, probabilities, settings or {})
+        todo = missing_regions(ledger, samples.grid, workers)
+        if todo:
+            leaf = ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities)
+            Fold(samples, workers, keep=False, only=todo)(leaf)
+        ledger.check_source(samples)
+        table, known = ledger.load()
+        lost = {*np.flatnonzero(~known).tolist()}.union(*(sweep(store, name, samples.grid) for name in names))
+        if lost:
+            raise DgmmError(
+                f"{len(lost)} regions of {output.place.name} are gone (first {min(lost)}): run the same again"
+            )
+        write_coordinates(store, samples)
+        scored = Scored.of(table)
+        group = zarr.open_group(store, mode="r+", use_consolidated=False)
+        coordinates = {name: stored_digest(store, name) for name in others_in(store)}
+        write_ledger(group, ledger.head, table, coordinates)
+        group.attrs.update(attributes_of(scored) | {"complete": 1})
+        consolidate(store)
+        output.finish()
     seconds = time.perf_counter() - began
     logger.info(
         "scored %d samples (%d missing) in %.1f s, %.3g rows/s",
-        samples.grid.size, total.n_missing, seconds, samples.grid.size / seconds,
+        samples.grid.size, scored.n_missing, seconds, samples.grid.size / seconds,
     )  # fmt: skip
-    return total
+    return scored
 
 
-def create(store: Any, samples: Samples, model: Fit, probabilities: bool, settings: dict[str, Any]) -> None:
-    """Create the empty arrays of the output in a store."""
-    k = model.n_components
-    group = zarr.create_group(store, zarr_format=3)
-    group.attrs.update(
-        {
-            **{str(name): plain(value) for name, value in samples.coords.attrs.items()},
-            "format": SCORES_FORMAT,
-            "title": f"Scores of a {model.covariance_type} Gaussian mixture with {k} components",
-            "source": samples.name,
-            "n_components": k,
-            "covariance_type": model.covariance_type,
-            "model": digest(model.mixture),
-            "settings": json.dumps(settings),
-        }
-    )
-    grid, dims = samples.grid, samples.dims
-    label = {
-        "long_name": "most probable component",
-        "flag_values": list(range(-1, k)),
-        "flag_meanings": " ".join(["missing", *(f"component_{i}" for i in range(k))]),
-    }
-    columns: list[tuple[str, type[np.number[Any]], float, dict[str, Any]]] = [
-        ("label", label_dtype(k), -1, label),
-        ("probability", np.float32, np.nan, {"long_name": "probability of the most probable component"}),
-        ("log_density", np.float64, np.nan, {"long_name": "logarithm of the density, in the data's units"}),
-    ]
-    if probabilities:
-        columns.append(("probabilities", np.float32, np.nan, {"long_name": "probability of each component"}))
-    for name, dtype, fill, attributes in columns:
-        every = name == "probabilities"
-        group.create_array(
-            name,
-            shape=(*grid.shape, k) if every else grid.shape,
-            chunks=(*grid.segment, k) if every else grid.segment,
-            dtype=dtype,
-            fill_value=fill,
-            compressors=ZstdCodec(level=1, checksum=True),
-            dimension_names=(*dims, "component") if every else dims,
-            attributes=attributes,
-        )
+def attributes_of(scored: Scored) -> dict[str, Any]:
+    """What is said of scores in their attributes once they are complete."""
+    return {"counts": scored.counts.tolist(), "n_missing": scored.n_missing, "log_likelihood": scored.log_density}
 
 
-def plain(value: Any) -> Any:
-    """An attribute as JSON takes it."""
-    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+def missing_regions(ledger: Ledger, grid: Grid, workers: Workers) -> list[int]:
+    """The regions that are still to be scored: all that are not recorded, or do not lie there as they were written."""
+    table, known = ledger.load()
+    recorded = np.flatnonzero(known)
+    if not len(recorded):
+        return list(range(len(grid)))
+    written = Written(ledger.output.target, names_of(ledger.head), grid)
+    unsound = {f.region for f in examine(written, recorded, table.checksums[recorded], workers) if f.region is not None}
+    known[list(unsound)] = False
+    logger.info(
+        "%s: %d of %d regions are there%s: going on with the others", ledger.name, known.sum(), len(grid),
+        f", {len(unsound)} are recorded and are not what was written" if unsound else "",
+    )  # fmt: skip
+    return np.flatnonzero(~known).tolist()
 
 
-def write_coordinates(store: Any, samples: Samples) -> None:
-    """Add the coordinates of the input's grid to a store."""
-    coords = samples.coords.drop_encoding()
-    if not coords.variables:
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=UNSETTLED_DTYPE)
-        attributes = xr.open_zarr(store, chunks=None, consolidated=False).attrs
-        coords.assign_attrs(attributes).to_zarr(store, mode="a", zarr_format=3, consolidated=False)
+def examine(written: Written, regions: AnyArray, checksums: AnyArray, workers: Workers) -> list[Finding]:
+    """Read regions on the workers and compare them with their checksums; what is not as it should be."""
+    parts = np.array_split(np.arange(len(regions)), min(len(regions), 4 * workers.n_threads))
+    given = [(regions[part].tolist(), checksums[part]) for part in parts]
+    return [finding for found in workers.map(written.examine, given) for finding in found] if len(regions) else []
+
+
+@contextmanager
+def kept_for_another(output: Output, ledger: Ledger) -> Iterator[None]:
+    """Context in which an output is made: when it is not finished, what is recorded of it is kept, and it is said."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except InputError:  # the same again would come to the same
+        output.kept = False
+        raise
+    except BaseException as error:
+        n = 0
+        try:
+            n = int(ledger.load()[1].sum())
+            output.kept = n > 0
+        except Exception:  # it cannot be told now
+            output.kept = True
+        if output.resumes and n and isinstance(error, KeyboardInterrupt):
+            error.add_note(f"the same command again goes on after {n} of {ledger.head['regions']} regions")
+        elif output.resumes and n:
+            logger.warning("%d of %d regions are kept beside %s: the same again goes on from there",
+                           n, ledger.head["regions"], ledger.name)  # fmt: skip
+        raise

@@ -7,9 +7,10 @@ but this room deletes. Beside it lies the journal of a fit that has not ended (`
 """
 
 from dgmm.store.at import place_at
-from dgmm.store.journal import JOURNAL, Records, journal_at
+from dgmm.store.folders import folder_at
+from dgmm.store.journal import JOURNAL, Records, differences, journal_at, sealed, to_json, unsealed, versions
 from dgmm.store.models import UNSETTLED_DTYPE, attributes, consolidate, load, load_dataset, read, rescued, save, write
-from dgmm.store.places import Output, Place, State, Status, Writer
+from dgmm.store.places import Output, Place, State, Status, Writer, explained
 from dgmm.store.record import MODEL_KIND, digest, from_dataset, settings_in
 
 __all__ = [
@@ -24,7 +25,10 @@ __all__ = [
     "Writer",
     "attributes",
     "consolidate",
+    "differences",
     "digest",
+    "explained",
+    "folder_at",
     "from_dataset",
     "journal_at",
     "load",
@@ -33,6 +37,10 @@ __all__ = [
     "read",
     "rescued",
     "save",
+    "sealed",
     "settings_in",
+    "to_json",
+    "unsealed",
+    "versions",
     "write",
 ]

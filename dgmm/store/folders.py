@@ -38,6 +38,10 @@ class Folder(ABC):
         """A file of at most so many bytes; None if there is none; raises `ValueError` if it is larger."""
 
     @abstractmethod
+    def make(self) -> None:
+        """Make the folder, unless it is there."""
+
+    @abstractmethod
     def begin(self, name: str, content: bytes, output: Output) -> None:
         """Make the folder, with a first file in it; ``output`` is the claim of whoever does."""
 
@@ -95,6 +99,10 @@ class LocalFolder(Folder):
         except FileNotFoundError:
             return None
 
+    def make(self) -> None:
+        """Make the folder."""
+        os.makedirs(self.path, exist_ok=True)
+
     def begin(self, name: str, content: bytes, output: Output) -> None:
         """Make it beside its place."""
         os.mkdir(output.target)
@@ -144,6 +152,9 @@ class ObjectFolder(Folder):
             return bytes(answer.bytes())
         except FileNotFoundError:
             return None
+
+    def make(self) -> None:
+        """Nothing: it is there with its first object."""
 
     def begin(self, name: str, content: bytes, output: Output) -> None:
         """Put the first object."""

@@ -93,11 +93,8 @@ class Records:
             content = self.folder.read(JOURNAL_HEAD, MOST_HEAD)
             if content is None:
                 return None
-            head: dict[str, Any] = json.loads(content)
-            told = head.pop("checksum")
-            if head["format"] != FORMAT or told != hashlib.sha256(to_json(head)).hexdigest():
-                raise ValueError("its checksum is another")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            head = unsealed(content, FORMAT)
+        except ValueError as error:
             logger.warning("%s is damaged (%s): starting over", self.name, one_line(error)[:200])
             self.remove()
             return None
@@ -152,7 +149,7 @@ class Records:
     def _begin(self) -> None:
         begun = datetime.now(UTC).isoformat(timespec="seconds")
         head = {"format": FORMAT, "run": str(self.output.run), "begun": begun, "versions": versions(), **self._expected}
-        content = to_json(head | {"checksum": hashlib.sha256(to_json(head)).hexdigest()})
+        content = sealed(head)
         self.folder.begin(JOURNAL_HEAD, content, self.output)
         self._digests = [hashlib.sha256(content).hexdigest()]
 
@@ -228,6 +225,23 @@ def file_of(number: int) -> str:
 def to_json(value: Any) -> bytes:
     """As it is hashed and stored."""
     return json.dumps(value, sort_keys=True, allow_nan=False).encode()
+
+
+def sealed(head: Mapping[str, Any]) -> bytes:
+    """The head of a series of records as it is stored, with a checksum."""
+    return to_json({**head, "checksum": hashlib.sha256(to_json(head)).hexdigest()})
+
+
+def unsealed(content: bytes, kind: str) -> dict[str, Any]:
+    """Inverse of `sealed`; raises `ValueError` if it is no head of this format, or was damaged."""
+    try:
+        head: dict[str, Any] = json.loads(content)
+        told = head.pop("checksum")
+        if head["format"] != kind or told != hashlib.sha256(to_json(head)).hexdigest():
+            raise ValueError("its checksum is another")
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(one_line(error)) from None
+    return head
 
 
 def versions() -> dict[str, str]:

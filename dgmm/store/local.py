@@ -16,6 +16,9 @@ from dgmm.store.places import HEAD, OLD, ROOT, Output, Place, State, Status, sta
 
 logger = logging.getLogger("dgmm")
 
+#: Suffix, in the folder of a claim, of the folder of records.
+RECORDS = "-records"
+
 
 class LocalPlace(Place):
     """A path.
@@ -59,9 +62,9 @@ class LocalPlace(Place):
     def _is_node(self, name: str) -> bool:
         return os.path.isfile(os.path.join(self.path, name, ROOT))
 
-    def output(self, run: Run, what: str, overwrite: bool) -> Output:
+    def output(self, run: Run, what: str, overwrite: bool, resumes: bool) -> Output:
         """An output to be made here."""
-        return LocalOutput(self, run, what, overwrite)
+        return LocalOutput(self, run, what, overwrite, resumes)
 
 
 class LocalOutput(Output):
@@ -69,14 +72,19 @@ class LocalOutput(Output):
 
     place: LocalPlace
 
-    def __init__(self, place: LocalPlace, run: Run, what: str, overwrite: bool) -> None:
-        super().__init__(place, run, what, overwrite)
+    def __init__(self, place: LocalPlace, run: Run, what: str, overwrite: bool, resumes: bool) -> None:
+        super().__init__(place, run, what, overwrite, resumes)
         self._made: list[str] = []
 
     @property
     def target(self) -> str:
         """A path in the folder of the claim."""
         return os.path.join(self.place.folder, self.run.id)
+
+    @property
+    def records(self) -> str:
+        """A path in the folder of the claim."""
+        return self.target + RECORDS
 
     def claim(self) -> None:
         """Take the place, over from a dead run if need be."""
@@ -104,8 +112,9 @@ class LocalOutput(Output):
                 self.refuse_claimed(found)
             elif not all(name == RECORD or is_run_id(name.partition("-")[0]) for name in names):
                 raise OutputExistsError(f"{folder} is in the way and was not left by dgmm: remove it yourself")
-            self._put_record()
-            for name in names:
+            self._put_record(self.run.now())
+            # a group before what somebody may have begun who was taken for dead
+            for name in sorted(names, key=lambda name: not os.path.exists(os.path.join(folder, name, ROOT))):
                 self._take_over(name)
             return True
 
@@ -130,11 +139,17 @@ class LocalOutput(Output):
             os.close(descriptor)
 
     def _take_over(self, name: str) -> None:
-        """Put back or remove what a dead run has left in the folder of its claim."""
+        """Put back, go on from or remove what a dead run has left in the folder of its claim."""
         left, path = os.path.join(self.place.folder, name), self.place.path
+        ours = self.target + name[len(self.run.id) :]
+        known = self.resumes and os.path.isdir(left) and ours in (self.target, self.records)
         if name.endswith(OLD) and not os.path.lexists(path):
             os.rename(left, path)
             logger.info("%s: put back what a run was replacing when it died", self.place.name)
+        elif known and not os.path.lexists(ours):
+            # under this run's name the other does not find it, should it be alive after all
+            os.rename(left, ours)
+            self.kept = True
         elif name != RECORD:
             remove(left)
 
@@ -142,13 +157,19 @@ class LocalOutput(Output):
         """Give a sign of life."""
         with self._locked() as there:
             if there and self.is_ours:
-                self._put_record()
+                self._put_record(self.run.now())
 
-    def _put_record(self) -> None:
+    def leave(self) -> None:
+        """Say that this run is over."""
+        with self._locked() as there:
+            if there and self.is_ours:
+                self._put_record(self.run.over())
+
+    def _put_record(self, run: Run) -> None:
         part = self.target + "-record"
         try:
             with open(part, "wb") as file:
-                file.write(self.run.now().to_json())
+                file.write(run.to_json())
             os.replace(part, os.path.join(self.place.folder, RECORD))
         except BaseException:
             with contextlib.suppress(OSError):
@@ -158,6 +179,16 @@ class LocalOutput(Output):
     def store(self) -> Any:
         """The zarr store of a group."""
         return store_at(self.target, read_only=False)
+
+    def left(self) -> Any:
+        """The zarr store of a group with what a dead run has left of it."""
+        return self.store()
+
+    def discard(self) -> None:
+        """Remove what a dead run has left."""
+        for path in filter(os.path.lexists, (self.records, self.target)):
+            remove(path)
+        self.kept = False
 
     def write(self, content: bytes) -> None:
         """The whole content of a file."""

@@ -12,6 +12,9 @@ from dgmm.data import PARTIAL, RECORD, Run, object_at, store_at
 from dgmm.errors import OutputExistsError
 from dgmm.store.places import HEAD, ROOT, Output, Place, State, Status, explained, state_of_file, state_of_group
 
+#: Beside the record of a claim, the folder of records of what was written.
+RECORDS = "records"
+
 
 class ObjectPlace(Place):
     """A URL.
@@ -58,9 +61,9 @@ class ObjectPlace(Place):
         length = length if size is None else min(length, size)
         return bytes(obstore.get_range(self.objects, key, start=0, length=length)) if length else b""
 
-    def output(self, run: Run, what: str, overwrite: bool) -> Output:
+    def output(self, run: Run, what: str, overwrite: bool, resumes: bool) -> Output:
         """An output to be made here."""
-        return ObjectOutput(self, run, what, overwrite)
+        return ObjectOutput(self, run, what, overwrite, resumes)
 
 
 class ObjectOutput(Output):
@@ -68,8 +71,8 @@ class ObjectOutput(Output):
 
     place: ObjectPlace
 
-    def __init__(self, place: ObjectPlace, run: Run, what: str, overwrite: bool) -> None:
-        super().__init__(place, run, what, overwrite)
+    def __init__(self, place: ObjectPlace, run: Run, what: str, overwrite: bool, resumes: bool) -> None:
+        super().__init__(place, run, what, overwrite, resumes)
         self._group: HeldBack | None = None
         self._content: bytes | None = None
 
@@ -78,12 +81,18 @@ class ObjectOutput(Output):
         """The URL itself."""
         return self.place.name
 
+    @property
+    def records(self) -> str:
+        """A URL beside the record of the claim."""
+        return f"{self.place.name.rstrip('/')}{PARTIAL}/{RECORDS}"
+
     def claim(self) -> None:
         """Take the place, over from a dead run if need be."""
         mode: Any = "create"
         while True:
             try:
                 obstore.put(self.place.objects, self.place.record, self.run.to_json(), mode=mode)
+                self.kept = self.resumes and mode != "create"
                 return
             except (AlreadyExistsError, PreconditionError):
                 found, mode = self._record()
@@ -108,9 +117,16 @@ class ObjectOutput(Output):
 
     def beat(self) -> None:
         """Give a sign of life."""
+        self._tell(self.run.now())
+
+    def leave(self) -> None:
+        """Say that this run is over."""
+        self._tell(self.run.over())
+
+    def _tell(self, run: Run) -> None:
         found, mode = self._record()
-        if found is not None and found.id == self.run.id:
-            obstore.put(self.place.objects, self.place.record, self.run.now().to_json(), mode=mode)
+        if found is not None and found.id == run.id:
+            obstore.put(self.place.objects, self.place.record, run.to_json(), mode=mode)
 
     def store(self) -> Any:
         """The zarr store of a group."""
@@ -121,12 +137,29 @@ class ObjectOutput(Output):
             self._group = HeldBack(store_at(self.target, read_only=False), {})
         return self._group
 
+    def left(self) -> Any:
+        """The zarr store of a group with what a dead run has left of it; it is none again until it is finished."""
+        if self._group is None:
+            self.writer.check()
+            self._delete(f"{self.place.key}/{ROOT}")
+            self._group = HeldBack(store_at(self.target, read_only=False), {})
+        return self._group
+
+    def discard(self) -> None:
+        """Remove what a dead run has left: its records, as what lies at the place is deleted by `store`."""
+        for batch in obstore.list(self.place.objects, f"{self.place.key}{PARTIAL}/{RECORDS}/"):
+            obstore.delete(self.place.objects, [found["path"] for found in batch])
+        self.kept = False
+
     def _clear(self) -> None:
         """Delete what lies at the place; what makes an output of it first."""
         objects, key = self.place.objects, self.place.key
-        obstore.delete(objects, [k for k in (key, f"{key}/{ROOT}") if self.place.read(k, 1) is not None])
+        self._delete(key, f"{key}/{ROOT}")
         for batch in obstore.list(objects, f"{key}/"):
             obstore.delete(objects, [found["path"] for found in batch])
+
+    def _delete(self, *keys: str) -> None:
+        obstore.delete(self.place.objects, [key for key in keys if self.place.read(key, 1) is not None])
 
     def write(self, content: bytes) -> None:
         """The whole content of an object."""
@@ -144,8 +177,10 @@ class ObjectOutput(Output):
         """Delete what was written of an output that is given up, and the claim."""
         if not self.is_ours:
             return
-        if not self.finished and self._group is not None:
+        parts = self._group is not None or self.place.found().status is Status.UNFINISHED
+        if not self.finished and parts:
             self._clear()
+        self.discard()
         obstore.delete(self.place.objects, self.place.record)
 
 

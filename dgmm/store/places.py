@@ -109,20 +109,31 @@ class Output(ABC):
         Kind of output.
     overwrite : bool
         Whether it may take the place of another of its kind.
+    resumes : bool
+        Whether it may go on from what a dead run has left, and leave something itself.
+    kept : bool
+        Whether there is something to go on from: it is not removed where this run does not finish.
     finished : bool
     """
 
-    def __init__(self, place: Place, run: Run, what: str, overwrite: bool) -> None:
+    def __init__(self, place: Place, run: Run, what: str, overwrite: bool, resumes: bool) -> None:
         self.place = place
         self.run = run
         self.what = what
         self.overwrite = overwrite
+        self.resumes = resumes
+        self.kept = False
         self.finished = False
 
     @property
     @abstractmethod
     def target(self) -> str:
         """Path or URL at which a group is being made."""
+
+    @property
+    @abstractmethod
+    def records(self) -> str:
+        """Path or URL of a folder, beside the claim, for records of what was written."""
 
     @property
     def writer(self) -> Writer:
@@ -146,6 +157,18 @@ class Output(ABC):
     @abstractmethod
     def store(self) -> Any:
         """The zarr store of a group, empty at the first call, which is when what is replaced at a URL is deleted."""
+
+    @abstractmethod
+    def left(self) -> Any:
+        """The zarr store of a group with what a dead run has left of it, which is kept, in the place of `store`."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Remove what a dead run has left."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Say that this run is over, and let lie what it has written."""
 
     @abstractmethod
     def write(self, content: bytes) -> None:
@@ -248,13 +271,17 @@ class Place(ABC):
         return state
 
     @contextmanager
-    def begin(self, what: str, *, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterator[Output]:
-        """Claim the place for an output; it is given up again unless `Output.finish` is called.
+    def begin(
+        self, what: str, *, overwrite: bool, inputs: Iterable[Path] = (), resumes: bool = False
+    ) -> Iterator[Output]:
+        """Claim the place for an output; it is given up again unless `Output.finish` is called, or something is kept.
 
         Parameters
         ----------
         what, overwrite, inputs
             As for `look`.
+        resumes : bool
+            Whether the output may go on from what a dead run has left, and leave something itself (`Output.kept`).
 
         Raises
         ------
@@ -263,7 +290,7 @@ class Place(ABC):
         """
         self.look(what, overwrite=overwrite, inputs=inputs)
         run = Run.begin()
-        output = self.output(run, what, overwrite)
+        output = self.output(run, what, overwrite, resumes)
         try:
             with explained(self.name, "write to"):
                 output.claim()
@@ -274,7 +301,10 @@ class Place(ABC):
         finally:
             try:
                 with awaited(self.name):
-                    output.clean()
+                    if output.resumes and output.kept and not output.finished:
+                        output.leave()
+                    else:
+                        output.clean()
             except Exception as error:
                 logger.warning("%s: what %s leaves behind could not be removed: %s", self.name, run, one_line(error))
             run.end()
@@ -288,7 +318,7 @@ class Place(ABC):
         """What lies here, claims aside; unfinished if there are parts of an output."""
 
     @abstractmethod
-    def output(self, run: Run, what: str, overwrite: bool) -> Output:
+    def output(self, run: Run, what: str, overwrite: bool, resumes: bool) -> Output:
         """An output to be made here."""
 
 

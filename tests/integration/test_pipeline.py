@@ -12,7 +12,7 @@ import zarr
 import dgmm
 from dgmm.config import Data, Pipeline
 from dgmm.data import store_at
-from dgmm.pipeline import report_stage, score_stage, select_stage, write_example
+from dgmm.pipeline import report_stage, score_stage, select_stage, verify_stage, write_example
 from dgmm.store import models as store
 from dgmm.store import place_at
 from dgmm.store.local import LocalOutput
@@ -42,6 +42,10 @@ def test_scores_of_another_model_are_not_kept(tmp_path: Path) -> None:
     score_stage(job(tmp_path, 3, overwrite=True))
     labels = xr.open_zarr(path, consolidated=False)["label"]
     assert np.unique(labels).tolist() == [0, 1, 2]
+    assert verify_stage(job(tmp_path, 3)) == path
+    (tmp_path / "run" / "scores.zarr" / "label" / "c" / "0").unlink()
+    with pytest.raises(dgmm.DgmmError, match=r"is not what was written \(label region 0 .*score again \(--overwrite\)"):
+        verify_stage(job(tmp_path, 3))
 
 
 def test_the_sum_of_log_densities_has_the_same_bits_on_any_number_of_threads(tmp_path: Path) -> None:

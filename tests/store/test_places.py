@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ import zarr
 from dgmm.data import PARTIAL, RECORD, Heartbeat, Run, record_of, runs, store_at
 from dgmm.data.runs import BEAT, SILENCE
 from dgmm.errors import DgmmError, InputError, OutputError, OutputExistsError
-from dgmm.store import Output, Status, place_at, places
+from dgmm.store import Output, Status, folder_at, place_at, places
 from dgmm.store import models as store
 from dgmm.store.places import overlap
 from tests.store.test_models import assert_same, make_fit
@@ -659,6 +660,72 @@ def test_a_group_takes_the_place_of_a_file(tmp_path: Path) -> None:
     store.save(make_fit(seed=1), place, overwrite=True)
     assert_same(store.load(place), make_fit(seed=1))
     assert os.listdir(tmp_path) == ["model"]
+
+
+# ---- what a run leaves to another -----------------------------------------------------------------------------------
+
+
+def leave(site: Site, value: float = 1.0, what: str = "scores") -> None:
+    """Begin an output with a record, and leave it unfinished."""
+    with pytest.raises(RuntimeError), place_at(site.place).begin(what, overwrite=True, resumes=True) as output:
+        write_group(output, value)
+        records = folder_at(output.records)
+        records.make()
+        records.put("a", b"record")
+        output.kept = True
+        raise RuntimeError
+
+
+def parts(site: Site) -> set[str]:
+    """What lies there beside the claim, without the names of runs."""
+    found = {key.replace("file://", "") for key in site.files()}
+    return {re.sub(r"[0-9a-f]{32}-?", "", key) for key in found if not key.endswith(RECORD)}
+
+
+def test_what_a_run_leaves_is_found_by_the_next_one(site: Site) -> None:
+    leave(site)
+    state = place_at(site.place).state()
+    assert state.status is Status.UNFINISHED
+    assert state.run is not None
+    assert not state.run.alive, "it has said that it is over"
+    with place_at(site.place).begin("scores", overwrite=False, resumes=True) as output:
+        assert output.kept
+        assert folder_at(output.records).read("a", 100) == b"record"
+        group = zarr.open_array(output.left(), path="v", mode="r+")
+        assert group[:].tolist() == [1.0] * 4
+        zarr.open_group(output.left(), mode="a").attrs["format"] = "dgmm-scores-2"
+        output.finish()
+    assert place_at(site.place).state() == places.State(Status.FINISHED, "scores")
+    assert value_at(site.place) == 1.0
+    assert not any(PARTIAL in key for key in site.files())
+
+
+def test_what_a_run_leaves_can_be_discarded(site: Site) -> None:
+    leave(site, 1.0)
+    with place_at(site.place).begin("scores", overwrite=False, resumes=True) as output:
+        output.discard()
+        assert not output.kept
+        assert folder_at(output.records).names() == []
+        write_group(output, 2.0)
+        output.finish()
+    assert value_at(site.place) == 2.0
+    assert not any(PARTIAL in key for key in site.files())
+
+
+def test_what_a_run_leaves_is_removed_by_those_who_do_not_go_on(site: Site) -> None:
+    leave(site)
+    with pytest.raises(RuntimeError), place_at(site.place).begin("scores", overwrite=False):
+        raise RuntimeError
+    assert site.files() == {}
+
+
+def test_what_is_refused_leaves_what_was_left(site: Site) -> None:
+    leave(site)
+    before = parts(site)
+    assert any("records" in key for key in before)
+    with pytest.raises(OutputExistsError), place_at(site.place).begin("scores", overwrite=False, resumes=True):
+        raise OutputExistsError("of another model")
+    assert parts(site) == before
 
 
 @pytest.fixture(autouse=True)

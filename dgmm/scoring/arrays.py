@@ -1,0 +1,187 @@
+"""The group that scores are written to: its arrays, on the grid of the input, and what else lies in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from dgmm.data import Grid, Samples
+from dgmm.fits import Fit
+from dgmm.store import UNSETTLED_DTYPE, digest
+
+#: Written into all scores.
+SCORES_FORMAT = "dgmm-scores-2"
+#: The last one only if asked for.
+VARIABLES = ("label", "probability", "log_density", "probabilities")
+
+
+def label_dtype(n_components: int) -> type[np.signedinteger]:
+    """The smallest integer type that holds all labels and -1."""
+    for dtype in (np.int8, np.int16, np.int32):
+        if n_components - 1 <= np.iinfo(dtype).max:
+            return dtype
+    return np.int64
+
+
+def types_of(n_components: int, probabilities: bool) -> dict[str, np.dtype[Any]]:
+    """The arrays that are written, with their types."""
+    found: list[Any] = [label_dtype(n_components), np.float32, np.float64, *([np.float32] if probabilities else [])]
+    return {name: np.dtype(kind) for name, kind in zip(VARIABLES, found, strict=False)}
+
+
+def create(store: Any, samples: Samples, model: Fit, probabilities: bool, settings: Mapping[str, Any]) -> None:
+    """Create the group and its arrays in a store, around the chunks that may be there; it is not complete yet."""
+    k = model.n_components
+    group = zarr.create_group(store, zarr_format=3)
+    group.attrs.update(
+        {
+            **{str(name): plain(value) for name, value in samples.coords.attrs.items()},
+            "format": SCORES_FORMAT,
+            "title": f"Scores of a {model.covariance_type} Gaussian mixture with {k} components",
+            "source": samples.name,
+            "n_components": k,
+            "covariance_type": model.covariance_type,
+            "model": digest(model.mixture),
+            "settings": json.dumps(dict(settings)),
+            "complete": 0,
+        }
+    )
+    grid, dims = samples.grid, samples.dims
+    described: dict[str, tuple[float, dict[str, Any]]] = {
+        "label": (
+            -1,
+            {
+                "long_name": "most probable component",
+                "flag_values": list(range(-1, k)),
+                "flag_meanings": " ".join(["missing", *(f"component_{i}" for i in range(k))]),
+            },
+        ),
+        "probability": (np.nan, {"long_name": "probability of the most probable component"}),
+        "log_density": (np.nan, {"long_name": "logarithm of the density, in the data's units"}),
+        "probabilities": (np.nan, {"long_name": "probability of each component"}),
+    }
+    for name, dtype in types_of(k, probabilities).items():
+        every = name == "probabilities"
+        fill, attributes = described[name]
+        group.create_array(
+            name,
+            shape=(*grid.shape, k) if every else grid.shape,
+            chunks=(*grid.segment, k) if every else grid.segment,
+            dtype=dtype,
+            fill_value=fill,
+            compressors=ZstdCodec(level=1, checksum=True),
+            dimension_names=(*dims, "component") if every else dims,
+            attributes=attributes,
+        )
+
+
+def plain(value: Any) -> Any:
+    """An attribute as JSON takes it."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+
+
+def write_coordinates(store: Any, samples: Samples) -> None:
+    """Add the coordinates of the input's grid to a store."""
+    coords = samples.coords.drop_encoding()
+    if not coords.variables:
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=UNSETTLED_DTYPE)
+        attributes = xr.open_zarr(store, chunks=None, consolidated=False).attrs
+        coords.assign_attrs(attributes).to_zarr(store, mode="a", zarr_format=3, consolidated=False)
+
+
+# ---- keys of a store ------------------------------------------------------------------------------------------------
+
+
+def zarr_store(store: Any, *, read_only: bool = False) -> Any:
+    """A store of zarr's, also of a path, where one that may be written to makes a folder."""
+    return LocalStore(store, read_only=read_only) if isinstance(store, str) else store
+
+
+def chunk_key(name: str, grid: Grid, region: int) -> str:
+    """The key of the one chunk of an array that a region is."""
+    place = np.unravel_index(region, grid.counts)
+    return "/".join([name, "c", *(str(int(i)) for i in place), *(["0"] if name == "probabilities" else [])])
+
+
+def keep_chunks(store: Any, names: Sequence[str]) -> None:
+    """Delete all of a group but the chunks of these arrays."""
+
+    async def run() -> None:
+        found = zarr_store(store)
+        for entry in [key async for key in found.list_dir("")]:
+            if entry not in names and entry != "zarr.json":
+                await found.delete_dir(entry)
+        for key in ("zarr.json", *(f"{name}/zarr.json" for name in names)):
+            await found.delete(key)
+
+    sync(run())
+
+
+def sweep(store: Any, name: str, grid: Grid) -> list[int]:
+    """Delete what is no chunk of an array, such as what a killed writer was writing; the regions that have none."""
+    there, strays = look(store, name, grid)
+
+    async def run() -> None:
+        for key in strays:
+            await zarr_store(store).delete(key)
+
+    sync(run())
+    return np.flatnonzero(~there).tolist()
+
+
+def look(store: Any, name: str, grid: Grid) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], list[str]]:
+    """Which regions have their chunk of an array, and the keys of what is neither a chunk nor its metadata."""
+    there, strays = np.zeros(len(grid), dtype=bool), []
+    strides = [math.prod(grid.counts[i + 1 :]) for i in range(len(grid.counts))]
+
+    async def run() -> None:
+        async for key in zarr_store(store).list_prefix(f"{name}/"):
+            parts = key.split("/")[2:]
+            inside = all(part.isdecimal() and len(part) < 19 for part in parts) and len(parts) >= len(strides)
+            region = sum(int(part) * stride for part, stride in zip(parts, strides, strict=False)) if inside else -1
+            if 0 <= region < len(grid) and key == chunk_key(name, grid, region):
+                there[region] = True
+            elif key != f"{name}/zarr.json":
+                strays.append(key)
+
+    sync(run())
+    return there, strays
+
+
+def others_in(store: Any) -> list[str]:
+    """Names of what lies in a group beside scores: coordinates and a ledger."""
+
+    async def run() -> list[str]:
+        return [key async for key in zarr_store(store).list_dir("")]
+
+    return sorted(name for name in sync(run()) if name not in (*VARIABLES, "zarr.json"))
+
+
+def stored_digest(store: Any, name: str) -> str:
+    """Of all that is stored of an array, metadata and chunks, whatever its type."""
+    found = hashlib.sha256()
+
+    async def run() -> None:
+        held = zarr_store(store)
+        for key in sorted([key async for key in held.list_prefix(f"{name}/")]):
+            value = await held.get(key, default_buffer_prototype())
+            content = b"" if value is None else value.to_bytes()
+            found.update(f"{key} {len(content)} ".encode())
+            found.update(content)
+
+    sync(run())
+    return found.hexdigest()
