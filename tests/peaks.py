@@ -45,6 +45,8 @@ from dgmm.passes.worst import WorstSegment
 from dgmm.scoring import bulk as scoring
 from dgmm.scoring import score_samples
 from dgmm.scoring.bulk import ScoreSegment
+from dgmm.scoring.entries import head_of
+from dgmm.scoring.ledger import Ledger, Recording
 from dgmm.store import Writer, place_at
 
 #: What a process that measures has in its environment: memory that is free is given back.
@@ -193,7 +195,7 @@ class Overlap:
 def scoring_of(samples: Samples, *, probabilities: bool = False) -> ScoreSegment:
     """Scoring by a mixture of two components, of which nothing is written."""
     mixture = mixture_of(Case("score", "f8", d=samples.n_features, k=2))
-    return ScoreSegment.of(mixture, samples, Writer("", "", ""), probabilities)
+    return ScoreSegment.of(mixture, samples, Recording("", "", 1, Writer("", "", "")), probabilities)
 
 
 def measured(folder: str, case: Case) -> tuple[int, int]:
@@ -208,7 +210,9 @@ def measured(folder: str, case: Case) -> tuple[int, int]:
             place = place_at(f"{tempfile.mkdtemp(dir=folder)}/scores")
             output = patches.enter_context(place.begin("scores", overwrite=False))
             scoring.create(output.store(), samples, fit, probabilities, {})
-            leaf: Leaf[Any] = ScoreSegment.of(fit.mixture, samples, output.writer, probabilities)
+            ledger = Ledger(output, head_of(samples, fit, probabilities))
+            ledger.begin()
+            leaf: Leaf[Any] = ScoreSegment.of(fit.mixture, samples, ledger.recording, probabilities)
             waits: tuple[Any, str] = (scoring, "score")
         else:
             leaf, waits = leaf_of(samples, case), (Division, "__call__")
