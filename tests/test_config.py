@@ -137,18 +137,23 @@ def test_an_unknown_covariance_type_lists_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "place"),
+    ("changes", "place", "near"),
     [
-        ({"colour": "red"}, "colour"),
-        ({"training": {"n_inits": 3}}, "training.n_inits"),
-        ({"data": {"path": "x", "variable": "t"}}, "data.variable"),
-        ({"cluster": {"workers": 3}}, "cluster.workers"),
+        # like cluster by 0.62, which is no slip
+        ({"colour": "red"}, "colour", ""),
+        ({"training": {"n_inits": 3}}, "training.n_inits", "n_init"),
+        ({"data": {"path": "x", "variable": "t"}}, "data.variable", "variables"),
+        ({"cluster": {"workers": 3}}, "cluster.workers", "n_workers"),
+        ({"training": {"tolerance": 3}}, "training.tolerance", ""),
+        ({"training": {"seeds": 3}}, "training.seeds", "seed"),
+        ({"training": {"sead": 3}}, "training.sead", "seed"),
+        ({"training": {"maximum": 3}}, "training.maximum", ""),
     ],
 )
-def test_unknown_settings(changes: dict[str, Any], place: str) -> None:
+def test_unknown_settings(changes: dict[str, Any], place: str, near: str) -> None:
     with pytest.raises(InputError) as caught:
         train(**changes)
-    assert str(caught.value) == f"{place}: unknown setting"
+    assert str(caught.value) == f"{place}: unknown setting" + (f": did you mean {near}?" if near else "")
 
 
 def test_everything_that_is_wrong_comes_at_once() -> None:

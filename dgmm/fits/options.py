@@ -30,6 +30,10 @@ from dgmm.types import Acceleration, Criterion, Effort, OnCollapse, Precision, S
 FIRST_NUMBERS, STEPS, LIMIT = 8, 3, 64
 
 
+#: An unknown setting is taken for a slip of the pen where a known one is this like it.
+NEAR = 0.75
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys refused."""
 
@@ -52,7 +56,7 @@ def validated(model: type[M], values: dict[str, Any]) -> M:
                 continue
             message = e["msg"].removeprefix("Value error, ")
             if e["type"] == "extra_forbidden":
-                near = get_close_matches(str(e["loc"][-1]), known_in(model, e["loc"][:-1]), 1)
+                near = get_close_matches(str(e["loc"][-1]), known_in(model, e["loc"][:-1]), 1, NEAR)
                 message = "unknown setting" + (f": did you mean {near[0]}?" if near else "")
             said = e["type"] in ("missing", "extra_forbidden") or repr(e["input"]) in message
             given = "" if said else f" (not {e['input']!r})"

@@ -233,7 +233,8 @@ def line_at(place: float, n: int, seed: int = 0) -> np.ndarray:
     [
         (line_at(12, 5), 60.0, (1,)),  # 300 rows by weight, and a line through five
         (line_at(12, 300), 1.0, ()),  # a line that 300 rows confirm
-        (line_at(12, 20), 1.0, (1,)),
+        (line_at(12, 13), 1.0, (1,)),  # fewer than five in each dimension
+        (line_at(12, 20), 1.0, ()),
         (
             12 * np.eye(3)[0] + np.random.default_rng(1).standard_normal((1000, 3)),
             1e-3,

@@ -730,5 +730,6 @@ def test_what_is_refused_leaves_what_was_left(site: Site) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_run_is_left() -> Iterator[None]:
+    before = set(runs._active)  # whatever tests of other files have left to die
     yield
-    assert not runs._active
+    assert runs._active <= before
