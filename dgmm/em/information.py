@@ -50,8 +50,7 @@ class Information:
         """At a mixture, in frame coordinates, from the sample that there is."""
         assert ground.sample is not None
         rows = ground.sample[: _rows_wanted(mixture, ground)]
-        family, components = mixture.family.for_density(mixture.components)
-        theta = family.natural_parameters(mixture.weights, components, 0.0)
+        (family, _), theta = mixture.family.for_density(mixture.components), _theta(mixture)
         k, width = theta.shape
         shared, own = np.zeros((k * width, k * width)), np.zeros((k, width, width))
         for start in range(0, len(rows), BLOCK):

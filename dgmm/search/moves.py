@@ -158,7 +158,7 @@ class Standing:
         own, r = self._own([k])
         if r.sum() < 2 * (self.mixture.n_features + 1):
             return []
-        local, ground = self._alone([k])
+        local, ground = self._alone(own, r)
         single = one_component(family, ground)
         if not (family.variances(single.components) > 0).all():
             return []
@@ -227,7 +227,7 @@ class Standing:
             merged = from_sums(family, (self.sums[i] + self.sums[j])[None], self.ground)
         except CollapseError:
             return Trial(three)
-        local, ground = self._alone(three)
+        local, ground = self._alone(*self._own(three))
         weights = self.mixture.weights[three]
         apart = Mixture(family, weights / weights.sum(), family.taken(self.mixture.components, np.array(three)))
         before = Ascent(apart, ground)
@@ -239,7 +239,7 @@ class Standing:
         )
 
     def _climbed_on(self, trial: Trial) -> Trial:
-        return self._climbed(trial, self._alone(trial.three)[0], LOCAL_MORE)
+        return self._climbed(trial, self._alone(*self._own(trial.three))[0], LOCAL_MORE)
 
     def _climbed(self, trial: Trial, local: SampleRows, passes: int) -> Trial:
         assert trial.ascent is not None
@@ -267,9 +267,8 @@ class Standing:
         total, own = r[own].sum(), own[::step]
         return own, r[own] * (total / r[own].sum())
 
-    def _alone(self, components: Sequence[int]) -> tuple[SampleRows, Ground]:
-        """The rows of some components, as if there were no more."""
-        own, r = self._own(components)
+    def _alone(self, own: IntArray, r: FloatArray) -> tuple[SampleRows, Ground]:
+        """Some rows with other weights, as if there were no more."""
         local = SampleRows(Rows(self.sample.rows.x[own], r), self.sample.frame, 1)
         return local, replace(self.ground, moments=local.moments.in_frame(self.ground.frame))
 
