@@ -21,7 +21,7 @@ HOUSE: dict[str, str] = {
     "passes": "sample profile parts estep worst judge codec passes",
     "em": "mstep plain anderson information scoring ascent posterior variational",
     "fits": "options outcome stability results table selection",
-    "search": "initialise sampled moves path starts",
+    "search": "initialise sampled cuts moves path starts",
     "fitting": "reseed runner scout race departure bootstrap fit",
     "datasets": "",
     "store": "places local objects at folders record models journal",

@@ -13,18 +13,9 @@ from dgmm.em import Ground, climb
 from dgmm.families import FAMILIES, Moments, get_family, make_frame
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
+from dgmm.search.cuts import cuts, principal_axes, split_by_moments, two_means
 from dgmm.search.initialise import one_component
-from dgmm.search.moves import (
-    LOCAL_MORE,
-    LOCAL_PASSES,
-    Standing,
-    cuts,
-    joined,
-    principal_axes,
-    split_by_moments,
-    twin,
-    two_means,
-)
+from dgmm.search.moves import LOCAL_MORE, LOCAL_PASSES, Standing, joined, twin
 from dgmm.search.sampled import SampleRows
 from dgmm.types import FloatArray
 from tests.families.toy_family import Poisson
