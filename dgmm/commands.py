@@ -218,6 +218,7 @@ def info(
     from dgmm import store
     from dgmm.api import open_scores
     from dgmm.pipeline import describe, samples_of, show_table
+    from dgmm.scoring import SCORES_KIND
     from dgmm.store import MODEL_KIND, from_dataset
 
     attributes = {} if path.endswith(".json") else store.attributes(path)
@@ -248,7 +249,7 @@ def info(
         return
     if as_json:
         raise InputError(f"{path} is not a model: only models have a JSON form")
-    if str(attributes.get("format")).startswith("dgmm-scores-"):
+    if str(attributes.get("format")).startswith(SCORES_KIND):
         scores = open_scores(path)
         sizes = ", ".join(f"{d} {n}" for d, n in scores["label"].sizes.items())
         print(f"{attributes.get('title', 'Scores')}, on {attributes.get('source', 'unknown data')}: {sizes}")

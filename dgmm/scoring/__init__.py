@@ -5,7 +5,7 @@ of the input, and the total over all rows. A ledger says what is to be written a
 goes on from, and whatever lies there can be verified, also by scoring it anew.
 """
 
-from dgmm.scoring.arrays import SCORES_FORMAT
+from dgmm.scoring.arrays import SCORES_FORMAT, SCORES_KIND
 from dgmm.scoring.bulk import Scored, score_samples
 from dgmm.scoring.rows import scattered
 from dgmm.scoring.total import total_log_density
@@ -23,6 +23,7 @@ from dgmm.scoring.verify import (
 
 __all__ = [
     "SCORES_FORMAT",
+    "SCORES_KIND",
     "Scored",
     "Verdict",
     "kind_of",

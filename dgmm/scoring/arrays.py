@@ -21,8 +21,9 @@ from dgmm.data import Grid, Samples
 from dgmm.fits import Fit
 from dgmm.store import UNSETTLED_DTYPE, digest
 
-#: Written into all scores.
-SCORES_FORMAT = "dgmm-scores-2"
+#: How the format of scores begins, whatever its number, and what is written into all scores.
+SCORES_KIND = "dgmm-scores-"
+SCORES_FORMAT = f"{SCORES_KIND}2"
 #: The last one only if asked for.
 VARIABLES = ("label", "probability", "log_density", "probabilities")
 

@@ -21,7 +21,7 @@ from dgmm.engine import Fold, Workers
 from dgmm.errors import InputError, one_line
 from dgmm.fits import Fit
 from dgmm.scoring.anew import CompareSegment
-from dgmm.scoring.arrays import SCORES_FORMAT, look, others_in, stored_digest, zarr_store
+from dgmm.scoring.arrays import SCORES_FORMAT, SCORES_KIND, look, others_in, stored_digest, zarr_store
 from dgmm.scoring.bulk import Scored, ScoreSegment, attributes_of, examine
 from dgmm.scoring.entries import GROUP, Entries, grid_of, head_of, names_of, read_ledger
 from dgmm.scoring.ledger import Recording
@@ -114,7 +114,7 @@ def kind_of(path: str) -> str:
             known = str(_root(reading(path), path).get("attributes", {}).get("format"))
         except (OSError, InputError):
             known = ""
-        if known.startswith((MODEL_KIND, SCORES_FORMAT[:-1])):
+        if known.startswith((MODEL_KIND, SCORES_KIND)):
             return "model" if known.startswith(MODEL_KIND) else "scores"
     holds = "there is nothing" if state.status is Status.ABSENT else f"it {state.detail or f'holds a {state.what}'}"
     raise InputError(f"{path} cannot be verified, as it is neither scores nor a model: {holds}")
