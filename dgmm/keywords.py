@@ -42,8 +42,8 @@ class TrainingOptions(TypedDict, total=False):
     reg_covar: float
     """Added to every covariance, as a share of the data's own covariance."""
     n_init: int | None
-    """Starts of each candidate on the sample; the best one goes on. Default: 10 by themselves, 2 where a search goes on
-    with them (search)."""
+    """Starts of each candidate on the sample; the best one goes on. Default: 10 by themselves; 3 to 30 where a search
+    goes on with them (search), the more the fewer rows, components and candidates there are."""
     init_params: StartMethod
     """What a start is made of: the clusters of k-means; the rows nearest to each seed of k-means++; random labels; the
     rows nearest to each of some random rows."""

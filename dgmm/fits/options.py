@@ -224,8 +224,8 @@ class Training(Settings):
     )
     n_init: Count | None = Field(
         None,
-        description="Starts of each candidate on the sample; the best one goes on. Default: 10 by themselves, 2 where "
-        "a search goes on with them (search).",
+        description="Starts of each candidate on the sample; the best one goes on. Default: 10 by themselves; 3 to 30 "
+        "where a search goes on with them (search), the more the fewer rows, components and candidates there are.",
     )
     init_params: StartMethod = Field(
         "kmeans",

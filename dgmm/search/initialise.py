@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,8 +29,7 @@ SUMMED_ROWS = 2048
 
 def start_labels(
     method: StartMethod,
-    x: FloatArray,
-    whitened: FloatArray,
+    views: Sequence[FloatArray],
     n_components: int,
     n_init: int,
     seed: int,
@@ -38,16 +37,15 @@ def start_labels(
 ) -> Iterator[AnyArray]:
     """Labels (n,) of ``n_init`` starts.
 
-    Starts alternate between standardised and whitened coordinates: neither finds every structure, clusters along
-    the main directions of the data hide from the one and thin ones from the other.
+    Starts take turns at the views: none shows every structure.
 
     Parameters
     ----------
     method : {"kmeans", "k-means++", "random", "random_from_data"}
         The clusters of k-means++ and a few Lloyd steps; for every row the nearest seed of k-means++; a random
         component; the nearest of some random rows.
-    x, whitened : ndarray, shape (n, d)
-        The sample, standardised and whitened.
+    views : sequence of ndarray, shape (n, d)
+        The sample in different coordinates.
     n_components, n_init, seed : int
     weights : ndarray, shape (n,), optional
 
@@ -64,7 +62,7 @@ def start_labels(
     for i in range(n_init):
         state = np.random.SeedSequence([seed, n_components, i]).generate_state(1)[0]
         with one_thread():
-            labels = METHODS[method](x if i % 2 == 0 else whitened, n_components, int(state), weights)
+            labels = METHODS[method](views[i % len(views)], n_components, int(state), weights)
         yield labels
 
 

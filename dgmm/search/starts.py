@@ -16,7 +16,7 @@ from dask.system import CPU_COUNT
 
 from dgmm.em import Ascent, Ground, climb
 from dgmm.errors import InputError
-from dgmm.families import Frame, FrameKind, get_family
+from dgmm.families import Frame, FrameKind, Moments, get_family
 from dgmm.fits import CriterionTerms, Outcome, OutcomeKind, Spread, Training
 from dgmm.mixture import Mixture
 from dgmm.passes import Profile
@@ -27,8 +27,9 @@ from dgmm.types import Acceleration, Criterion, FloatArray
 
 logger = logging.getLogger("dgmm")
 
-#: Starts of each candidate by default: by themselves, and beside a path.
-ALONE, BESIDE = 10, 2
+#: Starts of each candidate by default: by themselves; beside a path so many at least and at most, and between these as
+#: many as make so many responsibilities in a pass, those of all candidates together.
+ALONE, BESIDE, BESIDE_AT_MOST, TOGETHER = 10, 3, 30, 500_000
 #: All starts make this many passes over the start rows; this many of them go on (Biernacki et al. 2003).
 START_PASSES, STARTS_KEPT = 20, 3
 #: A candidate is ruled out if the sample prefers another by this much beyond what it can still gain, on the scale of -2
@@ -112,17 +113,17 @@ def start_on_sample(
         small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads)
         x, weights = small.rows.x, small.rows.weights
         grounds = grounds_for(several, small.moments, frame, options.reg_covar)
-        deviations = np.sqrt(np.diagonal(profile.moments.covariance))
-        standardised = (x - profile.moments.mean) / deviations
-        whitened = _whitened(x, frame, standardised)
-        n_init = 1 if given is not None and given.complete else options.n_init or (BESIDE if searches else ALONE)
+        views = views_of(x, profile.moments, frame)
+        n_init = 1 if given is not None and given.complete else options.n_init or ALONE
+        if searches and options.n_init is None:
+            n_init = starts_beside(len(x) * sum(c.n_components for c in several))
         for k in sorted({c.n_components for c in several}):
             if k > len(x):
                 raise InputError(
                     f"n_components={k} is more than the {len(x)} rows of the sample on which starts are tried: "
                     f"raise start_rows ({options.start_rows}) and sample_rows ({options.sample_rows})"
                 )
-            for labels in start_labels(options.init_params, standardised, whitened, k, n_init, options.seed, weights):
+            for labels in start_labels(options.init_params, views, k, n_init, options.seed, weights):
                 for c in several:
                     if c.n_components == k:
                         ground = grounds[c.covariance_type]
@@ -290,12 +291,24 @@ def sample_ascent(
     return Ascent(start, ground, tol, acceleration or options.accelerate)
 
 
-def _whitened(x: FloatArray, frame: Callable[[FrameKind], Frame], standardised: FloatArray) -> FloatArray:
+def starts_beside(responsibilities: int) -> int:
+    """Starts of each candidate beside a path, where one of each makes so many responsibilities: few where they cost."""
+    return int(np.clip(TOGETHER // responsibilities, BESIDE, BESIDE_AT_MOST))
+
+
+def views_of(x: FloatArray, moments: Moments, frame: Callable[[FrameKind], Frame]) -> list[FloatArray]:
+    """The rows standardised, whitened, and in their own units, which may be the same for all features.
+
+    Clusters along the main directions of the data hide from the first, thin ones from the second; where features have
+    a unit in common, the last tells which of them matter.
+    """
+    deviations = np.sqrt(np.diagonal(moments.covariance))
+    standardised = (x - moments.mean) / deviations
     try:
-        whitening = frame("whitening")
+        whitened = frame("whitening").coordinates(x).T
     except InputError:
-        return standardised  # dependent features: diag and spherical do not mind
-    return whitening.coordinates(x).T
+        whitened = standardised  # dependent features: diag and spherical do not mind
+    return [standardised, whitened, standardised * (deviations / deviations.max())]
 
 
 def _climb_on_sample(what: str, starts: Sequence[tuple[Candidate, Ascent]], rows: SampleRows, max_passes: int) -> None:

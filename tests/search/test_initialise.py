@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
@@ -23,7 +24,7 @@ from dgmm.rows import Rows
 from dgmm.search import check_given, initialise, starts
 from dgmm.search.initialise import Given, from_labels, start_labels
 from dgmm.search.sampled import Candidate, grounds_for
-from dgmm.search.starts import start_on_sample
+from dgmm.search.starts import start_on_sample, views_of
 from dgmm.types import Criterion, StartMethod
 
 KINDS = ["full", "tied", "diag", "spherical"]
@@ -50,7 +51,7 @@ def ground_of(x: np.ndarray, kind: str, reg_covar: float = 0) -> Ground:
 
 def labels_of(x: np.ndarray, method: StartMethod, n_init: int = 2, seed: int = 0) -> list[np.ndarray]:
     whitened = (x - x.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
-    return list(start_labels(method, (x - x.mean(axis=0)) / x.std(axis=0), whitened, K, n_init, seed))
+    return list(start_labels(method, [(x - x.mean(axis=0)) / x.std(axis=0), whitened], K, n_init, seed))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,8 +132,34 @@ def test_the_floor_of_a_start_is_a_share_of_the_datas_covariance() -> None:
 def test_random_rows_are_distinct() -> None:
     """Whole numbers from 0 to 3, most of them 0: two equal centres would leave a component empty."""
     x = np.random.default_rng(0).choice(4, size=(300, 1), p=[0.91, 0.03, 0.03, 0.03]).astype(float)
-    for labels in start_labels("random_from_data", x, x, 4, 20, 0):
+    for labels in start_labels("random_from_data", [x], 4, 20, 0):
         assert set(labels) == {0, 1, 2, 3}
+
+
+def test_each_view_shows_groups_that_the_others_hide() -> None:
+    """Thin layers when whitened, groups along one feature that is the widest, or would be if others had its unit."""
+    r = np.random.default_rng(0)
+    groups = np.arange(900) % 3
+
+    def seen(x: np.ndarray) -> list[float]:
+        passes = passes_over(x)
+        views = views_of(x, passes.profile.moments, passes.frame)
+        found = [[adjusted_rand_score(groups, k) for k in start_labels("kmeans", [v], 3, 30, 0)] for v in views]
+        return [round(max(agreements), 1) for agreements in found]
+
+    wide = r.standard_normal((900, 20))
+    wide[:, 0] += 8 * groups
+    layers = r.standard_normal((900, 2)) * [10, 0.1]
+    layers[:, 1] += groups
+    slanted = layers @ np.array([[0.6, 0.8], [-0.8, 0.6]])
+    units = r.standard_normal((900, 2)) * [0.3, 1000]
+    units[:, 0] += 5 * groups
+    assert seen(wide)[2] == 1
+    assert seen(wide)[0] < 0.5
+    assert seen(slanted)[1] == 1
+    assert max(seen(slanted)[0], seen(slanted)[2]) < 0.5
+    assert seen(units)[0] == 1
+    assert seen(units)[2] < 0.5
 
 
 # --- given parameters ---

@@ -21,7 +21,7 @@ from dgmm.mixture import Mixture
 from dgmm.search.initialise import from_labels, one_component
 from dgmm.search.path import BUDGETS, Budget, Path
 from dgmm.search.sampled import Candidate, SampleRows, grounds_for
-from dgmm.search.starts import start_on_sample
+from dgmm.search.starts import start_on_sample, starts_beside
 from dgmm.types import FloatArray
 
 KINDS = ["spherical", "diag", "tied", "full"]
@@ -335,9 +335,22 @@ def test_ends_within_a_thousandth_are_the_same_top() -> None:
 
 @pytest.mark.parametrize(
     ("how", "made"),
-    [({"search": "starts"}, 10), ({}, 2), ({"weights_init": [0.3, 0.7]}, 10), ({"n_init": 4}, 4)],
+    [({"search": "starts"}, 10), ({}, 30), ({"weights_init": [0.3, 0.7]}, 10), ({"n_init": 4}, 4)],
 )
-def test_starts_beside_a_path_are_fewer(how: dict[str, Any], made: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_starts_beside_a_path_are_others(how: dict[str, Any], made: int, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="dgmm"):
         dgmm.train(overlapping(300), 2, **how)
     assert f"starts: {made} mixtures (" in caplog.text
+
+
+def test_starts_beside_a_path_are_as_many_as_cost_little() -> None:
+    """Half a million responsibilities, and 3 to 30."""
+    counts = [starts_beside(n) for n in (1, 16_129, 16_667, 100_000, 125_001, 10**7)]
+    assert counts == [30, 30, 29, 5, 3, 3]
+
+
+def test_starts_beside_a_path_share_between_candidates(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="dgmm"):
+        dgmm.select(overlapping(3000), [1, 2, 3, 4], ["full", "diag"], search="quick")
+    each = 500_000 // (3000 * 2 * 9)
+    assert f"starts: {3 * 2 * each} mixtures ({9 * 2 * each} components)" in caplog.text
