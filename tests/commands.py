@@ -1,4 +1,4 @@
-"""What tests that disturb files share: small jobs by the command line, each in a folder of its own, and what they come to.
+"""What tests that disturb files share: small jobs by the command line, each in a folder of its own, and their results.
 
 Paths are relative to that folder: a job is the same in all of them, to the byte.
 """

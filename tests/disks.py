@@ -33,7 +33,7 @@ class Kind(StrEnum):
 
 
 #: What a system says where an operation fails.
-ERRORS = {kind: errno.EIO for kind in Kind} | {Kind.WRITE: errno.ENOSPC}
+ERRORS = dict.fromkeys(Kind, errno.EIO) | {Kind.WRITE: errno.ENOSPC}
 
 Operation = tuple[Any, ...]
 
@@ -45,8 +45,7 @@ class Disk:
     ----------
     root : str
     fails : callable, optional
-        Says of an operation, by its kind, its number among those of its kind, counted from one, and its path, whether it
-        fails.
+        Says of an operation, by its kind, its number among those of its kind, from one, and its path, whether it fails.
     note : callable, optional
         Is told of every operation that changes something and has not failed, in order.
 

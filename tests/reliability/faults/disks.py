@@ -31,7 +31,9 @@ def fails(trial: Trial, name: str, kind: Kind, within: str = "", lasting: bool =
         with disk.inserted():
             code, said = scene.run()
         if not disk.n_failed:
-            return None if over else fails(Trial(trial.number + 1, trial.seed, trial.folder / "over"), name, kind, within, lasting)  # fmt: skip
+            # where another is replaced there is more to do
+            following = Trial(trial.number + 1, trial.seed, trial.folder / "over")
+            return None if over else fails(following, name, kind, within, lasting)
         settled(scene, code, said)
     return Ended.RECOVERED
 
