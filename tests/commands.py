@@ -6,6 +6,7 @@ Paths are relative to that folder: a job is the same in all of them, to the byte
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -74,8 +75,13 @@ JOBS = {
 
 def run(command: tuple[str, ...], *more: str) -> tuple[int, str]:
     """Run a command in this process; its exit code, and what it says on standard error."""
-    with quiet() as said:
-        code = main([*command, *more])
+    before = logging.root.manager.disable
+    logging.disable(logging.NOTSET)
+    try:
+        with quiet() as said:
+            code = main([*command, *more])
+    finally:
+        logging.disable(before)
     return code, said.getvalue()
 
 
