@@ -87,11 +87,15 @@ class Folder:
         return found
 
 
+#: Takes which folder each is in another tree, and whether what must be there for it is there for sure.
+Do = Callable[[Callable[[Folder], Folder], bool], None]
+
+
 @dataclass
 class Naming:
-    """Something that was done to names."""
+    """Something that was done to names, in which folders, and whether it is there for sure."""
 
-    do: Callable[[Callable[[Folder], Folder]], None]
+    do: Do
     folders: tuple[Folder, ...]
     is_flushed: bool = False
 
@@ -126,12 +130,12 @@ class Crash:
             folder = folder.entries[parent]
         return folder, name
 
-    def _name(self, do: Callable[[Callable[[Folder], Folder]], None], *folders: Folder) -> None:
-        do(lambda folder: folder)
+    def _name(self, do: Do, *folders: Folder) -> None:
+        do(lambda folder: folder, True)
         self.namings.append(Naming(do, folders))
 
     def _put(self, folder: Folder, name: str, node: File | Folder) -> None:
-        def do(of: Callable[[Folder], Folder]) -> None:
+        def do(of: Callable[[Folder], Folder], _: bool) -> None:
             of(folder).entries[name] = of(node) if isinstance(node, Folder) else node
 
         self._name(do, folder)
@@ -148,7 +152,7 @@ class Crash:
 
     def _unlink(self, path: str) -> None:
         folder, name = self._at(path)
-        self._name(lambda of: of(folder).entries.pop(name, None), folder)
+        self._name(lambda of, _: of(folder).entries.pop(name, None), folder)
 
     _rmdir = _unlink
 
@@ -156,12 +160,13 @@ class Crash:
         (there, before), (here, name) = self._at(source), self._at(target)
         node = there.entries[before]
 
-        def do(of: Callable[[Folder], Folder]) -> None:
+        def do(of: Callable[[Folder], Folder], sure: bool) -> None:
             mine, in_the_way = of(node) if isinstance(node, Folder) else node, of(here).entries.get(name)
-            if of(there).entries.get(before) is not mine or (isinstance(in_the_way, Folder) and in_the_way.entries):
-                return
-            del of(there).entries[before]
-            of(here).entries[name] = mine
+            is_there = of(there).entries.get(before) is mine
+            if sure or (is_there and not (isinstance(in_the_way, Folder) and in_the_way.entries)):
+                of(here).entries[name] = mine
+                if is_there:
+                    del of(there).entries[before]
 
         self._name(do, there, here)
 
@@ -191,7 +196,7 @@ class Crash:
         for naming in self.namings:
             chance = {After.LOST: 0.0, After.ANY: 0.5}.get(after, 1.0)
             if naming.is_flushed or random.random() < chance:
-                naming.do(of)
+                naming.do(of, naming.is_flushed)
         _write_out(self.start, place, after, random)
 
 

@@ -212,7 +212,7 @@ class LocalOutput(Output):
         if replaced and not is_file:
             os.rename(path, old)
         try:
-            os.replace(self.target, path)
+            (os.replace if is_file else os.rename)(self.target, path)
             flush_folder(os.path.dirname(os.path.abspath(path)))
         except BaseException:
             if os.path.lexists(path) and not (is_file and replaced):  # what a file has replaced is gone

@@ -372,10 +372,8 @@ def parts_of(path: Path) -> tuple[str, ...]:
 
 def unwritten(name: str, error: Exception) -> DgmmError:
     """What to say where an output or what belongs to it cannot be written, and may be the next time."""
-    why = (isinstance(error, OSError) and error.strerror) or (str(error).strip() or type(error).__name__).splitlines()[
-        0
-    ]
-    return DgmmError(f"{name} cannot be written: {why}; see to that, and run the same again")
+    told = error.strerror if isinstance(error, OSError) else str(error).strip().partition("\n")[0]
+    return DgmmError(f"{name} cannot be written: {told or one_line(error)}; see to that, and run the same again")
 
 
 @contextmanager
