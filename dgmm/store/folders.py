@@ -126,6 +126,8 @@ class LocalFolder(Folder):
         """Move it into the claim, whose taker deletes what is left there."""
         aside = f"{output.target}-removed"
         os.rename(self.path, aside)
+        # or a power failure might bring it back without its first file, as nobody's
+        flush_folder(os.path.dirname(os.path.abspath(self.path)))
         remove(aside)
 
 
