@@ -215,7 +215,8 @@ class LocalOutput(Output):
             (os.replace if is_file else os.rename)(self.target, path)
             flush_folder(os.path.dirname(os.path.abspath(path)))
         except BaseException:
-            if os.path.lexists(path) and not (is_file and replaced):  # what a file has replaced is gone
+            # what a file has replaced is gone
+            if not os.path.lexists(self.target) and not (is_file and replaced):
                 os.rename(path, self.target)
             self._put_back()
             raise
