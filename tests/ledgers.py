@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dask.threaded
 import numpy as np
 import obstore
 import pytest
@@ -102,6 +104,23 @@ def stop() -> None:
 def kill() -> None:
     """End the process."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def forked(work: Callable[[], Any]) -> int:
+    """Do something in a child of this process; how that ended, as `os.waitpid` says it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child does without
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            dask.threaded.default_pool = None
+            dask.threaded.pools.clear()
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1]
 
 
 @contextmanager

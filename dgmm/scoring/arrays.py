@@ -124,10 +124,12 @@ def keep_chunks(store: Any, names: Sequence[str]) -> None:
     async def run() -> None:
         found = zarr_store(store)
         for entry in [key async for key in found.list_dir("")]:
-            if entry not in names and entry != "zarr.json":
+            if await found.exists(entry):  # also what a killed writer was writing
+                await found.delete(entry)
+            elif entry not in names:
                 await found.delete_dir(entry)
-        for key in ("zarr.json", *(f"{name}/zarr.json" for name in names)):
-            await found.delete(key)
+        for name in names:
+            await found.delete(f"{name}/zarr.json")
 
     sync(run())
 

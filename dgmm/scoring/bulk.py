@@ -36,10 +36,10 @@ from dgmm.scoring.arrays import (
     write_coordinates,
 )
 from dgmm.scoring.entries import GROUP, Entries, head_of, names_of, write_ledger
-from dgmm.scoring.ledger import Ledger, Recorder, Recording, unwritten
+from dgmm.scoring.ledger import Ledger, Recorder, Recording
 from dgmm.scoring.regions import Finding, Written, checksum
 from dgmm.scoring.rows import scattered
-from dgmm.store import Output, consolidate
+from dgmm.store import Output, consolidate, unwritten
 from dgmm.types import AnyArray, IntArray
 
 logger = logging.getLogger("dgmm")

@@ -22,7 +22,7 @@ from dgmm.data import Grid, Samples, fingerprint
 from dgmm.errors import DgmmError, OutputExistsError, one_line
 from dgmm.passes import packed, unpacked
 from dgmm.scoring.entries import FORMAT, MOST_BYTES, Entries, empty_table, rows_of, source_digest
-from dgmm.store import Output, Writer, differences, explained, folder_at, sealed, to_json, unsealed, versions
+from dgmm.store import Output, Writer, differences, explained, folder_at, sealed, to_json, unsealed, unwritten, versions
 from dgmm.types import AnyArray
 
 logger = logging.getLogger("dgmm")
@@ -130,13 +130,6 @@ def read_entries(folder: Any, name: str, head: str, table: Entries, rows: AnyArr
         logger.warning("%s/%s is damaged: its regions are scored again: %s", folder.name, name, one_line(error)[:200])
         return None
     return found
-
-
-def unwritten(place: str, error: OSError) -> DgmmError:
-    """What to say where scores or their records cannot be written."""
-    return DgmmError(
-        f"{place} cannot be written: {error.strerror or one_line(error)}; see to that, and run the same again"
-    )
 
 
 class Ledger:

@@ -10,7 +10,7 @@ from dgmm.store.at import place_at
 from dgmm.store.folders import folder_at
 from dgmm.store.journal import JOURNAL, Records, differences, journal_at, sealed, to_json, unsealed, versions
 from dgmm.store.models import UNSETTLED_DTYPE, attributes, consolidate, load, load_dataset, read, rescued, save, write
-from dgmm.store.places import Output, Place, State, Status, Writer, explained
+from dgmm.store.places import Output, Place, State, Status, Writer, explained, unwritten
 from dgmm.store.record import MODEL_KIND, digest, from_dataset, settings_in
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "settings_in",
     "to_json",
     "unsealed",
+    "unwritten",
     "versions",
     "write",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from dgmm.data import local_path, object_at
 from dgmm.errors import DgmmError
-from dgmm.store.local import remove
+from dgmm.store.local import flush_folder, remove
 from dgmm.store.places import Output
 
 #: Suffix of a file that is being written.
@@ -102,6 +102,7 @@ class LocalFolder(Folder):
     def make(self) -> None:
         """Make the folder."""
         os.makedirs(self.path, exist_ok=True)
+        flush_folder(os.path.dirname(os.path.abspath(self.path)))
 
     def begin(self, name: str, content: bytes, output: Output) -> None:
         """Make it beside its place."""
@@ -125,6 +126,8 @@ class LocalFolder(Folder):
         """Move it into the claim, whose taker deletes what is left there."""
         aside = f"{output.target}-removed"
         os.rename(self.path, aside)
+        # or a power failure might bring it back without its first file, as nobody's
+        flush_folder(os.path.dirname(os.path.abspath(self.path)))
         remove(aside)
 
 
@@ -206,15 +209,6 @@ def write_whole(path: str, content: bytes) -> None:
             os.remove(part)
         raise
     flush_folder(os.path.dirname(path))
-
-
-def flush_folder(path: str) -> None:
-    """Have what was renamed in a folder survive a power failure."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_size(size: int, most: int) -> None:

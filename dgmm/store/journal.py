@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dgmm.engine import Entry
-from dgmm.errors import CollapseError, DgmmError, InputError, OutputError, OutputExistsError, one_line
+from dgmm.errors import CollapseError, InputError, OutputError, OutputExistsError, one_line
 from dgmm.passes import from_parts, packed, to_parts, unpacked
 from dgmm.store.at import place_at
 from dgmm.store.folders import Folder, folder_at
-from dgmm.store.places import JOURNAL_HEAD, Output, explained
+from dgmm.store.places import JOURNAL_HEAD, Output, explained, unwritten
 from dgmm.types import AnyArray
 
 logger = logging.getLogger("dgmm")
@@ -132,19 +132,14 @@ class Records:
             self.folder.put(file_of(number), content, replace=number < self._stored)
             if number + 1 < self._stored:
                 self.folder.delete([file_of(n) for n in reversed(range(number + 1, self._stored))])
-        except OSError as error:
-            raise self._unwritten(error.strerror or one_line(error)) from error
         except Exception as error:
-            if type(error).__module__.startswith("obstore"):
-                raise self._unwritten(str(error).strip().splitlines()[0]) from error
+            if isinstance(error, OSError) or type(error).__module__.startswith("obstore"):
+                raise unwritten(f"the journal {self.name}", error) from error
             raise
         read, arrays, digest = unpacked(content)
         self._digests[number + 1 :] = [digest]
         self._stored = number + 1
         return entry_of(read["entry"], arrays)
-
-    def _unwritten(self, why: str) -> DgmmError:
-        return DgmmError(f"the journal {self.name} cannot be written: {why}; see to that, and run the same again")
 
     def _begin(self) -> None:
         begun = datetime.now(UTC).isoformat(timespec="seconds")
@@ -158,6 +153,14 @@ class Records:
         if self.folder.names():
             self.folder.remove(JOURNAL_HEAD, self.output)
         self._digests, self._stored = [], 0
+
+    def over(self) -> None:
+        """Delete it, now that the fit has ended: whatever that comes to, the fit is what it is."""
+        try:
+            self.remove()
+        except Exception as error:
+            logger.warning("the journal %s is of no use any more and could not be removed: %s", self.name,
+                           one_line(error)[:200])  # fmt: skip
 
 
 @contextmanager
@@ -202,7 +205,7 @@ def journal_at(
         except OutputError:
             raise
         except (CollapseError, InputError):  # that is what the fit has come to, and would again
-            records.remove()
+            records.over()
             raise
         except KeyboardInterrupt as interrupt:
             if records.n_kept:
@@ -214,7 +217,7 @@ def journal_at(
                                records.n_kept, records.name)  # fmt: skip
             raise
         if not keep:
-            records.remove()
+            records.over()
 
 
 def file_of(number: int) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dgmm.data import PARTIAL, RECORD, Run, is_run_id, record_of, store_at
@@ -18,6 +20,8 @@ logger = logging.getLogger("dgmm")
 
 #: Suffix, in the folder of a claim, of the folder of records.
 RECORDS = "-records"
+#: Files that are flushed at a time: a file system has them share what each would wait for.
+FLUSHED_AT_ONCE = 8
 
 
 class LocalPlace(Place):
@@ -101,6 +105,7 @@ class LocalOutput(Output):
             pass
         else:
             self._made.append(folder)
+            flush_folder(os.path.dirname(os.path.abspath(folder)))
         if os.path.islink(folder) or os.path.isfile(folder):
             raise OutputExistsError(f"{folder} is in the way and was not left by dgmm: remove it yourself")
         # of several that find the claim of a dead run one takes it, and the others then find a live one
@@ -196,24 +201,37 @@ class LocalOutput(Output):
             file.write(content)
 
     def publish(self) -> None:
-        """Move it into place; a group that is replaced is moved aside first, and removed with the claim."""
+        """Flush it and move it into place; a group that is replaced is moved aside first, and removed with the claim.
+
+        Once this returns neither a crash nor a power failure can undo it. If it fails, what was there is there again.
+        """
         path, old = self.place.path, self.target + OLD
-        if not os.path.isdir(path) and not os.path.isdir(self.target):
-            os.replace(self.target, path)
-            return
-        if os.path.lexists(path):
+        replaced = os.path.lexists(path)
+        is_file = not os.path.isdir(path) and not os.path.isdir(self.target)
+        flush_tree(self.target)
+        if replaced and not is_file:
             os.rename(path, old)
         try:
-            os.rename(self.target, path)
+            (os.replace if is_file else os.rename)(self.target, path)
+            flush_folder(os.path.dirname(os.path.abspath(path)))
         except BaseException:
-            if os.path.lexists(old):
-                os.rename(old, path)
+            # what a file has replaced is gone
+            if not os.path.lexists(self.target) and not (is_file and replaced):
+                os.rename(path, self.target)
+            self._put_back()
             raise
+
+    def _put_back(self) -> None:
+        """Put back what was to be replaced, if that was moved aside."""
+        old = self.target + OLD
+        if os.path.lexists(old) and not os.path.lexists(self.place.path):
+            os.rename(old, self.place.path)
 
     def clean(self) -> None:
         """Remove the folder of the claim, and those above it that were made for an output that did not come."""
         with self._locked() as there:
             if there and self.is_ours:
+                self._put_back()
                 remove(self.place.folder)
         if not self.finished:
             for folder in reversed(self._made):
@@ -229,6 +247,7 @@ class LocalOutput(Output):
         for folder in reversed(missing):
             os.mkdir(folder)
             self._made.append(folder)
+            flush_folder(os.path.dirname(folder))
 
 
 def read_bytes(path: str, size: int = -1) -> bytes:
@@ -243,3 +262,39 @@ def remove(path: str) -> None:
         shutil.rmtree(path)
     else:
         os.remove(path)
+
+
+def flush_tree(path: str) -> None:
+    """Have a file, or a folder with everything in it, survive a power failure."""
+    if not os.path.isdir(path):
+        _flush(path)
+        return
+    folders = []
+    with ThreadPoolExecutor(FLUSHED_AT_ONCE, thread_name_prefix="flush") as several:
+        for folder, _, names in os.walk(path, onerror=_raise):
+            folders.append(folder)
+            for _ in several.map(_flush, [os.path.join(folder, name) for name in names]):
+                pass
+    for folder in reversed(folders):
+        flush_folder(folder)
+
+
+def flush_folder(path: str) -> None:
+    """Have what was made or renamed in a folder survive a power failure, where the file system flushes folders."""
+    try:
+        _flush(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
+def _flush(path: str, flags: int = os.O_RDONLY) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -370,6 +370,12 @@ def parts_of(path: Path) -> tuple[str, ...]:
     return (scheme, *(part for part in rest.split("/") if part))
 
 
+def unwritten(name: str, error: Exception) -> DgmmError:
+    """What to say where an output or what belongs to it cannot be written, and may be the next time."""
+    told = error.strerror if isinstance(error, OSError) else str(error).strip().partition("\n")[0]
+    return DgmmError(f"{name} cannot be written: {told or one_line(error)}; see to that, and run the same again")
+
+
 @contextmanager
 def explained(name: str, doing: str) -> Iterator[None]:
     """Say in one line, and as a user's mistake, what a file system or an object store says in its own words."""

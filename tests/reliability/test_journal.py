@@ -306,6 +306,21 @@ def test_a_finished_fit_leaves_its_journal_only_where_that_is_asked_for(data: st
     assert sorted(os.listdir(tmp_path)) == ["m", "m.journal"]
 
 
+def test_a_journal_that_cannot_be_removed_does_not_undo_the_fit(
+    data: str, undisturbed: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def fail(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.LocalFolder, "remove", fail)
+        assert bits(work(train(data, tmp_path / "m"))) == undisturbed["train"]
+    assert "m.journal is of no use any more and could not be removed: [Errno 5]" in caplog.text
+    work(train(data, tmp_path / "m", overwrite=True))
+    assert os.listdir(tmp_path) == ["m"]
+
+
 def test_a_stage_of_the_whole_job_goes_on(data: str, passes: list[str], tmp_path: Path) -> None:
     given = select(data, tmp_path / "run")
     job = Pipeline(**given.model_dump(exclude={"data"}), data=Data(path=data))

@@ -226,6 +226,7 @@ def test_what_a_killed_writer_leaves_does_not_stay(folder: Path, undisturbed: di
     target = chunks(tmp_path, "label")[0].parent
     for name in ("3.0123456789abcdef.partial", "77", "x"):
         (target / name).write_bytes(b"half")
+    (target.parents[1] / "zarr.0123456789abcdef.partial").write_bytes(b"half")
     (target.parents[1] / "time").mkdir()
     (target.parents[1] / "time" / "zarr.json").write_bytes(b"{")
     scored(job(folder, tmp_path))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,15 +24,19 @@ from hypothesis.stateful import (
 )
 
 import dgmm
-from dgmm.errors import OutputExistsError
+from dgmm.errors import InputError, OutputExistsError
 from dgmm.pipeline import run_score
 from dgmm.scoring.ledger import HEAD
 from dgmm.store import Status, place_at, save
 from tests import ledgers
-from tests.ledgers import N, Stop, at_region, fit, job_of, stop, tree, write_job
+from tests.ledgers import N, Stop, at_region, fit, forked, job_of, kill, stop, tree, write_job
 
 #: Runs that write, and those that are left in the middle, are of one of two models.
 MODELS = st.sampled_from([0, 1])
+#: Times that the source grows, and the rows that come each time: the last chunk is filled up, and another begins.
+GROWTHS, MORE = 3, 20
+#: Whose scores: of which model, and how often the source had grown by then.
+Whose = tuple[int, int]
 
 
 class Scores(RuleBasedStateMachine):
@@ -40,16 +46,17 @@ class Scores(RuleBasedStateMachine):
     are unfinished, and which of their regions are recorded.
     """
 
-    whole: dict[int, dict[str, bytes]]
+    whole: dict[Whose, dict[str, bytes]]
 
     def __init__(self) -> None:
         super().__init__()
         self.patch = ledgers.small_for_a_while()
         self.patch.__enter__()
         self.folder = Path(tempfile.mkdtemp())
-        self.complete: int | None = None
+        self.grown = 0
+        self.complete: Whose | None = None
         self.damaged: set[tuple[str, int]] = set()
-        self.unfinished: int | None = None
+        self.unfinished: Whose | None = None
         self.recorded: set[int] = set()
         self.lost: set[int] = set()
 
@@ -57,55 +64,107 @@ class Scores(RuleBasedStateMachine):
     def prepare(self) -> None:
         """A source and two models, and what undisturbed scores of each are."""
         write_job(self.folder)
-        self.whole = {}
         for model in (0, 1):
             save(fit(model), self.folder / f"m{model}.zarr")
-            run_score(self.job(model, out=self.folder / f"whole{model}"))
-            self.whole[model] = tree(self.folder / f"whole{model}")
+        self.whole = {}
+        self.score_undisturbed()
+
+    def score_undisturbed(self) -> None:
+        for model in (0, 1):
+            out = self.folder / f"whole{model}-{self.grown}"
+            run_score(self.job(model, out=out))
+            self.whole[model, self.grown] = tree(out)
 
     def teardown(self) -> None:
         self.patch.__exit__(None, None, None)
         shutil.rmtree(self.folder)
+
+    @property
+    def n(self) -> int:
+        """Regions of the source as it is now."""
+        return N + self.grown
 
     def job(self, model: int, overwrite: bool = False, out: Any = None) -> Any:
         job = job_of(self.folder, out or self.folder / "s", overwrite=overwrite)
         return job.model_copy(update={"model": str(self.folder / f"m{model}.zarr")})
 
     def refused(self, model: int, overwrite: bool) -> bool:
-        """Whether a run may not begin."""
-        taken = self.complete is not None or self.unfinished not in (None, model)
-        return taken and not overwrite
+        """Whether a run may not begin, and is told why."""
+        if overwrite or (self.complete is None and self.unfinished in (None, (model, self.grown))):
+            return False
+        words = "exists already"
+        if self.complete is None and self.unfinished is not None:
+            others = ["model"] * (self.unfinished[0] != model) + ["source"] * (self.unfinished[1] != self.grown)
+            words = "; ".join(f"the {what} was [0-9a-f]{{16}}, now [0-9a-f]{{16}}" for what in others)
+        with pytest.raises(OutputExistsError, match=words):
+            run_score(self.job(model))
+        return True
+
+    def kept(self, model: int) -> set[int]:
+        """The regions that need not be scored again."""
+        return self.recorded - self.lost if self.unfinished == (model, self.grown) else set()
 
     @rule(model=MODELS, overwrite=st.booleans(), number=st.integers(1, N + 3))
     def score(self, model: int, overwrite: bool, number: int) -> None:
         """Score; after so many regions something fails, if there are as many left."""
         if self.refused(model, overwrite):
-            with pytest.raises(OutputExistsError):
-                run_score(self.job(model, overwrite))
             return
-        kept = self.recorded - self.lost if self.unfinished == model else set()
+        kept = self.kept(model)
         with at_region(number, stop) as done:
             try:
                 run_score(self.job(model, overwrite))
                 ended = True
             except Stop:
                 ended = False
-        assert ended == (number > N - len(kept))
-        assert not kept & {*done}, "what is sound is not scored again"
+        assert ended == (number > self.n - len(kept))
+        assert not ended or kept | {*done} == {*range(self.n)}
+        self.scored(model, ended, kept, {*done})
+
+    @rule(model=MODELS, overwrite=st.booleans(), number=st.integers(1, N + 3))
+    def killed(self, model: int, overwrite: bool, number: int) -> None:
+        """Score in a process that is killed after so many regions, if there are as many left."""
+        if self.refused(model, overwrite):
+            return
+        kept, log = self.kept(model), self.folder / "log"
+
+        def work() -> None:
+            with at_region(number, lambda: (log.write_text(" ".join(map(str, done))), kill())) as done:
+                run_score(self.job(model, overwrite))
+
+        status = forked(work)
+        ended = not os.WIFSIGNALED(status)
+        assert ended == (number > self.n - len(kept))
+        assert status == (0 if ended else signal.SIGKILL)
+        self.scored(model, ended, kept, {*map(int, log.read_text().split())} if not ended else set())
+
+    def scored(self, model: int, ended: bool, kept: set[int], done: set[int]) -> None:
+        """What should lie there after a run that has scored these regions."""
+        assert not kept & done, "what is sound is not scored again"
         if ended:
-            assert kept | {*done} == {*range(N)}
-            self.complete, self.damaged, self.unfinished, self.recorded = model, set(), None, set()
+            self.complete, self.damaged, self.unfinished = (model, self.grown), set(), None
+            self.recorded, self.lost = set(), set()
         else:
-            self.unfinished, self.recorded = model, (self.recorded if kept else set()) | {*done}
-            self.lost -= {*done}
-        self.lost = self.lost & self.recorded if not ended else set()
+            self.unfinished, self.recorded = (model, self.grown), (self.recorded if kept else set()) | done
+            self.lost = (self.lost - done) & self.recorded
+
+    @precondition(lambda self: self.grown < GROWTHS)
+    @rule()
+    def extend(self) -> None:
+        """The source grows; what was made of it as it was is not gone on with."""
+        array = zarr.open_array(self.folder / "x.zarr")
+        n = array.shape[0]
+        array.resize((n + MORE, 3))
+        array[n:] = np.random.default_rng(n).normal(0, 3, (MORE, 3))
+        self.grown += 1
+        self.score_undisturbed()
 
     @precondition(lambda self: self.complete is not None)
     @rule(data=st.data())
     def damage(self, data: Any) -> None:
         """Something happens to a chunk of finished scores."""
         name = data.draw(st.sampled_from(["label", "probability", "log_density"]))
-        region = data.draw(st.integers(0, N - 1))
+        assert self.complete is not None
+        region = data.draw(st.integers(0, N + self.complete[1] - 1))
         self.hurt(self.folder / "s" / name / "c" / str(region), data)
         self.damaged.add((name, region))
 
@@ -126,7 +185,7 @@ class Scores(RuleBasedStateMachine):
         elif how == "short":
             file.write_bytes(file.read_bytes()[:-2] if file.exists() else b"")
         else:  # well-formed, and of another region
-            other = tree(self.folder / "whole0")[f"{file.parents[1].name}/c/{(int(file.name) + 1) % (N - 1)}"]
+            other = tree(self.folder / "whole0-0")[f"{file.parents[1].name}/c/{(int(file.name) + 1) % (N - 1)}"]
             file.write_bytes(other)
 
     @precondition(lambda self: self.unfinished is not None)
@@ -152,8 +211,13 @@ class Scores(RuleBasedStateMachine):
     @precondition(lambda self: self.complete is not None and not self.damaged)
     @rule(seed=st.integers(0, 5))
     def verify_anew(self, seed: int) -> None:
-        """Scored anew, a part of them is what it was."""
-        assert dgmm.verify(self.folder / "s", recompute=0.3, seed=seed).is_sound
+        """Scored anew, a part of them is what it was; of a source that has grown since, none can be."""
+        assert self.complete is not None
+        if self.complete[1] == self.grown:
+            assert dgmm.verify(self.folder / "s", recompute=0.3, seed=seed).is_sound
+            return
+        with pytest.raises(InputError, match=r"has the grid .*, the scores have"):
+            dgmm.verify(self.folder / "s", recompute=0.3, seed=seed)
 
     @invariant()
     def complete_or_not_there(self) -> None:
@@ -185,7 +249,7 @@ def test_scores_survive_whatever_is_done_to_them() -> None:
 
 @pytest.mark.slow
 def test_scores_survive_whatever_is_done_to_them_for_long() -> None:
-    run(150, 40)
+    run(200, 75)
 
 
 def test_the_damage_that_the_machine_does_is_damage() -> None:
