@@ -1,4 +1,4 @@
-"""The command line: ``dgmm select``, ``dgmm train``, ``dgmm score``, ``dgmm verify``, ``dgmm info``."""
+"""The command line: ``dgmm select``, ``train``, ``score``, ``verify``, ``info``, and ``dgmm models``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,18 @@ COMMANDS = {
 }
 for _name, _help in COMMANDS.items():
     app.command(f"dgmm.commands:{_name}", name=_name, help=_help)
+#: The same of a registry of models.
+MODELS = {
+    "add": "Put a model into a registry, as its candidate.",
+    "list": "List the versions in a registry, and which of them is in use.",
+    "show": "Show the card of a version.",
+    "promote": "Make a version the champion.",
+    "rollback": "Make the version before the champion again.",
+}
+models = App(name="models", help="Versions of a model in a folder, and which of them is in use.")
+for _name, _help in MODELS.items():
+    models.command(f"dgmm.models:{_name}_version", name=_name, help=_help)
+app.command(models)
 
 #: What to do about errors of libraries that take longer to import than most commands to run, by their names.
 ADVICE = {

@@ -221,6 +221,7 @@ def info(
     from dgmm.scoring import SCORES_KIND
     from dgmm.store import MODEL_KIND, from_dataset
 
+    path = store.model_at(path)
     attributes = {} if path.endswith(".json") else store.attributes(path)
     if path.endswith(".json") or str(attributes.get("format")).startswith(MODEL_KIND):
         dataset = store.load_dataset(path)

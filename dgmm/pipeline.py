@@ -98,7 +98,8 @@ def journal_beside(out: str, settings: Train | Select, samples: Samples) -> Abst
 
 
 def run_score(settings: Score) -> Scored:
-    """Score and write the scores."""
+    """Score and write the scores, with the version that an alias of a model stands for now."""
+    settings = settings.model_copy(update={"model": store.model_at(settings.model)})
     fit = store.load(settings.model)
     samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
     with (

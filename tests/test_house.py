@@ -25,10 +25,11 @@ HOUSE: dict[str, str] = {
     "fitting": "reseed runner scout race departure bootstrap fit",
     "datasets": "",
     "store": "places local objects at folders record models journal",
+    "registry": "card versions",
     "scoring": "rows total arrays regions entries ledger bulk anew verify", "report": "figures page",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian",
-    "api": "", "pipeline": "", "commands": "", "cli": "",
+    "api": "", "pipeline": "", "commands": "", "models": "", "cli": "",
 }  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
@@ -37,12 +38,12 @@ ONLY_IN = {
     "zarr": {"data", "store", "scoring", "datasets", "estimators"},
     "obstore": {"data", "store"},
     "xarray": {"data", "store", "scoring", "datasets", "api", "report", "estimators"},
-    "pandas": {"data", "fits", "store", "datasets", "pipeline", "report", "estimators"},
-    "pydantic": {"config", "fits", "store"},
+    "pandas": {"data", "fits", "store", "registry", "datasets", "pipeline", "report", "estimators"},
+    "pydantic": {"config", "fits", "store", "registry"},
     "yaml": {"yaml12"},
     "sklearn": {"search", "fitting", "estimators"},
     "numba": {"estep"},
-    "cyclopts": {"cli", "commands"},
+    "cyclopts": {"cli", "commands", "models"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "prefect": set(),
