@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "Fit one mixture.",
     "score": "Label every sample with a fitted mixture.",
     "verify": "Say whether scores or a model are what was written.",
+    "drift": "Say whether data are still like those that a model was fitted to.",
     "info": "Say what a model, scores or a store of samples hold.",
 }
 for _name, _help in COMMANDS.items():
@@ -71,7 +72,7 @@ def run_app(which: App, arguments: Sequence[str]) -> int:
     It is 0, 2 for bad input, 1 for what went wrong later, 130 for Ctrl-C, 143 where the system ended it (SIGTERM); a
     command may return another. Where 1 says that something was found, what went wrong is 2.
     """
-    failed = 2 if list(arguments)[:1] == ["verify"] else 1
+    failed = 2 if list(arguments)[:1] in (["verify"], ["drift"]) else 1
     try:
         with terminable():
             code = which(list(arguments), exit_on_error=False, print_error=False)

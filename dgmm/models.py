@@ -11,6 +11,8 @@ from cyclopts import Parameter
 from dgmm import store
 from dgmm.config import Data
 from dgmm.data import fingerprint
+from dgmm.drift import baseline_of
+from dgmm.engine import open_workers
 from dgmm.errors import InputError
 from dgmm.fits import validated
 from dgmm.pipeline import samples_of
@@ -29,18 +31,27 @@ def add_version(
     model: Annotated[str, Parameter(help="A model.")],
     /,
     *,
-    data: Annotated[str | None, Parameter(help="What it was fitted to: its fingerprint goes on the card.")] = None,
+    data: Annotated[
+        str | None,
+        Parameter(
+            help="What it was fitted to, read twice: its fingerprint goes on the card, and drift is told from it."
+        ),
+    ] = None,
     promote: Annotated[bool, Parameter(negative=(), help="Make it the champion too.")] = False,
 ) -> None:
     """Put a model into a registry, as its candidate."""
     record, where = store.read(model), _registry(registry)
     source = data or record.settings.get("data", {}).get("path")
-    known: dict[str, str] = {}
+    known, baseline = {}, ""
     if data is not None:
-        known = fingerprint(samples_of(validated(Data, {**record.settings.get("data", {}), "path": data}), record.fit))
+        fit = record.fit
+        samples = samples_of(validated(Data, {**record.settings.get("data", {}), "path": data}), fit)
+        known = fingerprint(samples)
+        with open_workers(None) as workers:
+            baseline = baseline_of(samples.like(fit.features, fit.layout), fit.mixture, workers).to_json
     notes = (f"registered from {model}", *([f"fitted to {source}"] if source else []))
     command = shlex.join(["dgmm", "models", "add", registry, model])
-    version = where.add(record.fit, Made(record.table, record.settings, known, command, notes))
+    version = where.add(record.fit, Made(record.table, record.settings, known, command, notes, baseline))
     if promote:
         where.promote(version)
     print(f"{where.folder}@{version} is the {'champion' if promote else 'candidate'}")

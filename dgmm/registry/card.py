@@ -115,6 +115,8 @@ class Made:
         The fingerprint of the samples; see `dgmm.data.fingerprint`.
     command : str
     notes : tuple of str
+    baseline : str
+        What the samples look like through it; see `dgmm.drift.Baseline`.
     when : datetime
         When it is registered.
     """
@@ -124,6 +126,7 @@ class Made:
     data: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     notes: tuple[str, ...] = ()
+    baseline: str = ""
     when: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 

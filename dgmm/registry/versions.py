@@ -33,6 +33,8 @@ ALIASES = (CHAMPION, CANDIDATE, PREVIOUS)
 ALIAS_FORMAT = "dgmm-alias-1"
 #: The cards of a version, for programs and for people.
 CARD, CARD_TEXT = "card.json", "card.md"
+#: What its training data look like through it, and how large that is at most.
+BASELINE, MOST_BASELINE = "baseline.json", 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,10 @@ class Registry:
             raise InputError(f"{path} is damaged: it is the card of {card.version!r}")
         return card
 
+    def baseline(self, version: str) -> bytes | None:
+        """What the training data of a version look like through it, as it is stored; None if that is not there."""
+        return place_at(f"{self.folder}/{version}/{BASELINE}").content(MOST_BASELINE)
+
     def table(self) -> pd.DataFrame:
         """All versions, a row each, the newest first."""
         aliases, rows = self.aliases(), []
@@ -132,6 +138,8 @@ class Registry:
         made = made or Made()
         version = f"{made.when:%Y%m%dT%H%M%SZ}-{its[:8]}"
         card = card_of(fit, version, made)
+        if made.baseline:
+            self._write(f"{version}/{BASELINE}", "baseline", made.baseline.encode())
         # the model comes last: a version is one when that is there
         for name, text in ((CARD, card.to_json), (CARD_TEXT, card.to_markdown)):
             self._write(f"{version}/{name}", "card", text.encode())

@@ -30,6 +30,7 @@ SIGNATURES = {
     "model": b'"format": "dgmm-model-',
     "alias": b'"format": "dgmm-alias-',
     "card": b'"format": "dgmm-card-',
+    "baseline": b'"format": "dgmm-baseline-',
     "table": b"n_components,covariance_type,",
     "report": b'name="generator" content="dgmm',
     "picture": b"Software\0dgmm",
