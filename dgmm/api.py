@@ -211,6 +211,8 @@ def score(
     """
     data, cluster, rest = by_model(options, Data, Cluster)
     how = validated(Scoring, rest)
+    if not isinstance(model, Fit):
+        model = store.model_at(model)
     fit = model if isinstance(model, Fit) else store.load(model)
     samples = open_samples(source, like=fit.layout, **data)
     inputs = [place for place in (model, source) if isinstance(place, (str, os.PathLike))]
@@ -253,7 +255,7 @@ def verify(
         found or are others.
     """
     cluster, rest = by_model(options, Cluster)
-    how, name = validated(Verifying, rest), os.fspath(path)
+    how, name = validated(Verifying, rest), store.model_at(path)
     subset = part_named(how.subset)
     if kind_of(name) == "model":
         return verify_model(name)

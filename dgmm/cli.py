@@ -1,4 +1,4 @@
-"""The command line: ``dgmm select``, ``dgmm train``, ``dgmm score``, ``dgmm verify``, ``dgmm info``."""
+"""The command line: ``dgmm select``, ``train``, ``score``, ``verify``, ``info``, and ``dgmm models``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,23 @@ COMMANDS = {
     "train": "Fit one mixture.",
     "score": "Label every sample with a fitted mixture.",
     "verify": "Say whether scores or a model are what was written.",
+    "drift": "Say whether data are still like those that a model was fitted to.",
     "info": "Say what a model, scores or a store of samples hold.",
 }
 for _name, _help in COMMANDS.items():
     app.command(f"dgmm.commands:{_name}", name=_name, help=_help)
+#: The same of a registry of models.
+MODELS = {
+    "add": "Put a model into a registry, as its candidate.",
+    "list": "List the versions in a registry, and which of them is in use.",
+    "show": "Show the card of a version.",
+    "promote": "Make a version the champion.",
+    "rollback": "Make the version before the champion again.",
+}
+models = App(name="models", help="Versions of a model in a folder, and which of them is in use.")
+for _name, _help in MODELS.items():
+    models.command(f"dgmm.models:{_name}_version", name=_name, help=_help)
+app.command(models)
 
 #: What to do about errors of libraries that take longer to import than most commands to run, by their names.
 ADVICE = {
@@ -59,7 +72,7 @@ def run_app(which: App, arguments: Sequence[str]) -> int:
     It is 0, 2 for bad input, 1 for what went wrong later, 130 for Ctrl-C, 143 where the system ended it (SIGTERM); a
     command may return another. Where 1 says that something was found, what went wrong is 2.
     """
-    failed = 2 if list(arguments)[:1] == ["verify"] else 1
+    failed = 2 if list(arguments)[:1] in (["verify"], ["drift"]) else 1
     try:
         with terminable():
             code = which(list(arguments), exit_on_error=False, print_error=False)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from dgmm.config import Data, Score, Select, Setting, Train, Verify, read_settings, settings_of
+from dgmm.config import Data, Score, Select, Setting, Train, Verify, Watch, read_settings, settings_of
 from dgmm.errors import InputError
 from dgmm.fits import Settings, held_out_words, validated
 from dgmm.yaml12 import parse
@@ -83,6 +83,9 @@ Changes = Annotated[
     ),
 ]
 
+AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object.")]
+Quiet = Annotated[bool, Parameter(negative=(), help="No progress lines.")]
+
 
 def asked(model: type[S], given: Mapping[str, Any], changes: Sequence[str] | None, file: str | None = None) -> S:
     """Validated settings: of a file, if there is one, then options by the names of settings, then ``--set``.
@@ -131,7 +134,7 @@ def command(model: type[S], *places: str) -> Callable[[Callable[[S], str]], Call
         def run(
             *values: str | None,
             changes: Changes = None,
-            quiet: Annotated[bool, Parameter(negative=(), help="No progress lines.")] = False,
+            quiet: Quiet = False,
             **given: Any,
         ) -> None:
             first = values[0] or ""
@@ -191,9 +194,9 @@ def verify(
     path: Annotated[str, Parameter(help="Scores or a model.")],
     /,
     *,
-    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
     changes: Changes = None,
-    quiet: Annotated[bool, Parameter(negative=(), help="No progress lines.")] = False,
+    quiet: Quiet = False,
     **given: Any,
 ) -> int:
     """Say whether scores or a model are what was written: exit code 0 if so, 1 if not, 2 if that cannot be told."""
@@ -204,6 +207,27 @@ def verify(
     verdict = run_verify(wanted)
     print(json.dumps(verdict.to_json(), allow_nan=False) if as_json else verdict)
     return 0 if verdict.is_sound else 1
+
+
+@with_options(*options_of(Watch, {setting.path for setting in settings_of(Watch)} - {"model", "data.path"}))
+def drift(
+    model: Annotated[str, Parameter(help="A model, best one in a registry: models/NAME@champion.")],
+    path: Annotated[str, Parameter(help="Data.")],
+    /,
+    *,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    changes: Changes = None,
+    **given: Any,
+) -> int:
+    """Say whether data are still like those of a model: exit code 0 if so, 1 if not, 2 if that cannot be told."""
+    from dgmm.pipeline import run_watch
+
+    wanted = asked(Watch, {"model": model, "data.path": path, **given}, changes)
+    show_progress(quiet)
+    found = run_watch(wanted)
+    print(json.dumps(found.to_json, allow_nan=False) if as_json else found)
+    return 1 if found.found else 0
 
 
 @with_options(*options_of(Data, only=("variables", "feature_dim")))
@@ -221,6 +245,7 @@ def info(
     from dgmm.scoring import SCORES_KIND
     from dgmm.store import MODEL_KIND, from_dataset
 
+    path = store.model_at(path)
     attributes = {} if path.endswith(".json") else store.attributes(path)
     if path.endswith(".json") or str(attributes.get("format")).startswith(MODEL_KIND):
         dataset = store.load_dataset(path)

@@ -204,6 +204,25 @@ class Verify(Verifying):
     cluster: Cluster = Cluster()
 
 
+class Watch(Settings):
+    """Say whether data are still like those that a model was fitted to."""
+
+    model: str = Field(min_length=1, description="Fitted model; one in a registry has its baseline with it.")
+    data: Data
+    reference: str | None = Field(
+        None, description="What the model was fitted to, read for a baseline. Default: the baseline in the registry."
+    )
+    threshold: float = Field(
+        3.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How far a figure may move, in standard deviations between blocks of the training data: mean log "
+        "density, shares of the classes, of samples with missing values, and of those less likely than all but 1 % of "
+        "the training data.",
+    )
+    cluster: Cluster = Cluster()
+
+
 class Pipeline(Scoring, Search, Fitting):
     """The whole job: select, score, report."""
 

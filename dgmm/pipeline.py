@@ -12,13 +12,15 @@ import pandas as pd
 
 from dgmm import store
 from dgmm.api import open_scores, verify
-from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train, Verify
+from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train, Verify, Watch
 from dgmm.data import Samples, fingerprint, open_samples
 from dgmm.datasets import DATASETS
+from dgmm.drift import Baseline, Drift, baseline_of, census_of, compare
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import DgmmError, InputError, OutputExistsError
 from dgmm.fits import CRITERION_NAMES, Fit, Selection, Settings, held_out_words
 from dgmm.fitting import select_samples, train_samples
+from dgmm.registry import Registry
 from dgmm.scoring import Scored, Verdict, score_samples
 from dgmm.store import JOURNAL, Records, Status, digest, journal_at, place_at, settings_in
 from dgmm.types import Criterion
@@ -98,7 +100,8 @@ def journal_beside(out: str, settings: Train | Select, samples: Samples) -> Abst
 
 
 def run_score(settings: Score) -> Scored:
-    """Score and write the scores."""
+    """Score and write the scores, with the version that an alias of a model stands for now."""
+    settings = settings.model_copy(update={"model": store.model_at(settings.model)})
     fit = store.load(settings.model)
     samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
     with (
@@ -118,6 +121,41 @@ def run_score(settings: Score) -> Scored:
 def run_verify(settings: Verify) -> Verdict:
     """Look at scores or a model."""
     return verify(settings.path, **settings.model_dump(exclude={"path", "cluster"}), **settings.cluster.model_dump())
+
+
+def run_watch(settings: Watch) -> Drift:
+    """Compare data with those that a model was fitted to."""
+    record = store.read(settings.model)
+    model = record.fit
+    samples = samples_of(settings.data, model).like(model.features, model.layout)
+    with workers_of(settings.cluster) as workers:
+        if settings.reference is not None:
+            was = settings.data.model_copy(update={"path": settings.reference})
+            baseline = baseline_of(samples_of(was, model).like(model.features, model.layout), model.mixture, workers)
+        else:
+            baseline = baseline_in(settings.model, model)
+        now = census_of(samples, model.mixture, baseline.bound, workers)
+    return compare(baseline, now, settings.threshold, lambda part: where(samples, part))
+
+
+def baseline_in(name: str, model: Fit) -> Baseline:
+    """The baseline that lies beside a version of a model; raises `InputError` if there is none, or one of another."""
+    registry, version = Registry.of(name)
+    content = registry.baseline(registry.version(version)) if version else None
+    if content is None:
+        raise InputError(
+            f"{name} has no baseline: name what it was fitted to (reference), or register it with its data"
+        )
+    baseline = Baseline.from_json(content, f"the baseline of {name}")
+    if baseline.model != digest(model.mixture):
+        raise InputError(f"the baseline of {name} is of another model: register it again with its data")
+    return baseline
+
+
+def where(samples: Samples, segment: int) -> str:
+    """A segment in words."""
+    region = samples.grid.region(segment)
+    return ", ".join(f"{dim} {s.start}:{s.stop}" for dim, s in zip(samples.dims, region, strict=True))
 
 
 def made_with(settings: Settings) -> dict[str, Any]:

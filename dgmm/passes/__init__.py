@@ -4,6 +4,7 @@ The profile (moments, range, missing rows, a sample of rows), the E-step of any 
 mixtures explain worst, what they say of the rows that judge. Which mixtures those are is no concern of this room.
 """
 
+from dgmm.passes.census import Census, CensusSegment
 from dgmm.passes.codec import from_parts, packed, to_parts, unpacked
 from dgmm.passes.judge import BlockSums
 from dgmm.passes.passes import Passes, profile_of
@@ -12,6 +13,8 @@ from dgmm.passes.sample import Sample, row_hashes
 
 __all__ = [
     "BlockSums",
+    "Census",
+    "CensusSegment",
     "Passes",
     "Profile",
     "Sample",

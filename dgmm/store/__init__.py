@@ -6,7 +6,7 @@ written where it will lie, but what makes a Zarr group of it comes last. Either 
 but this room deletes. Beside it lies the journal of a fit that has not ended (``OUT.journal``).
 """
 
-from dgmm.store.at import place_at
+from dgmm.store.at import ALIAS, CHAMPION, MODEL_OF_VERSION, PREVIOUS, VERSION, model_at, place_at, version_of
 from dgmm.store.folders import folder_at
 from dgmm.store.journal import JOURNAL, Records, differences, journal_at, sealed, to_json, unsealed, versions
 from dgmm.store.models import UNSETTLED_DTYPE, attributes, consolidate, load, load_dataset, read, rescued, save, write
@@ -14,9 +14,14 @@ from dgmm.store.places import Output, Place, State, Status, Writer, explained, u
 from dgmm.store.record import MODEL_KIND, digest, from_dataset, settings_in
 
 __all__ = [
+    "ALIAS",
+    "CHAMPION",
     "JOURNAL",
     "MODEL_KIND",
+    "MODEL_OF_VERSION",
+    "PREVIOUS",
     "UNSETTLED_DTYPE",
+    "VERSION",
     "Output",
     "Place",
     "Records",
@@ -33,6 +38,7 @@ __all__ = [
     "journal_at",
     "load",
     "load_dataset",
+    "model_at",
     "place_at",
     "read",
     "rescued",
@@ -42,6 +48,7 @@ __all__ = [
     "to_json",
     "unsealed",
     "unwritten",
+    "version_of",
     "versions",
     "write",
 ]

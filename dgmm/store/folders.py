@@ -34,6 +34,10 @@ class Folder(ABC):
         """Of the files, in any order; none if there is no such folder."""
 
     @abstractmethod
+    def folders(self) -> list[str]:
+        """Names of the folders in it, in any order; none if there is no such folder."""
+
+    @abstractmethod
     def read(self, name: str, most: int) -> bytes | None:
         """A file of at most so many bytes; None if there is none; raises `ValueError` if it is larger."""
 
@@ -87,6 +91,13 @@ class LocalFolder(Folder):
         """Of the files."""
         try:
             return [name for name in os.listdir(self.path) if not name.endswith(PART)]
+        except FileNotFoundError:
+            return []
+
+    def folders(self) -> list[str]:
+        """Of the folders."""
+        try:
+            return [entry.name for entry in os.scandir(self.path) if entry.is_dir()]
         except FileNotFoundError:
             return []
 
@@ -144,6 +155,13 @@ class ObjectFolder(Folder):
 
         batches: Any = obstore.list(self.objects, f"{self.key}/")
         return [found["path"].rpartition("/")[2] for batch in batches for found in batch]
+
+    def folders(self) -> list[str]:
+        """Of the prefixes."""
+        import obstore
+
+        listed = obstore.list_with_delimiter(self.objects, f"{self.key}/")
+        return [prefix.rstrip("/").rpartition("/")[2] for prefix in listed["common_prefixes"]]
 
     def read(self, name: str, most: int) -> bytes | None:
         """An object."""

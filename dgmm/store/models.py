@@ -21,7 +21,7 @@ import zarr
 from dgmm.data import Stored, open_store, unfinished
 from dgmm.errors import DgmmError, InputError, ReadError, one_line
 from dgmm.fits import Fit
-from dgmm.store.at import place_at
+from dgmm.store.at import model_at, place_at
 from dgmm.store.places import Output
 from dgmm.store.record import Record, check_format, from_dataset, to_dataset
 from dgmm.types import AnyArray
@@ -115,6 +115,7 @@ def load(path: Path, *, max_bytes: int = MAX_BYTES) -> Fit:
     Parameters
     ----------
     path : path or URL
+        Or a version or alias in a registry: ``models/NAME@champion``.
     max_bytes : int
         A model that says it is larger is refused before it is read.
 
@@ -133,6 +134,7 @@ def read(path: Path, *, max_bytes: int = MAX_BYTES) -> Record:
 
 def load_dataset(path: Path, *, max_bytes: int = MAX_BYTES) -> xr.Dataset:
     """A stored model as a dataset, as it is; see `load`."""
+    path = model_at(path)
     try:
         if os.fspath(path).endswith(".json"):
             return _from_json(path, max_bytes)

@@ -28,6 +28,9 @@ OLD = "-old"
 #: By what it holds among its first bytes a file is known as an output of ours.
 SIGNATURES = {
     "model": b'"format": "dgmm-model-',
+    "alias": b'"format": "dgmm-alias-',
+    "card": b'"format": "dgmm-card-',
+    "baseline": b'"format": "dgmm-baseline-',
     "table": b"n_components,covariance_type,",
     "report": b'name="generator" content="dgmm',
     "picture": b"Software\0dgmm",

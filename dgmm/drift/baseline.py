@@ -1,0 +1,167 @@
+"""What the data that a model was fitted to look like through it, block by block."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dgmm.blas import one_blas_thread
+from dgmm.data import Samples
+from dgmm.engine import Fold, Workers
+from dgmm.errors import InputError
+from dgmm.fits import Training
+from dgmm.mixture import Mixture
+from dgmm.passes import Census, CensusSegment, profile_of
+from dgmm.store import digest
+from dgmm.types import FloatArray
+
+FORMAT = "dgmm-baseline-1"
+#: Segments are put together to so many blocks at most.
+MOST_BLOCKS = 256
+#: What is less likely than this share of the training data is unlikely.
+UNLIKELY = 0.01
+#: A baseline is not larger.
+MAX_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What training data look like through a model.
+
+    Attributes
+    ----------
+    model : str
+        Digest of the mixture.
+    bound : float
+        Log density, in nats, below which lies one in a hundred of the training data.
+    figures : Figures
+        Of blocks of neighbouring segments.
+    """
+
+    model: str
+    bound: float
+    figures: Figures
+
+    @property
+    def to_json(self) -> str:
+        """As it is stored."""
+        figures = {name: values.tolist() for name, values in vars(self.figures).items()}
+        return json.dumps({"format": FORMAT, "model": self.model, "bound": self.bound, **figures}) + "\n"
+
+    @classmethod
+    def from_json(cls, content: bytes, name: str) -> Baseline:
+        """Inverse of `to_json`; raises `InputError` if it is none."""
+        try:
+            found = Stored.model_validate(json.loads(content))
+            figures = Figures(*(np.array(getattr(found, field)) for field in FIELDS))
+            n, k = len(found.rows), figures.classes.shape[-1]
+            shapes = {(n, k) if field == "classes" else (n,) for field in FIELDS}
+            if n == 0 or {getattr(figures, field).shape for field in FIELDS} != shapes or figures.classes.ndim != 2:
+                raise ValueError("its figures are not of the same blocks")
+            if not 0 < figures.rows.sum() < np.inf or min(getattr(figures, f).min() for f in FIELDS[:-1]) < 0:
+                raise ValueError("its figures are not counts")
+        except (ValueError, RecursionError, ValidationError) as error:
+            raise InputError(f"{name} is damaged: {' '.join(str(error).split())[:200]}") from None
+        return cls(found.model, found.bound, figures)
+
+
+#: The figures of a block, as they are stored.
+FIELDS = ("rows", "missing", "unlikely", "classes", "log_density")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of blocks.
+
+    Attributes
+    ----------
+    rows, missing, unlikely : ndarray, shape (blocks,)
+        Complete rows; those with a missing value; those that are unlikely.
+    classes : ndarray, shape (blocks, K)
+        Complete rows of each class.
+    log_density : ndarray, shape (blocks,)
+        Sums.
+    """
+
+    rows: FloatArray
+    missing: FloatArray
+    unlikely: FloatArray
+    classes: FloatArray
+    log_density: FloatArray
+
+    @classmethod
+    def of(cls, census: Census) -> Figures:
+        """Of every segment."""
+        counts = census.counts.astype(float)
+        return cls(
+            counts.sum(axis=1), census.missing.astype(float), census.unlikely.astype(float), counts, census.log_density
+        )
+
+    def blocks(self, most: int = MOST_BLOCKS) -> Figures:
+        """Of so many runs of neighbouring segments at most."""
+        starts = np.arange(0, len(self.rows), -(-len(self.rows) // most))
+        return Figures(*(np.add.reduceat(getattr(self, name), starts, axis=0) for name in FIELDS))
+
+    @property
+    def names(self) -> list[str]:
+        """Of what `shares` gives."""
+        return ["missing", "unlikely", "mean log density", *(f"class {k}" for k in range(self.classes.shape[1]))]
+
+    @property
+    def shares(self) -> FloatArray:
+        """Of each block: shares of rows missing, of the others unlikely and of each class, shape (3 + K, blocks).
+
+        And the mean log density; NaN where there are no complete rows.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            missing = self.missing / (self.rows + self.missing)
+            each = [self.unlikely / self.rows, self.log_density / self.rows, *(self.classes.T / self.rows)]
+        return np.array([missing, *each])
+
+    @property
+    def total(self) -> Figures:
+        """Of all blocks together, as one."""
+        return Figures(*(getattr(self, name).sum(axis=0, keepdims=True) for name in FIELDS))
+
+
+class Stored(BaseModel):
+    """A baseline as JSON."""
+
+    model_config = ConfigDict(strict=False, extra="ignore", allow_inf_nan=False)
+
+    model: str
+    bound: float
+    rows: list[float] = Field(max_length=MOST_BLOCKS)
+    missing: list[float]
+    unlikely: list[float]
+    classes: list[list[float]]
+    log_density: list[float]
+
+
+def census_of(samples: Samples, mixture: Mixture, bound: float, workers: Workers) -> Figures:
+    """What samples look like through a mixture, segment by segment: one read of the data."""
+    with one_blas_thread:
+        plan = mixture.density_plan()
+        leaf = CensusSegment(samples.name, samples.features, samples.grid, plan, bound)
+        return Figures.of(Fold(samples, workers, keep=False)(leaf))
+
+
+def baseline_of(samples: Samples, mixture: Mixture, workers: Workers, options: Training | None = None) -> Baseline:
+    """The baseline of a mixture and the data that it was fitted to: two reads, one of which draws a sample.
+
+    Parameters
+    ----------
+    samples : Samples
+    mixture : Mixture
+    workers : Workers
+    options : Training, optional
+        Of the sample of rows in which one in a hundred is unlikely.
+    """
+    with one_blas_thread:
+        profile: Any = profile_of(Fold(samples, workers), samples, options or Training())
+        bound = float(np.quantile(mixture.log_density(profile.sample.rows.x), UNLIKELY))
+    return Baseline(digest(mixture), bound, census_of(samples, mixture, bound, workers).blocks())

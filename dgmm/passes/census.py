@@ -1,0 +1,98 @@
+"""What a mixture says of every segment: how many rows are in which class, unlikely or missing, as a leaf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+
+from dgmm.data import Grid
+from dgmm.engine import Leaf
+from dgmm.estep import Plan, buffer_bytes, complete_rows, score
+from dgmm.passes.profile import refuse_infinite
+from dgmm.passes.worst import SCORED_ROWS
+from dgmm.rows import Rows
+from dgmm.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class Census:
+    """Of each segment, in their order.
+
+    Attributes
+    ----------
+    segments : ndarray of int, shape (m,)
+    counts : ndarray of int, shape (m, K)
+        Complete rows of each class.
+    missing : ndarray of int, shape (m,)
+        Rows with a missing value.
+    unlikely : ndarray of int, shape (m,)
+        Complete rows with a log density below a bound.
+    log_density : ndarray, shape (m,)
+        Sums of the log densities of complete rows.
+    """
+
+    segments: IntArray
+    counts: IntArray
+    missing: IntArray
+    unlikely: IntArray
+    log_density: FloatArray
+
+    def merge(self, other: Census) -> Census:
+        """Of both."""
+        order = np.argsort(np.concatenate([self.segments, other.segments]))
+        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        return Census(*(np.concatenate(pair)[order] for pair in pairs))
+
+
+@dataclass(frozen=True)
+class CensusSegment(Leaf[Census]):
+    """The leaf of a census.
+
+    Attributes
+    ----------
+    name : str
+        Of the source, for messages.
+    features : tuple of str
+    grid : Grid
+    plan : Plan
+        Of the one mixture.
+    bound : float
+        What is less likely than this is unlikely: a log density in nats.
+    """
+
+    exact: ClassVar[bool] = True
+
+    name: str
+    features: tuple[str, ...]
+    grid: Grid
+    plan: Plan
+    bound: float
+
+    def __call__(self, segment: int, rows: Rows) -> Census:
+        """Of one segment, all its rows given."""
+        k = self.plan.n_rows
+        counts, n_complete, unlikely, total = np.zeros(k, dtype=np.int64), 0, 0, 0.0
+        for start in range(0, len(rows), SCORED_ROWS):
+            x = rows.x[start : start + SCORED_ROWS]
+            present = complete_rows(x)
+            scores = score(x if present is None else x[present], self.plan)
+            counts += np.bincount(scores.label, minlength=k)
+            n_complete += len(scores.label)
+            unlikely += int((scores.log_density < self.bound).sum())
+            total += float(scores.log_density.sum())
+        if not np.isfinite(total):
+            refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
+        return Census(
+            np.array([segment]), counts[None], np.array([len(rows) - n_complete]), np.array([unlikely]),
+            np.array([total]),
+        )  # fmt: skip
+
+    def working_bytes(self, n_rows: int) -> int:
+        """Scores of a piece, and its rows without those that are missing."""
+        return buffer_bytes(self.plan) + SCORED_ROWS * (48 + 8 * len(self.features))
+
+    def result_bytes(self, n_rows: int) -> int:
+        """A few numbers for each segment."""
+        return (8 * self.plan.n_rows + 32) * -(-n_rows // self.grid.largest)
