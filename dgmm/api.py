@@ -13,9 +13,9 @@ import xarray as xr
 
 from dgmm import store
 from dgmm.config import Cluster, Data, Score, Scoring, Select, Train, Verify, Verifying
-from dgmm.data import Samples, Source, Weights, fingerprint, open_samples, store_at
+from dgmm.data import Samples, Source, Weights, fingerprint, open_dataset, open_samples
 from dgmm.engine import Workers, open_workers
-from dgmm.errors import InputError, one_line
+from dgmm.errors import InputError
 from dgmm.families import DEFAULT, get_family
 from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
 from dgmm.fitting import select_samples, train_samples
@@ -317,12 +317,7 @@ def workers_named(scheduler: str | Client | None, cluster: Mapping[str, Any]) ->
 
 def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:
     """Scores as a lazy dataset; `InputError` if they are none, or damaged beyond reading."""
-    try:
-        scores = xr.open_zarr(store_at(path, read_only=True), consolidated=False)
-    except (InputError, OSError):
-        raise
-    except Exception as error:  # whatever metadata that are damaged lead to
-        raise InputError(f"xarray cannot read {path}: {one_line(error)}") from None
+    scores = open_dataset(path)
     if "label" not in scores:
         raise InputError(f"{path} holds no scores: there is no label among {', '.join(sorted(map(str, scores)))}")
     return scores

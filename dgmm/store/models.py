@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 import zarr
 
-from dgmm.data import Stored, open_store, unfinished
+from dgmm.data import Stored, members, open_store, unfinished
 from dgmm.errors import DgmmError, InputError, ReadError, one_line
 from dgmm.fits import Fit
 from dgmm.store.at import place_at
@@ -177,7 +177,7 @@ def _from_zarr(path: Path, max_bytes: int) -> xr.Dataset:
             raise InputError(f"{path} is not a dgmm model: it is a single array")
         attributes = dict(group.attrs)
         check_format(attributes, os.fspath(path))
-        arrays = dict(group.arrays())
+        arrays = members(group, os.fspath(path))
     for name, array in arrays.items():
         # the second format has codecs by name that unpickle, the third has none
         if array.metadata.zarr_format != 3 or array.dtype != np.float64:
