@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -13,7 +13,7 @@ import xarray as xr
 
 from dgmm import store
 from dgmm.config import Cluster, Data, Score, Scoring, Select, Train, Verify, Verifying
-from dgmm.data import Samples, Source, Weights, fingerprint, open_dataset, open_samples
+from dgmm.data import Samples, Source, Weights, check_unchanged, fingerprint, open_dataset, open_samples
 from dgmm.engine import Workers, open_workers
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, get_family
@@ -110,6 +110,7 @@ def train(
     asked = {**one.model_dump(), "training": fitting.model_dump(mode="json"), **data, "given": written(given)}
     with (
         journal_or_none(journal, samples, asked, keep=keep_journal) as records,
+        unchanged(source, samples),
         workers_named(scheduler, cluster) as workers,
     ):
         return train_samples(samples, workers, one, fitting, given, records)
@@ -161,6 +162,7 @@ def select(
     asked = {**search.model_dump(mode="json"), "training": fitting.model_dump(mode="json"), **data}
     with (
         journal_or_none(journal, samples, asked, keep=keep_journal) as records,
+        unchanged(source, samples),
         workers_named(scheduler, cluster) as workers,
     ):
         return select_samples(samples, workers, search, fitting, records)
@@ -308,6 +310,17 @@ def journal_or_none(
 ) -> AbstractContextManager[Records | None]:
     """Context of the journal at a path, for what is asked of samples; of None where there is no path."""
     return nullcontext() if path is None else journal_at(path, fingerprint(samples), asked, keep=keep)
+
+
+@contextmanager
+def unchanged(source: Source, samples: Samples) -> Iterator[None]:
+    """Context in which what lies at a path or URL must not change; what somebody else has opened is theirs."""
+    if not isinstance(source, (str, os.PathLike)):
+        yield
+        return
+    before = fingerprint(samples)
+    yield
+    check_unchanged(samples, before)
 
 
 def workers_named(scheduler: str | Client | None, cluster: Mapping[str, Any]) -> AbstractContextManager[Workers]:

@@ -7,7 +7,7 @@ with a stored chunk are known here and nowhere else.
 
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.codecs import bounded, check_array
-from dgmm.data.fingerprints import fingerprint
+from dgmm.data.fingerprints import check_unchanged, fingerprint
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.layout import Layout, comparable, matching_order, shortened
 from dgmm.data.runs import Heartbeat, Run, is_run_id
@@ -47,6 +47,7 @@ __all__ = [
     "bounded",
     "check_array",
     "check_metadata_files",
+    "check_unchanged",
     "check_url",
     "comparable",
     "fingerprint",

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import zarr
-from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
+from zarr.codecs import BloscCodec, GzipCodec, ShardingCodec, ZstdCodec
 from zarr.registry import register_codec
 
 from dgmm.errors import InputError
@@ -76,7 +76,7 @@ def words_of(codecs: Iterable[Any]) -> str:
     for codec in codecs:
         name = name_of(codec)
         if name == "sharding_indexed":
-            found.append(f"shards of chunks {tuple(codec.chunk_shape)} ({words_of(codec.codecs)})")
+            found.append(f"chunks of {tuple(codec.chunk_shape)}, {words_of(codec.codecs)}")
         elif name == "zstd" and getattr(codec, "checksum", False):
             found.append("zstd with a checksum")
         elif name not in ("bytes", "endian"):
@@ -269,8 +269,21 @@ class BoundedGzip(GzipCodec):
         return chunk_spec.prototype.buffer.from_bytes(content)
 
 
+class BoundedShards(ShardingCodec):
+    """Shards whose chunks are looked at, in whatever process."""
+
+    def __setstate__(self, state: Any) -> None:
+        with bounded():
+            super().__setstate__(state)
+
+
 #: The codecs of the third format that are decoded here; zarr's own do all else.
-BOUNDED: dict[str, type[Any]] = {"zstd": BoundedZstd, "blosc": BoundedBlosc, "gzip": BoundedGzip}
+BOUNDED: dict[str, type[Any]] = {
+    "zstd": BoundedZstd,
+    "blosc": BoundedBlosc,
+    "gzip": BoundedGzip,
+    "sharding_indexed": BoundedShards,
+}
 for _name, _codec in BOUNDED.items():
     register_codec(_name, _codec)
 
@@ -296,7 +309,8 @@ def storage_of(fields: Iterable[tuple[str, zarr.Array[Any]]]) -> Iterator[str]:
     untold = []
     for name, array in fields:
         codecs = codecs_of(array)
-        what = f"{array.dtype} in chunks of {array.shards or array.chunks}, {words_of(codecs)}"
+        cut = f"chunks of {array.chunks}" if array.shards is None else f"shards of {array.shards}"
+        what = f"{array.dtype} in {cut}, {words_of(codecs)}"
         found.setdefault(f"{what}; Zarr format {array.metadata.zarr_format}", []).append(name)
         if not tells(codecs):
             untold.append(name)
