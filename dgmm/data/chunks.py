@@ -52,6 +52,8 @@ class Stored:
         The codec whose frames its chunks are, where these are to be looked at before they are decoded; else empty.
     most : int
         Bytes that a chunk becomes at most.
+    largest : int
+        Bytes that are stored for one at most; none are read of a file that has more.
     """
 
     source: str
@@ -62,13 +64,18 @@ class Stored:
     fill_value: Any = None
     frame: str = ""
     most: int = 0
+    largest: int = 2**63
 
     @classmethod
     def of(cls, array: zarr.Array[Any], source: str, place: str, missing: str = "fill") -> Stored:
         """An array of a store; `place` is the path or URL of the store itself."""
         place = f"{place.rstrip('/')}/{array.path}".rstrip("/")
         most = most_of(array.shards or array.chunks, array.dtype.itemsize if array.dtype.kind in "fiubcmM" else None)
-        return cls(source, array.path, array, place, missing == "raise", array.fill_value, outer_frame(array), most)
+        sizes = array.shards or array.chunks
+        # a shard has an index of its chunks, and each of these what its codecs put around it
+        inner = math.prod(-(-n // max(1, m)) for n, m in zip(sizes, array.chunks, strict=True))
+        frame, fill = outer_frame(array), array.fill_value
+        return cls(source, array.path, array, place, missing == "raise", fill, frame, most, 2 * most + 64 * inner)
 
     @property
     def _name(self) -> str:
@@ -122,6 +129,8 @@ class Stored:
             )
         if size == 0:
             return "is empty: write it again"
+        if size is not None and size > self.largest:
+            return f"has {size} bytes, and a chunk no more than {self.largest}: write it again"
         return swelling(self.frame, at, size, self.most) if size is not None and self.frame else ""
 
     def read(self, region: Sequence[slice], block: Callable[[], T]) -> T:

@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 import zarr
 
-from dgmm.data import Stored, members, open_store, unfinished
+from dgmm.data import Stored, local_path, members, open_store, unfinished
 from dgmm.errors import DgmmError, InputError, ReadError, one_line
 from dgmm.fits import Fit
 from dgmm.store.at import place_at
@@ -144,10 +144,12 @@ def load_dataset(path: Path, *, max_bytes: int = MAX_BYTES) -> xr.Dataset:
 
 
 def _from_json(path: Path, max_bytes: int) -> xr.Dataset:
-    content = place_at(path).content(max_bytes + 1)
+    local = local_path(path)
+    size = os.stat(local).st_size if local is not None and os.path.exists(local) else 0
+    content = b"" if size > max_bytes else place_at(path).content(max_bytes + 1)
     if content is None:
         raise InputError(f"no such model: {path}{unfinished(path)}")
-    if len(content) > max_bytes:
+    if max(size, len(content)) > max_bytes:
         raise InputError(f"{path} is larger than {max_bytes} bytes: no model is, unless you say so (max_bytes)")
     try:
         parts = json.loads(content)
