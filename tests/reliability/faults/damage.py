@@ -161,12 +161,12 @@ DAMAGES: dict[str, Callable[[bytes, np.random.Generator], bytes | None]] = {
     "chunk truncated": truncated,
 }
 for what, change in DAMAGES.items():
-    fault(what, "source, any codec", short=len(ALL), long=50 * len(ALL), ends={Ended.REFUSED})(
+    fault(what, "source, any codec", short=len(ALL) // 2, every=3, long=50 * len(ALL), ends={Ended.REFUSED})(
         lambda trial, change=change: damaged(trial, ALL, change)
     )
 
 
-@fault("bit flipped", "source, codecs with a checksum", short=3 * len(TOLD), long=300 * len(TOLD),
+@fault("bit flipped", "source, codecs with a checksum", short=2 * len(TOLD), long=300 * len(TOLD),
        ends={Ended.REFUSED, Ended.RECOVERED})  # fmt: skip
 def flipped_where_it_is_told(trial: Trial) -> Ended | None:
     """Refused, or without effect, such as in the time that gzip notes."""
@@ -180,7 +180,7 @@ def flipped_where_it_is_not(trial: Trial) -> Ended | None:
     return damaged(trial, UNTOLD, flipped)
 
 
-@fault("chunks swapped", "source, any codec", short=len(ALL), long=50 * len(ALL), ends={Ended.UNTOLD})
+@fault("chunks swapped", "source, any codec", short=len(ALL) // 2, every=3, long=50 * len(ALL), ends={Ended.UNTOLD})
 def swapped(trial: Trial) -> Ended | None:
     """A chunk in the place of another is a chunk: no codec knows where it belongs."""
     r, kind = trial.random, list(ALL)[(trial.number - 1) % len(ALL)]
@@ -190,7 +190,14 @@ def swapped(trial: Trial) -> Ended | None:
     return ended(put(trial.folder, files), None)
 
 
-@fault("chunk of another array", "source, any codec", short=len(ALL), long=50 * len(ALL), ends={Ended.REFUSED})
+@fault(
+    "chunk of another array",
+    "source, any codec",
+    short=len(ALL) // 2,
+    every=3,
+    long=50 * len(ALL),
+    ends={Ended.REFUSED},
+)
 def of_another_array(trial: Trial) -> Ended | None:
     """One whose chunks are half as long: it decodes, into half of what is needed."""
     r, kind = trial.random, list(ALL)[(trial.number - 1) % len(ALL)]

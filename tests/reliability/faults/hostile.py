@@ -467,10 +467,10 @@ def source(version: int) -> Subject:
 
 
 SUBJECTS: dict[str, tuple[Callable[[], Subject], int, int]] = {
-    "model": (model, 100, 250_000),
+    "model": (model, 60, 250_000),
     "model in JSON": (json_model, 100, 400_000),
-    "journal": (journal, 50, 100_000),
-    "scores and their ledger": (scores, 30, 50_000),
+    "journal": (journal, 25, 100_000),
+    "scores and their ledger": (scores, 20, 50_000),
     "source, format 2": (lambda: source(2), 50, 100_000),
     "source, format 3": (lambda: source(3), 50, 100_000),
 }
@@ -479,7 +479,7 @@ for what, (make, short, long) in SUBJECTS.items():
     fault("hostile", what, short=short, long=long, ends=ends)(lambda trial, make=make: tried(make(), trial.random))
 
 
-@fault("forged", "journal, every checksum made to fit", short=6, long=2000, ends={*Ended} - {Ended.SILENT})
+@fault("forged", "journal, every checksum made to fit", short=5, long=2000, ends={*Ended} - {Ended.SILENT})
 def forged_journal(trial: Trial) -> Ended | None:
     """Whoever can write a whole journal can have a fit of theirs returned; but not a traceback, nor run anything."""
     folder, settings, files, expected = resumed()
