@@ -121,12 +121,17 @@ class Stored:
         return None
 
     def fault(self, size: int | None, at: At) -> str:
-        """What is wrong with a chunk of so many bytes (None: it is not there), if anything; `at` reads some of them."""
+        """What is wrong with a chunk of so many bytes, if anything; `at` reads some of them.
+
+        None: it is not there; -1: it is no file.
+        """
         if size is None and self.whole:
             return (
                 f"is not there: write it again, or have missing chunks read as their fill value, {self.fill_value} "
                 "(missing_chunks: fill)"
             )
+        if size is not None and size < 0:
+            return "is no file: write it again"
         if size == 0:
             return "is empty: write it again"
         if size is not None and size > self.largest:
@@ -247,8 +252,10 @@ def _looked_at(path: str, opened: str) -> Iterator[tuple[int | None, At]]:
     except (FileNotFoundError, NotADirectoryError):
         yield None, _nothing
         return
-    if not stat.S_ISREG(found.st_mode):
+    if stat.S_ISDIR(found.st_mode):
         yield None, _nothing
+    elif not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, and a device has no end
+        yield -1, _nothing
     elif not opened:
         yield found.st_size, _nothing
     else:

@@ -27,8 +27,8 @@ from dgmm.types import Decoder, MissingChunks
 
 #: Who decodes the chunks of a store that is opened by its path, as settings of zarr.
 DECODERS: dict[Decoder, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}}
-#: Bytes of a coordinate that is read.
-MOST_COORDINATE = 2**30
+#: Bytes, and chunks, of a coordinate that is read.
+MOST_COORDINATE, MOST_CHUNKS = 2**30, 2**20
 #: What can be handed in as data.
 Weights = str | xr.DataArray | zarr.Array[Any] | dask.array.Array | np.ndarray[Any, Any]
 #: Opens what lies at a path or URL.
@@ -232,6 +232,13 @@ def check_coordinates(group: zarr.Group, name: str) -> None:
                 f"the coordinate {each} in {name} says that it has {size} bytes, and more than {MOST_COORDINATE} are "
                 "not read: hand in the dataset without it (drop_vars)"
             )
+        cut = math.prod(-(-n // max(m, 1)) for n, m in zip(array.shape, array.shards or array.chunks, strict=True))
+        if cut > MOST_CHUNKS:
+            raise InputError(
+                f"the coordinate {each} in {name} has {cut} chunks, and more than {MOST_CHUNKS} are not read"
+            )
+        # xarray reads them by itself, whatever lies in their place
+        Stored.of(array, name, name).check_files((slice(None),) * array.ndim)
 
 
 def dims_of(array: zarr.Array[Any]) -> Sequence[Any]:

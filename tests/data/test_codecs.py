@@ -263,3 +263,28 @@ def test_metadata_are_files_of_some_bytes(
         os.mkfifo(document) if what == "pipe" else document.symlink_to("/dev/zero")
     with pytest.raises(InputError, match=r"is not a Zarr store: .*zarr.json (is no file|has .* more than)"):
         open_samples(path)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("name", ["s", "a"])
+@pytest.mark.parametrize("missing", ["raise", "fill"])
+def test_a_chunk_that_is_a_pipe_is_not_waited_for(version: Any, name: str, missing: Any, tmp_path: Path) -> None:
+    import os
+
+    dataset = xr.Dataset({"a": ("s", X[:, 0]), "b": ("s", X[:, 1])}, coords={"s": np.arange(12.0)})
+    dataset.to_zarr(tmp_path / "d.zarr", consolidated=False, zarr_format=version)
+    chunk = tmp_path / "d.zarr" / name / ("0" if version == 2 else "c/0")
+    chunk.unlink()
+    os.mkfifo(chunk)
+    with pytest.raises(ReadError, match=rf"^chunk \(0\) of {name} in .* is no file: write it again$"):
+        samples = open_samples(tmp_path / "d.zarr", missing_chunks=missing)
+        samples.read(samples.grid.region(0))
+
+
+def test_a_coordinate_of_many_chunks_is_not_read(tmp_path: Path) -> None:
+    dataset = xr.Dataset({"a": ("s", X[:, 0]), "b": ("s", X[:, 1])}, coords={"s": np.arange(12.0)})
+    dataset.to_zarr(tmp_path / "d.zarr", consolidated=False, zarr_format=3)
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1]}}
+    altered(tmp_path / "d.zarr" / "s", shape=[2**24], chunk_grid=grid)
+    with pytest.raises(InputError, match=r"the coordinate s in .* has 16777216 chunks"):
+        open_samples(tmp_path / "d.zarr")

@@ -34,7 +34,11 @@ CASES: dict[str, tuple[np.ndarray, int, list[str]]] = {
     "a cluster of one point": (np.vstack([clouds(), [[1e3, -1e3]]]), 3, ["diag", "spherical"]),
     "a hundred equal rows": (np.vstack([np.zeros((100, 2)), clouds()]), 3, ["full", "diag", "spherical"]),
     "features 1e-8 and 1e8 wide": (clouds() * [1e-8, 1e8], 2, []),
-    "clusters 1e-8 and 1e8 wide": (np.vstack([1e-8 * noise(200, 2), 1e8 * noise(400, 2)[200:]]), 2, ["full", "diag", "spherical"]),
+    "clusters 1e-8 and 1e8 wide": (
+        np.vstack([1e-8 * noise(200, 2), 1e8 * noise(400, 2)[200:]]),
+        2,
+        ["full", "diag", "spherical"],
+    ),
 }
 
 

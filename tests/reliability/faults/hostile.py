@@ -225,7 +225,7 @@ def change(subject: Subject, r: Generator) -> None:
     """One change to one file."""
     name = str(r.choice(sorted(subject.files)))
     path, raw = subject.folder / name, subject.files[name]
-    is_text, what = raw[:1] == b"{", r.random()
+    is_text, what = raw[:1] == b"{" and len(raw) > 2, r.random()
     if what < 0.1:
         other_file(path, r)
     elif is_text and what < 0.15:
