@@ -237,6 +237,8 @@ def check_coordinates(group: zarr.Group, name: str) -> None:
             raise InputError(
                 f"the coordinate {each} in {name} has {cut} chunks, and more than {MOST_CHUNKS} are not read"
             )
+        if not all(array.chunks):
+            raise InputError(f"the coordinate {each} in {name} has chunks of shape {array.chunks}: nothing is in them")
         # xarray reads them by itself, whatever lies in their place
         Stored.of(array, name, name).check_files((slice(None),) * array.ndim)
 

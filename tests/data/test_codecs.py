@@ -288,3 +288,7 @@ def test_a_coordinate_of_many_chunks_is_not_read(tmp_path: Path) -> None:
     altered(tmp_path / "d.zarr" / "s", shape=[2**24], chunk_grid=grid)
     with pytest.raises(InputError, match=r"the coordinate s in .* has 16777216 chunks"):
         open_samples(tmp_path / "d.zarr")
+    grid["configuration"] = {"chunk_shape": [0]}
+    altered(tmp_path / "d.zarr" / "s", shape=[12], chunk_grid=grid)
+    with pytest.raises(InputError, match=r"the coordinate s in .* has chunks of shape \(0,\): nothing is in them"):
+        open_samples(tmp_path / "d.zarr")
