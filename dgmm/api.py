@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -13,9 +13,9 @@ import xarray as xr
 
 from dgmm import store
 from dgmm.config import Cluster, Data, Score, Scoring, Select, Train, Verify, Verifying
-from dgmm.data import Samples, Source, Weights, fingerprint, open_samples, store_at
+from dgmm.data import Samples, Source, Weights, check_unchanged, fingerprint, open_dataset, open_samples
 from dgmm.engine import Workers, open_workers
-from dgmm.errors import InputError, one_line
+from dgmm.errors import InputError
 from dgmm.families import DEFAULT, get_family
 from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
 from dgmm.fitting import select_samples, train_samples
@@ -110,6 +110,7 @@ def train(
     asked = {**one.model_dump(), "training": fitting.model_dump(mode="json"), **data, "given": written(given)}
     with (
         journal_or_none(journal, samples, asked, keep=keep_journal) as records,
+        unchanged(source, samples),
         workers_named(scheduler, cluster) as workers,
     ):
         return train_samples(samples, workers, one, fitting, given, records)
@@ -161,6 +162,7 @@ def select(
     asked = {**search.model_dump(mode="json"), "training": fitting.model_dump(mode="json"), **data}
     with (
         journal_or_none(journal, samples, asked, keep=keep_journal) as records,
+        unchanged(source, samples),
         workers_named(scheduler, cluster) as workers,
     ):
         return select_samples(samples, workers, search, fitting, records)
@@ -312,6 +314,17 @@ def journal_or_none(
     return nullcontext() if path is None else journal_at(path, fingerprint(samples), asked, keep=keep)
 
 
+@contextmanager
+def unchanged(source: Source, samples: Samples) -> Iterator[None]:
+    """Context in which what lies at a path or URL must not change; what somebody else has opened is theirs."""
+    if not isinstance(source, (str, os.PathLike)):
+        yield
+        return
+    before = fingerprint(samples)
+    yield
+    check_unchanged(samples, before)
+
+
 def workers_named(scheduler: str | Client | None, cluster: Mapping[str, Any]) -> AbstractContextManager[Workers]:
     """Context of the workers that keyword arguments name."""
     return open_workers(scheduler, **validated(Cluster, dict(cluster)).model_dump(exclude={"scheduler"}))
@@ -319,12 +332,7 @@ def workers_named(scheduler: str | Client | None, cluster: Mapping[str, Any]) ->
 
 def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:
     """Scores as a lazy dataset; `InputError` if they are none, or damaged beyond reading."""
-    try:
-        scores = xr.open_zarr(store_at(path, read_only=True), consolidated=False)
-    except (InputError, OSError):
-        raise
-    except Exception as error:  # whatever metadata that are damaged lead to
-        raise InputError(f"xarray cannot read {path}: {one_line(error)}") from None
+    scores = open_dataset(path)
     if "label" not in scores:
         raise InputError(f"{path} holds no scores: there is no label among {', '.join(sorted(map(str, scores)))}")
     return scores

@@ -285,6 +285,8 @@ def info(
     sizes = ", ".join(f"{d} {n}" for d, n in zip(samples.dims, samples.grid.shape, strict=True))
     print(f"{samples.grid.size} samples ({sizes}) of {samples.n_features} features ({', '.join(samples.features)})")
     print(f"read in {len(samples.grid)} segments of up to {samples.grid.largest} samples")
+    for line in samples.storage():
+        print(line)
 
 
 def put(settings: dict[str, Any], name: str, value: Any) -> None:

@@ -45,9 +45,14 @@ class ClusterError(DgmmError):
     """The scheduler or all workers are gone."""
 
 
+#: Characters of what others say that are quoted: it may hold a value, and that be long.
+MOST_QUOTED = 600
+
+
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an error says, in one line that ends."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= MOST_QUOTED else f"{words[:MOST_QUOTED]}..."
 
 
 def without_secrets(url: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ import pandas as pd
 from dgmm import store
 from dgmm.api import open_scores, verify
 from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train, Verify, Watch
-from dgmm.data import Samples, fingerprint, open_samples
+from dgmm.data import Samples, check_unchanged, fingerprint, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.drift import Baseline, Drift, baseline_of, census_of, compare
 from dgmm.engine import Workers, open_workers
@@ -54,13 +55,15 @@ def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:
 def run_train(settings: Train) -> Fit:
     """Train and write the model."""
     samples = samples_of(settings.data)
+    before = fingerprint(samples)
     # claimed first: what cannot be written is better found before the work than after it
     with (
         place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=[settings.data.path]) as output,
-        journal_beside(settings.out, settings, samples) as journal,
+        journal_beside(settings.out, settings, before) as journal,
         workers_of(settings.cluster) as workers,
     ):
         fit = train_samples(samples, workers, settings, settings.training, journal=journal)
+        check_unchanged(samples, before)
         with store.rescued(fit, settings=made_with(settings)):
             store.write(output, fit, settings=made_with(settings))
             output.finish()
@@ -70,16 +73,18 @@ def run_train(settings: Train) -> Fit:
 def run_select(settings: Select) -> Selection:
     """Select and write the best model and the table of candidates."""
     samples, inputs = samples_of(settings.data), [settings.data.path]
+    before = fingerprint(samples)
     model, table = (place_at(os.path.join(settings.out, name)) for name in (MODEL, TABLE))
     # a table without its model is what a run has left that got no further
     stale = settings.overwrite or model.state().status is not Status.FINISHED
     with (
         model.begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
         table.begin("table", overwrite=stale, inputs=inputs) as listing,
-        journal_beside(model.name, settings, samples) as journal,
+        journal_beside(model.name, settings, before) as journal,
         workers_of(settings.cluster) as workers,
     ):
         selection = select_samples(samples, workers, settings, settings.training, journal)
+        check_unchanged(samples, before)
         with store.rescued(selection.best, table=selection.table, settings=made_with(settings)):
             store.write(output, selection.best, table=selection.table, settings=made_with(settings))
             listing.write(selection.table.to_csv(index=False).encode())
@@ -88,11 +93,11 @@ def run_select(settings: Select) -> Selection:
     return selection
 
 
-def journal_beside(out: str, settings: Train | Select, samples: Samples) -> AbstractContextManager[Records]:
+def journal_beside(out: str, settings: Train | Select, source: Mapping[str, str]) -> AbstractContextManager[Records]:
     """Context of the journal of a fit, beside its output: what an interrupted run with these settings goes on from."""
     return journal_at(
         out.rstrip("/") + JOURNAL,
-        fingerprint(samples),
+        source,
         made_with(settings),
         overwrite=settings.overwrite,
         keep=settings.keep_journal,

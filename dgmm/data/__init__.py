@@ -6,18 +6,21 @@ with a stored chunk are known here and nowhere else.
 """
 
 from dgmm.data.chunks import Stored, Watched
-from dgmm.data.fingerprints import fingerprint
+from dgmm.data.codecs import bounded, check_array
+from dgmm.data.fingerprints import check_unchanged, fingerprint
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.layout import Layout, comparable, matching_order, shortened
 from dgmm.data.runs import Heartbeat, Run, is_run_id
 from dgmm.data.samples import Samples, unmasked
-from dgmm.data.sources import Source, Weights, open_samples, register_opener
+from dgmm.data.sources import Source, Weights, open_dataset, open_samples, register_opener
 from dgmm.data.stores import (
     PARTIAL,
     RECORD,
     awaited,
+    check_metadata_files,
     check_url,
     local_path,
+    members,
     object_at,
     open_store,
     record_of,
@@ -41,13 +44,19 @@ __all__ = [
     "Watched",
     "Weights",
     "awaited",
+    "bounded",
+    "check_array",
+    "check_metadata_files",
+    "check_unchanged",
     "check_url",
     "comparable",
     "fingerprint",
     "is_run_id",
     "local_path",
     "matching_order",
+    "members",
     "object_at",
+    "open_dataset",
     "open_samples",
     "open_store",
     "packing",

@@ -19,6 +19,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
+from dgmm.data.codecs import At, most_of, outer_frame, swelling
 from dgmm.errors import DgmmError, ReadError
 
 T = TypeVar("T")
@@ -27,8 +28,6 @@ T = TypeVar("T")
 CHUNK_KEY = re.compile(r"(c[/.])?\d+([/.]\d+)*")
 #: Seconds for which the other reads are waited for when one has failed.
 GRACE = 10.0
-#: Bytes of a Blosc frame's header, the last four of which say how long the frame is.
-BLOSC_HEADER = 16
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,12 @@ class Stored:
         Whether a chunk that is not there is refused.
     fill_value : object
         What it would be read as.
-    blosc : bool
-        Whether its chunks are Blosc frames, of which a truncated one is decoded into whatever lies behind it.
+    frame : str
+        The codec whose frames its chunks are, where these are to be looked at before they are decoded; else empty.
+    most : int
+        Bytes that a chunk becomes at most.
+    largest : int
+        Bytes that are stored for one at most; none are read of a file that has more.
     """
 
     source: str
@@ -59,13 +62,20 @@ class Stored:
     place: str = ""
     whole: bool = False
     fill_value: Any = None
-    blosc: bool = False
+    frame: str = ""
+    most: int = 0
+    largest: int = 2**63
 
     @classmethod
     def of(cls, array: zarr.Array[Any], source: str, place: str, missing: str = "fill") -> Stored:
         """An array of a store; `place` is the path or URL of the store itself."""
         place = f"{place.rstrip('/')}/{array.path}".rstrip("/")
-        return cls(source, array.path, array, place, missing == "raise", array.fill_value, _is_blosc(array))
+        most = most_of(array.shards or array.chunks, array.dtype.itemsize if array.dtype.kind in "fiubcmM" else None)
+        sizes = array.shards or array.chunks
+        # a shard has an index of its chunks, and each of these what its codecs put around it
+        inner = math.prod(-(-n // max(1, m)) for n, m in zip(sizes, array.chunks, strict=True))
+        frame, fill = outer_frame(array), array.fill_value
+        return cls(source, array.path, array, place, missing == "raise", fill, frame, most, 2 * most + 64 * inner)
 
     @property
     def _name(self) -> str:
@@ -88,7 +98,8 @@ class Stored:
         folder = os.path.join(self.array.store.root, self.array.path)
         for chunk in self.chunks(region):
             key = self.array.metadata.encode_chunk_key(chunk)
-            fault = self.fault(*_look(os.path.join(folder, key), BLOSC_HEADER if self.blosc else 0))
+            with _looked_at(os.path.join(folder, key), self.frame) as (size, at):
+                fault = self.fault(size, at)
             if fault:
                 raise self._error(chunk, fault)
 
@@ -109,17 +120,23 @@ class Stored:
                 return self._error(chunk, fault)
         return None
 
-    def fault(self, size: int | None, head: bytes) -> str:
-        """What is wrong with a chunk of so many bytes (None: it is not there) that begins with these, if anything."""
+    def fault(self, size: int | None, at: At) -> str:
+        """What is wrong with a chunk of so many bytes, if anything; `at` reads some of them.
+
+        None: it is not there; -1: it is no file.
+        """
         if size is None and self.whole:
             return (
                 f"is not there: write it again, or have missing chunks read as their fill value, {self.fill_value} "
                 "(missing_chunks: fill)"
             )
+        if size is not None and size < 0:
+            return "is no file: write it again"
         if size == 0:
             return "is empty: write it again"
-        truncated = size is not None and self.blosc and int.from_bytes(head[12:], "little") > size
-        return "is truncated: write it again" if truncated else ""
+        if size is not None and size > self.largest:
+            return f"has {size} bytes, and a chunk no more than {self.largest}: write it again"
+        return swelling(self.frame, at, size, self.most) if size is not None and self.frame else ""
 
     def read(self, region: Sequence[slice], block: Callable[[], T]) -> T:
         """What a function reads of a region; raises `ReadError` if a chunk is not there or cannot be decoded."""
@@ -213,8 +230,9 @@ class Watched(WrapperStore[Store]):
         stored = next((s for path, s in self.arrays.items() if _is_chunk(key, path)), None)
         if stored is None:
             return found
-        head = found[:BLOSC_HEADER].to_bytes() if found is not None and byte_range is None else b""
-        fault = stored.fault(None if found is None else len(found), head)
+        if found is not None and len(found) and byte_range is not None:  # of a part there is nothing to tell
+            return found
+        fault = stored.fault(None if found is None else len(found), _within(found))
         if fault:
             self.faults[key] = fault
             return None
@@ -226,25 +244,32 @@ def _is_chunk(key: str, path: str) -> bool:
     return key.startswith(f"{path}/" if path else "") and bool(CHUNK_KEY.fullmatch(key, len(path) + bool(path)))
 
 
-def _look(path: str, head: int) -> tuple[int | None, bytes]:
-    """Size of a file, None if there is none, and its first bytes."""
+@contextmanager
+def _looked_at(path: str, opened: str) -> Iterator[tuple[int | None, At]]:
+    """Size of a file, None if there is none, and what reads some of it, for whoever wants to."""
     try:
         found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            return None, b""
-        if not head:
-            return found.st_size, b""
-        with open(path, "rb") as file:
-            return found.st_size, file.read(head)
     except (FileNotFoundError, NotADirectoryError):
-        return None, b""
+        yield None, _nothing
+        return
+    if stat.S_ISDIR(found.st_mode):
+        yield None, _nothing
+    elif not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, and a device has no end
+        yield -1, _nothing
+    elif not opened:
+        yield found.st_size, _nothing
+    else:
+        with open(path, "rb", buffering=0) as file:
+            yield found.st_size, lambda place, n: os.pread(file.fileno(), n, place)
 
 
-def _is_blosc(array: zarr.Array[Any]) -> bool:
-    """Whether what is stored for each chunk is one Blosc frame."""
-    metadata: Any = array.metadata
-    last = metadata.compressor if metadata.zarr_format == 2 else metadata.codecs[-1]
-    return getattr(last, "codec_id", type(last).__name__).lower() in ("blosc", "blosccodec")
+def _nothing(place: int, n: int) -> bytes:
+    return b""
+
+
+def _within(found: Buffer | None) -> At:
+    """What reads some of what a store has given."""
+    return _nothing if found is None else lambda place, n: found[place : place + n].to_bytes()
 
 
 def _fault_of(error: Exception) -> str:

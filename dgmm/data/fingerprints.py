@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import dask.array
@@ -15,6 +15,7 @@ import zarr
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from dgmm.data.samples import Field, Samples
+from dgmm.errors import InputError
 from dgmm.types import AnyArray
 
 
@@ -40,6 +41,17 @@ def fingerprint(samples: Samples) -> dict[str, str]:
     if samples.weights is not None:
         found |= {f"{what} of the weights": value for what, value in _of_field(samples.weights)}
     return found
+
+
+def check_unchanged(samples: Samples, before: Mapping[str, str]) -> None:
+    """Raise `InputError` if samples are not those any more that had this fingerprint; nobody writes to memory here."""
+    now = before if samples.in_memory else fingerprint(samples)
+    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if changed:
+        raise InputError(
+            f"{samples.name} was changed while it was read ({', '.join(changed)}), and what came of it is of neither: "
+            "run the same again when nobody writes to it"
+        )
 
 
 def digest_of(parts: Iterable[bytes]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from dgmm.data.chunks import Stored
+from dgmm.data.codecs import storage_of
 from dgmm.data.grid import Grid, Region
 from dgmm.data.layout import Layout, matching_order, shortened
 from dgmm.errors import InputError
@@ -154,6 +155,13 @@ class Samples:
     def row_bytes(self) -> int:
         """Bytes of one sample as it is read."""
         return self.n_features * self.itemsize + 8 * (self.weights is not None)
+
+    def storage(self) -> Iterator[str]:
+        """How the arrays are stored, in lines, and whether damage to them is noticed; nothing of what is in memory."""
+        names = self.features if self.feature_dim is None else ("values",)
+        held = [*zip(names, self.fields, strict=True), *([] if self.weights is None else [("weights", self.weights)])]
+        found = {f.stored.variable or name: f.stored.array for name, f in held if f.stored is not None}
+        return storage_of((name, array) for name, array in found.items() if array is not None)
 
     def like(self, features: Sequence[str], layout: Layout | None) -> Samples:
         """The same samples with the features of a model, in its order.

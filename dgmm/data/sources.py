@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,15 +17,18 @@ import zarr
 import zarr.storage
 
 from dgmm.data.chunks import Stored, Watched
+from dgmm.data.codecs import bounded
 from dgmm.data.layout import Layout
 from dgmm.data.samples import Field, Samples, unmasked
-from dgmm.data.stores import awaited, obstore_errors, open_store
+from dgmm.data.stores import awaited, members, obstore_errors, open_store
 from dgmm.data.variables import Origin, check_numeric, chunks_of, field_of, from_array, from_dataset, known_dim
 from dgmm.errors import InputError, one_line
 from dgmm.types import Decoder, MissingChunks
 
 #: Who decodes the chunks of a store that is opened by its path, as settings of zarr.
 DECODERS: dict[Decoder, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}}
+#: Bytes, and chunks, of a coordinate that is read.
+MOST_COORDINATE, MOST_CHUNKS = 2**30, 2**20
 #: What can be handed in as data.
 Weights = str | xr.DataArray | zarr.Array[Any] | dask.array.Array | np.ndarray[Any, Any]
 #: Opens what lies at a path or URL.
@@ -119,7 +123,7 @@ def open_samples(
         where, missing = (str(opened.store), "fill") if place is None else (place, missing_chunks)
         origin = partial(_stored, opened, name, where, missing, decoder)
         if isinstance(opened, zarr.Group):
-            with zarr.config.set(DECODERS[decoder] if place else {}):
+            with bounded(DECODERS[decoder] if place else {}):
                 opened = _open_dataset(name, opened)
     if isinstance(opened, np.ma.MaskedArray):
         opened = unmasked(opened)
@@ -165,7 +169,7 @@ def _stored(
     array: Any = opened
     if isinstance(opened, zarr.Group):
         try:
-            with zarr.config.set(DECODERS[decoder]):
+            with bounded(DECODERS[decoder]):
                 # as it is, whatever consolidated metadata once said
                 array = zarr.open_array(opened.store, path=f"{opened.path}/{variable}".lstrip("/"), mode="r")
         except (KeyError, TypeError, ValueError) as error:
@@ -206,7 +210,56 @@ def _with_weights(samples: Samples, weights: Any, field: Field | None = None) ->
     return replace(samples, weights=field)
 
 
+def check_coordinates(group: zarr.Group, name: str) -> None:
+    """Raise `InputError` if coordinates, which are read as a whole, are more than memory is taken for."""
+    with obstore_errors(name), awaited(name):
+        try:
+            found = members(group, name)
+            along = {str(dim) for array in found.values() for dim in dims_of(array)}
+            holders: list[Any] = [group, *found.values()]
+            notes = [str(holder.attrs.get("coordinates", "")) for holder in holders]
+        except (InputError, OSError):
+            raise
+        except Exception as error:  # whatever damaged metadata lead to
+            if type(error).__module__.startswith("obstore"):
+                raise
+            raise InputError(f"{name} cannot be read: {one_line(error)[:300]}") from None
+    for each in sorted((along | {*" ".join(notes).split()}) & found.keys()):
+        array = found[each]
+        size = array.dtype.itemsize * max(math.prod(array.shape), math.prod(array.shards or array.chunks))
+        if size > MOST_COORDINATE:
+            raise InputError(
+                f"the coordinate {each} in {name} says that it has {size} bytes, and more than {MOST_COORDINATE} are "
+                "not read: hand in the dataset without it (drop_vars)"
+            )
+        cut = math.prod(-(-n // max(m, 1)) for n, m in zip(array.shape, array.shards or array.chunks, strict=True))
+        if cut > MOST_CHUNKS:
+            raise InputError(
+                f"the coordinate {each} in {name} has {cut} chunks, and more than {MOST_CHUNKS} are not read"
+            )
+        if not all(array.chunks):
+            raise InputError(f"the coordinate {each} in {name} has chunks of shape {array.chunks}: nothing is in them")
+        # xarray reads them by itself, whatever lies in their place
+        Stored.of(array, name, name).check_files((slice(None),) * array.ndim)
+
+
+def dims_of(array: zarr.Array[Any]) -> Sequence[Any]:
+    """Names of the dimensions of a stored array, in either format; none if it has none."""
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    return names if isinstance(names, (list, tuple)) else ()
+
+
+def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
+    """What lies at a path or URL as a lazy dataset; `InputError` if it is none, or cannot be made out."""
+    group = open_store(path)
+    if not isinstance(group, zarr.Group):
+        raise InputError(f"{path} is a single array, not a dataset")
+    with bounded():
+        return _open_dataset(os.fspath(path), group)
+
+
 def _open_dataset(name: str, group: zarr.Group) -> xr.Dataset:
+    check_coordinates(group, name)
     with obstore_errors(name), awaited(name):
         try:
             return xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +15,7 @@ import zarr
 import zarr.storage
 
 from dgmm.data.chunks import Watched, wait_for_others
+from dgmm.data.codecs import bounded, check_array
 from dgmm.data.runs import Run
 from dgmm.errors import InputError, one_line, without_secrets
 from dgmm.waits import Patience
@@ -39,19 +41,28 @@ CLIENT_OPTIONS = (
 #: Suffix of the folder beside an output in which it is claimed and made, and the record in it of who does.
 PARTIAL, RECORD = ".partial", "dgmm-run.json"
 
+#: Files that say what lies in a folder, and the bytes that one may have.
+METADATA, MOST_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"), 2**27
+
 
 def open_store(source: str | os.PathLike[str], *, watched: bool = False) -> zarr.Array[Any] | zarr.Group:
     """Open a Zarr store for reading; `watched` if what is not a local file shall go through `Watched`."""
     place = store_at(source, read_only=True)
-    if watched and not isinstance(place, str):
+    if isinstance(place, str):
+        check_metadata_files(place)
+    elif watched:
         place = Watched(place)
-    with obstore_errors(source), awaited(source):
+    with obstore_errors(source), awaited(source), bounded():
         try:
             opened = zarr.open(place, mode="r")
             attributes: Any = opened.metadata.attributes
             if not isinstance(attributes, dict):
                 raise ValueError("its attributes are no mapping")
+            if isinstance(opened, zarr.Array):
+                check_array(opened, os.fspath(source))
             return opened
+        except InputError:
+            raise
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(f"{source} is not a Zarr store{unfinished(source)}: {one_line(error)}") from None
         except OSError:
@@ -60,6 +71,43 @@ def open_store(source: str | os.PathLike[str], *, watched: bool = False) -> zarr
             if type(error).__module__.startswith("obstore"):
                 raise
             raise InputError(f"{source} is not a Zarr store{unfinished(source)}: {one_line(error)}") from None
+
+
+def members(group: zarr.Group, name: str) -> dict[str, zarr.Array[Any]]:
+    """The arrays of a group by their names, each such that it may be read; `name` is that of the store.
+
+    Raises
+    ------
+    InputError
+        If the metadata of one speak of what no array has.
+    """
+    with bounded():
+        found = dict(group.arrays())
+    for each, array in found.items():
+        check_array(array, f"{each} in {name}")
+    return found
+
+
+def check_metadata_files(folder: str) -> None:
+    """Raise `InputError` if what says what lies in a folder is no file, or one that is too large to be that."""
+    for place in (folder, *_folders_in(folder)):
+        for name in METADATA:
+            path = os.path.join(place, name)
+            try:
+                found = os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_METADATA:
+                what = f"has {found.st_size} bytes, more than {MOST_METADATA}" if found.st_size else "is no file"
+                raise InputError(f"{folder} is not a Zarr store: {path} {what}")
+
+
+def _folders_in(folder: str) -> list[str]:
+    """The folders in which there may be arrays of a group."""
+    if os.path.lexists(os.path.join(folder, ".zarray")) or not os.path.isdir(folder):
+        return []
+    with os.scandir(folder) as entries:
+        return [entry.path for entry in entries if entry.is_dir()]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from dgmm.data import Grid, Samples, fingerprint
+from dgmm.data import Grid, Samples, bounded, check_array, fingerprint
 from dgmm.errors import one_line
 from dgmm.fits import Fit
 from dgmm.scoring.arrays import VARIABLES, types_of
@@ -178,11 +178,13 @@ def read_ledger(group: zarr.Group, most: int = MOST_BYTES) -> tuple[dict[str, An
         table, rows = empty_table(head)
         columns: list[AnyArray] = [table.region]
         for name, expected in zip(("missing", "counts", "log_density", "checksums"), table.columns[1:], strict=True):
-            array = inner[name]
+            with bounded():
+                array = inner[name]
             if not isinstance(array, zarr.Array) or array.shape != expected.shape or array.dtype != expected.dtype:
                 raise ValueError(f"its {name} are none")
             if math.prod(array.chunks) > 2 * max(CHUNK, 1) * max(math.prod(expected.shape[1:]), 1):
                 raise ValueError(f"the chunks of its {name} are {array.chunks}")
+            check_array(array, name)
             columns.append(np.asarray(array[...]))
         found = Entries(*columns)
         if told != seal_of(head, found, coordinates):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import zarr
 
-from dgmm.data import Grid, Region, Stored, Watched, store_at
+from dgmm.data import Grid, Region, Stored, Watched, bounded, check_array, store_at
 from dgmm.errors import ReadError
 from dgmm.scoring.arrays import chunk_key
 from dgmm.types import AnyArray
@@ -65,7 +65,9 @@ class Written:
 
     def _open(self, name: str) -> Stored:
         store = store_at(self.target, read_only=True)
-        array = zarr.open_array(store if isinstance(store, str) else Watched(store), path=name, mode="r")
+        with bounded():
+            array = zarr.open_array(store if isinstance(store, str) else Watched(store), path=name, mode="r")
+        check_array(array, f"{name} in {self.target}")
         stored = Stored.of(array, self.target, self.target, "raise")
         if isinstance(array.store, Watched):
             array.store.watch(stored)

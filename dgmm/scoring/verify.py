@@ -16,7 +16,7 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from dgmm.data import Samples, store_at
+from dgmm.data import Samples, check_metadata_files, local_path, store_at
 from dgmm.engine import Fold, Workers
 from dgmm.errors import InputError, one_line
 from dgmm.fits import Fit
@@ -157,6 +157,9 @@ def open_written(path: str, verdict: Verdict) -> Scores | None:
         doing = "is writing them" if state.run is not None and state.run.alive else "has left them: dgmm score goes on"
         verdict.findings.append(Finding(f"they are not complete: {state.run} {doing}", path=path))
         return None
+    local = local_path(path)
+    if local is not None:
+        check_metadata_files(local)
     store = reading(path)
     found = _root(store, path).get("attributes", {}).get("format")
     if found != SCORES_FORMAT:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dgmm.data import local_path, object_at
 from dgmm.errors import DgmmError
-from dgmm.store.local import flush_folder, remove
+from dgmm.store.local import check_size, flush_folder, read_whole, remove
 from dgmm.store.places import Output
 
 #: Suffix of a file that is being written.
@@ -104,9 +104,7 @@ class LocalFolder(Folder):
     def read(self, name: str, most: int) -> bytes | None:
         """A file."""
         try:
-            with open(os.path.join(self.path, name), "rb") as file:
-                _check_size(os.fstat(file.fileno()).st_size, most)
-                return file.read()
+            return read_whole(os.path.join(self.path, name), most)
         except FileNotFoundError:
             return None
 
@@ -169,7 +167,7 @@ class ObjectFolder(Folder):
 
         try:
             answer = obstore.get(self.objects, f"{self.key}/{name}")
-            _check_size(answer.meta["size"], most)
+            check_size(answer.meta["size"], most)
             return bytes(answer.bytes())
         except FileNotFoundError:
             return None
@@ -227,8 +225,3 @@ def write_whole(path: str, content: bytes) -> None:
             os.remove(part)
         raise
     flush_folder(os.path.dirname(path))
-
-
-def _check_size(size: int, most: int) -> None:
-    if size > most:
-        raise ValueError(f"it has {size} bytes, more than {most}")

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dgmm.engine import Entry
-from dgmm.errors import CollapseError, InputError, OutputError, OutputExistsError, one_line
+from dgmm.errors import CollapseError, DgmmError, InputError, OutputError, OutputExistsError, one_line
 from dgmm.passes import from_parts, packed, to_parts, unpacked
 from dgmm.store.at import place_at
 from dgmm.store.folders import Folder, folder_at
@@ -31,6 +31,8 @@ FORMAT = "dgmm-journal-1"
 MOST_BYTES, MOST_HEAD = 4 * 2**30, 2**24
 #: The longest value of a setting that is shown.
 MOST_SHOWN = 60
+#: What code that is given what it never gave itself fails with; sealed records are taken for what they say they are.
+UNFOUNDED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, MemoryError)
 #: What the bits of a result depend on, beside the data and the settings.
 LIBRARIES = ("dgmm", "numpy", "scipy", "numba", "scikit-learn")
 
@@ -54,6 +56,8 @@ class Records:
         #: Of the head, and of every record that was read or written.
         self._digests: list[str] = []
         self._stored = 0
+        #: How many were read.
+        self.n_read = 0
 
     @property
     def n_kept(self) -> int:
@@ -117,6 +121,7 @@ class Records:
             logger.warning("%s ends before record %d: %s", self.name, number + 1, one_line(error)[:200])
             return None
         self._digests[number + 1 :] = [digest]
+        self.n_read += 1
         return entry
 
     def write(self, number: int, entry: Entry) -> Entry:
@@ -211,7 +216,12 @@ def journal_at(
             if records.n_kept:
                 interrupt.add_note(f"the same command again goes on after pass {records.n_kept}")
             raise
-        except Exception:
+        except Exception as error:
+            if records.n_read and isinstance(error, UNFOUNDED) and not isinstance(error, DgmmError):
+                raise OutputError(
+                    f"{records.name} holds what no fit comes to ({type(error).__name__}: {one_line(error)[:200]}): "
+                    "start over (--overwrite, or remove it)"
+                ) from error
             if records.n_kept:
                 logger.warning("%d passes are kept in %s: the same again goes on from there",
                                records.n_kept, records.name)  # fmt: skip

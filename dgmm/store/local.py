@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,6 +23,8 @@ logger = logging.getLogger("dgmm")
 RECORDS = "-records"
 #: Files that are flushed at a time: a file system has them share what each would wait for.
 FLUSHED_AT_ONCE = 8
+#: Bytes of the metadata of a group that are looked at.
+MOST_ROOT = 2**27
 
 
 class LocalPlace(Place):
@@ -58,7 +61,7 @@ class LocalPlace(Place):
             return state_of_file(read_bytes(self.path, HEAD))
         root = os.path.join(self.path, ROOT)
         alien = [name for name in os.listdir(self.path) if name != ROOT and not self._is_node(name)]
-        state = state_of_group(read_bytes(root) if os.path.isfile(root) else None, alien)
+        state = state_of_group(read_bytes(root, MOST_ROOT) if os.path.isfile(root) else None, alien)
         if state.status is Status.UNFINISHED:  # that is never here
             return State(Status.STRANGE, detail="is a folder that was not made by dgmm")
         return state
@@ -250,10 +253,27 @@ class LocalOutput(Output):
             flush_folder(os.path.dirname(folder))
 
 
-def read_bytes(path: str, size: int = -1) -> bytes:
-    """The first bytes of a file."""
-    with open(path, "rb") as file:
-        return file.read(size)
+def read_whole(path: str, most: int) -> bytes:
+    """A file of at most so many bytes; raises `ValueError` if it is larger, or a pipe or the like."""
+    # one that nobody writes to would be waited for
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no file")
+        check_size(found.st_size, most)
+        return file.read()
+
+
+def check_size(size: int, most: int) -> None:
+    """Raise `ValueError` if that is more bytes than are read."""
+    if size > most:
+        raise ValueError(f"it has {size} bytes, more than {most}")
+
+
+def read_bytes(path: str, size: int) -> bytes:
+    """The first bytes of a file; none of a pipe, which would be waited for."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        return file.read(size) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
 def remove(path: str) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 import zarr
 
-from dgmm.data import Stored, open_store, unfinished
+from dgmm.data import Stored, local_path, members, open_store, unfinished
 from dgmm.errors import DgmmError, InputError, ReadError, one_line
 from dgmm.fits import Fit
 from dgmm.store.at import model_at, place_at
@@ -146,10 +146,12 @@ def load_dataset(path: Path, *, max_bytes: int = MAX_BYTES) -> xr.Dataset:
 
 
 def _from_json(path: Path, max_bytes: int) -> xr.Dataset:
-    content = place_at(path).content(max_bytes + 1)
+    local = local_path(path)
+    size = os.stat(local).st_size if local is not None and os.path.exists(local) else 0
+    content = b"" if size > max_bytes else place_at(path).content(max_bytes + 1)
     if content is None:
         raise InputError(f"no such model: {path}{unfinished(path)}")
-    if len(content) > max_bytes:
+    if max(size, len(content)) > max_bytes:
         raise InputError(f"{path} is larger than {max_bytes} bytes: no model is, unless you say so (max_bytes)")
     try:
         parts = json.loads(content)
@@ -179,7 +181,7 @@ def _from_zarr(path: Path, max_bytes: int) -> xr.Dataset:
             raise InputError(f"{path} is not a dgmm model: it is a single array")
         attributes = dict(group.attrs)
         check_format(attributes, os.fspath(path))
-        arrays = dict(group.arrays())
+        arrays = members(group, os.fspath(path))
     for name, array in arrays.items():
         # the second format has codecs by name that unpickle, the third has none
         if array.metadata.zarr_format != 3 or array.dtype != np.float64:

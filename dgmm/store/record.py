@@ -15,7 +15,7 @@ import xarray as xr
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dgmm.data import Layout
-from dgmm.errors import InputError
+from dgmm.errors import InputError, one_line
 from dgmm.families import get_family
 from dgmm.fits import Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
@@ -38,6 +38,8 @@ STABILITY = {
     "weights_se": ("component",),
     "means_se": ("component", "feature"),
 }
+#: How much is quoted of what is wrong: values may be long.
+MOST_SAID = 300
 #: To what share the stored values of what follows from others may differ from what follows here.
 ROUNDING = 1e-9
 
@@ -236,7 +238,7 @@ def from_dataset(dataset: xr.Dataset, name: str) -> Record:
     except KeyError as error:
         raise InputError(f"{name} is not a complete dgmm model: {error} is missing") from None
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{name} is damaged: {error}") from None
+        raise InputError(f"{name} is damaged: {one_line(error)[:MOST_SAID]}") from None
     return Record(fit, None if a.candidates is None else pd.DataFrame(a.candidates), a.settings or {})
 
 
@@ -268,7 +270,7 @@ def _attributes(attributes: Mapping[str, Any], name: str) -> Attributes:
             raise InputError(f"{name} is not a complete dgmm model: {field!r} is missing") from None
         raise InputError(f"{name} is damaged: {field}: {first['msg']} (not {_shown(first['input'])})") from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{name} is damaged: {where}: {error}") from None
+        raise InputError(f"{name} is damaged: {where}: {one_line(error)[:MOST_SAID]}") from None
 
 
 def _refuse(constant: str) -> None:

@@ -41,7 +41,7 @@ def main() -> int:
         tally = run(fault, numbers, given.seed)
         if not tally.n_trials:
             continue
-        equal = "yes" if not tally.ended[Ended.SILENT] else "no"
+        equal = "no" if tally.ended[Ended.SILENT] else "other data" if tally.ended[Ended.UNTOLD] else "yes"
         counts = [str(tally.ended[ended]) for ended in Ended]
         line(fault.kind, fault.where, str(tally.n_trials), *counts, equal, f"{time.monotonic() - began:.0f}")
         failures += len(tally.failures)
