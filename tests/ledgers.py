@@ -108,19 +108,25 @@ def kill() -> None:
 
 def forked(work: Callable[[], Any]) -> int:
     """Do something in a child of this process; how that ended, as `os.waitpid` says it."""
+    return os.waitpid(child_of(work), 0)[1]
+
+
+def child_of(work: Callable[[], Any]) -> int:
+    """The process id of a child of this process that does something, and ends with 0 if that did not fail."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child does without
         pid = os.fork()
     if pid == 0:
         code = 1
         try:
+            # Dask's threads do not survive a fork, and its pool does not know
             dask.threaded.default_pool = None
             dask.threaded.pools.clear()
             work()
             code = 0
         finally:
             os._exit(code)
-    return os.waitpid(pid, 0)[1]
+    return pid
 
 
 @contextmanager

@@ -6,15 +6,12 @@ import os
 import signal
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import dask.threaded
 
 from dgmm.pipeline import run_score
 from tests import journals, ledgers
@@ -113,19 +110,14 @@ def undisturbed(name: str) -> tuple[Any, int, float]:
 
 def child(job: Job, folder: Path, within: AbstractContextManager[Any]) -> int:
     """The process that does a job; one that hangs is killed by its alarm."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a process with threads is forked
-        pid = os.fork()
-    if pid == 0:
+
+    def work() -> None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(HANGING)
-        # Dask's threads do not survive a fork, and its pool does not know
-        dask.threaded.default_pool = None
-        dask.threaded.pools.clear()
         with within:
             job.work(folder)
-        os._exit(0)
-    return pid
+
+    return ledgers.child_of(work)
 
 
 def was_killed(pid: int) -> bool:
