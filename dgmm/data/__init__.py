@@ -9,6 +9,7 @@ from dgmm.data.chunks import Stored, Watched
 from dgmm.data.fingerprints import fingerprint
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.layout import Layout, comparable, matching_order, shortened
+from dgmm.data.retries import again, delete, first_line, is_of_obstore, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
 from dgmm.data.samples import Samples, unmasked
 from dgmm.data.sources import Source, Weights, open_samples, register_opener
@@ -40,11 +41,16 @@ __all__ = [
     "Stored",
     "Watched",
     "Weights",
+    "again",
     "awaited",
     "check_url",
     "comparable",
+    "delete",
     "fingerprint",
+    "first_line",
+    "is_of_obstore",
     "is_run_id",
+    "listed",
     "local_path",
     "matching_order",
     "object_at",

@@ -19,6 +19,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
+from dgmm.data.retries import is_of_obstore
 from dgmm.errors import DgmmError, ReadError
 
 T = TypeVar("T")
@@ -137,7 +138,7 @@ class Stored:
         """What went wrong when a region was read: which chunk it was, and what its decoder said."""
         wait_for_others()
         # a store that does not answer need not be asked again
-        away = type(error).__module__.startswith("obstore")
+        away = is_of_obstore(error)
         within = ", ".join("all" if s == slice(None) else f"{s.start}:{s.stop}" for s in region)
         return (
             self._noted(region)

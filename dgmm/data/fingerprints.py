@@ -14,6 +14,7 @@ import xarray as xr
 import zarr
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
+from dgmm.data.retries import listed
 from dgmm.data.samples import Field, Samples
 from dgmm.types import AnyArray
 
@@ -112,10 +113,7 @@ def _stored_chunks(array: zarr.Array[Any]) -> str:
     if isinstance(store, MemoryStore):
         return _contents(np.asarray(array[...]))
     if isinstance(store, ObjectStore):
-        import obstore
-
-        below = f"{array.path}/" if array.path else None
-        objects = (each for batch in obstore.list(store.store, below) for each in batch)
+        objects = listed(store.store, array.path or "the source", f"{array.path}/" if array.path else None)
         known = (f"{o['path']} {o['size']} {o['e_tag'] or o['last_modified'].isoformat()}" for o in objects)
         return digest_of(sorted(text.encode() for text in known))
     return "unknown to this kind of store"

@@ -17,6 +17,7 @@ import zarr.storage
 
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.layout import Layout
+from dgmm.data.retries import is_of_obstore
 from dgmm.data.samples import Field, Samples, unmasked
 from dgmm.data.stores import awaited, obstore_errors, open_store
 from dgmm.data.variables import Origin, check_numeric, chunks_of, field_of, from_array, from_dataset, known_dim
@@ -213,6 +214,6 @@ def _open_dataset(name: str, group: zarr.Group) -> xr.Dataset:
         except OSError:
             raise
         except Exception as error:  # whatever attributes that are damaged lead to
-            if type(error).__module__.startswith("obstore"):
+            if is_of_obstore(error):
                 raise
             raise InputError(f"xarray cannot read {name}: {one_line(error)}") from None

@@ -8,7 +8,7 @@ import uuid
 from abc import ABC, abstractmethod
 from typing import Any
 
-from dgmm.data import local_path, object_at
+from dgmm.data import again, delete, listed, local_path, object_at
 from dgmm.errors import DgmmError
 from dgmm.store.local import remove
 from dgmm.store.places import Output
@@ -137,10 +137,7 @@ class ObjectFolder(Folder):
 
     def names(self) -> list[str]:
         """Of the objects."""
-        import obstore
-
-        batches: Any = obstore.list(self.objects, f"{self.key}/")
-        return [found["path"].rpartition("/")[2] for batch in batches for found in batch]
+        return [found["path"].rpartition("/")[2] for found in listed(self.objects, self.name, f"{self.key}/")]
 
     def read(self, name: str, most: int) -> bytes | None:
         """An object."""
@@ -167,18 +164,16 @@ class ObjectFolder(Folder):
 
         mode: Any = "overwrite" if replace else "create"
         try:
-            obstore.put(self.objects, f"{self.key}/{name}", content, mode=mode)
+            again(self.name, lambda: obstore.put(self.objects, f"{self.key}/{name}", content, mode=mode))
         except (AlreadyExistsError, PreconditionError):
             if self.read(name, len(content) + 1) != content:  # or only the answer was lost
                 raise DgmmError(f"{self.name}/{name} was written by another run: one of the two must stop") from None
 
     def delete(self, names: list[str]) -> None:
         """Delete objects."""
-        import obstore
-
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                obstore.delete(self.objects, f"{self.key}/{name}")
+                delete(self.objects, self.name, [f"{self.key}/{name}"])
 
     def remove(self, first: str, output: Output) -> None:
         """Delete all objects, the first one last."""

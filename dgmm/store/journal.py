@@ -14,6 +14,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
+from dgmm.data import first_line, is_of_obstore
 from dgmm.engine import Entry
 from dgmm.errors import CollapseError, DgmmError, InputError, OutputError, OutputExistsError, one_line
 from dgmm.passes import from_parts, packed, to_parts, unpacked
@@ -135,8 +136,8 @@ class Records:
         except OSError as error:
             raise self._unwritten(error.strerror or one_line(error)) from error
         except Exception as error:
-            if type(error).__module__.startswith("obstore"):
-                raise self._unwritten(str(error).strip().splitlines()[0]) from error
+            if is_of_obstore(error):
+                raise self._unwritten(first_line(error)) from error
             raise
         read, arrays, digest = unpacked(content)
         self._digests[number + 1 :] = [digest]

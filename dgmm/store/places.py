@@ -14,7 +14,7 @@ from typing import Any
 
 import zarr
 
-from dgmm.data import Heartbeat, Run, awaited, local_path, record_of, store_at
+from dgmm.data import Heartbeat, Run, awaited, first_line, is_of_obstore, local_path, record_of, store_at
 from dgmm.errors import DgmmError, OutputError, OutputExistsError, one_line
 
 logger = logging.getLogger("dgmm")
@@ -381,6 +381,6 @@ def explained(name: str, doing: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError):
             raise OutputError(f"cannot {doing} {name}: {error.strerror or one_line(error)}") from error
-        if type(error).__module__.startswith("obstore"):
-            raise OutputError(f"cannot {doing} {name}: {str(error).strip().splitlines()[0]}") from error
+        if is_of_obstore(error):
+            raise OutputError(f"cannot {doing} {name}: {first_line(error)}") from error
         raise
