@@ -9,7 +9,7 @@ from dgmm.data.chunks import Stored, Watched
 from dgmm.data.fingerprints import fingerprint
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.layout import Layout, comparable, matching_order, shortened
-from dgmm.data.retries import again, delete, first_line, is_of_obstore, listed
+from dgmm.data.retries import again, content_of, delete, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
 from dgmm.data.samples import Samples, unmasked
 from dgmm.data.sources import Source, Weights, open_samples, register_opener
@@ -45,10 +45,9 @@ __all__ = [
     "awaited",
     "check_url",
     "comparable",
+    "content_of",
     "delete",
     "fingerprint",
-    "first_line",
-    "is_of_obstore",
     "is_run_id",
     "listed",
     "local_path",

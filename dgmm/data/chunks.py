@@ -19,8 +19,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
-from dgmm.data.retries import is_of_obstore
-from dgmm.errors import DgmmError, ReadError
+from dgmm.errors import DgmmError, ReadError, is_of_obstore
 
 T = TypeVar("T")
 

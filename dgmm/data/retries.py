@@ -1,8 +1,8 @@
 """Requests to object stores whose answer is lost on the way, which are made again.
 
 obstore makes most requests again by itself. What it does not: those that create something where there is nothing, as
-they may have been carried out, and those whose answer breaks off midway, as long lists of objects do. Whoever asks for
-such a thing through here must be able to tell what a request comes to that was carried out before.
+they may have been carried out, and most whose answer breaks off midway. Whoever asks for such a thing through here must
+be able to tell what a request comes to that was carried out before.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from zarr.abc.buffer import Buffer
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
+
+from dgmm.errors import first_line, is_of_obstore
 
 logger = logging.getLogger("dgmm")
 
@@ -40,21 +43,11 @@ ON_THE_WAY = "HTTP error"
 T = TypeVar("T")
 
 
-def is_of_obstore(error: BaseException) -> bool:
-    """Whether this is what an object store complains with; obstore need not be there."""
-    return type(error).__module__.startswith("obstore")
-
-
 def is_lost(error: BaseException) -> bool:
     """Whether a request or its answer was lost on the way: nobody knows whether it was carried out."""
     # after the answer to the last part of a large object was lost, obstore gives the upload up, which is there no more
     upload = isinstance(error, FileNotFoundError) and "uploadId=" in str(error)
     return upload or (is_of_obstore(error) and ON_THE_WAY in str(error))
-
-
-def first_line(error: BaseException) -> str:
-    """What obstore says first: its own insides follow."""
-    return " ".join(str(error).strip().split("Debug source:")[0].splitlines()[0].split())
 
 
 def again(name: str, ask: Callable[[], T]) -> T:
@@ -109,8 +102,26 @@ def delete(objects: Any, name: str, keys: list[str]) -> None:
         again(name, lambda: obstore.delete(objects, keys))
 
 
+def content_of(objects: Any, name: str, key: str, most: int | None = None) -> tuple[bytes, Any]:
+    """An object and what is known of it; raises `FileNotFoundError` if there is none, `ValueError` if it is larger."""
+    import obstore
+
+    def ask() -> tuple[bytes, Any]:
+        answer = obstore.get(objects, key)
+        size = answer.meta["size"]
+        if most is not None and size > most:
+            raise ValueError(f"it has {size} bytes, more than {most}")
+        return bytes(answer.bytes()), answer.meta
+
+    return again(name, ask)
+
+
 class Patient(ObjectStore[Any]):
-    """An object store for zarr that writes, lists and deletes again where an answer is lost."""
+    """An object store for zarr of which everything is asked again where an answer is lost."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """An object, or a part of it; None if there is none."""
+        return await again_async(key, lambda: super(Patient, self).get(key, prototype, byte_range))
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write an object, of several parts where it is large."""

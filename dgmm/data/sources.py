@@ -17,11 +17,10 @@ import zarr.storage
 
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.layout import Layout
-from dgmm.data.retries import is_of_obstore
 from dgmm.data.samples import Field, Samples, unmasked
 from dgmm.data.stores import awaited, obstore_errors, open_store
 from dgmm.data.variables import Origin, check_numeric, chunks_of, field_of, from_array, from_dataset, known_dim
-from dgmm.errors import InputError, one_line
+from dgmm.errors import InputError, is_of_obstore, one_line
 from dgmm.types import Decoder, MissingChunks
 
 #: Who decodes the chunks of a store that is opened by its path, as settings of zarr.

@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit
 import zarr
 
 from dgmm.data.chunks import Watched, wait_for_others
-from dgmm.data.retries import RETRIES, Patient, first_line, is_of_obstore
+from dgmm.data.retries import RETRIES, Patient, content_of
 from dgmm.data.runs import Run
-from dgmm.errors import InputError, one_line, without_secrets
+from dgmm.errors import InputError, first_line, is_of_obstore, one_line, without_secrets
 from dgmm.waits import Patience
 
 #: Where Zarr stores may be, beside local paths.
@@ -143,10 +143,8 @@ def record_of(place: str | os.PathLike[str]) -> Run | None:
         if path is not None:
             with open(os.path.join(path.rstrip("/") + PARTIAL, RECORD), "rb") as file:
                 return Run.from_json(file.read())
-        import obstore
-
         objects, key = object_at(os.fspath(place))
-        return Run.from_json(bytes(obstore.get(objects, f"{key}{PARTIAL}/{RECORD}").bytes()))
+        return Run.from_json(content_of(objects, os.fspath(place), f"{key}{PARTIAL}/{RECORD}")[0])
     except (FileNotFoundError, NotADirectoryError):
         return None
 

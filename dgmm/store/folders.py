@@ -8,7 +8,7 @@ import uuid
 from abc import ABC, abstractmethod
 from typing import Any
 
-from dgmm.data import again, delete, listed, local_path, object_at
+from dgmm.data import again, content_of, delete, listed, local_path, object_at
 from dgmm.errors import DgmmError
 from dgmm.store.local import remove
 from dgmm.store.places import Output
@@ -94,7 +94,8 @@ class LocalFolder(Folder):
         """A file."""
         try:
             with open(os.path.join(self.path, name), "rb") as file:
-                _check_size(os.fstat(file.fileno()).st_size, most)
+                if (size := os.fstat(file.fileno()).st_size) > most:
+                    raise ValueError(f"it has {size} bytes, more than {most}")
                 return file.read()
         except FileNotFoundError:
             return None
@@ -141,12 +142,8 @@ class ObjectFolder(Folder):
 
     def read(self, name: str, most: int) -> bytes | None:
         """An object."""
-        import obstore
-
         try:
-            answer = obstore.get(self.objects, f"{self.key}/{name}")
-            _check_size(answer.meta["size"], most)
-            return bytes(answer.bytes())
+            return content_of(self.objects, self.name, f"{self.key}/{name}", most)[0]
         except FileNotFoundError:
             return None
 
@@ -210,8 +207,3 @@ def flush_folder(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _check_size(size: int, most: int) -> None:
-    if size > most:
-        raise ValueError(f"it has {size} bytes, more than {most}")

@@ -14,9 +14,18 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
-from dgmm.data import first_line, is_of_obstore
+from dgmm.data import awaited
 from dgmm.engine import Entry
-from dgmm.errors import CollapseError, DgmmError, InputError, OutputError, OutputExistsError, one_line
+from dgmm.errors import (
+    CollapseError,
+    DgmmError,
+    InputError,
+    OutputError,
+    OutputExistsError,
+    first_line,
+    is_of_obstore,
+    one_line,
+)
 from dgmm.passes import from_parts, packed, to_parts, unpacked
 from dgmm.store.at import place_at
 from dgmm.store.folders import Folder, folder_at
@@ -123,16 +132,8 @@ class Records:
     def write(self, number: int, entry: Entry) -> Entry:
         """Put an entry in its place, the last one; it as it will be read."""
         try:
-            # whoever was taken for dead meanwhile must not write any more
-            self.output.writer.check()
-            if not self._digests:
-                self._begin()
-            tree, arrays = to_parts([getattr(entry, field.name) for field in fields(Entry)])
-            header = {"before": self._digests[number], "run": self.output.run.id, "entry": tree}
-            content = packed(header, arrays)
-            self.folder.put(file_of(number), content, replace=number < self._stored)
-            if number + 1 < self._stored:
-                self.folder.delete([file_of(n) for n in reversed(range(number + 1, self._stored))])
+            with awaited(self.name):
+                content = self._put(number, entry)
         except OSError as error:
             raise self._unwritten(error.strerror or one_line(error)) from error
         except Exception as error:
@@ -143,6 +144,19 @@ class Records:
         self._digests[number + 1 :] = [digest]
         self._stored = number + 1
         return entry_of(read["entry"], arrays)
+
+    def _put(self, number: int, entry: Entry) -> bytes:
+        # whoever was taken for dead meanwhile must not write any more
+        self.output.writer.check()
+        if not self._digests:
+            self._begin()
+        tree, arrays = to_parts([getattr(entry, field.name) for field in fields(Entry)])
+        header = {"before": self._digests[number], "run": self.output.run.id, "entry": tree}
+        content = packed(header, arrays)
+        self.folder.put(file_of(number), content, replace=number < self._stored)
+        if number + 1 < self._stored:
+            self.folder.delete([file_of(n) for n in reversed(range(number + 1, self._stored))])
+        return content
 
     def _unwritten(self, why: str) -> DgmmError:
         return DgmmError(f"the journal {self.name} cannot be written: {why}; see to that, and run the same again")

@@ -19,7 +19,7 @@ import xarray as xr
 import zarr
 
 from dgmm.data import Stored, open_store, unfinished
-from dgmm.errors import DgmmError, InputError, ReadError, one_line
+from dgmm.errors import DgmmError, InputError, ReadError, first_line, is_of_obstore, one_line
 from dgmm.fits import Fit
 from dgmm.store.at import place_at
 from dgmm.store.places import Output
@@ -105,7 +105,8 @@ def rescued(
                 save(fit, place, table=table, settings=settings)
             except Exception:
                 continue
-            raise DgmmError(f"the model could not be written ({one_line(error)}); it is kept in {place}") from error
+            why = first_line(error) if is_of_obstore(error) else one_line(error)
+            raise DgmmError(f"the model could not be written ({why}); it is kept in {place}") from error
         raise
 
 
@@ -140,6 +141,8 @@ def load_dataset(path: Path, *, max_bytes: int = MAX_BYTES) -> xr.Dataset:
     except (InputError, OSError):
         raise
     except Exception as error:  # whatever zarr says of what it cannot make out
+        if is_of_obstore(error):
+            raise InputError(f"cannot read {path}: {first_line(error)}") from error
         raise InputError(f"{path} is damaged: {type(error).__name__}: {one_line(error)[:300]}") from error
 
 
@@ -196,7 +199,8 @@ def _from_zarr(path: Path, max_bytes: int) -> xr.Dataset:
         try:
             values = stored.read((slice(None),) * array.ndim, partial(array.__getitem__, ...))
         except ReadError as error:
-            raise InputError(f"{path} is damaged: {error}") from None
+            away = error.__cause__ is not None and is_of_obstore(error.__cause__)
+            raise InputError(f"cannot read {path}: {error}" if away else f"{path} is damaged: {error}") from None
         about = {key: value for key, value in array.attrs.items() if key != "_FillValue"}
         variables[name] = (metadata.dimension_names, values, about)
     return xr.Dataset(variables, attrs=attributes)

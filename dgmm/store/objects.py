@@ -8,7 +8,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 from zarr.storage import WrapperStore
 
-from dgmm.data import PARTIAL, RECORD, Run, again, delete, listed, object_at, store_at
+from dgmm.data import PARTIAL, RECORD, Run, again, content_of, delete, listed, object_at, store_at
 from dgmm.errors import OutputExistsError
 from dgmm.store.places import HEAD, ROOT, Output, Place, State, Status, explained, state_of_file, state_of_group
 
@@ -54,12 +54,16 @@ class ObjectPlace(Place):
 
     def read(self, key: str, size: int | None = None) -> bytes | None:
         """An object, or its first bytes; None if there is none."""
-        try:
+
+        def ask() -> bytes:
             length = obstore.head(self.objects, key)["size"]
+            length = length if size is None else min(length, size)
+            return bytes(obstore.get_range(self.objects, key, start=0, length=length)) if length else b""
+
+        try:
+            return again(self.name, ask)
         except FileNotFoundError:
             return None
-        length = length if size is None else min(length, size)
-        return bytes(obstore.get_range(self.objects, key, start=0, length=length)) if length else b""
 
     def output(self, run: Run, what: str, overwrite: bool, resumes: bool) -> Output:
         """An output to be made here."""
@@ -111,11 +115,11 @@ class ObjectOutput(Output):
     def _record(self) -> tuple[Run | None, Any]:
         """Who has claimed the place, and the mode in which that very record is replaced."""
         try:
-            answer = obstore.get(self.place.objects, self.place.record)
+            content, meta = content_of(self.place.objects, self.place.name, self.place.record)
         except FileNotFoundError:
             return None, "create"
-        version = {name: answer.meta[name] for name in ("e_tag", "version") if answer.meta[name] is not None}
-        return Run.from_json(bytes(answer.bytes())), version
+        version = {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
+        return Run.from_json(content), version
 
     def beat(self) -> None:
         """Give a sign of life."""

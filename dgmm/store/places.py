@@ -14,8 +14,8 @@ from typing import Any
 
 import zarr
 
-from dgmm.data import Heartbeat, Run, awaited, first_line, is_of_obstore, local_path, record_of, store_at
-from dgmm.errors import DgmmError, OutputError, OutputExistsError, one_line
+from dgmm.data import Heartbeat, Run, awaited, local_path, record_of, store_at
+from dgmm.errors import DgmmError, OutputError, OutputExistsError, first_line, is_of_obstore, one_line
 
 logger = logging.getLogger("dgmm")
 
@@ -298,6 +298,13 @@ class Place(ABC):
             self.look(what, overwrite=overwrite)
             with Heartbeat(output.beat):
                 yield output
+        except Exception as error:
+            if is_of_obstore(error):
+                raise DgmmError(
+                    f"an object store has failed while {self.name} was made: {first_line(error)}; see to that, and run "
+                    "the same again"
+                ) from error
+            raise
         finally:
             try:
                 with awaited(self.name):

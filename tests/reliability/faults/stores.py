@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, chdir, contextmanager
 from datetime import timedelta
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import zarr
 
 from dgmm.config import Data, Score
-from dgmm.data import open_store, store_at
+from dgmm.data import store_at
 from dgmm.errors import DgmmError
 from dgmm.pipeline import run_score
 from dgmm.store import Status, place_at, save
 from tests import journals, ledgers
-from tests.proxy import Do, Proxy, Request, let_pass
+from tests.proxy import Do, Proxy, Request
 from tests.reliability.trials import Ended, Trial, fault
 from tests.servers import environment, s3_environment, s3_server
 
@@ -33,29 +34,23 @@ _names = itertools.count()
 Plan = Callable[[Request], Do]
 
 
+#: What is given: rows for fits, rows for scores, and a model for these.
+DATA, ROWS, MODEL = (f"s3://bucket/given/{name}.zarr" for name in ("x", "rows", "model"))
+
+
 @cache
 def server() -> str:
     """The address of a store, with the rows and the model of all trials."""
     address = _open.enter_context(s3_server())
     with environment(s3_environment(address)):
-        source = zarr.open_array(journals.write_data(ledgers_folder()), mode="r")
+        folder = Path(_open.enter_context(tempfile.TemporaryDirectory()))
+        source = zarr.open_array(journals.write_data(folder), mode="r")
         array = zarr.create_array(store_at(DATA, read_only=False), shape=source.shape, chunks=(500, 2), dtype="f8")
         array[:] = source[:]
         rows = zarr.create_array(store_at(ROWS, read_only=False), shape=(238, 3), chunks=(20, 3), dtype="f8")
         rows[:] = ledgers.rows()
         save(ledgers.fit(), MODEL)
     return address
-
-
-DATA, ROWS, MODEL = (f"s3://bucket/given/{name}.zarr" for name in ("x", "rows", "model"))
-
-
-def ledgers_folder() -> Any:
-    """A folder for a while."""
-    import tempfile
-    from pathlib import Path
-
-    return Path(_open.enter_context(tempfile.TemporaryDirectory()))
 
 
 def train(out: str) -> Callable[[], dict[str, Any]]:
@@ -184,15 +179,18 @@ def gone(trial: Trial, job: str, doing: tuple[Do, ...]) -> Ended | None:
     """From the n-th request on nothing works any more; once it does the same again goes on."""
     expected, out = undisturbed(job), new_place()
     do = doing[trial.number % len(doing)]
-    with behind(lambda request: do if request.number >= trial.number else Do.PASS, retry_for=0.3) as proxy:
-        with environment({"AWS_READ_TIMEOUT": "100ms"}), chdir(trial.folder):
-            try:
-                JOBS[job](out)
-            except DgmmError as error:
-                said = str(error)
-            else:
-                assert not proxy.n_done(do), "it could not be read or written, and nobody says so"
-                return None
+
+    def plan(request: Request) -> Do:
+        return do if request.number >= trial.number else Do.PASS
+
+    with behind(plan, retry_for=0.3) as proxy, environment({"AWS_READ_TIMEOUT": "100ms"}), chdir(trial.folder):
+        try:
+            JOBS[job](out)
+        except DgmmError as error:
+            said = str(error)
+        else:
+            assert not proxy.n_done(do), "it could not be read or written, and nobody says so"
+            return None
     assert "\n" not in said, said
     assert "s3://" in said or "/bucket/" in said, said
     with environment(s3_environment(server())):
@@ -210,15 +208,17 @@ for job in JOBS:
         (Do.LOSE, "answers of an object store lost"),
         (Do.DENY, "requests carried out, and an error said (500)"),
     ):
-        short = 1 if job == "training" or do is Do.LOSE else 0
+        short = 1 if (job, do) in (("training", Do.CUT), ("selection", Do.LOSE), ("scoring", Do.BUSY)) else 0
         fault(kind, job, short=short, long=20)(partial(one_in_ten, job=job, do=do))
     fault("object store unanswering, one request in 100", job, short=0, long=10)(
         lambda trial, job=job: recovered(trial, job, now_and_then(Do.HANG, 0.01, trial), Do.HANG)
     )
-    fault("object store away for two seconds", job, short=1, long=20)(partial(two_seconds, job=job))
-    fault("answer lost to the n-th write", job, short=3, long=None, every=11)(partial(one_write, job=job, do=Do.LOSE))
+    fault("object store away for two seconds", job, short=int(job == "training"), long=20)(
+        partial(two_seconds, job=job)
+    )
+    fault("answer lost to the n-th write", job, short=2, long=None, every=17)(partial(one_write, job=job, do=Do.LOSE))
     fault("answer cut to the n-th write", job, short=0, long=None)(partial(one_write, job=job, do=Do.CUT))
-    fault("object store gone from the n-th request on", job, short=4, long=None, every=17)(
+    fault("object store gone from the n-th request on", job, short=1 + (job == "training"), long=None, every=41)(
         partial(gone, job=job, doing=(Do.BUSY, Do.REFUSE, Do.CUT))
     )
     fault("object store silent from the n-th request on", job, short=0, long=None)(
