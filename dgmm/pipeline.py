@@ -59,7 +59,7 @@ def run_train(settings: Train) -> Fit:
         workers_of(settings.cluster) as workers,
     ):
         fit = train_samples(samples, workers, settings, settings.training, journal=journal)
-        with store.rescued(fit, settings=made_with(settings)):
+        with store.rescued(fit, settings.out, settings=made_with(settings)):
             store.write(output, fit, settings=made_with(settings))
             output.finish()
     return fit
@@ -78,7 +78,7 @@ def run_select(settings: Select) -> Selection:
         workers_of(settings.cluster) as workers,
     ):
         selection = select_samples(samples, workers, settings, settings.training, journal)
-        with store.rescued(selection.best, table=selection.table, settings=made_with(settings)):
+        with store.rescued(selection.best, model.name, table=selection.table, settings=made_with(settings)):
             store.write(output, selection.best, table=selection.table, settings=made_with(settings))
             listing.write(selection.table.to_csv(index=False).encode())
             listing.finish()

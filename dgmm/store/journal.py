@@ -168,6 +168,16 @@ class Records:
         self.folder.begin(JOURNAL_HEAD, content, self.output)
         self._digests = [hashlib.sha256(content).hexdigest()]
 
+    def forget(self) -> None:
+        """Delete it, as what it is of is there; say so where that cannot be done."""
+        try:
+            with awaited(self.name):
+                self.remove()
+        except Exception as error:
+            if not isinstance(error, OSError) and not is_of_obstore(error):
+                raise
+            logger.warning("%s is of no use any more, and cannot be removed: %s", self.name, first_line(error)[:200])
+
     def remove(self) -> None:
         """Delete it."""
         if self.folder.names():
@@ -229,7 +239,7 @@ def journal_at(
                                records.n_kept, records.name)  # fmt: skip
             raise
         if not keep:
-            records.remove()
+            records.forget()
 
 
 def file_of(number: int) -> str:

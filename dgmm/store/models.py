@@ -87,9 +87,17 @@ def consolidate(store: Any) -> None:
 
 @contextmanager
 def rescued(
-    fit: Fit, *, table: pd.DataFrame | None = None, settings: Mapping[str, Any] | None = None
+    fit: Fit, place: Path, *, table: pd.DataFrame | None = None, settings: Mapping[str, Any] | None = None
 ) -> Iterator[None]:
     """Context in which a fit is written where it belongs; if that fails it is written somewhere else.
+
+    Parameters
+    ----------
+    fit : Fit
+    place : path or URL
+        Where it belongs, for messages.
+    table, settings
+        As for `save`.
 
     Raises
     ------
@@ -100,13 +108,13 @@ def rescued(
         yield
     except Exception as error:
         for folder in (os.getcwd(), tempfile.gettempdir(), os.path.expanduser("~")):
-            place = os.path.join(folder, f"dgmm-model-{uuid.uuid4().hex[:8]}.json")
+            other = os.path.join(folder, f"dgmm-model-{uuid.uuid4().hex[:8]}.json")
             try:
-                save(fit, place, table=table, settings=settings)
+                save(fit, other, table=table, settings=settings)
             except Exception:
                 continue
             why = first_line(error) if is_of_obstore(error) else one_line(error)
-            raise DgmmError(f"the model could not be written ({why}); it is kept in {place}") from error
+            raise DgmmError(f"{os.fspath(place)} could not be written ({why}): the model is kept in {other}") from error
         raise
 
 
