@@ -127,6 +127,10 @@ class Patient(ObjectStore[Any]):
         """Write an object, of several parts where it is large."""
         await again_async(key, lambda: super(Patient, self).set(key, value))
 
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write an object where there is none; what a lost answer was to is there."""
+        await again_async(key, lambda: super(Patient, self).set_if_not_exists(key, value))
+
     async def delete(self, key: str) -> None:
         """Delete an object, if it is there."""
         await again_async(key, lambda: super(Patient, self).delete(key))

@@ -212,6 +212,7 @@ def killed_scheduler(trial: Trial, name: str) -> Ended | None:
     """A scheduler dies at any moment of a job; the same command with another one at its place goes on."""
     r, out, port = trial.random, trial.folder / "out", free_port()
     how = {"cluster": {"scheduler": f"tcp://127.0.0.1:{port}"}}
+    scores()  # what it comes to undisturbed takes a pass, too
     with scheduler(port) as process:
         died: list[float] = []
 
