@@ -220,9 +220,11 @@ for job in JOBS:
     fault("object store away for two seconds", job, short=int(job == "training"), long=20)(
         partial(two_seconds, job=job)
     )
-    fault("answer lost to the n-th write", job, short=2, long=None, every=17)(partial(one_write, job=job, do=Do.LOSE))
+    fault("answer lost to the n-th write", job, short=2 * (job != "selection"), long=None, every=13)(
+        partial(one_write, job=job, do=Do.LOSE)
+    )
     fault("answer cut to the n-th write", job, short=0, long=None)(partial(one_write, job=job, do=Do.CUT))
-    fault("object store gone from the n-th request on", job, short=1 + (job == "training"), long=None, every=41)(
+    fault("object store gone from the n-th request on", job, short=2 * (job != "selection"), long=None, every=70)(
         partial(gone, job=job, doing=(Do.BUSY, Do.REFUSE, Do.CUT))
     )
     fault("object store silent from the n-th request on", job, short=0, long=None)(
