@@ -40,7 +40,7 @@ from dgmm.scoring.ledger import Ledger, Recorder, Recording, writing
 from dgmm.scoring.regions import Finding, Written, checksum
 from dgmm.scoring.rows import scattered
 from dgmm.store import Output, consolidate
-from dgmm.types import AnyArray, IntArray
+from dgmm.types import AnyArray, IntArray, Sendable
 
 logger = logging.getLogger("dgmm")
 
@@ -82,7 +82,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class ScoreSegment(Leaf[Done]):
+class ScoreSegment(Sendable, Leaf[Done]):
     """The leaf of scoring: each segment is written to the output as soon as it is scored, and recorded in the ledger.
 
     Attributes
