@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from cyclopts import App, CycloptsError
 
 from dgmm import __version__
-from dgmm.errors import DgmmError, InputError
+from dgmm.errors import DgmmError, InputError, first_line, is_of_obstore
 
 app = App(
     name="dgmm",
@@ -83,6 +83,8 @@ def run_app(which: App, arguments: Sequence[str]) -> int:
     except DgmmError as error:
         return complain(" ".join(str(error).split()), failed)
     except Exception as error:
+        if is_of_obstore(error):
+            return complain(f"an object store has failed: {first_line(error)}; run the same command again", failed)
         advice = next((ADVICE[base.__name__] for base in type(error).__mro__ if base.__name__ in ADVICE), None)
         if advice is None and not isinstance(error, (OSError, RuntimeError)):
             raise

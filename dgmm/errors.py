@@ -55,6 +55,17 @@ def one_line(error: BaseException) -> str:
     return words if len(words) <= MOST_QUOTED else f"{words[:MOST_QUOTED]}..."
 
 
+def is_of_obstore(error: BaseException) -> bool:
+    """Whether this is what an object store complains with; obstore, which asks it, need not be there."""
+    return type(error).__module__.startswith("obstore")
+
+
+def first_line(error: BaseException) -> str:
+    """What obstore says first: its own insides follow."""
+    said = str(error).strip().split("Debug source:")[0].splitlines()
+    return " ".join(said[0].split()) if said else type(error).__name__
+
+
 def without_secrets(url: str) -> str:
     """A URL with dots for what may be a user's name, a password or a signature."""
     shown = re.sub(r"(?<=://)[^/?#]*@", "...@", url)

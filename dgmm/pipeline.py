@@ -64,7 +64,7 @@ def run_train(settings: Train) -> Fit:
     ):
         fit = train_samples(samples, workers, settings, settings.training, journal=journal)
         check_unchanged(samples, before)
-        with store.rescued(fit, settings=made_with(settings)):
+        with store.rescued(fit, settings.out, settings=made_with(settings)):
             store.write(output, fit, settings=made_with(settings))
             output.finish()
     return fit
@@ -85,7 +85,7 @@ def run_select(settings: Select) -> Selection:
     ):
         selection = select_samples(samples, workers, settings, settings.training, journal)
         check_unchanged(samples, before)
-        with store.rescued(selection.best, table=selection.table, settings=made_with(settings)):
+        with store.rescued(selection.best, model.name, table=selection.table, settings=made_with(settings)):
             store.write(output, selection.best, table=selection.table, settings=made_with(settings))
             listing.write(selection.table.to_csv(index=False).encode())
             listing.finish()

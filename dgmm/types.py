@@ -38,3 +38,11 @@ class Criterion(StrEnum):
     ICL = "icl"
     #: -2 n times the mean log density of rows that no fit has seen.
     HELD_OUT = "held_out"
+
+
+class Sendable:
+    """What is sent to other processes while threads of this one use it, and it keeps what they have worked out."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, made at once: what is kept may become more while it is written down."""
+        return dict(self.__dict__)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -11,10 +12,12 @@ from cyclopts import App
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
 
 from dgmm.cli import run_app
 from dgmm.commands import SETTINGS_SUFFIXES, Changes, asked, options_of, with_options
-from dgmm.errors import InputError
+from dgmm.errors import DgmmError, InputError, without_secrets
 from dgmm.fits import CRITERION_NAMES, Settings
 from dgmm.types import Criterion
 
@@ -41,6 +44,22 @@ def publish_summary(key: str, text: str) -> None:
     create_markdown_artifact(key=key, markdown=f"```\n{text}\n```", description="What was found")
 
 
+@contextmanager
+def server_refusals() -> Iterator[None]:
+    """Say in one line what the server of Prefect says no with."""
+    try:
+        yield
+    except PrefectHTTPStatusError as error:
+        answer, api = error.response, without_secrets(str(PREFECT_API_URL.value()))
+        said = f"{answer.status_code} {answer.reason_phrase}"
+        if answer.status_code in (401, 403):
+            raise InputError(
+                f"the server of Prefect at {api} takes no flows from here ({said}): give its password in the "
+                "environment (PREFECT_API_AUTH_STRING)"
+            ) from error
+        raise DgmmError(f"the server of Prefect at {api} fails ({said}): see its log, run the same again") from error
+
+
 def main(flow: Callable[[S], Any], model: type[S]) -> None:
     """Run a flow from the command line, with a settings file and changes to it, and exit with its code."""
     app = App(
@@ -56,6 +75,8 @@ def main(flow: Callable[[S], Any], model: type[S]) -> None:
         """Run with a settings file (.yaml) and what options change in it."""
         if not settings.endswith(SETTINGS_SUFFIXES):
             raise InputError(f"{settings} is no settings file: expected a .yaml")
-        flow(asked(model, given, changes, settings))
+        job = asked(model, given, changes, settings)
+        with server_refusals():
+            flow(job)
 
     sys.exit(run_app(app, sys.argv[1:]))

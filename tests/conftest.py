@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
 
@@ -18,6 +13,7 @@ from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, settings
 
 from dgmm.engine.schedulers import DISTRIBUTED_SETTINGS
+from tests.servers import environment, s3_environment, s3_server
 
 # What a script starts in the background ignores Ctrl-C, and so would all that tests start to interrupt it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -52,34 +48,8 @@ def client() -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def _s3() -> Iterator[str]:
     """A server that speaks S3, on loopback, with one bucket; the environment says how to reach it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the server did not start"
-                time.sleep(0.05)
-        urllib.request.urlopen(urllib.request.Request(f"{address}/bucket", method="PUT")).close()
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in {
-                "AWS_ACCESS_KEY_ID": "testing",
-                "AWS_SECRET_ACCESS_KEY": "testing",
-                "AWS_REGION": "us-east-1",
-                "AWS_ENDPOINT_URL": address,
-                "AWS_ALLOW_HTTP": "true",
-            }.items():
-                patch.setenv(name, value)
-            yield "s3://bucket"
-    finally:
-        server.terminate()
-        server.wait()
+    with s3_server() as address, environment(s3_environment(address)):
+        yield "s3://bucket"
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ HOUSE: dict[str, str] = {
     "families": "frame statistics base gaussian full diag tied spherical",
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "",
-    "data": "runs grid layout codecs chunks stores samples variables sources fingerprints",
+    "data": "retries runs grid layout codecs chunks stores samples variables sources fingerprints",
     "engine": "tree leaf resident cluster schedulers workers memory fold journal",
     "passes": "sample profile parts estep worst judge census codec passes",
     "em": "mstep plain anderson information scoring ascent posterior variational",

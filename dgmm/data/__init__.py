@@ -10,6 +10,7 @@ from dgmm.data.codecs import bounded, check_array
 from dgmm.data.fingerprints import check_unchanged, fingerprint
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.layout import Layout, comparable, matching_order, shortened
+from dgmm.data.retries import again, content_of, delete, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
 from dgmm.data.samples import Samples, unmasked
 from dgmm.data.sources import Source, Weights, open_dataset, open_samples, register_opener
@@ -43,6 +44,7 @@ __all__ = [
     "Stored",
     "Watched",
     "Weights",
+    "again",
     "awaited",
     "bounded",
     "check_array",
@@ -50,8 +52,11 @@ __all__ = [
     "check_unchanged",
     "check_url",
     "comparable",
+    "content_of",
+    "delete",
     "fingerprint",
     "is_run_id",
+    "listed",
     "local_path",
     "matching_order",
     "members",

@@ -20,7 +20,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
 from dgmm.data.codecs import At, most_of, outer_frame, swelling
-from dgmm.errors import DgmmError, ReadError
+from dgmm.errors import DgmmError, ReadError, is_of_obstore
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ class Stored:
         """What went wrong when a region was read: which chunk it was, and what its decoder said."""
         wait_for_others()
         # a store that does not answer need not be asked again
-        away = type(error).__module__.startswith("obstore")
+        away = is_of_obstore(error)
         within = ", ".join("all" if s == slice(None) else f"{s.start}:{s.stop}" for s in region)
         return (
             self._noted(region)

@@ -14,8 +14,10 @@ import xarray as xr
 import zarr
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
+from dgmm.data.retries import listed
 from dgmm.data.samples import Field, Samples
-from dgmm.errors import InputError
+from dgmm.data.stores import awaited
+from dgmm.errors import InputError, ReadError, first_line, is_of_obstore
 from dgmm.types import AnyArray
 
 
@@ -36,10 +38,16 @@ def fingerprint(samples: Samples) -> dict[str, str]:
         "features": digest_of([repr(samples.features).encode(), repr(samples.order).encode()]),
     }
     names = samples.features if samples.feature_dim is None else ("values",)
-    for name, field in zip(names, samples.fields, strict=True):
-        found |= {f"{what} of {name}": value for what, value in _of_field(field)}
-    if samples.weights is not None:
-        found |= {f"{what} of the weights": value for what, value in _of_field(samples.weights)}
+    try:
+        with awaited(samples.name):
+            for name, field in zip(names, samples.fields, strict=True):
+                found |= {f"{what} of {name}": value for what, value in _of_field(field)}
+            if samples.weights is not None:
+                found |= {f"{what} of the weights": value for what, value in _of_field(samples.weights)}
+    except Exception as error:
+        if is_of_obstore(error):
+            raise ReadError(f"the chunks of {samples.name} cannot be listed: {first_line(error)}") from error
+        raise
     return found
 
 
@@ -124,10 +132,7 @@ def _stored_chunks(array: zarr.Array[Any]) -> str:
     if isinstance(store, MemoryStore):
         return _contents(np.asarray(array[...]))
     if isinstance(store, ObjectStore):
-        import obstore
-
-        below = f"{array.path}/" if array.path else None
-        objects = (each for batch in obstore.list(store.store, below) for each in batch)
+        objects = listed(store.store, array.path or "the source", f"{array.path}/" if array.path else None)
         known = (f"{o['path']} {o['size']} {o['e_tag'] or o['last_modified'].isoformat()}" for o in objects)
         return digest_of(sorted(text.encode() for text in known))
     return "unknown to this kind of store"

@@ -22,7 +22,7 @@ from dgmm.data.layout import Layout
 from dgmm.data.samples import Field, Samples, unmasked
 from dgmm.data.stores import awaited, members, obstore_errors, open_store
 from dgmm.data.variables import Origin, check_numeric, chunks_of, field_of, from_array, from_dataset, known_dim
-from dgmm.errors import InputError, one_line
+from dgmm.errors import InputError, is_of_obstore, one_line
 from dgmm.types import Decoder, MissingChunks
 
 #: Who decodes the chunks of a store that is opened by its path, as settings of zarr.
@@ -266,6 +266,6 @@ def _open_dataset(name: str, group: zarr.Group) -> xr.Dataset:
         except OSError:
             raise
         except Exception as error:  # whatever attributes that are damaged lead to
-            if type(error).__module__.startswith("obstore"):
+            if is_of_obstore(error):
                 raise
             raise InputError(f"xarray cannot read {name}: {one_line(error)}") from None

@@ -7,17 +7,16 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import zarr
-import zarr.storage
 
 from dgmm.data.chunks import Watched, wait_for_others
 from dgmm.data.codecs import bounded, check_array
+from dgmm.data.retries import RETRIES, Patient, content_of
 from dgmm.data.runs import Run
-from dgmm.errors import InputError, one_line, without_secrets
+from dgmm.errors import InputError, first_line, is_of_obstore, one_line, without_secrets
 from dgmm.waits import Patience
 
 #: Where Zarr stores may be, beside local paths.
@@ -28,8 +27,6 @@ PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
 #: connection, for the next bytes (or for the answer, while something is sent), and for a whole object, which may be
 #: large and the line slow.
 TIMEOUTS = {"connect_timeout": "5s", "read_timeout": "30s", "timeout": "10min"}
-#: A request that has failed is not made again later than this after it was first made.
-RETRIES = {"retry_timeout": timedelta(seconds=60)}
 #: What obstore finds in the environment by itself, but not beside settings that it is given.
 CLIENT_OPTIONS = (
     *TIMEOUTS, "allow_http", "allow_invalid_certificates", "default_content_type", "http1_only", "http2_only",
@@ -68,7 +65,7 @@ def open_store(source: str | os.PathLike[str], *, watched: bool = False) -> zarr
         except OSError:
             raise
         except Exception as error:  # whatever metadata that are damaged lead to
-            if type(error).__module__.startswith("obstore"):
+            if is_of_obstore(error):
                 raise
             raise InputError(f"{source} is not a Zarr store{unfinished(source)}: {one_line(error)}") from None
 
@@ -116,9 +113,9 @@ def obstore_errors(url: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__.startswith("obstore"):
+        if is_of_obstore(error):
             wait_for_others()
-            raise InputError(f"cannot open {url}: {str(error).strip().splitlines()[0]}") from None
+            raise InputError(f"cannot open {url}: {first_line(error)}") from None
         raise
 
 
@@ -142,7 +139,7 @@ def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
     options: Any = client_options(url.split("://")[0])
     with obstore_errors(url):
         objects = obstore.store.from_url(url, client_options=options, retry_config=retries)
-        return zarr.storage.ObjectStore(objects, read_only=read_only)
+        return Patient(objects, read_only=read_only)
 
 
 def client_options(scheme: str) -> dict[str, str]:
@@ -194,10 +191,8 @@ def record_of(place: str | os.PathLike[str]) -> Run | None:
         if path is not None:
             with open(os.path.join(path.rstrip("/") + PARTIAL, RECORD), "rb") as file:
                 return Run.from_json(file.read())
-        import obstore
-
         objects, key = object_at(os.fspath(place))
-        return Run.from_json(bytes(obstore.get(objects, f"{key}{PARTIAL}/{RECORD}").bytes()))
+        return Run.from_json(content_of(objects, os.fspath(place), f"{key}{PARTIAL}/{RECORD}")[0])
     except (FileNotFoundError, NotADirectoryError):
         return None
 

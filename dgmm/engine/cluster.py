@@ -10,6 +10,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -64,6 +65,10 @@ def workers_of(client: Client) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise lost_scheduler(client) from error
     return found
+
+
+class ForgottenError(ClusterError):
+    """What was sent to the workers for good went with the last of those that had it."""
 
 
 class Leases:
@@ -188,7 +193,15 @@ class Call(Generic[T]):
         wanted = [f for f in wanted if f.status == "finished" or self._current[self._sent[f]] is f]
         if self.client.status != "running":
             raise lost_scheduler(self.client)
-        for future, result in zip(wanted, self.client.gather(wanted), strict=True):
+        try:
+            results = self.client.gather(wanted)
+        except CancelledError as error:
+            if self.client.status != "running":
+                raise lost_scheduler(self.client) from error
+            raise ForgottenError(
+                "all workers are lost that had what was sent to them: see what ended them, and run the same again"
+            ) from error
+        for future, result in zip(wanted, results, strict=True):
             if isinstance(result, Failure):
                 raise result.error
             i = self._sent.pop(future)
@@ -236,7 +249,7 @@ class Call(Generic[T]):
         from distributed import wait
 
         self.client.run(give_up, self.id, wait=False, on_error="ignore")
-        with self.client.as_current(), contextlib.suppress(TimeoutError):
+        with self.client.as_current(), contextlib.suppress(TimeoutError, CancelledError):
             wait(list(self._current.values()), timeout=GRACE)
 
 

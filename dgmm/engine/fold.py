@@ -21,6 +21,7 @@ import psutil
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Region, Samples
+from dgmm.engine.cluster import ForgottenError
 from dgmm.engine.leaf import Leaf
 from dgmm.engine.memory import BASE_BYTES, Need, check_memory, fixed_bytes, gathered_bytes, pass_bytes
 from dgmm.engine.resident import Shelf, resident_bytes, shelf_of
@@ -32,6 +33,8 @@ logger = logging.getLogger("dgmm")
 
 #: Tasks per thread and pass: enough to even out, few enough to read ahead within each; more where nothing is read.
 TASKS_PER_THREAD, TASKS_IN_MEMORY = 4, 16
+#: How often samples in memory are sent to workers once more for one pass, where all that had them are lost.
+SENT_AGAIN = 10
 #: Share of a worker's memory up to which segments are kept; at more, Dask would have some of it written to disk.
 USABLE = 0.6
 
@@ -238,6 +241,15 @@ class Fold:
         InsufficientMemoryError
             If a worker or this process has too little memory for it.
         """
+        for _ in range(SENT_AGAIN):
+            try:
+                return self._pass(leaf)
+            except ForgottenError:
+                logger.warning("all workers that had the samples are lost: sending these again")
+                self._source = None
+        return self._pass(leaf)
+
+    def _pass(self, leaf: Leaf[V]) -> V:
         self.check(leaf)
         if self._source is None:
             self._source = self.workers.share(self.samples.without_coords(), heavy=self.samples.in_memory)

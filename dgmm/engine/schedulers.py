@@ -141,12 +141,14 @@ def connected(address: str) -> Iterator[Client]:
             f"cannot use {without} as the address of a scheduler: give it without a user or password; certificates say "
             "who may connect (distributed.comm.tls in Dask's settings)"
         )
+    secure = address.startswith(("tls://", "wss://"))
     try:
         with ThreadPoolExecutor(1) as asker:
             asker.submit(asyncio.run, _ask(address)).result()
         client = Client(address, set_as_default=False)
     except (ValueError, TypeError, ImportError) as error:  # no address, or no certificates or library for it
-        raise InputError(f"cannot use {address} as the address of a scheduler: {error}") from None
+        advice = "; Dask's settings say which certificates to use (distributed.comm.tls)" if secure else ""
+        raise InputError(f"cannot use {address} as the address of a scheduler: {error}{advice}") from None
     except OSError as error:  # as timeouts are
         why = " ".join(str(error).split()) or f"nothing came for {ANSWER:g} s"
         raise ClusterError(

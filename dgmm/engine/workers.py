@@ -105,6 +105,7 @@ class Workers:
         if self.client is None:
             return value
         if heavy:
+            wait_for_a_worker(self.client)
             # hash=False: equal data scattered a second time would be lost with the first
             return self.client.scatter(value, broadcast=True, hash=False)
         key = f"{type(value).__name__}-{uuid.uuid4().hex}"

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 
 from dgmm.families import Family, FeatureMap, Frame, FrameKind
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import AnyArray, FloatArray, Sendable
 
 #: Largest rounding error of a log density, in nats, that the expanded form may make in double precision, and in single.
 TOLERATED_ERROR, TOLERATED_ERROR_SINGLE = 1e-8, 1e-2
@@ -91,7 +91,7 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Sendable):
     """Everything a task needs to do the E-step of all mixtures on any samples.
 
     Attributes

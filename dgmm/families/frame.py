@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import eigh, solve_triangular
 
 from dgmm.errors import InputError
-from dgmm.types import FloatArray
+from dgmm.types import FloatArray, Sendable
 
 FrameKind = Literal["whitening", "isotropic", "identity"]
 
@@ -25,7 +25,7 @@ SHARE = 1e-30
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Sendable):
     """Count, mean and centred scatter of a set of samples, mergeable without cancellation.
 
     Attributes

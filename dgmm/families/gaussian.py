@@ -14,7 +14,7 @@ from dgmm.errors import CollapseError, InputError
 from dgmm.families.base import Family, FeatureMap
 from dgmm.families.frame import Moments
 from dgmm.families.statistics import SufficientStatistics
-from dgmm.types import FloatArray, IntArray
+from dgmm.types import FloatArray, IntArray, Sendable
 
 LOG_2PI = float(np.log(2 * np.pi))
 #: Unit roundoff of float64.
@@ -58,7 +58,7 @@ PRODUCTS = FeatureMap(GAUSSIAN_CHAIN, lambda d: 2 * d + 1 + d * (d - 1) // 2, _f
 
 
 @dataclass(frozen=True)
-class Gaussians:
+class Gaussians(Sendable):
     """Means and square roots of the covariances of K Gaussian components.
 
     Attributes

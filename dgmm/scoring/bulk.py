@@ -36,11 +36,11 @@ from dgmm.scoring.arrays import (
     write_coordinates,
 )
 from dgmm.scoring.entries import GROUP, Entries, head_of, names_of, write_ledger
-from dgmm.scoring.ledger import Ledger, Recorder, Recording
+from dgmm.scoring.ledger import Ledger, Recorder, Recording, writing
 from dgmm.scoring.regions import Finding, Written, checksum
 from dgmm.scoring.rows import scattered
-from dgmm.store import Output, consolidate, unwritten
-from dgmm.types import AnyArray, IntArray
+from dgmm.store import Output, consolidate
+from dgmm.types import AnyArray, IntArray, Sendable
 
 logger = logging.getLogger("dgmm")
 
@@ -82,7 +82,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class ScoreSegment(Leaf[Done]):
+class ScoreSegment(Sendable, Leaf[Done]):
     """The leaf of scoring: each segment is written to the output as soon as it is scored, and recorded in the ledger.
 
     Attributes
@@ -152,15 +152,13 @@ class ScoreSegment(Leaf[Done]):
             raise DgmmError(f"the log density of a sample in region {region} of {self.name} is not finite")
         checksums = []
         if len(rows):  # there are none where it is only tried
-            self.recording.writer.check()
             shape = tuple(s.stop - s.start for s in region)
-            for name, value in values.items():
-                whole = value.reshape(shape + value.shape[1:])
-                checksums.append(checksum(name, region, whole))
-                try:
+            with writing(self.recording.writer.place):
+                self.recording.writer.check()
+                for name, value in values.items():
+                    whole = value.reshape(shape + value.shape[1:])
+                    checksums.append(checksum(name, region, whole))
                     self._arrays[name][region] = whole
-                except OSError as error:
-                    raise unwritten(self.recording.writer.place, error) from error
         return scored, checksums
 
     @property

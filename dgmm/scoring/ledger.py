@@ -12,14 +12,15 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dgmm.data import Grid, Samples, fingerprint
-from dgmm.errors import DgmmError, OutputExistsError, one_line
+from dgmm.data import Grid, Samples, awaited, fingerprint
+from dgmm.errors import DgmmError, OutputExistsError, is_of_obstore, one_line
 from dgmm.passes import packed, unpacked
 from dgmm.scoring.entries import FORMAT, MOST_BYTES, Entries, empty_table, rows_of, source_digest
 from dgmm.store import Output, Writer, differences, explained, folder_at, sealed, to_json, unsealed, unwritten, versions
@@ -104,11 +105,9 @@ class Recorder:
         ]
         content = packed({"head": self.recording.head}, columns)
         # whoever was taken for dead meanwhile must not write any more
-        self.recording.writer.check()
-        try:
+        with writing(self.recording.writer.place):
+            self.recording.writer.check()
             self._folder.put(self._name, content, replace=True)
-        except OSError as error:
-            raise unwritten(self.recording.writer.place, error) from error
         self._flushed = len(self._rows)
         now = time.monotonic()
         self._due = now + max(EVERY, RARELY * (now - began))
@@ -130,6 +129,18 @@ def read_entries(folder: Any, name: str, head: str, table: Entries, rows: AnyArr
         logger.warning("%s/%s is damaged: its regions are scored again: %s", folder.name, name, one_line(error)[:200])
         return None
     return found
+
+
+@contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Context in which scores or their records are written: says so where that takes long, or cannot be done."""
+    try:
+        with awaited(place):
+            yield
+    except Exception as error:
+        if isinstance(error, OSError) or is_of_obstore(error):
+            raise unwritten(place, error) from error
+        raise
 
 
 class Ledger:
@@ -209,10 +220,8 @@ class Ledger:
     def begin(self) -> None:
         """Say what is to be written."""
         self.folder.make()
-        try:
+        with writing(self.name):
             self.folder.put(HEAD, sealed(self.head), replace=True)
-        except OSError as error:
-            raise unwritten(self.name, error) from error
         self._head = hashlib.sha256(to_json(self.head)).hexdigest()
 
     def check_source(self, samples: Samples) -> None:

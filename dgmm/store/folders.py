@@ -8,9 +8,9 @@ import uuid
 from abc import ABC, abstractmethod
 from typing import Any
 
-from dgmm.data import local_path, object_at
+from dgmm.data import again, content_of, delete, listed, local_path, object_at
 from dgmm.errors import DgmmError
-from dgmm.store.local import check_size, flush_folder, read_whole, remove
+from dgmm.store.local import flush_folder, read_whole, remove
 from dgmm.store.places import Output
 
 #: Suffix of a file that is being written.
@@ -149,26 +149,19 @@ class ObjectFolder(Folder):
 
     def names(self) -> list[str]:
         """Of the objects."""
-        import obstore
-
-        batches: Any = obstore.list(self.objects, f"{self.key}/")
-        return [found["path"].rpartition("/")[2] for batch in batches for found in batch]
+        return [found["path"].rpartition("/")[2] for found in listed(self.objects, self.name, f"{self.key}/")]
 
     def folders(self) -> list[str]:
         """Of the prefixes."""
         import obstore
 
-        listed = obstore.list_with_delimiter(self.objects, f"{self.key}/")
-        return [prefix.rstrip("/").rpartition("/")[2] for prefix in listed["common_prefixes"]]
+        found = again(self.name, lambda: obstore.list_with_delimiter(self.objects, f"{self.key}/"))
+        return [prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"]]
 
     def read(self, name: str, most: int) -> bytes | None:
         """An object."""
-        import obstore
-
         try:
-            answer = obstore.get(self.objects, f"{self.key}/{name}")
-            check_size(answer.meta["size"], most)
-            return bytes(answer.bytes())
+            return content_of(self.objects, self.name, f"{self.key}/{name}", most)[0]
         except FileNotFoundError:
             return None
 
@@ -186,18 +179,16 @@ class ObjectFolder(Folder):
 
         mode: Any = "overwrite" if replace else "create"
         try:
-            obstore.put(self.objects, f"{self.key}/{name}", content, mode=mode)
+            again(self.name, lambda: obstore.put(self.objects, f"{self.key}/{name}", content, mode=mode))
         except (AlreadyExistsError, PreconditionError):
             if self.read(name, len(content) + 1) != content:  # or only the answer was lost
                 raise DgmmError(f"{self.name}/{name} was written by another run: one of the two must stop") from None
 
     def delete(self, names: list[str]) -> None:
         """Delete objects."""
-        import obstore
-
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                obstore.delete(self.objects, f"{self.key}/{name}")
+                delete(self.objects, self.name, [f"{self.key}/{name}"])
 
     def remove(self, first: str, output: Output) -> None:
         """Delete all objects, the first one last."""

@@ -14,8 +14,18 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
+from dgmm.data import awaited
 from dgmm.engine import Entry
-from dgmm.errors import CollapseError, DgmmError, InputError, OutputError, OutputExistsError, one_line
+from dgmm.errors import (
+    CollapseError,
+    DgmmError,
+    InputError,
+    OutputError,
+    OutputExistsError,
+    first_line,
+    is_of_obstore,
+    one_line,
+)
 from dgmm.passes import from_parts, packed, to_parts, unpacked
 from dgmm.store.at import place_at
 from dgmm.store.folders import Folder, folder_at
@@ -127,24 +137,29 @@ class Records:
     def write(self, number: int, entry: Entry) -> Entry:
         """Put an entry in its place, the last one; it as it will be read."""
         try:
-            # whoever was taken for dead meanwhile must not write any more
-            self.output.writer.check()
-            if not self._digests:
-                self._begin()
-            tree, arrays = to_parts([getattr(entry, field.name) for field in fields(Entry)])
-            header = {"before": self._digests[number], "run": self.output.run.id, "entry": tree}
-            content = packed(header, arrays)
-            self.folder.put(file_of(number), content, replace=number < self._stored)
-            if number + 1 < self._stored:
-                self.folder.delete([file_of(n) for n in reversed(range(number + 1, self._stored))])
+            with awaited(self.name):
+                content = self._put(number, entry)
         except Exception as error:
-            if isinstance(error, OSError) or type(error).__module__.startswith("obstore"):
+            if isinstance(error, OSError) or is_of_obstore(error):
                 raise unwritten(f"the journal {self.name}", error) from error
             raise
         read, arrays, digest = unpacked(content)
         self._digests[number + 1 :] = [digest]
         self._stored = number + 1
         return entry_of(read["entry"], arrays)
+
+    def _put(self, number: int, entry: Entry) -> bytes:
+        # whoever was taken for dead meanwhile must not write any more
+        self.output.writer.check()
+        if not self._digests:
+            self._begin()
+        tree, arrays = to_parts([getattr(entry, field.name) for field in fields(Entry)])
+        header = {"before": self._digests[number], "run": self.output.run.id, "entry": tree}
+        content = packed(header, arrays)
+        self.folder.put(file_of(number), content, replace=number < self._stored)
+        if number + 1 < self._stored:
+            self.folder.delete([file_of(n) for n in reversed(range(number + 1, self._stored))])
+        return content
 
     def _begin(self) -> None:
         begun = datetime.now(UTC).isoformat(timespec="seconds")
@@ -153,19 +168,21 @@ class Records:
         self.folder.begin(JOURNAL_HEAD, content, self.output)
         self._digests = [hashlib.sha256(content).hexdigest()]
 
+    def forget(self) -> None:
+        """Delete it, as what it is of is there; say so where that cannot be done."""
+        try:
+            with awaited(self.name):
+                self.remove()
+        except Exception as error:
+            if not isinstance(error, OSError) and not is_of_obstore(error):
+                raise
+            logger.warning("%s is of no use any more, and cannot be removed: %s", self.name, first_line(error)[:200])
+
     def remove(self) -> None:
         """Delete it."""
         if self.folder.names():
             self.folder.remove(JOURNAL_HEAD, self.output)
         self._digests, self._stored = [], 0
-
-    def over(self) -> None:
-        """Delete it, now that the fit has ended: whatever that comes to, the fit is what it is."""
-        try:
-            self.remove()
-        except Exception as error:
-            logger.warning("the journal %s is of no use any more and could not be removed: %s", self.name,
-                           one_line(error)[:200])  # fmt: skip
 
 
 @contextmanager
@@ -210,7 +227,7 @@ def journal_at(
         except OutputError:
             raise
         except (CollapseError, InputError):  # that is what the fit has come to, and would again
-            records.over()
+            records.forget()
             raise
         except KeyboardInterrupt as interrupt:
             if records.n_kept:
@@ -227,7 +244,7 @@ def journal_at(
                                records.n_kept, records.name)  # fmt: skip
             raise
         if not keep:
-            records.over()
+            records.forget()
 
 
 def file_of(number: int) -> str:

@@ -19,7 +19,7 @@ import xarray as xr
 import zarr
 
 from dgmm.data import Stored, local_path, members, open_store, unfinished
-from dgmm.errors import DgmmError, InputError, ReadError, one_line
+from dgmm.errors import DgmmError, InputError, ReadError, first_line, is_of_obstore, one_line
 from dgmm.fits import Fit
 from dgmm.store.at import model_at, place_at
 from dgmm.store.places import Output
@@ -87,9 +87,17 @@ def consolidate(store: Any) -> None:
 
 @contextmanager
 def rescued(
-    fit: Fit, *, table: pd.DataFrame | None = None, settings: Mapping[str, Any] | None = None
+    fit: Fit, place: Path, *, table: pd.DataFrame | None = None, settings: Mapping[str, Any] | None = None
 ) -> Iterator[None]:
     """Context in which a fit is written where it belongs; if that fails it is written somewhere else.
+
+    Parameters
+    ----------
+    fit : Fit
+    place : path or URL
+        Where it belongs, for messages.
+    table, settings
+        As for `save`.
 
     Raises
     ------
@@ -100,12 +108,13 @@ def rescued(
         yield
     except Exception as error:
         for folder in (os.getcwd(), tempfile.gettempdir(), os.path.expanduser("~")):
-            place = os.path.join(folder, f"dgmm-model-{uuid.uuid4().hex[:8]}.json")
+            other = os.path.join(folder, f"dgmm-model-{uuid.uuid4().hex[:8]}.json")
             try:
-                save(fit, place, table=table, settings=settings)
+                save(fit, other, table=table, settings=settings)
             except Exception:
                 continue
-            raise DgmmError(f"the model could not be written ({one_line(error)}); it is kept in {place}") from error
+            why = first_line(error) if is_of_obstore(error) else one_line(error)
+            raise DgmmError(f"{os.fspath(place)} could not be written ({why}): the model is kept in {other}") from error
         raise
 
 
@@ -142,6 +151,8 @@ def load_dataset(path: Path, *, max_bytes: int = MAX_BYTES) -> xr.Dataset:
     except (InputError, OSError):
         raise
     except Exception as error:  # whatever zarr says of what it cannot make out
+        if is_of_obstore(error):
+            raise InputError(f"cannot read {path}: {first_line(error)}") from error
         raise InputError(f"{path} is damaged: {type(error).__name__}: {one_line(error)[:300]}") from error
 
 
@@ -200,7 +211,8 @@ def _from_zarr(path: Path, max_bytes: int) -> xr.Dataset:
         try:
             values = stored.read((slice(None),) * array.ndim, partial(array.__getitem__, ...))
         except ReadError as error:
-            raise InputError(f"{path} is damaged: {error}") from None
+            away = error.__cause__ is not None and is_of_obstore(error.__cause__)
+            raise InputError(f"cannot read {path}: {error}" if away else f"{path} is damaged: {error}") from None
         about = {key: value for key, value in array.attrs.items() if key != "_FillValue"}
         variables[name] = (metadata.dimension_names, values, about)
     return xr.Dataset(variables, attrs=attributes)

@@ -8,7 +8,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 from zarr.storage import WrapperStore
 
-from dgmm.data import PARTIAL, RECORD, Run, object_at, store_at
+from dgmm.data import PARTIAL, RECORD, Run, again, content_of, delete, listed, object_at, store_at
 from dgmm.errors import OutputExistsError
 from dgmm.store.places import HEAD, ROOT, Output, Place, State, Status, explained, state_of_file, state_of_group
 
@@ -44,8 +44,8 @@ class ObjectPlace(Place):
         head = self.read(self.key, HEAD)
         if head is not None:
             return state_of_file(head)
-        listed = obstore.list_with_delimiter(self.objects, f"{self.key}/")
-        files, folders = [last(o["path"]) for o in listed["objects"]], listed["common_prefixes"]
+        found = again(self.name, lambda: obstore.list_with_delimiter(self.objects, f"{self.key}/"))
+        files, folders = [last(o["path"]) for o in found["objects"]], found["common_prefixes"]
         if not files and not folders:
             return State(Status.ABSENT)
         alien = [name for name in files if name != ROOT]
@@ -54,12 +54,16 @@ class ObjectPlace(Place):
 
     def read(self, key: str, size: int | None = None) -> bytes | None:
         """An object, or its first bytes; None if there is none."""
-        try:
+
+        def ask() -> bytes:
             length = obstore.head(self.objects, key)["size"]
+            length = length if size is None else min(length, size)
+            return bytes(obstore.get_range(self.objects, key, start=0, length=length)) if length else b""
+
+        try:
+            return again(self.name, ask)
         except FileNotFoundError:
             return None
-        length = length if size is None else min(length, size)
-        return bytes(obstore.get_range(self.objects, key, start=0, length=length)) if length else b""
 
     def output(self, run: Run, what: str, overwrite: bool, resumes: bool) -> Output:
         """An output to be made here."""
@@ -91,13 +95,15 @@ class ObjectOutput(Output):
         mode: Any = "create"
         while True:
             try:
-                obstore.put(self.place.objects, self.place.record, self.run.to_json(), mode=mode)
+                self._put(self.run, mode)
                 self.kept = self.resumes and mode != "create"
                 return
             except (AlreadyExistsError, PreconditionError):
-                found, mode = self._record()
+                found, version = self._record()
                 if found is not None and found.id == self.run.id:  # only the answer was lost
+                    self.kept = self.resumes and mode != "create"
                     return
+                mode = version
                 if mode != "create" and found is None:
                     record = f"{self.place.name}{PARTIAL}/{RECORD}"
                     raise OutputExistsError(
@@ -109,11 +115,11 @@ class ObjectOutput(Output):
     def _record(self) -> tuple[Run | None, Any]:
         """Who has claimed the place, and the mode in which that very record is replaced."""
         try:
-            answer = obstore.get(self.place.objects, self.place.record)
+            content, meta = content_of(self.place.objects, self.place.name, self.place.record)
         except FileNotFoundError:
             return None, "create"
-        version = {name: answer.meta[name] for name in ("e_tag", "version") if answer.meta[name] is not None}
-        return Run.from_json(bytes(answer.bytes())), version
+        version = {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
+        return Run.from_json(content), version
 
     def beat(self) -> None:
         """Give a sign of life."""
@@ -123,10 +129,17 @@ class ObjectOutput(Output):
         """Say that this run is over."""
         self._tell(self.run.over())
 
+    def _put(self, run: Run, mode: Any) -> None:
+        record, content = self.place.record, run.to_json()
+        again(self.place.name, lambda: obstore.put(self.place.objects, record, content, mode=mode))
+
     def _tell(self, run: Run) -> None:
         found, mode = self._record()
         if found is not None and found.id == run.id:
-            obstore.put(self.place.objects, self.place.record, run.to_json(), mode=mode)
+            try:
+                self._put(run, mode)
+            except PreconditionError:  # the answer was lost, and it was said; or the claim is another's by now
+                return
 
     def store(self) -> Any:
         """The zarr store of a group."""
@@ -147,19 +160,22 @@ class ObjectOutput(Output):
 
     def discard(self) -> None:
         """Remove what a dead run has left: its records, as what lies at the place is deleted by `store`."""
-        for batch in obstore.list(self.place.objects, f"{self.place.key}{PARTIAL}/{RECORDS}/"):
-            obstore.delete(self.place.objects, [found["path"] for found in batch])
+        self._delete_below(f"{self.place.key}{PARTIAL}/{RECORDS}/")
         self.kept = False
 
     def _clear(self) -> None:
         """Delete what lies at the place; what makes an output of it first."""
-        objects, key = self.place.objects, self.place.key
+        key = self.place.key
         self._delete(key, f"{key}/{ROOT}")
-        for batch in obstore.list(objects, f"{key}/"):
-            obstore.delete(objects, [found["path"] for found in batch])
+        self._delete_below(f"{key}/")
 
     def _delete(self, *keys: str) -> None:
-        obstore.delete(self.place.objects, [key for key in keys if self.place.read(key, 1) is not None])
+        there = [key for key in keys if self.place.read(key, 1) is not None]
+        delete(self.place.objects, self.place.name, there)
+
+    def _delete_below(self, prefix: str) -> None:
+        objects, name = self.place.objects, self.place.name
+        delete(objects, name, [found["path"] for found in listed(objects, name, prefix)])
 
     def write(self, content: bytes) -> None:
         """The whole content of an object."""
@@ -167,11 +183,14 @@ class ObjectOutput(Output):
 
     def publish(self) -> None:
         """Put what is missing."""
-        objects, key = self.place.objects, self.place.key
+        key = self.place.key
         if self._content is not None:
-            obstore.put(objects, key, self._content)
+            self._publish(key, self._content)
         if self._group is not None:
-            obstore.put(objects, f"{key}/{ROOT}", self._group.held[ROOT].to_bytes())
+            self._publish(f"{key}/{ROOT}", self._group.held[ROOT].to_bytes())
+
+    def _publish(self, key: str, content: bytes) -> None:
+        again(self.place.name, lambda: obstore.put(self.place.objects, key, content))
 
     def clean(self) -> None:
         """Delete what was written of an output that is given up, and the claim."""
@@ -181,7 +200,7 @@ class ObjectOutput(Output):
         if not self.finished and parts:
             self._clear()
         self.discard()
-        obstore.delete(self.place.objects, self.place.record)
+        delete(self.place.objects, self.place.name, [self.place.record])
 
 
 class HeldBack(WrapperStore[Any]):

@@ -15,7 +15,7 @@ from typing import Any
 import zarr
 
 from dgmm.data import Heartbeat, Run, awaited, local_path, record_of, store_at
-from dgmm.errors import DgmmError, OutputError, OutputExistsError, one_line
+from dgmm.errors import DgmmError, OutputError, OutputExistsError, first_line, is_of_obstore, one_line
 
 logger = logging.getLogger("dgmm")
 
@@ -301,6 +301,13 @@ class Place(ABC):
             self.look(what, overwrite=overwrite)
             with Heartbeat(output.beat):
                 yield output
+        except Exception as error:
+            if is_of_obstore(error):
+                raise DgmmError(
+                    f"an object store has failed while {self.name} was made: {first_line(error)}; see to that, and run "
+                    "the same again"
+                ) from error
+            raise
         finally:
             try:
                 with awaited(self.name):
@@ -375,7 +382,7 @@ def parts_of(path: Path) -> tuple[str, ...]:
 
 def unwritten(name: str, error: Exception) -> DgmmError:
     """What to say where an output or what belongs to it cannot be written, and may be the next time."""
-    told = error.strerror if isinstance(error, OSError) else str(error).strip().partition("\n")[0]
+    told = error.strerror if isinstance(error, OSError) else first_line(error)
     return DgmmError(f"{name} cannot be written: {told or one_line(error)}; see to that, and run the same again")
 
 
@@ -390,6 +397,6 @@ def explained(name: str, doing: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError):
             raise OutputError(f"cannot {doing} {name}: {error.strerror or one_line(error)}") from error
-        if type(error).__module__.startswith("obstore"):
-            raise OutputError(f"cannot {doing} {name}: {str(error).strip().splitlines()[0]}") from error
+        if is_of_obstore(error):
+            raise OutputError(f"cannot {doing} {name}: {first_line(error)}") from error
         raise

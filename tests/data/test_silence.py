@@ -37,6 +37,7 @@ def mute(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             monkeypatch.setenv(name, value)
         monkeypatch.setattr("dgmm.data.stores.TIMEOUTS", TIMEOUTS | {"read_timeout": "500ms"})
         monkeypatch.setattr("dgmm.data.stores.RETRIES", {"max_retries": 0})
+        monkeypatch.setattr("dgmm.data.retries.RETRY_FOR", 0.0)
         monkeypatch.setattr("dgmm.waits.TOLD_EVERY", 0.1)
         yield "s3://bucket/data"
 

@@ -185,3 +185,20 @@ def test_an_interrupt_while_processes_start_or_stop_is_one_line(
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()
+
+
+def test_a_cluster_of_ours_listens_on_loopback_only() -> None:
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    mine = listening(psutil.Process())
+    with open_workers("processes", n_workers=2, memory_limit="1GB") as workers:
+        assert workers.client is not None
+        started = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
+        found = (listening(psutil.Process()) - mine).union(*map(listening, started))
+        # at least that of the scheduler, of two nannies and of two workers
+        assert len(found) >= 5
+        assert {host for host, _ in found} == {"127.0.0.1"}
+
+
+def listening(process: psutil.Process) -> set[tuple[str, int]]:
+    """The addresses and ports at which a process takes connections, of any family."""
+    return {(c.laddr.ip, c.laddr.port) for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}

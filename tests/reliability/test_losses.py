@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,13 +16,13 @@ import zarr
 from dgmm.data import Samples, open_samples
 from dgmm.engine import Fold, Leaf, Workers, open_workers, resident
 from dgmm.engine.cluster import Call
-from dgmm.engine.leaf import Prepare
 from dgmm.engine.workers import threads
 from dgmm.fits import Training
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, profile_of
 from dgmm.passes.estep import EStepSegment
 from dgmm.passes.parts import Division
+from tests.deaths import fatal
 
 OPTIONS = Training(sample_rows=1000, holdout=0.1)
 DIVISION = Division(missing=True, holdout=0.1, seed=0, scale=1.0)
@@ -46,53 +45,6 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
 def workers() -> Iterator[Workers]:
     with open_workers("processes", n_workers=2, memory_limit="1GB") as workers:
         yield workers
-
-
-@dataclass(frozen=True)
-class Fatal(Leaf[Any]):
-    """A leaf that kills its worker, once, in the middle of a run."""
-
-    leaf: Leaf[Any]
-    segment: int
-    mark: str
-
-    def __call__(self, segment: int, rows: Any) -> Any:
-        if segment == self.segment and Path(self.mark).exists():
-            Path(self.mark).unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.leaf(segment, rows)
-
-    @property
-    def exact(self) -> bool:  # type: ignore[override]
-        return self.leaf.exact
-
-    @property
-    def prepare(self) -> Prepare | None:  # type: ignore[override]
-        return self.leaf.prepare
-
-    def working_bytes(self, n_rows: int) -> int:
-        return self.leaf.working_bytes(n_rows)
-
-    def result_bytes(self, n_rows: int) -> int:
-        return self.leaf.result_bytes(n_rows)
-
-
-class Perilous(Fold):
-    """A fold in which a worker dies in one kind of pass."""
-
-    def __init__(self, samples: Samples, workers: Workers, kind: str, mark: Path) -> None:
-        super().__init__(samples, workers)
-        self.kind = kind
-        self.mark = mark
-
-    def __call__(self, leaf: Leaf[Any]) -> Any:
-        if type(leaf).__name__ != self.kind:
-            return super().__call__(leaf)
-        self.mark.touch()
-        try:
-            return super().__call__(Fatal(leaf, 9, str(self.mark)))
-        finally:
-            assert not self.mark.exists(), "nobody died"
 
 
 def mixture() -> Mixture:
@@ -119,8 +71,9 @@ def expected(samples: Samples) -> list[bytes]:
 def test_a_worker_that_is_killed_in_a_pass_changes_no_bit(
     kind: str, samples: Samples, workers: Workers, expected: list[bytes], tmp_path: Path
 ) -> None:
-    fold = Perilous(samples, workers, kind, tmp_path / "mark")
-    assert bits(fold, samples) == expected
+    fold = Fold(samples, workers)
+    with fatal(kind, 9, tmp_path / "marks"):
+        assert bits(fold, samples) == expected
     fold.close()
 
 

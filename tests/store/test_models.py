@@ -556,14 +556,14 @@ def test_a_fit_that_cannot_be_written_where_it_belongs_is_written_elsewhere(
     monkeypatch.setattr(LocalOutput, "publish", publish)
     table = pd.DataFrame({"bic": [1.0]})
     with (
-        pytest.raises(DgmmError, match=r"could not be written \(.*No space left on device\); it is kept in") as caught,
+        pytest.raises(DgmmError, match=r"could not be written \(.*No space left on device\): the model") as caught,
         place_at(full / "m.zarr").begin("model", overwrite=False) as output,
-        store.rescued(make_fit(), table=table, settings={"k": 3}),
+        store.rescued(make_fit(), full / "m.zarr", table=table, settings={"k": 3}),
     ):
         store.write(output, make_fit())
         output.finish()
     (kept,) = free.iterdir()
-    assert str(caught.value).endswith(f"it is kept in {kept}")
+    assert str(caught.value).endswith(f"the model is kept in {kept}")
     assert_same(store.load(kept), make_fit())
     assert store.read(kept).settings == {"k": 3}
     pd.testing.assert_frame_equal(store.read(kept).table, table)
@@ -575,5 +575,5 @@ def test_a_fit_that_can_be_written_nowhere_says_why(monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(LocalOutput, "publish", fail)
-    with pytest.raises(OSError, match="No space left"), store.rescued(make_fit()):
+    with pytest.raises(OSError, match="No space left"), store.rescued(make_fit(), "m.zarr"):
         fail()
