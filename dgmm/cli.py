@@ -46,8 +46,6 @@ app.command(models)
 
 #: What to do about errors of libraries that take longer to import than most commands to run, by their names.
 ADVICE = {
-    "KilledWorker": "most likely for want of memory; raise memory_limit (cluster.memory_limit), or have fewer threads "
-    "per worker (cluster.threads_per_worker)",
     "NoValidWorkerError": "no worker may take this task; start workers, or leave the scheduler to dgmm",
     "NoWorkerError": "there is no worker left; start workers, or leave the scheduler to dgmm",
     "CancelledError": "the scheduler has given up the work; see whether it still runs, and run the same command again",

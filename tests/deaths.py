@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dgmm.engine import Fold, Leaf
@@ -70,6 +72,18 @@ class Fatal(Leaf[Any]):
 
     def result_bytes(self, n_rows: int) -> int:
         return self.leaf.result_bytes(n_rows)
+
+
+@dataclass(frozen=True)
+class Greedy(Fatal):
+    """A leaf that takes more and more memory at a segment, up to 2 GiB."""
+
+    def _then(self, value_of: Callable[[int, Any], Any], segment: int, rows: Any) -> Any:
+        taken = []
+        for _ in range(256 if segment == self.segment else 0):
+            taken.append(np.ones(2**20))
+            time.sleep(0.02)
+        return value_of(segment, rows)
 
 
 @contextmanager

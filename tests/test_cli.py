@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ import pytest
 import xarray as xr
 import yaml
 import zarr
-from distributed import KilledWorker
 from distributed.client import FutureCancelledError
 from distributed.comm import CommClosedError
 from distributed.scheduler import NoValidWorkerError, NoWorkerError
@@ -695,10 +693,6 @@ def test_a_collapse_is_one_line_and_exit_code_1(run: Run) -> None:
 
 #: What others raise, and what is said about it.
 OTHERS: dict[str, tuple[Callable[[], Exception], list[str]]] = {
-    "a task that kills its workers": (
-        lambda: KilledWorker("fold_run-1", SimpleNamespace(address="tcp://127.0.0.1:1234"), 3),
-        ["fold_run-1", "want of memory; raise memory_limit"],
-    ),
     "no worker that may": (
         lambda: NoValidWorkerError("fold_run-1", set(), set(), {}, 60),
         ["fold_run-1", "start workers"],

@@ -189,6 +189,8 @@ class Call(Generic[T]):
 
     def _gather(self, done: list[Future[Any]]) -> None:
         """Take in the results of futures that are done; one that was sent again may fail."""
+        from distributed import KilledWorker
+
         wanted = [f for f in done if self._sent[f] not in self._found]
         wanted = [f for f in wanted if f.status == "finished" or self._current[self._sent[f]] is f]
         if self.client.status != "running":
@@ -200,6 +202,12 @@ class Call(Generic[T]):
                 raise lost_scheduler(self.client) from error
             raise ForgottenError(
                 "all workers are lost that had what was sent to them: see what ended them, and run the same again"
+            ) from error
+        except KilledWorker as error:
+            raise ClusterError(
+                f"{error.allowed_failures + 1} workers have died of one task ({self.name}), most likely for want of "
+                "memory: raise memory_limit (cluster.memory_limit), or have fewer threads per worker "
+                "(cluster.threads_per_worker)"
             ) from error
         for future, result in zip(wanted, results, strict=True):
             if isinstance(result, Failure):

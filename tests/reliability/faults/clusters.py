@@ -28,7 +28,7 @@ from dgmm.engine import Workers, open_workers
 from dgmm.errors import ClusterError
 from dgmm.pipeline import run_score
 from tests import journals, ledgers
-from tests.deaths import fatal
+from tests.deaths import Greedy, fatal
 from tests.reliability.faults import drivers
 from tests.reliability.trials import Ended, Trial, fault
 from tests.servers import free_port, server
@@ -157,6 +157,28 @@ def killed_now_and_then(trial: Trial) -> Ended | None:
         thread.join()
     assert killed
     return Ended.RECOVERED
+
+
+@fault("workers over their memory limit", "training", short=1, long=5, ends={Ended.REFUSED})
+def greedy(trial: Trial) -> Ended | None:
+    """Every worker that takes up a task grows beyond its limit: the setting is named, and nothing is written."""
+    from dgmm.engine import Fold, schedulers
+
+    call, segment = Fold.__call__, int(trial.random.integers(6))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(schedulers.DISTRIBUTED_SETTINGS, "distributed.scheduler.allowed-failures", 1)
+        patch.setattr(Fold, "__call__", lambda fold, leaf: call(fold, Greedy(leaf, segment, "")))
+        with open_workers("processes", n_workers=1, memory_limit="450MB") as those, on(those):
+            try:
+                train(trial.folder / "out")
+            except ClusterError as error:
+                said = str(error)
+            else:
+                raise AssertionError("nobody died")
+    assert said.startswith("2 workers have died of one task"), said
+    assert "raise memory_limit (cluster.memory_limit)" in said, said
+    assert not (trial.folder / "out").exists()
+    return Ended.REFUSED
 
 
 # ---- samples in memory -----------------------------------------------------------------------------------------------
