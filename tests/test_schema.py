@@ -15,8 +15,9 @@ from cyclopts import App
 from pydantic import Field
 
 import dgmm.keywords
-from dgmm import commands
-from dgmm.cli import app, main, run_app
+from dgmm import cli as command_line
+from dgmm import commands, models
+from dgmm.cli import COMMANDS, app, main, run_app
 from dgmm.commands import SHORT, asked, command
 from dgmm.config import Pipeline, Score, Select, Train, settings_of
 from dgmm.families import FAMILIES, register
@@ -177,6 +178,8 @@ def test_a_family_that_is_registered_can_be_chosen(model: type[Settings]) -> Non
 
 
 def test_the_commands_are_those_that_are_listed() -> None:
-    assert {name for name in app if not name.startswith("-")} == {"select", "train", "score", "verify", "info"}
-    for name in ("select", "train", "score", "verify", "info"):
+    assert {name for name in app if not name.startswith("-")} == {*COMMANDS, "models"}
+    for name in COMMANDS:
         assert callable(getattr(commands, name))
+    for name in command_line.MODELS:
+        assert callable(getattr(models, f"{name}_version"))

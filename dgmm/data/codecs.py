@@ -9,9 +9,11 @@ from __future__ import annotations
 import bz2
 import lzma
 import math
+import os
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from typing import Any
 
 import zarr
@@ -288,10 +290,17 @@ for _name, _codec in BOUNDED.items():
     register_codec(_name, _codec)
 
 
-def bounded(settings: dict[str, str] | None = None) -> AbstractContextManager[Any]:
+#: Who sets what zarr decodes with: of two threads at once, the one might put back what the other has set, for good.
+_setting = threading.RLock()
+os.register_at_fork(after_in_child=_setting._at_fork_reinit)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def bounded(settings: dict[str, str] | None = None) -> Iterator[None]:
     """Context in which arrays are opened whose chunks become no more than they should; more settings of zarr."""
     chosen = {f"codecs.{name}": f"{codec.__module__}.{codec.__qualname__}" for name, codec in BOUNDED.items()}
-    return zarr.config.set({**chosen, **(settings or {})})
+    with _setting, zarr.config.set({**chosen, **(settings or {})}):
+        yield
 
 
 def outer_frame(array: zarr.Array[Any]) -> str:

@@ -113,7 +113,7 @@ def open_samples(
     if isinstance(source, (str, os.PathLike)):
         opener = opener_of(name)
         if opener is None:
-            with zarr.config.set(DECODERS[decoder]):
+            with bounded(DECODERS[decoder]):
                 opened = open_store(source, watched=True)
             place = name
         else:

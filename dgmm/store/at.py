@@ -42,7 +42,9 @@ def model_at(path: str | os.PathLike[str]) -> str:
     """
     name = os.fspath(path)
     folder, at, wanted = name.rpartition("@")
-    if not at or "/" in wanted or not (VERSION.fullmatch(wanted) or ALIAS.fullmatch(wanted)):
+    # the last part of a path, and not what comes before a host
+    within = "/" in folder.partition("://")[2] if "://" in folder else True
+    if not at or not within or "/" in wanted or not (VERSION.fullmatch(wanted) or ALIAS.fullmatch(wanted)):
         return name
     version = wanted if VERSION.fullmatch(wanted) else version_of(folder, wanted)
     if version is None:

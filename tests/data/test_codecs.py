@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import pickle
+import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import zarr
 from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, ShardingCodec, ZstdCodec
 
 from dgmm.data import codecs, open_samples
-from dgmm.data.codecs import SLACK, inflated, swelling
+from dgmm.data.codecs import SLACK, bounded, inflated, swelling
 from dgmm.errors import InputError, ReadError
 
 #: What a bomb would become, and what may be taken while it is refused.
@@ -292,3 +293,21 @@ def test_a_coordinate_of_many_chunks_is_not_read(tmp_path: Path) -> None:
     altered(tmp_path / "d.zarr" / "s", shape=[12], chunk_grid=grid)
     with pytest.raises(InputError, match=r"the coordinate s in .* has chunks of shape \(0,\): nothing is in them"):
         open_samples(tmp_path / "d.zarr")
+
+
+def test_threads_that_open_at_once_leave_zarr_as_it_was() -> None:
+    """Of two, the one might put back what the other had set, and that would stay."""
+    before = zarr.config.get("codecs.zstd")
+    first, second = bounded(), bounded()
+    done = threading.Event()
+
+    def other() -> None:
+        with second:
+            done.set()
+
+    with first:
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert not done.wait(0.2), "the other must wait, or it would put back what is set here"
+    thread.join()
+    assert zarr.config.get("codecs.zstd") == before

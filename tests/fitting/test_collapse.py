@@ -106,7 +106,7 @@ def test_nothing_to_return_is_an_error_with_advice(kind: str) -> None:
     with pytest.raises(CollapseError) as caught:
         dgmm.train(x, 3, kind, reg_covar=0)
     message = str(caught.value)
-    assert message.startswith(f"{kind} K=3 collapsed: none of its 2 starts holds on the sample; of the first, ")
+    assert message.startswith(f"{kind} K=3 collapsed: none of its 30 starts holds on the sample; of the first, ")
     assert "lower n_components (3) or raise reg_covar" in message
     assert "\n" not in message
     with pytest.raises(CollapseError) as caught:

@@ -14,7 +14,7 @@ import dgmm
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.registry import Made, Registry
 from dgmm.registry.versions import CARD
-from dgmm.store import digest, place_at
+from dgmm.store import digest, model_at, place_at
 from tests.ledgers import fit
 
 DATES = [datetime(2026, 1, day, 2, 30, tzinfo=UTC) for day in (1, 2, 3)]
@@ -159,6 +159,7 @@ def test_a_folder_whose_name_holds_an_at_is_a_folder(tmp_path: Path) -> None:
     dgmm.load(tmp_path / "me@home" / "m.zarr")
     dgmm.save(fit(), tmp_path / "m@2.zarr")
     dgmm.load(tmp_path / "m@2.zarr")
+    assert model_at("s3://user:word@bucket") == "s3://user:word@bucket", "that is a host, not an alias"
     assert Registry.of("models/water@champion") == (Registry("models/water"), "champion")
     assert Registry.of("me@home/water/") == (Registry("me@home/water"), "")
 

@@ -316,7 +316,7 @@ def test_a_journal_that_cannot_be_removed_does_not_undo_the_fit(
     with monkeypatch.context() as patch:
         patch.setattr(folders.LocalFolder, "remove", fail)
         assert bits(work(train(data, tmp_path / "m"))) == undisturbed["train"]
-    assert "m.journal is of no use any more and could not be removed: [Errno 5]" in caplog.text
+    assert "m.journal is of no use any more, and cannot be removed: [Errno 5]" in caplog.text
     work(train(data, tmp_path / "m", overwrite=True))
     assert os.listdir(tmp_path) == ["m"]
 
