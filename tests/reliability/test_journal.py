@@ -406,8 +406,9 @@ def test_a_signal_ends_a_fit_with_how_to_go_on(number: signal.Signals, data: str
             os.killpg(run.pid, signal.SIGKILL)
     n = n_records(tmp_path / "m.zarr.journal")
     word = "interrupted" if number == signal.SIGINT else "terminated"
-    told = f"dgmm: {word}: nothing half-written is left; the same command again goes on after pass {n}"
-    assert errors.splitlines()[-1] == told
+    told = f"dgmm: {word}: nothing half-written is left; the same command again goes on after pass "
+    # the signal may come between a record's rename and the flush after it, before which it does not count
+    assert errors.splitlines()[-1] in (f"{told}{n}", f"{told}{n - 1}")
     assert run.returncode == 128 + number
     assert os.listdir(tmp_path) == ["m.zarr.journal"]
     processes = [p for p in psutil.process_iter(["pid"]) if p.pid != run.pid and _session(p.pid) == run.pid]
