@@ -109,8 +109,7 @@ def train(
     given = check_given(family, one.n_components, samples.n_features, weights_init, means_init, precisions_init)
     asked = {**one.model_dump(), "training": fitting.model_dump(mode="json"), **data, "given": written(given)}
     with (
-        journal_or_none(journal, samples, asked, keep=keep_journal) as records,
-        unchanged(source, samples),
+        recorded(source, samples, journal, asked, keep=keep_journal) as records,
         workers_named(scheduler, cluster) as workers,
     ):
         return train_samples(samples, workers, one, fitting, given, records)
@@ -161,8 +160,7 @@ def select(
     samples = open_samples(source, weights=weights, **data)
     asked = {**search.model_dump(mode="json"), "training": fitting.model_dump(mode="json"), **data}
     with (
-        journal_or_none(journal, samples, asked, keep=keep_journal) as records,
-        unchanged(source, samples),
+        recorded(source, samples, journal, asked, keep=keep_journal) as records,
         workers_named(scheduler, cluster) as workers,
     ):
         return select_samples(samples, workers, search, fitting, records)
@@ -307,22 +305,25 @@ def written(given: Given | None) -> dict[str, Any] | None:
     return {part.name: None if (v := getattr(given, part.name)) is None else v.tolist() for part in fields(given)}
 
 
-def journal_or_none(
-    path: str | os.PathLike[str] | None, samples: Samples, asked: Mapping[str, Any], *, keep: bool
-) -> AbstractContextManager[Records | None]:
-    """Context of the journal at a path, for what is asked of samples; of None where there is no path."""
-    return nullcontext() if path is None else journal_at(path, fingerprint(samples), asked, keep=keep)
-
-
 @contextmanager
-def unchanged(source: Source, samples: Samples) -> Iterator[None]:
-    """Context in which what lies at a path or URL must not change; what somebody else has opened is theirs."""
-    if not isinstance(source, (str, os.PathLike)):
-        yield
-        return
-    before = fingerprint(samples)
-    yield
-    check_unchanged(samples, before)
+def recorded(
+    source: Source,
+    samples: Samples,
+    path: str | os.PathLike[str] | None,
+    asked: Mapping[str, Any],
+    *,
+    keep: bool,
+) -> Iterator[Records | None]:
+    """Context of the journal at a path, for what is asked of samples; of None where there is no path.
+
+    What lies at a path or URL must not change meanwhile; what somebody else has opened is theirs.
+    """
+    named = isinstance(source, (str, os.PathLike))
+    before = fingerprint(samples) if named or path is not None else {}
+    with nullcontext() if path is None else journal_at(path, before, asked, keep=keep) as records:
+        yield records
+        if named:
+            check_unchanged(samples, before)
 
 
 def workers_named(scheduler: str | Client | None, cluster: Mapping[str, Any]) -> AbstractContextManager[Workers]:

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from dgmm import store
+from dgmm.commands import AsJson
 from dgmm.config import Data
 from dgmm.data import fingerprint
 from dgmm.drift import baseline_of
@@ -22,7 +23,6 @@ Folder = Annotated[str, Parameter(help="A registry, such as models/NAME.")]
 Version = Annotated[
     str, Parameter(help="A version in a registry: models/NAME@champion, or the beginning of its date or digest.")
 ]
-Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object.")]
 Why = Annotated[str, Parameter(help="Kept with the alias.")]
 
 
@@ -57,7 +57,7 @@ def add_version(
     print(f"{where.folder}@{version} is the {'champion' if promote else 'candidate'}")
 
 
-def list_version(registry: Folder, /, *, as_json: Json = False) -> None:
+def list_version(registry: Folder, /, *, as_json: AsJson = False) -> None:
     """List the versions in a registry, and which of them is in use."""
     where = _registry(registry)
     table = where.table()
@@ -69,7 +69,7 @@ def list_version(registry: Folder, /, *, as_json: Json = False) -> None:
         print(f"no versions in {where.folder}" if table.empty else shown)
 
 
-def show_version(version: Version, /, *, as_json: Json = False) -> None:
+def show_version(version: Version, /, *, as_json: AsJson = False) -> None:
     """Show the card of a version."""
     where, wanted = Registry.of(version)
     card = where.card(where.version(wanted or store.CHAMPION))

@@ -47,6 +47,11 @@ def samples_of(data: Data, model: Fit | None = None) -> Samples:
     return open_samples(data.path, **data.model_dump(exclude={"path"}), like=None if model is None else model.layout)
 
 
+def samples_for(data: Data, model: Fit) -> Samples:
+    """The samples that settings name, with the features of a model in its order."""
+    return samples_of(data, model).like(model.features, model.layout)
+
+
 def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:
     """Context of the workers that settings name."""
     return open_workers(**cluster.model_dump())
@@ -130,13 +135,12 @@ def run_verify(settings: Verify) -> Verdict:
 
 def run_watch(settings: Watch) -> Drift:
     """Compare data with those that a model was fitted to."""
-    record = store.read(settings.model)
-    model = record.fit
-    samples = samples_of(settings.data, model).like(model.features, model.layout)
+    model = store.load(settings.model)
+    samples = samples_for(settings.data, model)
     with workers_of(settings.cluster) as workers:
         if settings.reference is not None:
             was = settings.data.model_copy(update={"path": settings.reference})
-            baseline = baseline_of(samples_of(was, model).like(model.features, model.layout), model.mixture, workers)
+            baseline = baseline_of(samples_for(was, model), model.mixture, workers)
         else:
             baseline = baseline_in(settings.model, model)
         now = census_of(samples, model.mixture, baseline.bound, workers)

@@ -24,8 +24,6 @@ FORMAT = "dgmm-baseline-1"
 MOST_BLOCKS = 256
 #: What is less likely than this share of the training data is unlikely.
 UNLIKELY = 0.01
-#: A baseline is not larger.
-MAX_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
