@@ -52,11 +52,12 @@ class TrainingOptions(TypedDict, total=False):
     search: Effort
     """What is tried on the sample of rows. starts: the n_init starts, 20 passes over start_rows each, 3 of them to
     their tops. The others add a path through K, from one component up by splits, at most 15 passes a step (60 where K
-    is asked for), and rounds of merges with splits elsewhere on every sample, until none gains: 3 splits a step, a
-    round of 9 moves of which 3 climb (quick); 4 splits, two tops kept of each K, one component too far and back by
-    merges, 4 rounds of 49 and 7 (standard); 8 splits, four tops, 4 too far, 10 rounds of 144 and 12 (thorough). Where
-    components are few, more splits. As many moves as climb in a round are evaluated on all the data once the winner has
-    arrived there, in one shared pass."""
+    is asked for), and rounds of merges with splits elsewhere on every sample, until none gains: 4 splits, two tops kept
+    of each K, one component too far and back by merges, 4 rounds of 49 moves of which 7 climb (standard); 8 splits,
+    four tops, 4 too far, 10 rounds of 144 and 12 (thorough); 3 splits and a round of 9 and 3, on the smallest sample
+    alone, and no path where two of the starts come to the best top (quick). Where components are few, more splits. As
+    many moves as climb in a round are evaluated on all the data once the winner has arrived there, in one shared
+    pass."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
     start_rows: int

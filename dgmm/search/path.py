@@ -8,7 +8,7 @@ small part of a pass; merges are ranked by what they cost at most; the most prom
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,8 @@ class Budget:
     pairs : int
         Merges of a round, each of which is tried with as many splits; as many of these moves climb, if that is more
         than the proposals of a step, and as many are evaluated on all the data in the end.
+    brief : bool
+        There is no path where starts agree, and there are moves on the smallest sample only and on all the data.
     """
 
     beam: int
@@ -60,6 +62,7 @@ class Budget:
     overshoot: int
     rounds: int
     pairs: int
+    brief: bool = False
 
     def width(self, k: int) -> int:
         """How many proposals of K components climb."""
@@ -67,7 +70,7 @@ class Budget:
 
 
 BUDGETS: dict[Effort, Budget] = {
-    "quick": Budget(beam=1, proposals=3, components=12, overshoot=0, rounds=1, pairs=3),
+    "quick": Budget(beam=1, proposals=3, components=12, overshoot=0, rounds=1, pairs=3, brief=True),
     "standard": Budget(beam=2, proposals=4, components=24, overshoot=1, rounds=4, pairs=7),
     "thorough": Budget(beam=4, proposals=8, components=48, overshoot=4, rounds=10, pairs=12),
 }
@@ -143,6 +146,20 @@ class Path:
         for k in range(last, max(self.wanted[0], 2), -1):
             self.shrink(k)
         self.settle()
+
+    def begin(self, starts: Mapping[int, Sequence[Mixture]]) -> None:
+        """From starts of the numbers that are wanted, and from one component up; in brief, that only if they differ."""
+        if not self.budget.brief:
+            self.walk()
+        for k, mixtures in starts.items():
+            self.climb(k, mixtures, firm=1)
+        if self.budget.brief and not all(self.agreed(k) for k in self.wanted):
+            self.walk()
+        self.settle()
+
+    def agreed(self, k: int) -> bool:
+        """Whether the best top of so many components was come to more than once."""
+        return bool(self.tops.get(k)) and self.spread(k).found > 1
 
     def explore(self) -> None:
         """Rounds of merges with splits elsewhere, for each number that is wanted, until none gains."""

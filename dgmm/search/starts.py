@@ -160,7 +160,9 @@ def start_on_sample(
         grounds = grounds_for(best, larger.moments, frame, options.reg_covar)
         ruled_out = screening.ruled_out(best)
         alive = [c for c in best if c not in ruled_out]
-        _explore(paths, alive)
+        if size == sizes[1] or not all(path.budget.brief for path in paths):
+            _explore(paths, alive)
+            spreads |= _spreads_of(paths)
         paths = _onto(paths, larger, grounds, alive)
         tops = _tops_of(paths, alive)
         others = {
@@ -170,11 +172,10 @@ def start_on_sample(
         best |= others | tops
     ruled_out = screening.ruled_out(best)
     alive = [c for c in best if c not in ruled_out]
-    _explore(paths, alive)
-    best |= _tops_of(paths, alive)
-    spreads |= {
-        Candidate(k, path.family.name): path.spread(k) for path in paths for k in path.wanted if path.tops.get(k)
-    }
+    if len(sizes) == 1 or not all(path.budget.brief for path in paths):
+        _explore(paths, alive)
+        best |= _tops_of(paths, alive)
+        spreads |= _spreads_of(paths)
     rivals = {Candidate(k, path.family.name): path.rivals(k) for path in paths for k in path.wanted}
     return Starts({c: a.mixture for c, a in best.items()}, failures, screening.ruled_out(best), spreads, rivals)
 
@@ -195,11 +196,8 @@ def _paths(
         simpler = [path for path in paths if family.contains(path.family)]
         began = time.perf_counter()
         path = Path(family, sample, grounds[family.name], options, (c.n_components for c in its), simpler)
-        path.walk()
+        path.begin({c.n_components: [a.mixture for a in _most_likely(c, starts, STARTS_KEPT)] for c in its})
         _say("path", path, began)
-        for c in its:
-            path.climb(c.n_components, [a.mixture for a in _most_likely(c, starts, STARTS_KEPT)], firm=1)
-        path.settle()
         paths.append(path)
     return paths
 
@@ -242,6 +240,11 @@ def _tops_of(paths: Sequence[Path], candidates: Sequence[Candidate]) -> dict[Can
         for path in paths
         if path.family.name == c.covariance_type and path.tops.get(c.n_components)
     }
+
+
+def _spreads_of(paths: Sequence[Path]) -> dict[Candidate, Spread]:
+    """What the search has seen of each candidate's tops, on the sample that it has explored."""
+    return {Candidate(k, path.family.name): path.spread(k) for path in paths for k in path.wanted if path.tops.get(k)}
 
 
 def _best_of(

@@ -266,6 +266,52 @@ def test_the_path_goes_too_far_and_comes_back(monkeypatch: pytest.MonkeyPatch, e
     assert steps == [*up, *(("shrink", k) for k in range(last, 3, -1))]
 
 
+@pytest.mark.parametrize(
+    ("effort", "ends", "steps"),
+    [
+        ("quick", [-500.0, -500.2], ["climb"]),  # of 300 samples: within a thousandth of a nat each
+        ("quick", [-500.0, -500.4], ["climb", "walk"]),
+        ("quick", [-500.0], ["climb", "walk"]),
+        ("quick", [], ["climb", "walk"]),
+        ("standard", [-500.0, -500.2], ["walk", "climb"]),
+        ("thorough", [-500.0, -500.2], ["walk", "climb"]),
+    ],
+)
+def test_a_quick_search_walks_only_where_starts_differ(
+    monkeypatch: pytest.MonkeyPatch, effort: str, ends: list[float], steps: list[str]
+) -> None:
+    script, made = Scripted(monkeypatch, effort), []
+
+    def climbed(k: int, starts: Sequence[Mixture], firm: int = 4) -> bool:
+        made.append("climb")
+        for i, value in enumerate(ends):
+            script.end(k, value, 1 + i / 10)
+        return True
+
+    monkeypatch.setattr(script.path, "walk", lambda: made.append("walk"))
+    monkeypatch.setattr(script.path, "climb", climbed)
+    script.path.begin({2: []})
+    assert made == steps
+
+
+@pytest.mark.parametrize(("effort", "explored"), [("quick", [500]), ("standard", [500, 4000, 32000])])
+def test_a_quick_search_moves_on_the_smallest_sample_alone(
+    monkeypatch: pytest.MonkeyPatch, effort: str, explored: list[int]
+) -> None:
+    rows: list[int] = []
+    monkeypatch.setattr(Path, "explore", lambda self: rows.append(len(self.sample.rows)))
+    x = overlapping(64_000, 2, 3)
+    passes = passes_over(open_samples(x), threads(1), Training(start_rows=500, sample_rows=32_000))
+    how = Training(search=effort, start_rows=500, sample_rows=32_000)
+    start_on_sample(passes.profile, [Candidate(3, "diag")], how, passes.frame, n_threads=1)
+    assert rows == explored
+    # where there is one sample only, that is the smallest
+    rows.clear()
+    how = Training(search=effort, start_rows=32_000, sample_rows=32_000)
+    start_on_sample(passes.profile, [Candidate(3, "diag")], how, passes.frame, n_threads=1)
+    assert rows == [32_000]
+
+
 def test_rounds_of_moves_end_when_none_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     path = path_on(overlapping(300), "diag", [2, 3, 4], search="thorough")
     gains = {3: iter([True, True, False]), 4: iter([True] * 99)}
@@ -325,6 +371,10 @@ def test_the_spread_is_in_the_fit_and_in_words() -> None:
     assert 1 <= fit.spread.found <= fit.spread.paths
     assert str(Spread(5, 8, 0.003)) == "found by 5 of 8 paths; next best 0.003 nats per sample below"
     assert str(Spread(1, 1)) == "found by 1 of 1 path"
+    # of the sample on which there was more than one climb
+    fit = dgmm.train(overlapping(16_000, 2, 3), 3, "diag", search="quick", start_rows=500)
+    assert fit.spread is not None
+    assert fit.spread.paths > 1
 
 
 def test_ends_within_a_thousandth_are_the_same_top() -> None:
