@@ -69,10 +69,10 @@ def daemon(stack: ExitStack, folder: Path, name: str, *arguments: str, **variabl
     """A daemon in the foreground of a session of its own, which ends with a stack."""
     found = program(name)
     assert found is not None
-    output = stack.enter_context(open(folder / f"{name}.out", "w"))
-    process = subprocess.Popen(
-        [found, *arguments], stdout=output, stderr=output, env=os.environ | variables, start_new_session=True
-    )
+    with open(folder / f"{name}.out", "w") as output:
+        process = subprocess.Popen(
+            [found, *arguments], stdout=output, stderr=output, env=os.environ | variables, start_new_session=True
+        )
     stack.callback(end, process)
     return process
 

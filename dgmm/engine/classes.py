@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import dask
 
 from dgmm.engine.presets import asks_for_memory, filled, presets_for, processes_of, threads_of, values_of
-from dgmm.engine.schedulers import STARTING, be_deaf
+from dgmm.engine.schedulers import STARTING, be_deaf, unwarned
 from dgmm.errors import ClusterError, InputError, one_line
 from dgmm.waits import result_of
 
@@ -150,6 +150,7 @@ def of_class(
         If it does not start.
     """
     from distributed import Client
+    from distributed.deploy.cluster import Cluster
     from distributed.gc import disable_gc_diagnosis
 
     size.check()
@@ -166,7 +167,10 @@ def of_class(
         running.callback(close, path, cluster)
         resize(path, cluster, size)
         running.enter_context(kept_up(cluster, size))
-        client = running.enter_context(Client(cluster, set_as_default=False, timeout=STARTING))
+        ours = isinstance(cluster, Cluster)
+        with unwarned():
+            client = Client(cluster, set_as_default=False, timeout=STARTING) if ours else cluster.get_client()
+        running.enter_context(client)
         disable_gc_diagnosis()
         yield client
 
@@ -193,13 +197,21 @@ def start(path: str, build: Callable[..., Any], options: Mapping[str, Any]) -> A
                 with suppress(Exception):
                     close(path, coming.result())
                 raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path} does not take these scheduler_options ({names}): {one_line(error)}") from error
     except Exception as error:
+        first = first_of(error)
+        if isinstance(first, (TypeError, ValueError)):
+            raise InputError(f"{path} does not take these scheduler_options ({names}): {one_line(first)}") from error
         raise ClusterError(
-            f"{path} did not start ({type(error).__name__}: {one_line(error)}): see whether what it needs is there "
+            f"{path} did not start ({type(first).__name__}: {one_line(first)}): see whether what it needs is there "
             "and can be reached from here"
         ) from error
+
+
+def first_of(error: BaseException) -> BaseException:
+    """What went wrong first, of what an error comes from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def resize(path: str, cluster: Any, size: Size) -> None:

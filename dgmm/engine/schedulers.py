@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -124,6 +125,16 @@ def _local_cluster(n_workers: int, threads_per_worker: int, memory_limit: str | 
 
 
 @contextmanager
+def unwarned() -> Iterator[None]:
+    """Context in which a client does not warn of other versions: they are an error later, and in one line."""
+    from distributed.versions import VersionMismatchWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VersionMismatchWarning)
+        yield
+
+
+@contextmanager
 def connected(address: str, options: Mapping[str, Any] | None = None) -> Iterator[Client]:
     """A client of the scheduler at an address.
 
@@ -159,7 +170,8 @@ def connected(address: str, options: Mapping[str, Any] | None = None) -> Iterato
     try:
         with ThreadPoolExecutor(1) as asker:
             asker.submit(asyncio.run, _ask(address, security)).result()
-        client = Client(address, set_as_default=False, security=security)
+        with unwarned():
+            client = Client(address, set_as_default=False, security=security)
     except (ValueError, TypeError, ImportError) as error:  # no address, or no certificates or library for it
         advice = (
             "; scheduler_options (tls_ca_file, tls_client_cert, tls_client_key) or Dask's settings "

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,10 +64,8 @@ def test_a_batch_job_that_is_taken_from_its_node_goes_on(environment: Mapping[st
     dgmm = tmp_path / "dgmm"
     dgmm.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dgmm.cli "$@"\n')
     dgmm.chmod(0o755)
-    said = slurm.asked(
-        environment | {"DGMM": str(dgmm)},
-        "sbatch", "--parsable", f"--output={log}", f"--chdir={tmp_path}", str(DEPLOY / "dgmm.sbatch"), "train", str(file),
-    )  # fmt: skip
+    given = ["--parsable", f"--output={log}", f"--chdir={tmp_path}", str(DEPLOY / "dgmm.sbatch"), "train", str(file)]
+    said = slurm.asked(environment | {"DGMM": str(dgmm)}, "sbatch", *given)
     job = said.strip()
     assert job.isdigit(), said
 
@@ -125,7 +122,10 @@ def cluster_settings(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = read_settings(DEPLOY / "cluster.yaml")["cluster"]
     # two tasks of Slurm's on two cores, and where nobody else looks
     options = {"cores": 1, "log_directory": str(folder), "local_directory": str(folder), "python": sys.executable}
-    options |= {"scheduler_options": {"host": "127.0.0.1", "dashboard": False}, "worker_extra_args": ["--host=127.0.0.1"]}
+    options |= {
+        "scheduler_options": {"host": "127.0.0.1", "dashboard": False},
+        "worker_extra_args": ["--host=127.0.0.1"],
+    }
     return found | {"max_workers": 2, "scheduler_options": found["scheduler_options"] | options}
 
 
@@ -187,9 +187,7 @@ def workers_addresses(workers: Workers) -> list[str]:
     return list(workers.client.scheduler_info(n_workers=-1)["workers"])
 
 
-def test_jobs_end_by_themselves_when_nobody_is_left_to_end_them(
-    environment: Mapping[str, str], tmp_path: Path
-) -> None:
+def test_jobs_end_by_themselves_when_nobody_is_left_to_end_them(environment: Mapping[str, str], tmp_path: Path) -> None:
     """The driver is killed: its scheduler is gone with it."""
     cluster = cluster_settings(tmp_path)
     cluster["scheduler_options"]["death_timeout"] = 3
