@@ -127,7 +127,8 @@ class Cluster(Settings):
         "cluster class, such as dask_jobqueue.SLURMCluster. Default: threads.",
     )
     scheduler_options: Annotated[
-        dict[str, Any] | None, BeforeValidator(_as_options, json_schema_input_type=dict[str, Any] | str | None)
+        Annotated[dict[str, Any], Field(min_length=1)] | None,
+        BeforeValidator(_as_options, json_schema_input_type=dict[str, Any] | str | None),
     ] = Field(
         None,
         description="Keyword arguments of a cluster class, such as {cores: 4}, in which the value projected is the "
