@@ -65,9 +65,9 @@ PRESETS: dict[str, Any] = {
     "kubernetes.env": Filled.ENVIRONMENT,
 }
 
-#: Seconds before the end of a job at which its worker begins to leave, and over which the workers are spread: what they
-#: have goes to others meanwhile.
-LEAVING, SPREAD = 240, 180
+#: Seconds before the end of a job at which its worker leaves at the latest, by how many the workers are spread to both
+#: sides, and for how many each works at least: what they have goes to others while they leave.
+LEAVING, SPREAD, WORTH = 240, 180, 600
 
 #: What classes call the threads of a worker.
 THREADS = ("threads_per_worker", "nthreads", "cores")
@@ -155,13 +155,12 @@ def as_variable(key: str) -> str:
 
 
 def lifetime(walltime: str | None) -> list[str] | None:
-    """Arguments of a worker whose job may take so long (``[D-]HH:MM:SS``), if that is long enough to leave early."""
+    """Arguments of a worker whose job may take so long (``[D-]HH:MM:SS``), if it is worth while to leave early."""
     found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", str(walltime))
     if found is None:
         return None
     days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    left = ((days * 24 + hours) * 60 + minutes) * 60 + seconds - LEAVING
-    if left <= LEAVING:
+    middle = ((days * 24 + hours) * 60 + minutes) * 60 + seconds - LEAVING - SPREAD
+    if middle - SPREAD < WORTH:
         return None
-    # the spread goes both ways, and no worker may stay too long
-    return ["--lifetime", f"{left - SPREAD}s", "--lifetime-stagger", f"{SPREAD}s"]
+    return ["--lifetime", f"{middle}s", "--lifetime-stagger", f"{SPREAD}s"]

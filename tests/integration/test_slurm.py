@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import numpy as np
 import pytest
 import yaml
-from distributed import Client
+import zarr
 
-from dgmm.config import Train, read_settings
+from dgmm.config import Cluster, Train, read_settings
 from dgmm.engine import Workers, open_workers
 from dgmm.pipeline import run_train
 from tests import journals, slurm
@@ -28,8 +29,8 @@ pytestmark = [
 ]
 
 DEPLOY = ROOT / "deploy" / "slurm"
-#: Hundreds of passes that gain hardly anything.
-ENDLESS = {"tol": 1e-15, "max_iter": 300, "accelerate": "none", "worst_rows": 0}
+#: Hundreds of passes that gain hardly anything: there is a middle.
+SLOW = {"tol": 1e-15, "max_iter": 300, "accelerate": "none", "worst_rows": 0}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,31 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[st
         for name, value in environment.items():
             patch.setenv(name, value)
         yield environment
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Train:
+    """A training of one cloud by six components."""
+    data = str(tmp_path / "x.zarr")
+    x = np.random.default_rng(0).normal(size=(20_000, 2))
+    zarr.create_array(data, shape=x.shape, chunks=(5_000, 2), dtype=x.dtype)[:] = x
+    return journals.train(data, tmp_path / "model.zarr", k=6, training=SLOW)
+
+
+def written(settings: Train, folder: Path) -> Path:
+    """A settings file."""
+    file = folder / "train.yaml"
+    file.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True)))
+    return file
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    """What is to be run as dgmm."""
+    dgmm = tmp_path / "dgmm"
+    dgmm.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dgmm.cli "$@"\n')
+    dgmm.chmod(0o755)
+    return str(dgmm)
 
 
 def state(environment: Mapping[str, str], job: str) -> str:
@@ -55,17 +81,12 @@ def model(settings: Train) -> dict[str, Any]:
     return found
 
 
-def test_a_batch_job_that_is_taken_from_its_node_goes_on(environment: Mapping[str, str], tmp_path: Path) -> None:
-    data = journals.write_data(tmp_path)
-    settings = journals.train(data, tmp_path / "model.zarr", training=ENDLESS)
-    file, log, journal = tmp_path / "train.yaml", tmp_path / "job.log", f"{settings.out}.journal"
-    file.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True)))
-    # every pass takes a moment, so that there is a middle
-    dgmm = tmp_path / "dgmm"
-    dgmm.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dgmm.cli "$@"\n')
-    dgmm.chmod(0o755)
+def test_a_batch_job_that_is_taken_from_its_node_goes_on(
+    environment: Mapping[str, str], slow: Train, program: str, tmp_path: Path
+) -> None:
+    file, log, journal = written(slow, tmp_path), tmp_path / "job.log", f"{slow.out}.journal"
     given = ["--parsable", f"--output={log}", f"--chdir={tmp_path}", str(DEPLOY / "dgmm.sbatch"), "train", str(file)]
-    said = slurm.asked(environment | {"DGMM": str(dgmm)}, "sbatch", *given)
+    said = slurm.asked(environment | {"DGMM": program}, "sbatch", *given)
     job = said.strip()
     assert job.isdigit(), said
 
@@ -95,23 +116,18 @@ def test_a_batch_job_that_is_taken_from_its_node_goes_on(environment: Mapping[st
     assert f"going on after {between} passes" in words
     assert between >= done
     assert not os.path.exists(journal)
-    found = model(settings)
-    undisturbed = settings.model_copy(update={"out": str(tmp_path / "undisturbed.zarr")})
+    found = model(slow)
+    undisturbed = slow.model_copy(update={"out": str(tmp_path / "undisturbed.zarr")})
     run_train(undisturbed)
     assert found == model(undisturbed)
 
 
-def test_a_job_that_starts_again_once_all_is_written_has_nothing_to_do(tmp_path: Path) -> None:
+def test_a_job_that_starts_again_once_all_is_written_has_nothing_to_do(program: str, tmp_path: Path) -> None:
     """As where a node is lost before Slurm knew that the job had ended."""
     settings = journals.train(journals.write_data(tmp_path), tmp_path / "model.zarr", training={"max_iter": 2})
     run_train(settings)
-    file = tmp_path / "train.yaml"
-    file.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True)))
-    dgmm = tmp_path / "dgmm"
-    dgmm.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dgmm.cli "$@"\n')
-    dgmm.chmod(0o755)
-    again = os.environ | {"DGMM": str(dgmm), "PYTHONPATH": str(ROOT), "SLURM_RESTART_COUNT": "1"}
-    command = ["bash", str(DEPLOY / "dgmm.sbatch"), "train", str(file)]
+    again = os.environ | {"DGMM": program, "PYTHONPATH": str(ROOT), "SLURM_RESTART_COUNT": "1"}
+    command = ["bash", str(DEPLOY / "dgmm.sbatch"), "train", str(written(settings, tmp_path))]
     done = subprocess.run(command, env=again, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"{settings.out} is finished and sound" in done.stdout
@@ -144,11 +160,6 @@ def test_a_training_whose_workers_are_jobs_comes_to_the_same_bits(
     assert model(settings[0]) == model(settings[1])
     assert "a worker of 1 thread(s) needs" in caplog.text
     assert slurm.asked(environment, "squeue", "-h", "-t", "pending,running") == ""
-
-
-def workers_of(client: Client) -> dict[str, Any]:
-    """What the scheduler knows of the workers, by their names."""
-    return {str(w["name"]): w for w in client.scheduler_info(n_workers=-1)["workers"].values()}
 
 
 def test_a_job_that_is_gone_is_replaced(
@@ -191,9 +202,8 @@ def test_jobs_end_by_themselves_when_nobody_is_left_to_end_them(environment: Map
     """The driver is killed: its scheduler is gone with it."""
     cluster = cluster_settings(tmp_path)
     cluster["scheduler_options"]["death_timeout"] = 3
-    settings = journals.train(journals.write_data(tmp_path), tmp_path / "m.zarr", cluster=cluster, training=ENDLESS)
-    file = tmp_path / "train.yaml"
-    file.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True)))
+    settings = slow.model_copy(update={"cluster": Cluster(**cluster)})
+    file = written(settings, tmp_path)
     with open(tmp_path / "driver.log", "w") as log:
         command = [sys.executable, "-m", "dgmm.cli", "train", str(file)]
         driver = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | environment)
