@@ -14,17 +14,18 @@ import xarray as xr
 from dgmm import store
 from dgmm.config import Cluster, Data, Score, Scoring, Select, Train, Verify, Verifying
 from dgmm.data import Samples, Source, Weights, check_unchanged, fingerprint, open_dataset, open_samples
-from dgmm.engine import Workers, open_workers
+from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, get_family
 from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
-from dgmm.fitting import select_samples, train_samples
+from dgmm.fitting import projection_of, select_samples, train_samples
 from dgmm.keywords import ScoreOptions, SelectOptions, TrainOptions, VerifyOptions, takes
 from dgmm.scoring import (
     Verdict,
     kind_of,
     open_written,
     part_of,
+    score_projection,
     score_samples,
     some_of,
     verify_anew,
@@ -79,8 +80,9 @@ def train(
         name, an array along some of the samples' dimensions, or one in their shape. They are normalised to a mean
         of one over the samples that have any, so that the n of BIC and of all sums is the number of those samples,
         and only the ratios of the weights matter. Samples of weight zero, or whose weight is missing, are left out.
-    scheduler : {"threads", "processes"}, address or distributed.Client, optional
-        Who does the work: the open client if there is one, else threads of this process.
+    scheduler : {"threads", "processes"}, address, import path or distributed.Client, optional
+        Who does the work: the open client if there is one, else threads of this process. A path such as
+        ``dask_jobqueue.SLURMCluster`` starts a cluster of that class for the call.
     journal : path or URL, optional
         Where to note what every pass returns. The same call goes on from there if it was interrupted, to the same bits;
         one with other data or settings is refused. It is removed once the fit is returned.
@@ -110,7 +112,7 @@ def train(
     asked = {**one.model_dump(), "training": fitting.model_dump(mode="json"), **data, "given": written(given)}
     with (
         recorded(source, samples, journal, asked, keep=keep_journal) as records,
-        workers_named(scheduler, cluster) as workers,
+        workers_named(scheduler, cluster, projection_of(samples, one, fitting)) as workers,
     ):
         return train_samples(samples, workers, one, fitting, given, records)
 
@@ -161,7 +163,7 @@ def select(
     asked = {**search.model_dump(mode="json"), "training": fitting.model_dump(mode="json"), **data}
     with (
         recorded(source, samples, journal, asked, keep=keep_journal) as records,
-        workers_named(scheduler, cluster) as workers,
+        workers_named(scheduler, cluster, projection_of(samples, search, fitting)) as workers,
     ):
         return select_samples(samples, workers, search, fitting, records)
 
@@ -223,7 +225,7 @@ def score(
     # workers of ours are gone before what they wrote of an output that is given up is removed
     with (
         place_at(out).begin("scores", overwrite=overwrite, inputs=inputs, resumes=True) as output,
-        workers_named(scheduler, cluster) as workers,
+        workers_named(scheduler, cluster, score_projection(fit, samples, output, how.probabilities)) as workers,
     ):
         score_samples(fit, samples, output, workers, **how.model_dump(), settings=named)
     return open_scores(out)
@@ -326,9 +328,11 @@ def recorded(
             check_unchanged(samples, before)
 
 
-def workers_named(scheduler: str | Client | None, cluster: Mapping[str, Any]) -> AbstractContextManager[Workers]:
-    """Context of the workers that keyword arguments name."""
-    return open_workers(scheduler, **validated(Cluster, dict(cluster)).model_dump(exclude={"scheduler"}))
+def workers_named(
+    scheduler: str | Client | None, cluster: Mapping[str, Any], need: Projection | None = None
+) -> AbstractContextManager[Workers]:
+    """Context of the workers that keyword arguments name, for what needs so much memory."""
+    return open_workers(scheduler, **validated(Cluster, dict(cluster)).model_dump(exclude={"scheduler"}), need=need)
 
 
 def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:

@@ -113,16 +113,43 @@ class Data(Settings):
     )
 
 
+def _as_options(value: Any) -> Any:
+    """``{cores: 4}`` as it is written on a command line."""
+    return parse(value) if isinstance(value, str) else value
+
+
 class Cluster(Settings):
     """Who does the work."""
 
     scheduler: str | None = Field(
         None,
-        description="threads, processes (a LocalCluster) or the address of a Dask scheduler. Default: threads.",
+        description="threads, processes (a LocalCluster), the address of a Dask scheduler, or the import path of a "
+        "cluster class, such as dask_jobqueue.SLURMCluster. Default: threads.",
     )
-    n_workers: Count | None = Field(None, description="Threads or processes. Default: one per core.")
+    scheduler_options: Annotated[
+        Annotated[dict[str, Any], Field(min_length=1)] | None,
+        BeforeValidator(_as_options, json_schema_input_type=dict[str, Any] | str | None),
+    ] = Field(
+        None,
+        description="Keyword arguments of a cluster class, such as {cores: 4}, in which the value projected is the "
+        "memory that a worker needs; at an address those of distributed.Security, such as tls_ca_file.",
+    )
+    n_workers: Count | None = Field(
+        None, description="Threads or processes. Default: one per core; of a cluster class, what it does by itself."
+    )
+    min_workers: Count | None = Field(
+        None, description="Workers of a cluster class that there are at least: others come and go with the work."
+    )
+    max_workers: Count | None = Field(None, description="Workers of a cluster class that there are at most.")
     threads_per_worker: Count = Field(1, description="Threads of each process.")
     memory_limit: ByteSize | None = Field(None, description="Memory of each process, such as 2GB.")
+    no_workers_timeout: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds for which a cluster may be without a worker: the queue before the first, and whenever all "
+        "are taken away. Default: 60 at an address, 600 for a cluster class.",
+    )
 
 
 class Job(Settings):

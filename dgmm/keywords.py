@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypedDict, TypeVar, get_type_hints
+from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
 
 from dgmm.config import Setting, settings_of
 from dgmm.fits import Settings
@@ -89,12 +89,22 @@ class TrainingOptions(TypedDict, total=False):
 class ClusterOptions(TypedDict, total=False):
     """Of `dgmm.config.Cluster`."""
 
+    scheduler_options: Mapping[str, Any] | None
+    """Keyword arguments of a cluster class, such as {cores: 4}, in which the value projected is the memory that a
+    worker needs; at an address those of distributed.Security, such as tls_ca_file."""
     n_workers: int | None
-    """Threads or processes. Default: one per core."""
+    """Threads or processes. Default: one per core; of a cluster class, what it does by itself."""
+    min_workers: int | None
+    """Workers of a cluster class that there are at least: others come and go with the work."""
+    max_workers: int | None
+    """Workers of a cluster class that there are at most."""
     threads_per_worker: int
     """Threads of each process."""
     memory_limit: int | str | None
     """Memory of each process, such as 2GB."""
+    no_workers_timeout: float | None
+    """Seconds for which a cluster may be without a worker: the queue before the first, and whenever all are taken away.
+    Default: 60 at an address, 600 for a cluster class."""
 
 
 class SearchOptions(TypedDict, total=False):

@@ -17,12 +17,12 @@ from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train, Verify, W
 from dgmm.data import Samples, check_unchanged, fingerprint, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.drift import Baseline, Drift, baseline_of, census_of, compare
-from dgmm.engine import Workers, open_workers
+from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import DgmmError, InputError, OutputExistsError
 from dgmm.fits import CRITERION_NAMES, Fit, Selection, Settings, held_out_words
-from dgmm.fitting import select_samples, train_samples
+from dgmm.fitting import projection_of, select_samples, train_samples
 from dgmm.registry import Registry
-from dgmm.scoring import Scored, Verdict, score_samples
+from dgmm.scoring import Scored, Verdict, score_projection, score_samples
 from dgmm.store import JOURNAL, Records, Status, digest, journal_at, place_at, settings_in
 from dgmm.types import Criterion
 
@@ -52,9 +52,9 @@ def samples_for(data: Data, model: Fit) -> Samples:
     return samples_of(data, model).like(model.features, model.layout)
 
 
-def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:
-    """Context of the workers that settings name."""
-    return open_workers(**cluster.model_dump())
+def workers_of(cluster: Cluster, need: Projection | None = None) -> AbstractContextManager[Workers]:
+    """Context of the workers that settings name, for what needs so much memory."""
+    return open_workers(**cluster.model_dump(), need=need)
 
 
 def run_train(settings: Train) -> Fit:
@@ -65,7 +65,7 @@ def run_train(settings: Train) -> Fit:
     with (
         place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=[settings.data.path]) as output,
         journal_beside(settings.out, settings, before) as journal,
-        workers_of(settings.cluster) as workers,
+        workers_of(settings.cluster, projection_of(samples, settings, settings.training)) as workers,
     ):
         fit = train_samples(samples, workers, settings, settings.training, journal=journal)
         check_unchanged(samples, before)
@@ -86,7 +86,7 @@ def run_select(settings: Select) -> Selection:
         model.begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
         table.begin("table", overwrite=stale, inputs=inputs) as listing,
         journal_beside(model.name, settings, before) as journal,
-        workers_of(settings.cluster) as workers,
+        workers_of(settings.cluster, projection_of(samples, settings, settings.training)) as workers,
     ):
         selection = select_samples(samples, workers, settings, settings.training, journal)
         check_unchanged(samples, before)
@@ -116,7 +116,7 @@ def run_score(settings: Score) -> Scored:
     samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
     with (
         place_at(settings.out).begin("scores", overwrite=settings.overwrite, inputs=inputs, resumes=True) as output,
-        workers_of(settings.cluster) as workers,
+        workers_of(settings.cluster, score_projection(fit, samples, output, settings.probabilities)) as workers,
     ):
         return score_samples(
             fit,

@@ -52,7 +52,7 @@ def source_of(hint: Any) -> str:
         return "int | str"
     if hint is dgmm.types.Criterion:
         return f"Criterion | Literal[{', '.join(map(repr, map(str, hint)))}]".replace("'", '"')
-    return "None" if hint is NoneType else hint.__name__
+    return "None" if hint is NoneType else "Any" if hint is Any else hint.__name__
 
 
 def written(parts: dict[str, tuple[type[Settings], set[str]]] = PARTS) -> str:
@@ -129,7 +129,10 @@ def test_keywords_reach_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dgmm.api.open_workers", record)
     with pytest.raises(KeyboardInterrupt):
         dgmm.train(np.eye(3), 1, n_workers=3, memory_limit="2GB")
-    assert asked == [{"n_workers": 3, "threads_per_worker": 1, "memory_limit": 2 * 10**9}]
+    (cluster,) = asked
+    assert callable(cluster.pop("need"))
+    given = {name: value for name, value in cluster.items() if value is not None}
+    assert given == {"n_workers": 3, "threads_per_worker": 1, "memory_limit": 2 * 10**9}
 
 
 CALLS = """

@@ -4,11 +4,14 @@ Nothing here knows what is asked of the data. The tree belongs to the data, so t
 whoever the workers are; what they keep, lose, wait for and have memory for is settled here.
 """
 
+from dgmm.engine.classes import Projection
 from dgmm.engine.fold import Fold
 from dgmm.engine.journal import DEPARTURE, Departed, Entry, Journal, Journaled
 from dgmm.engine.leaf import Leaf
+from dgmm.engine.opening import open_workers
+from dgmm.engine.projection import projected_bytes
 from dgmm.engine.tree import Mergeable, Node, merge_all
-from dgmm.engine.workers import Workers, open_workers
+from dgmm.engine.workers import Workers
 
 __all__ = [
     "DEPARTURE",
@@ -20,7 +23,9 @@ __all__ = [
     "Leaf",
     "Mergeable",
     "Node",
+    "Projection",
     "Workers",
     "merge_all",
     "open_workers",
+    "projected_bytes",
 ]

@@ -118,6 +118,8 @@ class Call(Generic[T]):
         The worker that each call is best made by, if any.
     changed : callable
         Told the places there are, when some have come or gone.
+    patience : float, optional
+        Seconds for which there may be no worker, `NO_WORKERS` by default.
     """
 
     def __init__(
@@ -127,8 +129,10 @@ class Call(Generic[T]):
         arguments: Sequence[tuple[Any, ...]],
         homes: Sequence[str | None],
         changed: Callable[[Iterable[str]], None],
+        patience: float | None = None,
     ) -> None:
         self.client = client
+        self.patience = patience
         self.name = str(getattr(function, "__name__", type(function).__name__))
         self.id = uuid.uuid4().hex
         self.arguments = arguments
@@ -246,9 +250,10 @@ class Call(Generic[T]):
             self._idle_since = None
             return
         self._idle_since = now if self._idle_since is None else self._idle_since
-        if now - self._idle_since > NO_WORKERS:
+        longest = NO_WORKERS if self.patience is None else self.patience
+        if now - self._idle_since > longest:
             why = "all workers are paused for want of memory" if places else "there are no workers any more"
-            raise ClusterError(f"{why}, for {NO_WORKERS:.0f} s: start the cluster anew, with more memory or workers")
+            raise ClusterError(f"{why}, for {longest:.0f} s: start the cluster anew, with more memory or workers")
 
     def _give_up(self) -> None:
         """Have tasks that are at work stop after their segment, and those that are not begin none; wait for them."""

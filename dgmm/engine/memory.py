@@ -124,7 +124,7 @@ def fixed_bytes(samples: Samples, workers: Workers, *, base: int = BASE_BYTES, g
 
 def waiting_bytes(workers: Workers, gathered: int) -> int:
     """Bytes of the results of all tasks that one worker may have."""
-    return gathered * workers.threads_per_worker // workers.n_threads
+    return gathered * workers.threads_per_worker // (workers.least or workers.n_threads)
 
 
 def check_memory(

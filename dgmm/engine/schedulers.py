@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from multiprocessing import resource_tracker
@@ -85,7 +86,7 @@ def started(n_workers: int, threads_per_worker: int, memory_limit: str | int | N
     memory = parse_bytes(memory_limit) if memory_limit else psutil.virtual_memory().total // n_workers
     settings = DISTRIBUTED_SETTINGS | (REUSING_MEMORY if memory > AMPLE_BYTES else {})
     with dask.config.set(settings), ExitStack() as running:
-        with dask.config.set({CONNECT: STARTING}), ThreadPoolExecutor(1, initializer=_be_deaf) as starter:
+        with dask.config.set({CONNECT: STARTING}), ThreadPoolExecutor(1, initializer=be_deaf) as starter:
             coming = starter.submit(_local_cluster, n_workers, threads_per_worker, memory_limit or "auto")
             cluster = running.enter_context(result_of(coming, f"{n_workers} worker processes to start"))
             client = running.enter_context(Client(cluster, set_as_default=False, timeout=STARTING))
@@ -94,7 +95,7 @@ def started(n_workers: int, threads_per_worker: int, memory_limit: str | int | N
         yield client
 
 
-def _be_deaf() -> None:
+def be_deaf() -> None:
     """Have SIGINT go to other threads, and not to processes that are started from here.
 
     Ctrl-C in a terminal reaches all processes, but it is this one that stops the workers.
@@ -124,8 +125,24 @@ def _local_cluster(n_workers: int, threads_per_worker: int, memory_limit: str | 
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Client]:
+def unwarned() -> Iterator[None]:
+    """Context in which a client does not warn of other versions: they are an error later, and in one line."""
+    from distributed.versions import VersionMismatchWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VersionMismatchWarning)
+        yield
+
+
+@contextmanager
+def connected(address: str, options: Mapping[str, Any] | None = None) -> Iterator[Client]:
     """A client of the scheduler at an address.
+
+    Parameters
+    ----------
+    address : str
+    options : mapping, optional
+        Keyword arguments of `distributed.Security`; what they leave open is in Dask's settings.
 
     Raises
     ------
@@ -135,21 +152,36 @@ def connected(address: str) -> Iterator[Client]:
         If no scheduler answers there within `ANSWER` seconds.
     """
     from distributed import Client
+    from distributed.security import Security
 
     if (without := without_secrets(address)) != address:
         raise InputError(
             f"cannot use {without} as the address of a scheduler: give it without a user or password; certificates say "
-            "who may connect (distributed.comm.tls in Dask's settings)"
+            "who may connect (scheduler_options, or distributed.comm.tls in Dask's settings)"
         )
+    try:
+        security = Security(**(options or {}))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"scheduler_options of the scheduler at {address}: {error}: they are those of distributed.Security, such "
+            "as tls_ca_file, tls_client_cert and tls_client_key"
+        ) from None
     secure = address.startswith(("tls://", "wss://"))
     try:
         with ThreadPoolExecutor(1) as asker:
-            asker.submit(asyncio.run, _ask(address)).result()
-        client = Client(address, set_as_default=False)
+            asker.submit(asyncio.run, _ask(address, security)).result()
+        with unwarned():
+            client = Client(address, set_as_default=False, security=security)
     except (ValueError, TypeError, ImportError) as error:  # no address, or no certificates or library for it
-        advice = "; Dask's settings say which certificates to use (distributed.comm.tls)" if secure else ""
+        advice = (
+            "; scheduler_options (tls_ca_file, tls_client_cert, tls_client_key) or Dask's settings "
+            "(distributed.comm.tls) say which certificates to use"
+        )
+        advice = advice if secure else ""
         raise InputError(f"cannot use {address} as the address of a scheduler: {error}{advice}") from None
-    except OSError as error:  # as timeouts are
+    except OSError as error:  # as timeouts and files that are not there are
+        if isinstance(error, FileNotFoundError) and secure:
+            raise InputError(f"no such file of certificates for {address} (scheduler_options): {error}") from None
         why = " ".join(str(error).split()) or f"nothing came for {ANSWER:g} s"
         raise ClusterError(
             f"no scheduler answers at {address} ({why}): see whether it runs and can be reached from here"
@@ -158,29 +190,39 @@ def connected(address: str) -> Iterator[Client]:
         yield client
 
 
-async def _ask(address: str) -> None:
+async def _ask(address: str, security: Any) -> None:
     """Shake hands with a scheduler: a client would wait for its hand for ever."""
     from distributed.comm.core import connect
-    from distributed.security import Security
 
-    options = Security().get_connection_args("client")
+    options = security.get_connection_args("client")
     comm = await asyncio.wait_for(connect(address, timeout=ANSWER, **options), ANSWER)
     comm.abort()
 
 
-def wait_for_a_worker(client: Client) -> None:
+def wait_for_a_worker(client: Client, patience: float | None = None) -> None:
     """Wait until a scheduler has a worker.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    patience : float, optional
+        Seconds, `NO_WORKERS` by default.
 
     Raises
     ------
     ClusterError
-        If it has none for `NO_WORKERS` seconds.
+        If it has none for so long.
     """
-    address = address_of(client)
+    address, longest = address_of(client), NO_WORKERS if patience is None else patience
+    ours = client.cluster is not None
+    advice = (
+        "see what keeps them (the queue, limits, their logs), ask for some (n_workers, or min_workers and "
+        "max_workers), or wait longer (no_workers_timeout)"
+        if ours
+        else f"start some (dask worker {address})"
+    )
     with Patience(lambda: f"a worker, of which there is none at {address} yet,"):
         try:
-            client.wait_for_workers(1, timeout=NO_WORKERS)
+            client.wait_for_workers(1, timeout=longest)
         except TimeoutError:
-            raise ClusterError(
-                f"no worker at {address} for {NO_WORKERS:g} s: start some (dask worker {address})"
-            ) from None
+            raise ClusterError(f"no worker at {address} for {longest:g} s: {advice}") from None

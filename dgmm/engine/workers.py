@@ -1,14 +1,11 @@
-"""Who does the work: threads of this process, an open Dask client, or a cluster started for the occasion."""
+"""Who does the work: threads of this process, or the workers of a Dask client."""
 
 from __future__ import annotations
 
-import logging
-import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,16 +17,13 @@ from dask.utils import parse_bytes
 
 from dgmm import waits
 from dgmm.engine.cluster import Call, Leases, places_of, workers_of
-from dgmm.engine.schedulers import ADDRESSES, PAUSED_OURS, STARTING, connected, started, wait_for_a_worker
-from dgmm.errors import InputError, without_secrets
-from dgmm.waits import no_interrupt_lost, undisturbed
+from dgmm.engine.schedulers import wait_for_a_worker
+from dgmm.engine.versions import check_versions
 
 if TYPE_CHECKING:
     from distributed import Client
 
 T = TypeVar("T")
-
-logger = logging.getLogger("dgmm")
 
 #: Share of a worker's memory at which Dask gives it no more tasks, by default.
 PAUSED = 0.8
@@ -52,6 +46,10 @@ class Workers:
         Share of its memory at which a worker is given no more tasks, for good if the rest is not freed.
     local : bool
         Whether the workers were started here, for this.
+    least : int
+        Tasks that run at a time when there are as few workers as there may be.
+    patience : float or None
+        Seconds for which there may be no worker, if not as many as usual.
     """
 
     client: Client | None
@@ -60,7 +58,10 @@ class Workers:
     memory: int
     paused: float = 1.0
     local: bool = False
+    least: int = 0
+    patience: float | None = None
     _leases: list[Leases] = field(default_factory=list, repr=False, compare=False)
+    _known: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def usable(self) -> int:
@@ -84,6 +85,7 @@ class Workers:
         return leases
 
     def _renew(self, places: Iterable[str]) -> None:
+        self._look_at(places)
         for leases in self._leases:
             leases.renew(places)
 
@@ -94,7 +96,16 @@ class Workers:
 
     def places(self) -> set[str]:
         """Where tasks may run now: addresses of the workers, or the one process of threads."""
-        return set(places_of(self.client))
+        found = set(places_of(self.client))
+        self._look_at(found)
+        return found
+
+    def _look_at(self, places: Iterable[str]) -> None:
+        """Refuse workers that have come meanwhile and are not what the others are."""
+        new = set(places) - self._known
+        if self.client is not None and not self.local and new:
+            check_versions(self.client, new)
+            self._known.update(new)
 
     def share(self, value: Any, *, heavy: bool = False) -> Any:
         """A value that many tasks take: it travels to the workers once.
@@ -105,7 +116,7 @@ class Workers:
         if self.client is None:
             return value
         if heavy:
-            wait_for_a_worker(self.client)
+            wait_for_a_worker(self.client, self.patience)
             # hash=False: equal data scattered a second time would be lost with the first
             return self.client.scatter(value, broadcast=True, hash=False)
         key = f"{type(value).__name__}-{uuid.uuid4().hex}"
@@ -130,7 +141,8 @@ class Workers:
         """
         if self.client is not None:
             changed = self._renew
-            return Call(self.client, function, arguments, homes or [None] * len(arguments), changed).results()
+            homes = homes or [None] * len(arguments)
+            return Call(self.client, function, arguments, homes, changed, self.patience).results()
         if len(arguments) == 1:
             return [function(*arguments[0])]
         crew = Crew()
@@ -148,89 +160,29 @@ def itself(value: T) -> T:
     return value
 
 
-@contextmanager
-def open_workers(
-    scheduler: str | Client | None = None,
-    *,
-    n_workers: int | None = None,
-    threads_per_worker: int = 1,
-    memory_limit: str | int | None = None,
-) -> Iterator[Workers]:
-    """Find or start workers; what was started is stopped at the end.
-
-    Parameters
-    ----------
-    scheduler : {None, "threads", "processes"}, address or distributed.Client
-        None takes the open client if there is one and threads otherwise; ``processes`` starts a LocalCluster; an
-        address such as ``tcp://host:8786`` connects to a running scheduler.
-    n_workers : int, optional
-        Threads, or processes of the cluster; as many as there are cores by default.
-    threads_per_worker : int
-        Of the cluster's processes.
-    memory_limit : str or int, optional
-        Of each process, such as ``2GB``, or bytes.
-    """
-    with no_interrupt_lost(), _found_or_started(scheduler, n_workers, threads_per_worker, memory_limit) as workers:
-        try:
-            yield workers
-        finally:
-            workers.release()
-
-
-@contextmanager
-def _found_or_started(
-    scheduler: str | Client | None, n_workers: int | None, threads_per_worker: int, memory_limit: str | int | None
-) -> Iterator[Workers]:
-    if scheduler is None:
-        client = current_client()
-        yield threads(n_workers, memory_limit) if client is None else of_client(client)
-    elif scheduler == "threads":
-        yield threads(n_workers, memory_limit)
-    elif scheduler == "processes":
-        cluster = started(n_workers or CPU_COUNT, threads_per_worker, memory_limit)
-        with undisturbed(cluster, STARTING) as client:
-            yield replace(of_client(client), paused=PAUSED_OURS, local=True)
-    elif isinstance(scheduler, str):
-        if not scheduler.startswith(ADDRESSES):
-            shown = without_secrets(scheduler)
-            raise InputError(f"unknown scheduler {shown!r}: use threads, processes or an address tcp://host:port")
-        if n_workers is not None or memory_limit is not None:
-            raise InputError(f"the scheduler at {scheduler} has its own workers: leave n_workers and memory_limit out")
-        with undisturbed(connected(scheduler), STARTING) as client:
-            yield of_client(client)
-    else:
-        yield of_client(scheduler)
-
-
-def current_client() -> Client | None:
-    """The open default client, if any; looking for it must not be what imports distributed."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
-        return None
-    try:
-        client: Client = distributed.default_client()
-    except ValueError:
-        return None
-    return client
-
-
 def threads(n_workers: int | None = None, memory_limit: str | int | None = None) -> Workers:
     """Threads of this process, and what memory they may use together."""
     n, free = n_workers or CPU_COUNT, int(psutil.virtual_memory().available)
     return Workers(None, n, n, free if memory_limit is None else min(free, parse_bytes(memory_limit)))
 
 
-def of_client(client: Client) -> Workers:
-    """The workers of a client, once there is one."""
-    wait_for_a_worker(client)
-    infos = workers_of(client).values()
-    return Workers(
+def of_client(client: Client, patience: float | None = None, *, ours: bool = False) -> Workers:
+    """The workers of a client, once there is one; ours are what this process is."""
+    wait_for_a_worker(client, patience)
+    if not ours:
+        check_versions(client)
+    found = workers_of(client)
+    infos = found.values()
+    workers = Workers(
         client,
         sum(w["nthreads"] for w in infos),
         max(w["nthreads"] for w in infos),
         min(w["memory_limit"] or psutil.virtual_memory().total for w in infos),
         PAUSED,
+        patience=patience,
     )
+    workers._known.update(found)
+    return workers
 
 
 class Crew:

@@ -5,9 +5,11 @@ what has become of each candidate is an `Outcome`. A fit is given out with all t
 """
 
 from dgmm.fitting.fit import passes_over, select_samples, train_samples
+from dgmm.fitting.projection import projection_of
 
 __all__ = [
     "passes_over",
+    "projection_of",
     "select_samples",
     "train_samples",
 ]

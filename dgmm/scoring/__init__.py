@@ -6,7 +6,7 @@ goes on from, and whatever lies there can be verified, also by scoring it anew.
 """
 
 from dgmm.scoring.arrays import SCORES_FORMAT, SCORES_KIND
-from dgmm.scoring.bulk import Scored, score_samples
+from dgmm.scoring.bulk import Scored, score_projection, score_samples
 from dgmm.scoring.rows import scattered
 from dgmm.scoring.total import total_log_density
 from dgmm.scoring.verify import (
@@ -30,6 +30,7 @@ __all__ = [
     "open_written",
     "part_of",
     "scattered",
+    "score_projection",
     "score_samples",
     "some_of",
     "total_log_density",

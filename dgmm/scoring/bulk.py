@@ -17,7 +17,7 @@ import zarr
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Grid, Samples
-from dgmm.engine import Fold, Leaf, Workers
+from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError, OutputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
 from dgmm.fits import Fit
@@ -204,6 +204,17 @@ class ScoreSegment(Sendable, Leaf[Done]):
             columns.append(("probabilities", scores.probabilities, np.array(np.nan, dtype=np.float32)))
         values = {name: scattered(column, present, missing) for name, column, missing in columns}
         return values, scored
+
+
+def score_projection(model: Fit, samples: Samples, output: Output, probabilities: bool) -> Projection:
+    """What a worker needs to score samples into an output."""
+
+    def need(threads_per_worker: int, n_threads: int) -> int:
+        ours = samples.like(model.features, model.layout)
+        leaf = ScoreSegment.of(model.mixture, ours, Ledger(output, {}).recording, probabilities)
+        return projected_bytes(ours, [leaf], threads_per_worker, n_threads)
+
+    return need
 
 
 def score_samples(

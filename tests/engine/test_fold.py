@@ -399,7 +399,7 @@ DIES = """
 import os, signal, sys
 from dgmm.data import open_samples
 from dgmm.engine.fold import Fold
-from dgmm.engine.workers import open_workers
+from dgmm.engine import open_workers
 from tests.engine.test_fold import Sum
 
 with open_workers(sys.argv[1]) as workers:

@@ -63,7 +63,7 @@ QUIET = """
 import numpy as np
 import zarr
 import dgmm
-from dgmm.engine.workers import open_workers
+from dgmm.engine import open_workers
 
 if __name__ == "__main__":
     x = np.random.default_rng(0).normal(size=(20_000, 2))
