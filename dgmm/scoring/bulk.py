@@ -37,6 +37,7 @@ from dgmm.scoring.arrays import (
 )
 from dgmm.scoring.entries import GROUP, Entries, head_of, names_of, write_ledger
 from dgmm.scoring.ledger import Ledger, Recorder, Recording, writing
+from dgmm.scoring.portions import in_portions
 from dgmm.scoring.regions import Finding, Written, checksum
 from dgmm.scoring.rows import scattered
 from dgmm.store import Output, consolidate
@@ -244,7 +245,7 @@ def score_samples(
         todo = missing_regions(ledger, samples.grid, workers)
         if todo:
             leaf = ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities)
-            Fold(samples, workers, keep=False, only=todo)(leaf)
+            in_portions(samples, workers, leaf, todo)
         ledger.check_source(samples)
         table, known = ledger.load()
         lost = {*np.flatnonzero(~known).tolist()}.union(*(sweep(store, name, samples.grid) for name in names))
