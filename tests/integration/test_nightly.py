@@ -48,8 +48,8 @@ def write_rows(path: Path, n: int, seed: int = 0) -> None:
     zarr.create_array(str(path), shape=x.shape, chunks=(500, 2), dtype="f8")[:] = x
 
 
-def deployed(folder: Path, root: Path, address: str, at: datetime) -> Path:
-    """A copy of what the repository deploys, for small data on a cluster, whose weekly run comes at a time."""
+def deployed(folder: Path, address: str, at: datetime) -> Path:
+    """A copy of what the repository deploys, for small data on a cluster, whose monthly run comes at a time."""
     config = folder / "nightly"
     config.mkdir()
     for file in sorted((ROOT / "config" / "nightly").glob("*.yaml")):
@@ -60,10 +60,10 @@ def deployed(folder: Path, root: Path, address: str, at: datetime) -> Path:
             settings["n_components"] = 3 if file.stem == "train" else [2, 3]
         (config / file.name).write_text(json.dumps(settings))
     text = (ROOT / "deploy" / "prefect.yaml").read_text()
-    assert text.count('cron: "0 1 * * 0"') == 1
-    text = text.replace('cron: "0 1 * * 0"', f'cron: "{at.minute} {at.hour} * * *"').replace(
-        "config/nightly/", f"{config}/"
-    )
+    monthly = 'cron: "0 4 1 * *", timezone: UTC, active: false'
+    assert text.count(monthly) == 1
+    text = text.replace(monthly, f'cron: "{at.minute} {at.hour} * * *", timezone: UTC, active: true')
+    text = text.replace("config/nightly/", f"{config}/")
     (folder / "prefect.yaml").write_text(text)
     return folder / "prefect.yaml"
 
@@ -83,7 +83,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Programs, 
             for kind in ("docker", "kubernetes"):
                 there.prefect("work-pool", "create", "--type", kind, f"dgmm-{kind}")
             at = datetime.now(UTC) + timedelta(seconds=100)
-            file = deployed(folder, root, address, at)
+            file = deployed(folder, address, at)
             there.prefect("deploy", "--all", "--prefect-file", str(file), DGMM_ROOT=str(root))
             with programs.prefect_worker(there, "dgmm-process"):
                 yield there, address
@@ -129,8 +129,7 @@ def test_all_is_deployed_with_its_settings(there: Programs) -> None:
         assert schema["definitions"][model]["properties"]["out"]["description"]
         training = schema["definitions"].get("Training", {"properties": {"max_iter": {"minimum": 1}}})
         assert training["properties"]["max_iter"]["minimum"] == 1, "the form shows bounds"
-    assert there.deployment(TRAIN)["schedules"][0]["active"]
-    assert not there.deployment(SELECT)["schedules"][0]["active"]
+    assert there.deployment(TRAIN)["schedules"][0]["schedule"]["cron"] == "0 1 * * 0"
 
 
 @pytest.mark.parametrize(
@@ -158,6 +157,9 @@ def test_a_run_that_is_killed_goes_on_when_it_is_tried_again(there: Programs, sl
     assert there.ended(run)["type"] == "CRASHED"
     kept = n_records(slow)
     assert kept >= 4
+    # the worker says so twice, and ends whatever runs under this name when it does
+    gone = f"Reported flow run '{run}' as crashed: Flow run infrastructure exited"
+    wait(lambda: gone in (there.folder / "worker.log").read_text(), "the worker to be through with it")
     there.prefect("flow-run", "retry", run)
     wait(lambda: there.state(run)["type"] == "COMPLETED", "the second try")
     assert f"going on after {kept} passes" in there.said(run)
@@ -230,13 +232,21 @@ def test_a_finished_night_is_done(there: Programs) -> None:
     assert validated(Pipeline, settings).out == str(out)
 
 
-def test_what_is_to_come_by_the_clock_comes_and_what_follows_follows(there: Programs) -> None:
-    """The weekly training, and the scoring that its model sets off."""
-    wait(lambda: [r for r in there.runs(TRAIN) if r["auto_scheduled"] and r["state"]["type"] in programs.ENDED], "cron")
-    (run,) = [run for run in there.runs(TRAIN) if run["auto_scheduled"]]
+def test_what_is_to_come_by_the_clock_comes(there: Programs) -> None:
+    wait(lambda: [r for r in there.runs(SELECT) if r["state"]["type"] in programs.ENDED], "a run by the clock")
+    (run,) = there.runs(SELECT)
+    assert run["auto_scheduled"]
     assert run["state"]["type"] == "COMPLETED", there.said(run["id"])
+    out = Path(there.deployment(SELECT)["parameters"]["settings"]["out"])
+    assert dgmm.load(out / "model.zarr").n_components == 3
+    assert "dgmm-candidates" in there.artifacts(run["id"])
+
+
+def test_a_new_model_sets_off_the_scoring(there: Programs) -> None:
+    run = there.begin(TRAIN, there.deployment(TRAIN)["parameters"]["settings"])
+    assert there.ended(run)["type"] == "COMPLETED", there.said(run)
     root = there.folder / "data" / "train"
     wait(lambda: [r for r in there.runs(SCORE) if r["state"]["type"] in programs.ENDED], "scoring")
-    (run,) = there.runs(SCORE)
-    assert run["state"]["type"] == "COMPLETED", there.said(run["id"])
+    (scoring,) = there.runs(SCORE)
+    assert scoring["state"]["type"] == "COMPLETED", there.said(scoring["id"])
     assert attributes(str(root / "scores.zarr"))["model"] == digest(dgmm.load(root / "model.zarr").mixture)
