@@ -15,7 +15,7 @@ HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "waits": "", "rows": "",
     "families": "frame statistics base gaussian full diag tied spherical",
     "estep": "jit block kernel plan totals compiled plain",
-    "mixture": "",
+    "mixture": "", "matching": "",
     "data": "retries runs grid layout codecs chunks stores samples variables sources fingerprints",
     "engine": "tree leaf resident cluster schedulers workers memory fold journal",
     "passes": "sample profile parts estep worst judge census codec passes",
