@@ -168,6 +168,12 @@ class Score(Scoring, Job):
 
     model: str = Field(description="Fitted model, a Zarr group or its JSON form.")
     out: str = Field(min_length=1, description="Scores to write, a Zarr group on the grid of the input.")
+    extend: bool = Field(
+        False,
+        description="Scores that are there are brought up to date: of chunks of the data that are as they were, those "
+        "by the same model are kept, and what was appended or has changed is scored. Where nothing tells, or by "
+        "another model, all of it is.",
+    )
 
 
 def as_share(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which component of one mixture is which of another, by how much their densities overlap: labels keep their meaning."""
+"""Which component of one mixture is which of another, by how much they overlap: labels keep their meaning."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ HOUSE: dict[str, str] = {
     "store": "places local objects at folders record models journal",
     "registry": "card versions",
     "drift": "baseline shifts",
-    "scoring": "rows total arrays regions entries ledger bulk anew verify", "report": "figures page",
+    "scoring": "rows total arrays regions entries ledger former kept bulk anew verify", "report": "figures page",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian",
     "api": "", "pipeline": "", "commands": "", "models": "", "cli": "",

@@ -134,10 +134,10 @@ def _regions(samples: Samples, listings: Mapping[str, Listing | None]) -> AnyArr
     for i in range(len(samples.grid)):
         key = dict(zip(samples.dims, samples.grid.region(i), strict=True))
         parts = [common.encode()]
-        for stored, array, field, listing in held:
+        for where, array, field, listing in held:
             along = [key.get(dim, slice(None)) for dim in field.dims]
-            names = (array.metadata.encode_chunk_key(chunk) for chunk in stored.chunks(along))
-            parts += [f"{name} {listing.get(name, 'is not there')}".encode() for name in names]
+            chunks = (array.metadata.encode_chunk_key(chunk) for chunk in where.chunks(along))
+            parts += [f"{name} {listing.get(name, 'is not there')}".encode() for name in chunks]
         found[i] = _short(parts)
     return found
 

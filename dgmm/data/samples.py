@@ -141,6 +141,16 @@ class Samples:
         lengths = zip(self.dims, self.grid.segment, strict=True)
         return bool(stored) and all(n <= max(chunks[dim] for chunks in stored) for dim, n in lengths)
 
+    def recut(self, segment: Sequence[int]) -> Samples | None:
+        """The same in segments of another shape; None where these would not be of whole chunks."""
+        if len(segment) != len(self.dims):
+            return None
+        for dim, n, length in zip(self.dims, self.grid.shape, segment, strict=True):
+            chunks = [dict(zip(f.dims, f.chunks, strict=True))[dim] for f in self.fields if f.chunks is not None]
+            if length < 1 or (length < n and any(length % chunk for chunk in chunks)):
+                return None
+        return replace(self, grid=Grid(self.grid.shape, tuple(segment)))
+
     @property
     def chunk_text(self) -> str:
         """The chunks of the first field, as a shape and a type."""
