@@ -30,7 +30,9 @@ HOUSE: dict[str, str] = {
     "scoring": "rows total arrays regions entries ledger former kept bulk anew verify", "report": "figures page",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian",
-    "api": "", "pipeline": "", "commands": "", "models": "", "cli": "",
+    "api": "", "pipeline": "",
+    "refresh": "structure night state renewal judging stages",
+    "commands": "", "models": "", "cli": "",
 }  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
@@ -40,7 +42,7 @@ ONLY_IN = {
     "obstore": {"data", "store"},
     "xarray": {"data", "store", "scoring", "datasets", "api", "report", "estimators"},
     "pandas": {"data", "fits", "store", "registry", "datasets", "pipeline", "report", "estimators"},
-    "pydantic": {"config", "fits", "store", "registry", "drift"},
+    "pydantic": {"config", "fits", "store", "registry", "drift", "refresh"},
     "yaml": {"yaml12"},
     "sklearn": {"search", "fitting", "estimators"},
     "numba": {"estep"},
