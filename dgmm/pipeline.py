@@ -111,13 +111,14 @@ def journal_beside(
     )
 
 
-def run_score(settings: Score) -> Scored:
-    """Score and write the scores, with the version that an alias of a model stands for now."""
+def run_score(settings: Score, attributes: Mapping[str, Any] | None = None) -> Scored:
+    """Score and write the scores, with the version that an alias stands for now and with what else is said of them."""
     settings = settings.model_copy(update={"model": store.model_at(settings.model)})
     fit = store.load(settings.model)
     samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
+    replaces = settings.overwrite or settings.extend
     with (
-        place_at(settings.out).begin("scores", overwrite=settings.overwrite, inputs=inputs, resumes=True) as output,
+        place_at(settings.out).begin("scores", overwrite=replaces, inputs=inputs, resumes=True) as output,
         workers_of(settings.cluster) as workers,
     ):
         return score_samples(
@@ -127,6 +128,8 @@ def run_score(settings: Score) -> Scored:
             workers,
             probabilities=settings.probabilities,
             settings=made_with(settings),
+            extend=settings.extend and not settings.overwrite,
+            attributes=attributes,
         )
 
 
@@ -171,7 +174,7 @@ def where(samples: Samples, segment: int) -> str:
 
 def made_with(settings: Settings) -> dict[str, Any]:
     """What a result depends on: the settings without those that only say where and by whom."""
-    return settings.model_dump(mode="json", exclude={"out", "cluster", "overwrite", "keep_journal"})
+    return settings.model_dump(mode="json", exclude={"out", "cluster", "overwrite", "keep_journal", "extend"})
 
 
 # ---- the whole job, in stages; one whose result is there, made with the same settings, is not done again ----------

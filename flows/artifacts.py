@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from prefect.artifacts import (
     create_image_artifact,
@@ -14,7 +16,7 @@ from prefect.artifacts import (
 )
 from prefect.events import emit_event
 
-from dgmm.drift import Drift
+from dgmm.drift import Drift, Shift
 from dgmm.errors import without_secrets
 from flows.watch import this_run
 
@@ -43,11 +45,13 @@ def publish_verification(path: str, words: str) -> None:
     create_markdown_artifact(key="dgmm-verification", markdown=text, description="What was looked at, and found")
 
 
-def publish_drift(drift: Drift) -> None:
-    """Show what has moved and where; send an event if that is more than it may be."""
-    create_markdown_artifact(key="dgmm-drift", markdown=f"```\n{drift}\n```", description="What has moved, and where")
-    rows = [{**vars(shift), "found": shift in drift.found} for shift in (*drift.shifts, *drift.places)]
+def publish_drift(drift: Mapping[str, Any]) -> None:
+    """Show what has moved and where, as `Drift.to_json` has it; send an event if that is more than it may be."""
+    shifts, places = ([Shift(**each) for each in drift[name]] for name in ("shifts", "places"))
+    found = Drift(drift["threshold"], tuple(shifts), tuple(places), drift["parts_moved"], drift["parts"])
+    create_markdown_artifact(key="dgmm-drift", markdown=f"```\n{found}\n```", description="What has moved, and where")
+    rows = [{**vars(shift), "found": shift in found.found} for shift in (*shifts, *places)]
     create_table_artifact(key="dgmm-shifts", table=rows, description="Figures before and now; effects in deviations")
-    if drift.found:
-        words = [str(shift) for shift in (*drift.found, *drift.places)]
-        emit_event(DRIFT, resource=this_run(), payload={"found": words, "threshold": drift.threshold})
+    if found.found:
+        words = [str(shift) for shift in (*found.found, *places)]
+        emit_event(DRIFT, resource=this_run(), payload={"found": words, "threshold": found.threshold})

@@ -105,6 +105,16 @@ def phase(name: str, work: Callable[[S], R], settings: S, makes: Made | None = N
     return done
 
 
+def announce(made: Made) -> None:
+    """Say that something was made, as an asset, where a phase could not know beforehand that it would be."""
+    asset = asset_of(made.path)
+
+    def say() -> None:
+        add_asset_metadata(asset, made.about(made.path))
+
+    materialize(asset, by="dgmm", name="asset", cache_policy=NO_CACHE, persist_result=False)(say)()
+
+
 def is_worth_another_try(_: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether what a phase has failed of may pass."""
     return isinstance(state.data, BaseException) and may_pass(state.data)

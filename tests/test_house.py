@@ -15,7 +15,7 @@ HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "waits": "", "progress": "", "rows": "",
     "families": "frame statistics base gaussian full diag tied spherical",
     "estep": "jit block kernel plan totals compiled plain",
-    "mixture": "",
+    "mixture": "", "matching": "",
     "data": "retries runs grid layout codecs chunks stores samples variables sources fingerprints",
     "engine": "tree leaf resident cluster schedulers workers memory fold journal",
     "passes": "sample profile parts estep worst judge census codec passes",
@@ -27,10 +27,13 @@ HOUSE: dict[str, str] = {
     "store": "places local objects at folders record models journal",
     "registry": "card versions",
     "drift": "baseline shifts",
-    "scoring": "rows total arrays regions entries ledger portions bulk anew verify", "report": "figures page",
+    "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",
+    "report": "figures page",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian",
-    "api": "", "pipeline": "", "commands": "", "models": "", "cli": "",
+    "api": "", "pipeline": "",
+    "refresh": "structure night state renewal judging stages",
+    "commands": "", "models": "", "cli": "",
 }  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
@@ -40,7 +43,7 @@ ONLY_IN = {
     "obstore": {"data", "store"},
     "xarray": {"data", "store", "scoring", "datasets", "api", "report", "estimators"},
     "pandas": {"data", "fits", "store", "registry", "datasets", "pipeline", "report", "estimators"},
-    "pydantic": {"config", "fits", "store", "registry", "drift"},
+    "pydantic": {"config", "fits", "store", "registry", "drift", "refresh"},
     "yaml": {"yaml12"},
     "sklearn": {"search", "fitting", "estimators"},
     "numba": {"estep"},
