@@ -128,6 +128,15 @@ class Programs:
         found = self.ask("events/filter", {"filter": {"event": {"name": [name]}}, "limit": 50})["events"]
         return list(found)
 
+    def assets(self) -> dict[str, dict[str, Any]]:
+        """Name -> what was last said of it."""
+        made = reversed(self.events("prefect.asset.materialization.succeeded"))
+        return {event["resource"]["prefect.resource.id"]: event["payload"] for event in made}
+
+    def triggered(self) -> set[str]:
+        """Names of the automations that have had something to do."""
+        return {event["resource"]["prefect.resource.name"] for event in self.events("prefect.automation.triggered")}
+
     def artifacts(self, run: str) -> dict[str, Any]:
         """Key -> the data of the artifacts of a run."""
         found = self.ask("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})

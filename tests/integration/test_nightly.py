@@ -18,8 +18,9 @@ import dgmm
 from dgmm.config import Pipeline, Train, read_settings
 from dgmm.fits import validated
 from dgmm.pipeline import run_train
+from dgmm.registry import Registry
 from dgmm.store import attributes, digest
-from tests import journals, programs
+from tests import journals, nights, programs
 from tests.programs import MARK, Programs, RefusedError, marked, wait
 from tests.servers import ROOT
 
@@ -29,6 +30,11 @@ TRAIN = "dgmm-train/weekly-sunday-0100-utc-process"
 SCORE = "dgmm-score/after-train-process"
 SELECT = "dgmm-select/monthly-first-0400-utc-process"
 PIPELINE = "dgmm-pipeline/by-hand-process"
+REFRESH = "dgmm-refresh/nightly-0230-utc-process"
+#: The event that says that something was made.
+MADE = "prefect.asset.materialization.succeeded"
+#: Rows of a night.
+NIGHT = 60_000
 #: Many passes, since nothing is there to be found and every step is a plain one.
 SLOW: dict[str, Any] = {
     "search": "starts",
@@ -55,7 +61,11 @@ def deployed(folder: Path, address: str, at: datetime) -> Path:
     for file in sorted((ROOT / "config" / "nightly").glob("*.yaml")):
         settings = read_settings(file)
         settings["cluster"] = {"scheduler": address}
-        if "n_components" in settings:
+        if file.stem == "refresh":
+            settings["data"] = {"path": "/data/growing.zarr", "variables": ["t", "s"]}
+            settings |= {"n_components": [2, 3], "covariance_type": ["full"]}
+            settings["training"] = {"holdout": 0.2, "search": "quick"}
+        elif "n_components" in settings:
             settings["training"] = QUICK
             settings["n_components"] = 3 if file.stem == "train" else [2, 3]
         (config / file.name).write_text(json.dumps(settings))
@@ -86,6 +96,8 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Programs, 
             file = deployed(folder, address, at)
             there.prefect("deploy", "--all", "--prefect-file", str(file), DGMM_ROOT=str(root))
             with programs.prefect_worker(there, "dgmm-process"):
+                for automation in sorted((ROOT / "deploy" / "automations").glob("*.yaml")):
+                    there.prefect("automation", "create", "--from-file", str(automation))
                 yield there, address
 
 
@@ -214,8 +226,7 @@ def test_a_finished_night_is_done(there: Programs) -> None:
     } <= shown.keys()
     assert "sound" in shown["dgmm-verification"]
     assert (out / "report.html").as_uri() in shown["dgmm-report"]
-    made = there.events("prefect.asset.materialization.succeeded")
-    about = {event["resource"]["prefect.resource.id"]: event["payload"] for event in made}
+    made, about = there.events(MADE), there.assets()
     its = about[f"file://{out}/model.zarr"]
     assert its["digest"] == digest(dgmm.load(out / "model.zarr").mixture)
     scores = about[f"file://{out}/scores.zarr"]
@@ -228,7 +239,7 @@ def test_a_finished_night_is_done(there: Programs) -> None:
     assert {path: path.stat().st_mtime_ns for path in (out / "model.zarr").rglob("*")} == before
     assert "kept" in there.said(again)
     assert "pass 1:" not in there.said(again)
-    assert len(there.events("prefect.asset.materialization.succeeded")) == len(made)
+    assert len(there.events(MADE)) == len(made)
     assert validated(Pipeline, settings).out == str(out)
 
 
@@ -250,3 +261,71 @@ def test_a_new_model_sets_off_the_scoring(there: Programs) -> None:
     (scoring,) = there.runs(SCORE)
     assert scoring["state"]["type"] == "COMPLETED", there.said(scoring["id"])
     assert attributes(str(root / "scores.zarr"))["model"] == digest(dgmm.load(root / "model.zarr").mixture)
+
+
+def nightly(there: Programs, **settings: Any) -> str:
+    """Have the nightly deployment run to its end; the run's id."""
+    run = there.begin(REFRESH, there.deployment(REFRESH)["parameters"]["settings"] | settings)
+    assert there.ended(run)["type"] == "COMPLETED", there.said(run)
+    return run
+
+
+def append(path: str, number: int, means: np.ndarray = nights.MEANS) -> None:
+    """The data of a night, of more rows than a segment has at least."""
+    more = nights.night(number, means, NIGHT)
+    nights.append(Path(path), more.assign_coords(time=np.arange(NIGHT) + number * NIGHT))
+
+
+def test_three_nights_in_a_row(there: Programs) -> None:
+    """What is new is scored, a night that is done stays, drift is told, its candidate refused; and the way back."""
+    settings = there.deployment(REFRESH)["parameters"]["settings"]
+    data, registry, out = settings["data"]["path"], Registry(settings["registry"]), settings["out"]
+
+    append(data, 0)
+    run = nightly(there)
+    first = registry.aliases()["champion"]
+    assert dgmm.load(f"{registry.folder}@champion").n_components == 3
+    made = there.assets()
+    assert made[f"file://{registry.folder}"]["version"] == first
+    assert (made[f"file://{out}"]["rows"], made[f"file://{out}"]["drifted"]) == (NIGHT, None)
+    assert {"dgmm-refresh", "dgmm-verification", "dgmm-fit-progress", "dgmm-score-progress"} <= there.artifacts(
+        run
+    ).keys()
+
+    # a second run of a finished night does nothing
+    before = {path: path.stat().st_mtime_ns for path in Path(out).parent.rglob("*")}
+    run, n_made = nightly(there), len(there.events(MADE))
+    assert {path: path.stat().st_mtime_ns for path in Path(out).parent.rglob("*")} == before
+    assert len(there.events(MADE)) == n_made
+    assert "nothing to do" in there.said(run)
+
+    append(data, 1)
+    run = nightly(there)
+    assert registry.aliases()["champion"] == first
+    assert "no figure has moved" in there.artifacts(run)["dgmm-drift"]
+    assert not there.events("dgmm.drift")
+    assert "regions are as they were" in there.said(run), "only what is new is scored"
+
+    # one class has gone somewhere else
+    append(data, 2, nights.MEANS + np.array([[0.0, 0.0], [0.0, 0.0], [14.0, 14.0]]))
+    run = nightly(there)
+    assert registry.aliases()["champion"] == first
+    candidate = registry.aliases()["candidate"]
+    judgement = registry.card(candidate).judgement
+    assert candidate != first
+    assert judgement is not None
+    assert not judgement.accepted
+    assert "refused" in there.artifacts(run)["dgmm-refresh"]
+    (event,) = there.events("dgmm.drift")
+    assert event["resource"]["prefect.resource.id"] == f"prefect.flow-run.{run}"
+    assert any("class 2" in words for words in event["payload"]["found"])
+    assert there.assets()[f"file://{out}"]["drifted"] is True
+    wait(lambda: "dgmm-drift" in there.triggered(), "the automation to notice")
+
+    dgmm_cli = [sys.executable, "-m", "dgmm.cli"]
+    there.run([*dgmm_cli, "models", "promote", f"{registry.folder}@candidate"])
+    assert registry.aliases()["champion"] == candidate
+    there.run([*dgmm_cli, "models", "rollback", registry.folder])
+    assert registry.aliases()["champion"] == first
+    assert "sound" in there.run([*dgmm_cli, "verify", out, "--data"])
+    assert attributes(out)["model"] == digest(dgmm.load(f"{registry.folder}@champion").mixture)
