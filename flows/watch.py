@@ -69,6 +69,19 @@ class Watcher(logging.Handler):
             logger.warning("progress cannot be told: %s", " ".join(str(error).split())[:200] or type(error).__name__)
 
 
+class LogOfRun(APILogHandler):
+    """Puts lines into the log of the run that is at work when it is made, whatever thread they come from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run = {"flow_run_id": runtime.flow_run.id, "task_run_id": runtime.task_run.id}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put it there."""
+        vars(record).update(self._run)
+        super().emit(record)
+
+
 def this_run() -> dict[str, str]:
     """The run as the resource of an event, by the name that Prefect's own events have for it."""
     return {
@@ -80,16 +93,13 @@ def this_run() -> dict[str, str]:
 @contextmanager
 def watched(phase: str) -> Iterator[None]:
     """Context in which what the library says is in the log of the run, and its progress is told."""
-    watcher = Watcher(phase)
-    handlers: list[logging.Handler] = [watcher]
-    # Prefect looks for loggers beside its own when it is set up, which in a worker is before the flows are there
-    if not any(isinstance(handler, APILogHandler) for handler in logger.handlers):
-        handlers.append(APILogHandler())
-    for handler in handlers:
-        logger.addHandler(handler)
+    watcher, before = Watcher(phase), list(logger.handlers)
+    # Prefect's own takes no lines of threads beside the run's, and is not there where Prefect was set up, as in a
+    # worker, before the flows could name their logger
+    ours = [handler for handler in before if not isinstance(handler, APILogHandler)]
+    logger.handlers = [*ours, watcher, *([LogOfRun()] if runtime.flow_run.id else [])]
     try:
         yield
         watcher.finish()
     finally:
-        for handler in handlers:
-            logger.removeHandler(handler)
+        logger.handlers = before

@@ -278,3 +278,30 @@ def test_assets_have_names_that_prefect_takes(path: str, asset: str) -> None:
     from flows.assets import asset_of
 
     assert Asset(key=asset_of(path)).key == asset
+
+
+def test_lines_of_other_threads_are_in_the_log_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that say what is waited for come from one."""
+    from threading import Thread
+
+    from prefect import flow
+    from prefect.logging.handlers import APILogHandler
+
+    from flows import watch
+
+    told = []
+    monkeypatch.setattr(APILogHandler, "emit", lambda self, record: told.append(vars(record).copy()))
+    logger = logging.getLogger("dgmm")
+    before = list(logger.handlers)
+
+    @flow
+    def waits() -> None:
+        with watch.watched("train"):
+            thread = Thread(target=logger.warning, args=("waiting for a worker",))
+            thread.start()
+            thread.join()
+
+    waits()
+    (line,) = [line for line in told if line["msg"] == "waiting for a worker"]
+    assert line["flow_run_id"]
+    assert logger.handlers == before

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,50 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Programs, 
             file = deployed(folder, address, at)
             there.prefect("deploy", "--all", "--prefect-file", str(file), DGMM_ROOT=str(root))
             with programs.prefect_worker(there, "dgmm-process"):
-                for automation in sorted((ROOT / "deploy" / "automations").glob("*.yaml")):
-                    there.prefect("automation", "create", "--from-file", str(automation))
+                there.run([sys.executable, "-m", "flows.automations", *map(str, automations(folder))])
                 yield there, address
+
+
+def automations(folder: Path) -> list[Path]:
+    """Copies of the repository's automations; of those that wait, with a shorter wait, for what is to hang."""
+    found = []
+    for path in sorted((ROOT / "deploy" / "automations").glob("*.yaml")):
+        text = path.read_text()
+        if path.stem == "dgmm-no-pass":
+            assert text.count("within: 3600") == text.count('match: {prefect.resource.id: "prefect.flow-run.*"}') == 1
+            text = text.replace("within: 3600", "within: 45")
+            text = text.replace(
+                'match: {prefect.resource.id: "prefect.flow-run.*"}', "match: {prefect.resource.name: hung}"
+            )
+        (folder / path.name).write_text(text)
+        found.append(folder / path.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def doomed(night: tuple[Programs, str]) -> Iterator[dict[str, str]]:
+    """Runs that no worker looks after, by what becomes of them at their third pass."""
+    there, address = night
+    data = journals.write_data(there.folder)
+    ends = {"dead": "os.kill(os.getpid(), signal.SIGKILL)", "hung": "time.sleep(3600)"}
+    with ExitStack() as running:
+        for name, what in ends.items():
+            job = journals.train(data, there.folder / name, cluster={"scheduler": address})
+            (there.folder / f"{name}.yaml").write_text(job.model_dump_json(exclude_defaults=True))
+            code = (
+                "import os, signal, sys, time; from tests import journals; from flows.common import main; "
+                "from flows.train import train; from dgmm.config import Train\n"
+                f"sys.argv = ['flows.train', {str(there.folder / f'{name}.yaml')!r}]\n"
+                f"with journals.at_record(3, lambda: {what}):\n"
+                f"    main(train.with_options(flow_run_name={name!r}), Train)"
+            )
+            environment = there.environment | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+            command = [sys.executable, "-c", code]
+            running.enter_context(programs.process(command, environment, there.folder / f"{name}.log"))
+        for name in ends:
+            wait(lambda name=name: journals.n_records(there.folder / f"{name}.journal") >= 3, f"{name}'s third pass")
+        runs = there.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": list(ends)}}})
+        yield {run["name"]: run["id"] for run in runs}
 
 
 @pytest.fixture
@@ -129,7 +171,8 @@ def n_records(settings: dict[str, Any]) -> int:
     return journals.n_records(settings["out"] + ".journal")
 
 
-def test_all_is_deployed_with_its_settings(there: Programs) -> None:
+def test_all_is_deployed_with_its_settings(there: Programs, doomed: dict[str, str]) -> None:
+    assert doomed.keys() == {"dead", "hung"}, "what happens to them takes a while"
     for name, model in ((TRAIN, "Train"), (SCORE, "Score"), (SELECT, "Select"), (PIPELINE, "Pipeline")):
         found = there.deployment(name)
         assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW", name
@@ -329,3 +372,11 @@ def test_three_nights_in_a_row(there: Programs) -> None:
     assert registry.aliases()["champion"] == first
     assert "sound" in there.run([*dgmm_cli, "verify", out, "--data"])
     assert attributes(out)["model"] == digest(dgmm.load(f"{registry.folder}@champion").mixture)
+
+
+def test_runs_that_are_dead_or_hang_are_noticed(there: Programs, doomed: dict[str, str]) -> None:
+    """One that was killed where no worker saw it, and one that lives and does nothing."""
+    wait(lambda: there.state(doomed["dead"])["type"] == "CRASHED", "no heartbeat to be noticed")
+    wait(lambda: there.state(doomed["hung"])["type"] in ("CANCELLING", "CANCELLED"), "no pass to be noticed")
+    assert {"dgmm-no-heartbeat", "dgmm-no-pass"} <= there.triggered()
+    assert "No sign of life" in there.state(doomed["dead"])["message"]
