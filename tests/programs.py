@@ -28,7 +28,7 @@ ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 #: What says in the environment of a process to which run it belongs.
 MARK = "DGMM_TEST_RUN"
 #: Seconds after which something is taken for lost.
-LONGEST = 180.0
+LONGEST = 300.0
 
 
 class RefusedError(Exception):
