@@ -34,9 +34,9 @@ def settings(flow: str, file: str) -> dict[str, Any]:
     if not (isinstance(model, type) and issubclass(model, Settings)):
         raise InputError(f"there is no flow {flow!r}: see flows/")
     found = placed(read_settings(file), os.environ.get("DGMM_ROOT", ROOT).rstrip("/"))
-    validated(model, found)
-    read = found.get("model")
-    return {"settings": found, "model": asset_of(read) if isinstance(read, str) else ""}
+    checked = validated(model, found).model_dump(mode="json", exclude_unset=True)
+    read = checked.get("model")
+    return {"settings": checked, "model": asset_of(read) if isinstance(read, str) else ""}
 
 
 def placed(value: Any, root: str) -> Any:

@@ -287,7 +287,10 @@ class Training(Settings):
 
 
 #: Numbers of components to choose among.
-Numbers = Annotated[list[Count], Field(min_length=1), WrapValidator(_open_or_numbers), PlainSerializer(_written)]
+_Listed = Annotated[list[Count], Field(min_length=1)]
+Numbers = Annotated[
+    _Listed, WrapValidator(_open_or_numbers, json_schema_input_type=_Listed | str), PlainSerializer(_written)
+]
 
 
 class Search(Settings):

@@ -151,3 +151,21 @@ def test_every_entrypoint_is_a_flow() -> None:
         module, name = each["entrypoint"].split(":")
         flow = getattr(import_module(module), name)
         assert re.fullmatch(rf"dgmm-{name}", flow.name)
+
+
+@pytest.mark.parametrize("name", deployments())
+def test_the_server_takes_what_is_deployed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the schema that it holds runs against."""
+    from prefect.utilities.schema_tools import validate
+
+    from flows.deployment import settings
+
+    monkeypatch.chdir(ROOT)
+    module, flow = deployments()[name]["entrypoint"].split(":")
+    schema = getattr(import_module(module), flow).parameters.model_dump()
+    found = settings(flow, str(CONFIG / f"{flow}.yaml"))["settings"]
+    validate({"settings": found}, schema, raise_on_error=True, preprocess=False)
+    if flow == "select":
+        validate({"settings": found | {"n_components": "1:"}}, schema, raise_on_error=True, preprocess=False)
+    with pytest.raises(ValueError, match="'x' is not"):
+        validate({"settings": found | {"data": "x"}}, schema, raise_on_error=True, preprocess=False)
