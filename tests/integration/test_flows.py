@@ -167,3 +167,23 @@ def test_what_is_published_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: p
     common.publish_summary("key", "three clusters")
     assert capsys.readouterr().out == "three clusters\n"
     assert published == ["```\nthree clusters\n```"]
+
+
+def test_a_night_is_refreshed_once(tmp_path: Path, lines: Lines) -> None:
+    from flows.refresh import refresh
+    from tests.nights import append, job_of, night
+
+    job = job_of(tmp_path, n_components=[3])
+    append(tmp_path / "data.zarr", night(0))
+    assert refresh(job) == job.out
+    assert "pass 1:" in lines.text
+    (summary,) = artifacts("dgmm-refresh")
+    assert "scored by" in str(summary.data)
+    scores = Path(job.out, "zarr.json")
+    before = scores.stat().st_mtime_ns
+    refresh(job)
+    assert scores.stat().st_mtime_ns == before
+    assert "nothing to do" in lines.text
+    append(tmp_path / "data.zarr", night(1))
+    refresh(job)
+    assert dgmm.api.open_scores(job.out).sizes["time"] == 4000
