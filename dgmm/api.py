@@ -193,7 +193,7 @@ def score(
     overwrite : bool
         Replace what exists.
     extend : bool
-        Scores that are there are brought up to date: of chunks of the source that are as they were, those by the same
+        Scores that are there are brought up to date: of chunks of the data that are as they were, those by the same
         model are kept, and what was appended or has changed is scored. Where nothing tells, or by another model, all
         of it is.
     scheduler

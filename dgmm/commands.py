@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import wraps
 from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
@@ -165,6 +166,20 @@ def _argument(setting: Setting, *, first: bool) -> inspect.Parameter:
     )
 
 
+def finding(run: Callable[..., int]) -> Callable[..., int]:
+    """Decorator of a command whose exit code 1 says that something was found: that of what goes wrong is 2."""
+
+    @wraps(run)
+    def told(*args: Any, **options: Any) -> int:
+        try:
+            return run(*args, **options)
+        except Exception as error:
+            error.exit_code = 2  # type: ignore[attr-defined]
+            raise
+
+    return told
+
+
 @command(Select, "data.path")
 def select(settings: Select) -> str:
     """``dgmm select``."""
@@ -198,6 +213,7 @@ def refresh(settings: Refresh) -> str:
 
 
 @with_options(*options_of(Verify, {setting.path for setting in settings_of(Verify)} - {"path"}))
+@finding
 def verify(
     path: Annotated[str, Parameter(help="Scores or a model.")],
     /,
@@ -218,6 +234,7 @@ def verify(
 
 
 @with_options(*options_of(Watch, {setting.path for setting in settings_of(Watch)} - {"model", "data.path"}))
+@finding
 def drift(
     model: Annotated[str, Parameter(help="A model, best one in a registry: models/NAME@champion.")],
     path: Annotated[str, Parameter(help="Data.")],

@@ -110,14 +110,14 @@ def accept_stage(job: Refresh) -> Judgement | None:
     else:
         # it may have been judged and rolled back since, which stands
         judgement = registry.card(known).judgement or Judgement(accepted=False, why="it was registered by hand")
-    aliases = registry.aliases()
-    if judgement.accepted and judgement.champion == version and known not in (version, aliases.get(PREVIOUS)):
-        registry.promote(known, judgement.why)
-    said = "accepted" if judgement.accepted else "refused"
-    logger.info("%s is %s: %s", known, said, judgement.why)
+    said = f"{known} {'accepted' if judgement.accepted else 'refused'}: {judgement.why}"
+    logger.info("candidate %s", said)
     night = noted(job.out)
-    if night is not None:
-        note(job.out, night.model_copy(update={"decision": f"{known} {said}: {judgement.why}"}))
+    if night is not None:  # before the champion is another, of which nobody would know that there was something to say
+        note(job.out, night.model_copy(update={"decision": said}))
+    unused = known not in (version, registry.aliases().get(PREVIOUS))
+    if judgement.accepted and judgement.champion == version and unused:
+        registry.promote(known, judgement.why)
     return judgement
 
 

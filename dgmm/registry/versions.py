@@ -130,12 +130,13 @@ class Registry:
 
     def add(self, fit: Fit, made: Made | None = None) -> str:
         """Put a model there, as the candidate; its version. One that is there already is not put there again."""
-        its = digest(fit.mixture)
+        its, made = digest(fit.mixture), made or Made()
         known = self.holder(its)
         if known is not None:
+            if made.baseline and self.baseline(known) is None:
+                self._write(f"{known}/{BASELINE}", "baseline", made.baseline.encode())
             self._nominate(known)
             return known
-        made = made or Made()
         version = f"{made.when:%Y%m%dT%H%M%SZ}-{its[:8]}"
         card = card_of(fit, version, made)
         if made.baseline:

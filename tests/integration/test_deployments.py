@@ -156,6 +156,7 @@ def test_every_entrypoint_is_a_flow() -> None:
 @pytest.mark.parametrize("name", deployments())
 def test_the_server_takes_what_is_deployed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the schema that it holds runs against."""
+    from jsonschema.exceptions import ValidationError
     from prefect.utilities.schema_tools import validate
 
     from flows.deployment import settings
@@ -167,5 +168,5 @@ def test_the_server_takes_what_is_deployed(name: str, monkeypatch: pytest.Monkey
     validate({"settings": found}, schema, raise_on_error=True, preprocess=False)
     if flow == "select":
         validate({"settings": found | {"n_components": "1:"}}, schema, raise_on_error=True, preprocess=False)
-    with pytest.raises(ValueError, match="'x' is not"):
+    with pytest.raises(ValidationError, match="'x' is not"):
         validate({"settings": found | {"data": "x"}}, schema, raise_on_error=True, preprocess=False)

@@ -305,3 +305,23 @@ def test_lines_of_other_threads_are_in_the_log_of_the_run(monkeypatch: pytest.Mo
     (line,) = [line for line in told if line["msg"] == "waiting for a worker"]
     assert line["flow_run_id"]
     assert logger.handlers == before
+
+
+def test_a_night_is_refreshed_once(tmp_path: Path, lines: Lines) -> None:
+    from flows.refresh import refresh
+    from tests.nights import append, job_of, night
+
+    job = job_of(tmp_path, n_components=[3])
+    append(tmp_path / "data.zarr", night(0))
+    assert refresh(job) == job.out
+    assert "pass 1:" in lines.text
+    (summary,) = artifacts("dgmm-refresh")
+    assert "scored by" in str(summary.data)
+    scores = Path(job.out, "zarr.json")
+    before = scores.stat().st_mtime_ns
+    refresh(job)
+    assert scores.stat().st_mtime_ns == before
+    assert "nothing to do" in lines.text
+    append(tmp_path / "data.zarr", night(1))
+    refresh(job)
+    assert dgmm.api.open_scores(job.out).sizes["time"] == 4000

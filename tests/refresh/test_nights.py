@@ -164,3 +164,35 @@ def test_the_command_says_what_has_come_of_the_night(tmp_path: Path, capsys: pyt
     out = capsys.readouterr().out
     assert "have drifted" in out
     assert f"(time {ROWS} on)" in out
+
+
+def test_everything_may_lie_at_urls(tmp_path: Path, s3: str) -> None:
+    job = job_of(tmp_path, registry=f"{s3}/models/water", out=f"{s3}/scores.zarr", refit="always", n_components=[3])
+    append(tmp_path / "data.zarr", night(0))
+    assert refreshed(job) == [0, 1, 2, 3]
+    assert refreshed(job) == []
+    append(tmp_path / "data.zarr", night(1))
+    again = job.model_copy(update={"refit": "never"})
+    assert refreshed(again) == [4, 5, 6, 7]
+    assert night_of(job)["drift"]["drifted"] is False
+    assert dgmm.verify(job.out, data=True).is_sound
+    assert len(refreshed(job)) == 8, "by a new champion"
+    registry = Registry(job.registry)
+    assert night_of(job)["version"] == registry.aliases()["champion"] != registry.aliases()["previous"]
+
+
+def test_a_model_that_was_registered_by_hand_is_the_champion(tmp_path: Path) -> None:
+    job, data = job_of(tmp_path, n_components=[3]), tmp_path / "data.zarr"
+    append(data, night(0))
+    dgmm.save(dgmm.train(str(data), 3, variables=["t", "s"]), tmp_path / "m.zarr")
+    add = ["models", "add", job.registry, str(tmp_path / "m.zarr"), "--promote"]
+    assert main(add) == 0
+    with pytest.raises(dgmm.InputError, match="register it with its data"):
+        run_refresh(job)
+    assert main([*add, "--data", str(data)]) == 0
+    assert len(refreshed(job)) == 4
+    assert len(Registry(job.registry).versions()) == 1
+    append(data, night(1))
+    # what it was fitted to is known: the new rows are those that came after
+    assert refreshed(job) == [4, 5, 6, 7]
+    assert night_of(job)["since"] == ROWS
