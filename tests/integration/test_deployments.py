@@ -156,8 +156,7 @@ def test_every_entrypoint_is_a_flow() -> None:
 @pytest.mark.parametrize("name", deployments())
 def test_the_server_takes_what_is_deployed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the schema that it holds runs against."""
-    from jsonschema.exceptions import ValidationError
-    from prefect.utilities.schema_tools import validate
+    from prefect.utilities.schema_tools import ValidationError, validate
 
     from flows.deployment import settings
 
