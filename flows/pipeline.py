@@ -10,9 +10,11 @@ from dgmm.store import models as store
 from flows.artifacts import publish_report, publish_verification
 from flows.assets import about_model, about_scores
 from flows.common import FLOW, Made, again, main, phase, publish_summary, publish_table
+from flows.watch import heard
 
 
 @flow(name="dgmm-pipeline", **FLOW)
+@heard()
 def pipeline(settings: Pipeline) -> str:
     """Select, score and report; stages that are done already, with the same settings, are kept."""
     phase("data", stages.write_example, settings)

@@ -10,9 +10,11 @@ from dgmm.registry import Registry
 from flows.artifacts import publish_drift, publish_verification
 from flows.assets import about_model, about_scores
 from flows.common import FLOW, Made, again, announce, main, phase, publish_summary
+from flows.watch import heard
 
 
 @flow(name="dgmm-refresh", **FLOW)
+@heard()
 def refresh(settings: Refresh) -> str:
     """Look at the new data, renew the model where that is asked for, score what is new; a night that is done stays."""
     if not stages.is_finished(settings):

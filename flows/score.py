@@ -9,9 +9,11 @@ from dgmm.pipeline import is_done, run_score, show_scored
 from dgmm.scoring import Scored
 from flows.assets import about_scores
 from flows.common import FLOW, Made, main, phase, publish_summary
+from flows.watch import heard
 
 
 @flow(name="dgmm-score", **FLOW)
+@heard()
 def score(settings: Score) -> str:
     """Label every sample and write the scores, unless they are there; their path."""
     settings = settings.model_copy(update={"model": store.model_at(settings.model)})

@@ -8,9 +8,11 @@ from dgmm.config import Select
 from dgmm.pipeline import MODEL, is_done, run_select, show_model, show_selection
 from flows.assets import about_model
 from flows.common import FLOW, Made, again, main, phase, publish_summary, publish_table
+from flows.watch import heard
 
 
 @flow(name="dgmm-select", **FLOW)
+@heard()
 def select(settings: Select) -> str:
     """Select and write the best model and the table of candidates, unless they are there; their folder."""
     model = os.path.join(settings.out, MODEL)

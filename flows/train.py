@@ -7,9 +7,11 @@ from dgmm.config import Train
 from dgmm.pipeline import is_done, run_train, show_fit
 from flows.assets import about_model
 from flows.common import FLOW, Made, again, main, phase, publish_summary
+from flows.watch import heard
 
 
 @flow(name="dgmm-train", **FLOW)
+@heard()
 def train(settings: Train) -> str:
     """Fit one mixture and write the model, unless it is there with the same settings; its path."""
     if is_done(settings.out, settings):

@@ -93,13 +93,21 @@ def this_run() -> dict[str, str]:
 @contextmanager
 def watched(phase: str) -> Iterator[None]:
     """Context in which what the library says is in the log of the run, and its progress is told."""
-    watcher, before = Watcher(phase), list(logger.handlers)
+    watcher = Watcher(phase)
+    with heard(watcher):
+        yield
+        watcher.finish()
+
+
+@contextmanager
+def heard(*more: logging.Handler) -> Iterator[None]:
+    """Context, or decorator of a flow, in which what the library says is in the log of the run."""
+    before = list(logger.handlers)
     # Prefect's own takes no lines of threads beside the run's, and is not there where Prefect was set up, as in a
     # worker, before the flows could name their logger
     ours = [handler for handler in before if not isinstance(handler, APILogHandler)]
-    logger.handlers = [*ours, watcher, *([LogOfRun()] if runtime.flow_run.id else [])]
+    logger.handlers = [*ours, *more, *([LogOfRun()] if runtime.flow_run.id else [])]
     try:
         yield
-        watcher.finish()
     finally:
         logger.handlers = before

@@ -216,7 +216,7 @@ def test_a_run_that_is_killed_goes_on_when_it_is_tried_again(there: Programs, sl
     wait(lambda: gone in (there.folder / "worker.log").read_text(), "the worker to be through with it")
     there.prefect("flow-run", "retry", run)
     wait(lambda: there.state(run)["type"] == "COMPLETED", "the second try")
-    assert f"going on after {kept} passes" in there.said(run)
+    wait(lambda: f"going on after {kept} passes" in there.said(run), "its log")
 
     undisturbed = slow | {"out": slow["out"] + "-undisturbed", "cluster": {"scheduler": "threads"}}
     run_train(validated(Train, undisturbed))
@@ -231,7 +231,8 @@ def test_a_run_that_is_killed_goes_on_when_it_is_tried_again(there: Programs, sl
 
 def test_a_run_that_is_cancelled_leaves_its_journal_and_no_process(there: Programs, slow: dict[str, Any]) -> None:
     """Nor do two runs come near one output: not of one deployment, nor of whoever else."""
-    own = slow | {"cluster": {"scheduler": "processes", "n_workers": 2}}
+    own = slow | {"cluster": {"scheduler": "processes", "n_workers": 2}, "n_components": 12}
+    own |= {"training": SLOW | {"max_iter": 100_000}}
     mark = Path(slow["out"]).parent.name
     run = there.begin(TRAIN, own, **{MARK: mark})
     wait(lambda: n_records(slow) >= 2, "two passes")
@@ -279,7 +280,7 @@ def test_a_finished_night_is_done(there: Programs) -> None:
     again = there.begin(PIPELINE, settings)
     assert there.ended(again)["type"] == "COMPLETED", there.said(again)
     assert {path: path.stat().st_mtime_ns for path in (out / "model.zarr").rglob("*")} == before
-    assert "kept" in there.said(again)
+    wait(lambda: "kept" in there.said(again), "its log")
     assert "pass 1:" not in there.said(again)
     assert len(there.events(MADE)) == len(made)
     assert validated(Pipeline, settings).out == str(out)
@@ -339,14 +340,14 @@ def test_three_nights_in_a_row(there: Programs) -> None:
     run, n_made = nightly(there), len(there.events(MADE))
     assert {path: path.stat().st_mtime_ns for path in Path(out).parent.rglob("*")} == before
     assert len(there.events(MADE)) == n_made
-    assert "nothing to do" in there.said(run)
+    wait(lambda: "nothing to do" in there.said(run), "its log")
 
     append(data, 1)
     run = nightly(there)
     assert registry.aliases()["champion"] == first
     assert "no figure has moved" in there.artifacts(run)["dgmm-drift"]
     assert not there.events("dgmm.drift")
-    assert "regions are as they were" in there.said(run), "only what is new is scored"
+    wait(lambda: "regions are as they were: the others are scored" in there.said(run), "its log")
 
     # one class has gone somewhere else
     append(data, 2, nights.MEANS + np.array([[0.0, 0.0], [0.0, 0.0], [14.0, 14.0]]))
