@@ -25,6 +25,7 @@ COMMANDS = {
     "select": "Choose the number of components and the covariance type.",
     "train": "Fit one mixture.",
     "score": "Label every sample with a fitted mixture.",
+    "refresh": "Do what is done every night: look at new data, renew the model if asked to, score what is new.",
     "verify": "Say whether scores or a model are what was written.",
     "drift": "Say whether data are still like those that a model was fitted to.",
     "info": "Say what a model, scores or a store of samples hold.",
@@ -68,9 +69,8 @@ def run_app(which: App, arguments: Sequence[str]) -> int:
     """Run a command; its exit code.
 
     It is 0, 2 for bad input, 1 for what went wrong later, 130 for Ctrl-C, 143 where the system ended it (SIGTERM); a
-    command may return another. Where 1 says that something was found, what went wrong is 2.
+    command may return another, or say with an error what its is (``exit_code``).
     """
-    failed = 2 if list(arguments)[:1] in (["verify"], ["drift"]) else 1
     try:
         with terminable():
             code = which(list(arguments), exit_on_error=False, print_error=False)
@@ -79,8 +79,9 @@ def run_app(which: App, arguments: Sequence[str]) -> int:
     except InputError as error:
         return complain(str(error), 2)
     except DgmmError as error:
-        return complain(" ".join(str(error).split()), failed)
+        return complain(" ".join(str(error).split()), code_of(error))
     except Exception as error:
+        failed = code_of(error)
         if is_of_obstore(error):
             return complain(f"an object store has failed: {first_line(error)}; run the same command again", failed)
         advice = next((ADVICE[base.__name__] for base in type(error).__mro__ if base.__name__ in ADVICE), None)
@@ -95,6 +96,11 @@ def run_app(which: App, arguments: Sequence[str]) -> int:
         word, code = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
         return complain(f"{word}: nothing half-written is left; {advice}", code)
     return code if isinstance(code, int) else 0
+
+
+def code_of(error: Exception) -> int:
+    """The exit code that an error stands for."""
+    return int(getattr(error, "exit_code", 1))
 
 
 class Terminated(KeyboardInterrupt):

@@ -6,11 +6,12 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import wraps
 from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from dgmm.config import Data, Score, Select, Setting, Train, Verify, Watch, read_settings, settings_of
+from dgmm.config import Data, Refresh, Score, Select, Setting, Train, Verify, Watch, read_settings, settings_of
 from dgmm.errors import InputError
 from dgmm.fits import Settings, held_out_words, validated
 from dgmm.yaml12 import parse
@@ -165,6 +166,20 @@ def _argument(setting: Setting, *, first: bool) -> inspect.Parameter:
     )
 
 
+def finding(run: Callable[..., int]) -> Callable[..., int]:
+    """Decorator of a command whose exit code 1 says that something was found: that of what goes wrong is 2."""
+
+    @wraps(run)
+    def told(*args: Any, **options: Any) -> int:
+        try:
+            return run(*args, **options)
+        except Exception as error:
+            error.exit_code = 2  # type: ignore[attr-defined]
+            raise
+
+    return told
+
+
 @command(Select, "data.path")
 def select(settings: Select) -> str:
     """``dgmm select``."""
@@ -189,7 +204,16 @@ def score(settings: Score) -> str:
     return show_scored(settings, run_score(settings))
 
 
+@command(Refresh, "data.path")
+def refresh(settings: Refresh) -> str:
+    """``dgmm refresh``."""
+    from dgmm.refresh import run_refresh
+
+    return run_refresh(settings)
+
+
 @with_options(*options_of(Verify, {setting.path for setting in settings_of(Verify)} - {"path"}))
+@finding
 def verify(
     path: Annotated[str, Parameter(help="Scores or a model.")],
     /,
@@ -210,6 +234,7 @@ def verify(
 
 
 @with_options(*options_of(Watch, {setting.path for setting in settings_of(Watch)} - {"model", "data.path"}))
+@finding
 def drift(
     model: Annotated[str, Parameter(help="A model, best one in a registry: models/NAME@champion.")],
     path: Annotated[str, Parameter(help="Data.")],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dgmm.config import Pipeline, Score, Select, Train, read_settings
+from dgmm.config import Pipeline, Refresh, Score, Select, Train, read_settings
 from dgmm.errors import InputError
 from dgmm.fits import Settings, Training, validated
 
@@ -32,16 +32,18 @@ def train(**changes: Any) -> Train:
         ("ocean.yaml", Pipeline, range(1, 13)),
         ("old_faithful.yaml", Pipeline, range(1, 7)),
         ("select_array.yaml", Select, range(1, 17)),
+        ("refresh.yaml", Refresh, range(1, 13)),
     ],
 )
 def test_shipped_files_are_valid(name: str, model: type[Settings], n_components: range) -> None:
     settings = validated(model, read_settings(CONFIG / name))
-    assert isinstance(settings, (Pipeline, Select))
+    assert isinstance(settings, (Pipeline, Select, Refresh))
     assert settings.n_components == list(n_components)
 
 
 def test_every_shipped_file_is_tested() -> None:
-    assert {p.name for p in CONFIG.glob("*.yaml")} == {"ocean.yaml", "old_faithful.yaml", "select_array.yaml"}
+    shipped = {"ocean.yaml", "old_faithful.yaml", "refresh.yaml", "select_array.yaml"}
+    assert {p.name for p in CONFIG.glob("*.yaml")} == shipped
 
 
 def test_the_ocean_is_what_the_readme_promises() -> None:

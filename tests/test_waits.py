@@ -13,11 +13,15 @@ import pytest
 
 from dgmm import waits
 from dgmm.engine import open_workers
-from dgmm.waits import Patience, interrupts_held_back, no_interrupt_lost, undisturbed
+from dgmm.waits import INTERRUPTS, Patience, interrupts_held_back, no_interrupt_lost, undisturbed
 
 
 class Terminated(KeyboardInterrupt):
     """What SIGTERM stands for here."""
+
+
+class TimeIsOver(KeyboardInterrupt):
+    """What SIGALRM stands for here."""
 
 
 @pytest.fixture
@@ -25,9 +29,13 @@ def terminable() -> Iterator[None]:
     def terminate(*_: object) -> None:
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    def time_is_over(*_: object) -> None:
+        raise TimeIsOver
+
+    before, alarm = signal.signal(signal.SIGTERM, terminate), signal.signal(signal.SIGALRM, time_is_over)
     yield
     signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGALRM, alarm)
 
 
 def send(number: int) -> None:
@@ -37,17 +45,19 @@ def send(number: int) -> None:
 
 @pytest.mark.usefixtures("terminable")
 @pytest.mark.parametrize(
-    ("number", "what"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)], ids=["ctrl-c", "sigterm"]
+    ("number", "what"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated), (signal.SIGALRM, TimeIsOver)],
+    ids=["ctrl-c", "sigterm", "sigalrm"],
 )
 def test_an_interrupt_that_is_held_back_comes_at_the_end_once(number: int, what: type[KeyboardInterrupt]) -> None:
-    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(n) for n in INTERRUPTS]
     done = []
     with pytest.raises(KeyboardInterrupt) as caught, interrupts_held_back(60.0):
         for _ in range(3):
             send(number)
             done.append(number)
     assert (caught.type, len(done)) == (what, 3)
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(n) for n in INTERRUPTS] == handlers
 
 
 def test_an_interrupt_waits_no_longer_than_it_has_to() -> None:

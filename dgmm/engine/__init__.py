@@ -5,7 +5,7 @@ whoever the workers are; what they keep, lose, wait for and have memory for is s
 """
 
 from dgmm.engine.classes import Projection
-from dgmm.engine.fold import Fold
+from dgmm.engine.fold import Fold, cut
 from dgmm.engine.journal import DEPARTURE, Departed, Entry, Journal, Journaled
 from dgmm.engine.leaf import Leaf
 from dgmm.engine.opening import open_workers
@@ -25,6 +25,7 @@ __all__ = [
     "Node",
     "Projection",
     "Workers",
+    "cut",
     "merge_all",
     "open_workers",
     "projected_bytes",
