@@ -171,7 +171,10 @@ def test_prefect_of_the_image_asks_for_its_password(tmp_path: Path) -> None:
             urllib.request.urlopen(f"{api}/admin/version")
         with server([entry, "prefect-worker"], well, environment=second) as worker:
             awaited(lambda: health(second) == 0, worker)
-            done = entrypoint("run", "prefect", "work-pool", "inspect", "a-pool", env=second)
+            # the pool is made soon after the worker is well
+            inspect = ("run", "prefect", "work-pool", "inspect", "a-pool")
+            awaited(lambda: entrypoint(*inspect, env=second).returncode == 0, worker)
+            done = entrypoint(*inspect, env=second)
             assert "type='process'" in done.stdout, done.stdout + done.stderr
             # a command beside it does not make it forget where it is asked
             assert (tmp_path / "worker/dgmm-health").exists()
@@ -208,8 +211,8 @@ def test_steps_of_the_recipe_run_in_a_fresh_environment(tmp_path: Path) -> None:
         command = step.replace("/opt/dgmm", str(target))
         done = subprocess.run(["sh", "-ec", command], cwd=source, env=kept, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    done = subprocess.run([target / "bin/dgmm", "--version"], cwd=tmp_path, env=kept, capture_output=True, text=True)
-    assert done.stdout.strip() == dgmm.__version__
+    told = subprocess.check_output([target / "bin/dgmm", "--version"], cwd=tmp_path, env=kept, text=True)
+    assert told.strip() == dgmm.__version__
     # nothing but what is pinned
     pins = {re.split(r"[=; ]", line)[0].lower() for line in (ROOT / "config/constraints.txt").read_text().splitlines()}
     listed = subprocess.run(

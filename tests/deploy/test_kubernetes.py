@@ -113,7 +113,7 @@ def test_everything_that_is_named_is_there(overlays: dict[str, Any], overlay: st
         assert spec.get("serviceAccountName", "default") in accounts, name
         claims = [t["metadata"]["name"] for r in named(resources, "StatefulSet", name) for t in
                   r["spec"]["volumeClaimTemplates"]]  # fmt: skip
-        volumes = {volume["name"]: volume for volume in spec["volumes"]} | dict.fromkeys(claims, {})
+        volumes = {volume["name"]: volume for volume in spec["volumes"]} | {name: {} for name in claims}
         mounted = set()
         for volume in volumes.values():
             used |= {("Secret", volume["secret"]["secretName"])} if "secret" in volume else set()
@@ -220,7 +220,7 @@ def test_nobody_talks_to_anybody_unless_it_is_said(overlays: dict[str, Any], ove
             if "podSelector" in peer
         ]
         for selector in selectors:
-            assert any(selects(selector, labels) for labels in everybody + [{"app.kubernetes.io/name": "dgmm-flow"}])
+            assert any(selects(selector, labels) for labels in [*everybody, {"app.kubernetes.io/name": "dgmm-flow"}])
     for budget in (r["spec"] for r in overlays[overlay] if r["kind"] == "PodDisruptionBudget"):
         assert any(selects(budget["selector"], labels) for labels in everybody)
 
