@@ -173,6 +173,7 @@ def score(
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    extend: bool = False,
     scheduler: str | Client | None = None,
     **options: Unpack[ScoreOptions],
 ) -> xr.Dataset:
@@ -191,6 +192,10 @@ def score(
         for, ``probabilities`` (a last dimension ``component``), with the coordinates of the source.
     overwrite : bool
         Replace what exists.
+    extend : bool
+        Scores that are there are brought up to date: of chunks of the source that are as they were, those by the same
+        model are kept, and what was appended or has changed is scored. Where nothing tells, or by another model, all
+        of it is.
     scheduler
         As for `train`.
 
@@ -222,10 +227,12 @@ def score(
         named["data"] = {"path": os.fspath(source), **data}
     # workers of ours are gone before what they wrote of an output that is given up is removed
     with (
-        place_at(out).begin("scores", overwrite=overwrite, inputs=inputs, resumes=True) as output,
+        place_at(out).begin("scores", overwrite=overwrite or extend, inputs=inputs, resumes=True) as output,
         workers_named(scheduler, cluster) as workers,
     ):
-        score_samples(fit, samples, output, workers, **how.model_dump(), settings=named)
+        score_samples(
+            fit, samples, output, workers, **how.model_dump(), settings=named, extend=extend and not overwrite
+        )
     return open_scores(out)
 
 

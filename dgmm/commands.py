@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from dgmm.config import Data, Score, Select, Setting, Train, Verify, Watch, read_settings, settings_of
+from dgmm.config import Data, Refresh, Score, Select, Setting, Train, Verify, Watch, read_settings, settings_of
 from dgmm.errors import InputError
 from dgmm.fits import Settings, held_out_words, validated
 from dgmm.yaml12 import parse
@@ -187,6 +187,14 @@ def score(settings: Score) -> str:
     from dgmm.pipeline import run_score, show_scored
 
     return show_scored(settings, run_score(settings))
+
+
+@command(Refresh, "data.path")
+def refresh(settings: Refresh) -> str:
+    """``dgmm refresh``."""
+    from dgmm.refresh import run_refresh
+
+    return run_refresh(settings)
 
 
 @with_options(*options_of(Verify, {setting.path for setting in settings_of(Verify)} - {"path"}))

@@ -1,10 +1,20 @@
 """What can go wrong, as types: a user's mistake, and a fit that cannot go on; and what may be said of it."""
 
+import errno
 import re
+from collections.abc import Iterator
 
 
 class DgmmError(Exception):
-    """Base of every error that dgmm raises on purpose. Its text is one line: what, the value, what to do."""
+    """Base of every error that dgmm raises on purpose. Its text is one line: what, the value, what to do.
+
+    Attributes
+    ----------
+    passing : bool
+        Whether the same again may succeed, where what it comes from does not say; see `may_pass`.
+    """
+
+    passing = False
 
 
 class InputError(DgmmError, ValueError):
@@ -44,6 +54,8 @@ class InsufficientMemoryError(DgmmError):
 class ClusterError(DgmmError):
     """The scheduler or all workers are gone."""
 
+    passing = True
+
 
 #: Characters of what others say that are quoted: it may hold a value, and that be long.
 MOST_QUOTED = 600
@@ -70,3 +82,34 @@ def without_secrets(url: str) -> str:
     """A URL with dots for what may be a user's name, a password or a signature."""
     shown = re.sub(r"(?<=://)[^/?#]*@", "...@", url)
     return re.sub(r"(?<=[?#]).*", "...", shown) if "://" in shown else shown
+
+
+#: What passes, of what the system and Dask complain of: a network that is away, and file systems on one.
+PASSING_NUMBERS = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ENETUNREACH, errno.EHOSTUNREACH}
+PASSING_NAMES = {"CommClosedError", "NoValidWorkerError", "NoWorkerError"}
+#: What obstore raises for whatever has no error of its own: no answer, or one that says that the store has failed.
+NO_ANSWER = "GenericError"
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same again may succeed: a scheduler, workers or a store were away, and nothing else was wrong."""
+    return any(_is_passing(each) for each in _with_causes(error))
+
+
+def _is_passing(error: BaseException) -> bool:
+    if isinstance(error, DgmmError):
+        return error.passing
+    if is_of_obstore(error):
+        return type(error).__name__ == NO_ANSWER
+    number = error.errno if isinstance(error, OSError) else None
+    is_named = any(kind.__name__ in PASSING_NAMES for kind in type(error).__mro__)
+    return isinstance(error, (ConnectionError, TimeoutError)) or is_named or number in PASSING_NUMBERS
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it comes from, said or not."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

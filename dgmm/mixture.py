@@ -102,7 +102,10 @@ class Mixture:
 
     def canonical(self) -> Mixture:
         """The same mixture with its components in canonical order."""
-        order = self.canonical_order()
+        return self.taken(self.canonical_order())
+
+    def taken(self, order: IntArray) -> Mixture:
+        """The mixture of these components in this order, with the weights that they have."""
         return Mixture(self.family, self.weights[order], self.family.taken(self.components, order))
 
     def density_plan(self, ridge: float | None = None) -> Plan:

@@ -57,14 +57,14 @@ def workers_of(cluster: Cluster) -> AbstractContextManager[Workers]:
     return open_workers(**cluster.model_dump())
 
 
-def run_train(settings: Train) -> Fit:
-    """Train and write the model."""
+def run_train(settings: Train, *, again: bool = False) -> Fit:
+    """Train and write the model; another try of the same run goes on from its journal, whatever is to be replaced."""
     samples = samples_of(settings.data)
     before = fingerprint(samples)
     # claimed first: what cannot be written is better found before the work than after it
     with (
         place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=[settings.data.path]) as output,
-        journal_beside(settings.out, settings, before) as journal,
+        journal_beside(settings.out, settings, before, again=again) as journal,
         workers_of(settings.cluster) as workers,
     ):
         fit = train_samples(samples, workers, settings, settings.training, journal=journal)
@@ -75,8 +75,8 @@ def run_train(settings: Train) -> Fit:
     return fit
 
 
-def run_select(settings: Select) -> Selection:
-    """Select and write the best model and the table of candidates."""
+def run_select(settings: Select, *, again: bool = False) -> Selection:
+    """Select and write the best model and the table of candidates; with another try it is as for `run_train`."""
     samples, inputs = samples_of(settings.data), [settings.data.path]
     before = fingerprint(samples)
     model, table = (place_at(os.path.join(settings.out, name)) for name in (MODEL, TABLE))
@@ -85,7 +85,7 @@ def run_select(settings: Select) -> Selection:
     with (
         model.begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
         table.begin("table", overwrite=stale, inputs=inputs) as listing,
-        journal_beside(model.name, settings, before) as journal,
+        journal_beside(model.name, settings, before, again=again) as journal,
         workers_of(settings.cluster) as workers,
     ):
         selection = select_samples(samples, workers, settings, settings.training, journal)
@@ -98,24 +98,27 @@ def run_select(settings: Select) -> Selection:
     return selection
 
 
-def journal_beside(out: str, settings: Train | Select, source: Mapping[str, str]) -> AbstractContextManager[Records]:
+def journal_beside(
+    out: str, settings: Train | Select, source: Mapping[str, str], *, again: bool = False
+) -> AbstractContextManager[Records]:
     """Context of the journal of a fit, beside its output: what an interrupted run with these settings goes on from."""
     return journal_at(
         out.rstrip("/") + JOURNAL,
         source,
         made_with(settings),
-        overwrite=settings.overwrite,
+        overwrite=settings.overwrite and not again,
         keep=settings.keep_journal,
     )
 
 
-def run_score(settings: Score) -> Scored:
-    """Score and write the scores, with the version that an alias of a model stands for now."""
+def run_score(settings: Score, attributes: Mapping[str, Any] | None = None) -> Scored:
+    """Score and write the scores, with the version that an alias stands for now and with what else is said of them."""
     settings = settings.model_copy(update={"model": store.model_at(settings.model)})
     fit = store.load(settings.model)
     samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
+    replaces = settings.overwrite or settings.extend
     with (
-        place_at(settings.out).begin("scores", overwrite=settings.overwrite, inputs=inputs, resumes=True) as output,
+        place_at(settings.out).begin("scores", overwrite=replaces, inputs=inputs, resumes=True) as output,
         workers_of(settings.cluster) as workers,
     ):
         return score_samples(
@@ -125,6 +128,8 @@ def run_score(settings: Score) -> Scored:
             workers,
             probabilities=settings.probabilities,
             settings=made_with(settings),
+            extend=settings.extend and not settings.overwrite,
+            attributes=attributes,
         )
 
 
@@ -169,7 +174,7 @@ def where(samples: Samples, segment: int) -> str:
 
 def made_with(settings: Settings) -> dict[str, Any]:
     """What a result depends on: the settings without those that only say where and by whom."""
-    return settings.model_dump(mode="json", exclude={"out", "cluster", "overwrite", "keep_journal"})
+    return settings.model_dump(mode="json", exclude={"out", "cluster", "overwrite", "keep_journal", "extend"})
 
 
 # ---- the whole job, in stages; one whose result is there, made with the same settings, is not done again ----------
@@ -209,33 +214,42 @@ def stage(model: type[S], job: Pipeline, /, **own: Any) -> S:
     return model(**{**shared, **own})
 
 
-def select_stage(job: Pipeline) -> str:
+def select_stage(job: Pipeline, *, again: bool = False) -> str:
     """Select, unless the model is there; its path."""
-    wanted, path = stage(Select, job), os.path.join(job.out, MODEL)
+    wanted, path = selecting(job)
     if not is_done(path, wanted):
-        run_select(wanted)
+        run_select(wanted, again=again)
     return path
+
+
+def selecting(job: Pipeline) -> tuple[Select, str]:
+    """The settings of the selection, and the path of its model."""
+    return stage(Select, job), os.path.join(job.out, MODEL)
 
 
 def score_stage(job: Pipeline) -> str:
     """Score with the selected model, unless the scores are there; their path."""
-    model, path = os.path.join(job.out, MODEL), os.path.join(job.out, SCORES)
-    wanted = stage(Score, job, model=model, out=path)
-    if not is_done(path, wanted):
+    wanted = scoring(job)
+    if not is_done(wanted.out, wanted):
         run_score(wanted)
-    return path
+    return wanted.out
 
 
-def verify_stage(job: Pipeline) -> str:
-    """See that the scores are whole, by their structure and their ledger; their path."""
+def scoring(job: Pipeline) -> Score:
+    """The settings of the scoring."""
+    return stage(Score, job, model=os.path.join(job.out, MODEL), out=os.path.join(job.out, SCORES))
+
+
+def verify_stage(job: Pipeline) -> Verdict:
+    """See that the scores are whole, by their structure and their ledger."""
     path = os.path.join(job.out, SCORES)
     verdict = run_verify(Verify(path=path))
     if not verdict.is_sound:
         raise DgmmError(f"{path} is not what was written ({verdict.findings[0]}): score again (--overwrite)")
-    return path
+    return verdict
 
 
-def is_done(path: str, wanted: Select | Score) -> bool:
+def is_done(path: str, wanted: Train | Select | Score) -> bool:
     """Whether a result is there, made with these settings; one made with others is not replaced unasked."""
     if wanted.overwrite or place_at(path).state().status is not Status.FINISHED:
         return False
@@ -280,15 +294,19 @@ def report_stage(job: Pipeline) -> str:
 
 def summary(job: Pipeline) -> str:
     """What was found and where it lies, as text."""
-    model = os.path.join(job.out, MODEL)
-    record = store.read(model)
-    lines = [describe(record.fit, job.criterion)]
-    if record.table is not None:
-        lines += [show_table(record.table, job.criterion), *filter(None, [held_out_words(record.table)])]
-    lines += stability_words(record.fit)
+    lines = [show_model(os.path.join(job.out, MODEL), job.criterion)]
     lines += [f"{what}: {os.path.join(job.out, name)}" for what, name in
               (("model", MODEL), ("candidates", TABLE), ("scores", SCORES), ("report", REPORT))]  # fmt: skip
     return "\n".join(lines)
+
+
+def show_model(path: str, criterion: Criterion | str) -> str:
+    """A model that was chosen, as text."""
+    record = store.read(path)
+    lines = [describe(record.fit, criterion)]
+    if record.table is not None:
+        lines += [show_table(record.table, criterion), *filter(None, [held_out_words(record.table)])]
+    return "\n".join([*lines, *stability_words(record.fit)])
 
 
 def show_fit(settings: Train, fit: Fit) -> str:

@@ -25,6 +25,9 @@ Decoder = Literal["zarr", "zarrs"]
 Precision = Literal["float64", "float32"]
 #: What becomes of a component that collapses.
 OnCollapse = Literal["report", "reseed"]
+#: When a model is renewed, and how.
+Refit = Literal["never", "drifted", "always"]
+Renewal = Literal["update", "search"]
 
 
 class Criterion(StrEnum):

@@ -17,6 +17,9 @@ logger = logging.getLogger("dgmm")
 #: Seconds after which a wait is spoken of, and again each time.
 TOLD_EVERY = 10.0
 
+#: What ends a run from outside: a person, the system, and the time that a run may take.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+
 #: Seconds after which an interrupt that was lost comes again.
 AGAIN = 0.05
 
@@ -99,7 +102,7 @@ def stop_if_interrupted() -> None:
 
 @contextmanager
 def interrupts_held_back(longest: float) -> Iterator[None]:
-    """Context in which Ctrl-C and SIGTERM wait until its end, where what they stand for happens as it would have.
+    """Context in which Ctrl-C, SIGTERM and alarms wait until its end, where what they stand for happens as it would.
 
     In a thread other than the main one, which signals do not interrupt, and for signals that nobody in Python has
     laid hands on, nothing changes.
@@ -122,7 +125,7 @@ def interrupts_held_back(longest: float) -> Iterator[None]:
         came.append(number)
 
     try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+        for number in map(int, INTERRUPTS):
             handler = signal.getsignal(number)
             if callable(handler):
                 handlers[number] = handler

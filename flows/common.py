@@ -1,34 +1,128 @@
-"""What the flows share: tasks without caches, artifacts, and running a flow from a settings file."""
+"""What the flows share: tasks that are tried again, artifacts, and running a flow from a settings file."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pandas as pd
 from cyclopts import App
-from prefect import task
+from prefect import Task, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.assets import add_asset_metadata, materialize
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
+from prefect.tasks import exponential_backoff
 
 from dgmm.cli import run_app
 from dgmm.commands import SETTINGS_SUFFIXES, Changes, asked, options_of, with_options
-from dgmm.errors import DgmmError, InputError, without_secrets
+from dgmm.errors import DgmmError, InputError, may_pass, without_secrets
 from dgmm.fits import CRITERION_NAMES, Settings
 from dgmm.types import Criterion
+from flows.assets import asset_of
+from flows.watch import watched
 
 S = TypeVar("S", bound=Settings)
 
 R = TypeVar("R")
 
 
-def phase(name: str, work: Callable[[S], R], settings: S) -> R:
-    """Do one phase of a flow as a task; nothing is cached or pickled, results lie where the settings say."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)(settings)
+#: A phase that fails of what may pass is tried again so often, and after so many seconds for the first time.
+RETRIES, FIRST_PAUSE = 3, 10.0
+
+
+def limit_of(text: str | None) -> float | None:
+    """Seconds that a run may take; none where nothing is said."""
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"DGMM_FLOW_SECONDS={text}: give the seconds that a flow may take, such as 7200")
+    return seconds
+
+
+#: What all flows have in common. Their time ends by an exception, which stops the cluster and leaves the journal.
+FLOW: dict[str, Any] = {"log_prints": True, "timeout_seconds": limit_of(os.environ.get("DGMM_FLOW_SECONDS"))}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a phase makes that others wait for.
+
+    Attributes
+    ----------
+    path : str
+    about : callable
+        What is said of it, by its path.
+    """
+
+    path: str
+    about: Callable[[str], dict[str, Any]]
+
+
+def phase(name: str, work: Callable[[S], R], settings: S, makes: Made | None = None) -> R:
+    """Do one phase of a flow as a task, tried again if it fails of what may pass.
+
+    Nothing is cached or pickled: results lie where the settings say, and so does what another try goes on from.
+
+    Parameters
+    ----------
+    name : str
+    work : callable
+    settings : Settings
+    makes : Made, optional
+        What it makes, which is then known as an asset.
+    """
+    asset = None if makes is None else asset_of(makes.path)
+
+    def watched_work(settings: S) -> R:
+        with watched(name):
+            found = work(settings)
+        if makes is not None and asset is not None:
+            add_asset_metadata(asset, makes.about(makes.path))
+        return found
+
+    options: dict[str, Any] = {
+        "name": name,
+        "cache_policy": NO_CACHE,
+        "persist_result": False,
+        "retries": RETRIES,
+        "retry_delay_seconds": exponential_backoff(FIRST_PAUSE),
+        "retry_jitter_factor": 0.5,
+        "retry_condition_fn": is_worth_another_try,
+    }
+    decorate = task(**options) if asset is None else materialize(asset, by="dgmm", **options)
+    done: R = decorate(watched_work)(settings)
+    return done
+
+
+def announce(made: Made) -> None:
+    """Say that something was made, as an asset, where a phase could not know beforehand that it would be."""
+    asset = asset_of(made.path)
+
+    def say() -> None:
+        add_asset_metadata(asset, made.about(made.path))
+
+    materialize(asset, by="dgmm", name="asset", cache_policy=NO_CACHE, persist_result=False)(say)()
+
+
+def is_worth_another_try(_: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether what a phase has failed of may pass."""
+    return isinstance(state.data, BaseException) and may_pass(state.data)
+
+
+def again() -> bool:
+    """Whether the phase at work was tried before in the same run."""
+    return max(runtime.task_run.run_count or 0, runtime.flow_run.run_count or 0) > 1
 
 
 def publish_table(key: str, table: pd.DataFrame, criterion: str) -> None:

@@ -1,16 +1,25 @@
 """Score a store with a fitted mixture: ``python -m flows.score settings.yaml``."""
 
+import numpy as np
 from prefect import flow
 
+from dgmm import store
 from dgmm.config import Score
-from dgmm.pipeline import run_score, show_scored
-from flows.common import main, phase, publish_summary
+from dgmm.pipeline import is_done, run_score, show_scored
+from dgmm.scoring import Scored
+from flows.assets import about_scores
+from flows.common import FLOW, Made, main, phase, publish_summary
 
 
-@flow(name="dgmm-score", log_prints=True)
+@flow(name="dgmm-score", **FLOW)
 def score(settings: Score) -> str:
-    """Label every sample and write the scores; their path."""
-    scored = phase("score", run_score, settings)
+    """Label every sample and write the scores, unless they are there; their path."""
+    settings = settings.model_copy(update={"model": store.model_at(settings.model)})
+    if is_done(settings.out, settings):
+        found = store.attributes(settings.out)
+        scored = Scored(np.array(found["counts"]), found["n_missing"], found["log_likelihood"])
+    else:
+        scored = phase("score", run_score, settings, Made(settings.out, about_scores))
     publish_summary("dgmm-score", show_scored(settings, scored))
     return settings.out
 

@@ -7,7 +7,7 @@ with a stored chunk are known here and nowhere else.
 
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.codecs import bounded, check_array
-from dgmm.data.fingerprints import check_unchanged, fingerprint
+from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in, seen
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.layout import Layout, comparable, matching_order, shortened
 from dgmm.data.retries import again, content_of, delete, listed
@@ -40,6 +40,7 @@ __all__ = [
     "Region",
     "Run",
     "Samples",
+    "Seen",
     "Source",
     "Stored",
     "Watched",
@@ -56,6 +57,7 @@ __all__ = [
     "delete",
     "fingerprint",
     "is_run_id",
+    "length_in",
     "listed",
     "local_path",
     "matching_order",
@@ -67,6 +69,7 @@ __all__ = [
     "packing",
     "record_of",
     "register_opener",
+    "seen",
     "shortened",
     "store_at",
     "stored_chunks",

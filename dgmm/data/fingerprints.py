@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array
@@ -14,11 +16,32 @@ import xarray as xr
 import zarr
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
+from dgmm.data.chunks import Stored
 from dgmm.data.retries import listed
 from dgmm.data.samples import Field, Samples
 from dgmm.data.stores import awaited
 from dgmm.errors import InputError, ReadError, first_line, is_of_obstore
 from dgmm.types import AnyArray
+
+#: Names of files or objects below an array -> size, and when it was written or its tag.
+Listing = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What samples were at one moment.
+
+    Attributes
+    ----------
+    fingerprint : dict
+        Of all of them; see `fingerprint`.
+    regions : ndarray of uint64, shape (segments,), or None
+        Of what each segment is read from, whatever else there is: 64 bits of a SHA-256 of how the arrays are stored
+        and of the chunks that it touches. None where chunks cannot be told apart.
+    """
+
+    fingerprint: dict[str, str]
+    regions: AnyArray | None
 
 
 def fingerprint(samples: Samples) -> dict[str, str]:
@@ -32,18 +55,37 @@ def fingerprint(samples: Samples) -> dict[str, str]:
     ----------
     samples : Samples
     """
+    return _looked_at(samples, {})
+
+
+def seen(samples: Samples) -> Seen:
+    """The fingerprint of samples and of each of their segments, from one listing."""
+    listings: dict[str, Listing | None] = {}
+    found = _looked_at(samples, listings)
+    return Seen(found, _regions(samples, listings))
+
+
+def length_in(found: Mapping[str, str]) -> int | None:
+    """How many samples there were along the first dimension, by a fingerprint; None if that cannot be told."""
+    told = re.match(r"\((\d+),", found.get("shape", ""))
+    return int(told[1]) if told else None
+
+
+def _looked_at(samples: Samples, listings: dict[str, Listing | None]) -> dict[str, str]:
+    """The fingerprint; what was listed of the features' arrays is left in a mapping by their names."""
     found = {
         "shape": f"{samples.grid.shape} ({', '.join(samples.dims)})",
         "segments": str(samples.grid.segment),
         "features": digest_of([repr(samples.features).encode(), repr(samples.order).encode()]),
     }
-    names = samples.features if samples.feature_dim is None else ("values",)
     try:
         with awaited(samples.name):
-            for name, field in zip(names, samples.fields, strict=True):
-                found |= {f"{what} of {name}": value for what, value in _of_field(field)}
+            for name, field in zip(_names(samples), samples.fields, strict=True):
+                listings[name] = _listing(field)
+                found |= {f"{what} of {name}": value for what, value in _of_field(field, listings[name])}
             if samples.weights is not None:
-                found |= {f"{what} of the weights": value for what, value in _of_field(samples.weights)}
+                its = _of_field(samples.weights, _listing(samples.weights))
+                found |= {f"{what} of the weights": value for what, value in its}
     except Exception as error:
         if is_of_obstore(error):
             raise ReadError(f"the chunks of {samples.name} cannot be listed: {first_line(error)}") from error
@@ -71,7 +113,48 @@ def digest_of(parts: Iterable[bytes]) -> str:
     return found.hexdigest()
 
 
-def _of_field(field: Field) -> Iterator[tuple[str, str]]:
+def _names(samples: Samples) -> tuple[str, ...]:
+    """What the arrays are called."""
+    return samples.features if samples.feature_dim is None else ("values",)
+
+
+def _regions(samples: Samples, listings: Mapping[str, Listing | None]) -> AnyArray | None:
+    """Of what each segment is read from; None if that cannot be told of one of the arrays."""
+    if samples.in_memory:
+        contents = (_contents(samples.read(samples.grid.region(i))).encode() for i in range(len(samples.grid)))
+        return np.array([_short([digest]) for digest in contents], dtype=np.uint64)
+    held = []
+    for name, field in zip(_names(samples), samples.fields, strict=True):
+        stored, listing = _stored_array(field), listings[name]
+        if stored is None or listing is None or field.stored is None:
+            return None
+        held.append((replace(field.stored, array=stored), stored, field, listing))
+    common = digest_of([repr((samples.dims, samples.features, samples.order)).encode(), *(_how(*h[:3]) for h in held)])
+    found = np.empty(len(samples.grid), dtype=np.uint64)
+    for i in range(len(samples.grid)):
+        key = dict(zip(samples.dims, samples.grid.region(i), strict=True))
+        parts = [common.encode()]
+        for where, array, field, listing in held:
+            along = [key.get(dim, slice(None)) for dim in field.dims]
+            chunks = (array.metadata.encode_chunk_key(chunk) for chunk in where.chunks(along))
+            parts += [f"{name} {listing.get(name, 'is not there')}".encode() for name in chunks]
+        found[i] = _short(parts)
+    return found
+
+
+def _how(stored: Stored, array: zarr.Array[Any], field: Field) -> bytes:
+    """How an array is stored and read, but for its length."""
+    metadata: Any = array.metadata.to_dict()
+    kept = {name: value for name, value in metadata.items() if name not in ("shape", "consolidated_metadata")}
+    return json.dumps([field.dims, stored.whole, kept], sort_keys=True, default=str).encode()
+
+
+def _short(parts: Iterable[bytes]) -> int:
+    """64 bits of `digest_of`."""
+    return int(digest_of(parts)[:16], 16)
+
+
+def _of_field(field: Field, listing: Listing | None) -> Iterator[tuple[str, str]]:
     """What is known of one array, as names and texts."""
     array = field.array
     yield "type", f"{array.dtype} {tuple(array.shape)} ({', '.join(field.dims)})"
@@ -87,9 +170,11 @@ def _of_field(field: Field) -> Iterator[tuple[str, str]]:
         attributes = json.dumps(dict(stored.attrs), sort_keys=True, default=str)
         yield "attributes", digest_of([attributes.encode(), repr(stored.fill_value).encode()])
         snapshot = _snapshot(stored)
-        yield ("stored chunks", _stored_chunks(stored)) if snapshot is None else ("Icechunk snapshot", snapshot)
+        yield (
+            ("stored chunks", _stored_chunks(stored, listing)) if snapshot is None else ("Icechunk snapshot", snapshot)
+        )
     elif isinstance(array, xr.Variable) and os.path.exists(path := str(array.encoding.get("source", ""))):
-        yield "file", _of_file(os.stat(path)) if os.path.isfile(path) else _of_folder(path)
+        yield "file", _of_file(os.stat(path)) if os.path.isfile(path) else _of_files(_of_folder(path))
 
 
 def _stored_array(field: Field) -> zarr.Array[Any] | None:
@@ -124,23 +209,38 @@ def _store_of(array: zarr.Array[Any]) -> Any:
     return store
 
 
-def _stored_chunks(array: zarr.Array[Any]) -> str:
-    """Of all that is stored of an array: names, sizes and when it was written."""
+def _listing(field: Field) -> Listing | None:
+    """What is stored of an array, by its names in it; None where that cannot be listed."""
+    array = _stored_array(field)
+    if array is None:
+        return None
     store = _store_of(array)
     if isinstance(store, LocalStore):
         return _of_folder(os.path.join(store.root, array.path))
-    if isinstance(store, MemoryStore):
+    if isinstance(store, ObjectStore) and _snapshot(array) is None:
+        within = f"{array.path}/" if array.path else ""
+        objects = listed(store.store, array.path or "the source", within or None)
+        return {o["path"].removeprefix(within): f"{o['size']} {o['e_tag'] or o['last_modified'].isoformat()}"
+                for o in objects}  # fmt: skip
+    return None
+
+
+def _stored_chunks(array: zarr.Array[Any], listing: Listing | None) -> str:
+    """Of all that is stored of an array: names, sizes and when it was written."""
+    if listing is not None:
+        return _of_files(listing)
+    if isinstance(_store_of(array), MemoryStore):
         return _contents(np.asarray(array[...]))
-    if isinstance(store, ObjectStore):
-        objects = listed(store.store, array.path or "the source", f"{array.path}/" if array.path else None)
-        known = (f"{o['path']} {o['size']} {o['e_tag'] or o['last_modified'].isoformat()}" for o in objects)
-        return digest_of(sorted(text.encode() for text in known))
     return "unknown to this kind of store"
 
 
-def _of_folder(folder: str) -> str:
-    """Of all files below a folder."""
-    return digest_of(sorted(f"{name} {_of_file(status)}".encode() for name, status in _files(folder)))
+def _of_files(listing: Listing) -> str:
+    return digest_of(sorted(f"{name} {known}".encode() for name, known in listing.items()))
+
+
+def _of_folder(folder: str) -> Listing:
+    """All files below a folder."""
+    return {name: _of_file(status) for name, status in _files(folder)}
 
 
 def _files(folder: str) -> Iterator[tuple[str, os.stat_result]]:

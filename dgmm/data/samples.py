@@ -105,6 +105,8 @@ class Samples:
     axis: xr.DataArray | None = None
     weights: Field | None = None
     order: tuple[int, ...] | None = None
+    #: Where the grid begins along the first dimension of what is read.
+    start: int = 0
 
     @property
     def n_features(self) -> int:
@@ -140,6 +142,16 @@ class Samples:
         stored = [dict(zip(f.dims, f.chunks, strict=True)) for f in self.fields if f.chunks is not None]
         lengths = zip(self.dims, self.grid.segment, strict=True)
         return bool(stored) and all(n <= max(chunks[dim] for chunks in stored) for dim, n in lengths)
+
+    def recut(self, segment: Sequence[int]) -> Samples | None:
+        """The same in segments of another shape; None where these would not be of whole chunks."""
+        if len(segment) != len(self.dims):
+            return None
+        for dim, n, length in zip(self.dims, self.grid.shape, segment, strict=True):
+            chunks = [dict(zip(f.dims, f.chunks, strict=True))[dim] for f in self.fields if f.chunks is not None]
+            if length < 1 or (length < n and any(length % chunk for chunk in chunks)):
+                return None
+        return replace(self, grid=Grid(self.grid.shape, tuple(segment)))
 
     @property
     def chunk_text(self) -> str:
@@ -241,9 +253,21 @@ class Samples:
         rows = np.concatenate([b[~np.isnan(b).any(axis=1)] for b in blocks])
         return rows[:: max(1, len(rows) // n)]
 
+    def since(self, start: int) -> Samples:
+        """The samples from a place along the first dimension on, as a grid of their own, without its coordinates."""
+        shape = (self.grid.shape[0] - start, *self.grid.shape[1:])
+        grid = Grid(shape, tuple(map(min, self.grid.segment, shape)))
+        name = f"{self.name} from {self.dims[0]} {start} on" if start else self.name
+        return replace(self.without_coords(), name=name, grid=grid, start=self.start + start)
+
+    def _key(self, region: Region) -> dict[str, slice]:
+        """Where a region lies in what is read."""
+        first, *others = region
+        return dict(zip(self.dims, (slice(first.start + self.start, first.stop + self.start), *others), strict=True))
+
     def read(self, region: Region) -> AnyArray:
         """The samples of a region, shape (n, d), missing values as NaN."""
-        key = dict(zip(self.dims, region, strict=True))
+        key = self._key(region)
         if self.feature_dim is None:
             columns = [_transposed(f.read(key), f.dims, self.dims).ravel() for f in self.fields]
             return np.stack(columns, axis=1)
@@ -256,7 +280,7 @@ class Samples:
         x = self.read(region)
         if self.weights is None:
             return Rows(x)
-        key = dict(zip(self.dims, region, strict=True))
+        key = self._key(region)
         wanted = tuple(dim for dim in self.dims if dim in self.weights.dims)
         known = _transposed(self.weights.read(key), self.weights.dims, wanted)
         shape = [s.stop - s.start if dim in wanted else 1 for dim, s in key.items()]

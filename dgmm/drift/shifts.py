@@ -125,12 +125,14 @@ def compare(baseline: Baseline, now: Figures, threshold: float, where: Callable[
     before = baseline.figures.total.shares[:, 0]
     scale = spread(baseline.figures)
     overall = now.total.shares[:, 0]
+    # what has fewer rows than the blocks of then is further off by chance
+    block = baseline.figures.rows.mean()
+    few = max(1.0, float(np.sqrt(block / now.rows.sum())))
     names = baseline.figures.names
-    columns = (before.tolist(), overall.tolist(), ((overall - before) / scale).tolist())
+    columns = (before.tolist(), overall.tolist(), ((overall - before) / (scale * few)).tolist())
     shifts = [Shift(*figures) for figures in zip(names, *columns, strict=True)]
     shares = now.shares
-    # what has fewer rows than the blocks of then is further off by chance
-    fewer = np.maximum(1.0, np.sqrt(baseline.figures.rows.mean() / np.maximum(now.rows, 1.0)))
+    fewer = np.maximum(1.0, np.sqrt(block / np.maximum(now.rows, 1.0)))
     effects = np.nan_to_num((shares - before[:, None]) / (scale[:, None] * fewer))
     most = np.abs(effects).max(axis=0)
     moved = np.flatnonzero(most > PARTS * threshold)

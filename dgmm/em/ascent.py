@@ -52,6 +52,8 @@ class Ascent:
         Log-likelihood of every mixture evaluated, in the data's units.
     remaining_gain : float
         Estimated gain in log-likelihood still to come, in nats.
+    enough : float
+        The gain still to come, in nats, at which to stop.
     converged : bool
     failure : CollapseError or None
         Why the candidate cannot go on.
@@ -78,6 +80,7 @@ class Ascent:
         self.failure: CollapseError | None = None
         self.abandoned = False
         self.least_gain = 0.5 * NEGLIGIBLE * start.n_parameters if least_gain is None else least_gain
+        self.enough = self.least_gain
         self._start = start
         self._tol = tol or 0.0
         self._stop = stop
@@ -124,8 +127,8 @@ class Ascent:
         if self.proposal.n_components == 1:
             # a single component's M-step does not depend on where it starts: its second value is the optimum
             self.remaining_gain = 0.0 if len(self.trajectory) > 1 or self._is_optimum() else np.inf
-        enough = max(self.least_gain, self._tol * statistics.count)
-        self.converged = self.remaining_gain <= enough if self._stop is None else self._stop(self)
+        self.enough = max(self.least_gain, self._tol * statistics.count)
+        self.converged = self.remaining_gain <= self.enough if self._stop is None else self._stop(self)
 
     def _is_optimum(self) -> bool:
         return bool(np.allclose(to_vector(self.proposal), to_vector(self.mixture), rtol=1e-10, atol=1e-12))

@@ -4,7 +4,7 @@ Nothing here knows what is asked of the data. The tree belongs to the data, so t
 whoever the workers are; what they keep, lose, wait for and have memory for is settled here.
 """
 
-from dgmm.engine.fold import Fold
+from dgmm.engine.fold import Fold, cut
 from dgmm.engine.journal import DEPARTURE, Departed, Entry, Journal, Journaled
 from dgmm.engine.leaf import Leaf
 from dgmm.engine.tree import Mergeable, Node, merge_all
@@ -21,6 +21,7 @@ __all__ = [
     "Mergeable",
     "Node",
     "Workers",
+    "cut",
     "merge_all",
     "open_workers",
 ]

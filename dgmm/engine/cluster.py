@@ -20,7 +20,7 @@ from dask.delayed import delayed
 
 from dgmm import waits
 from dgmm.engine.resident import Lease
-from dgmm.errors import ClusterError, DgmmError
+from dgmm.errors import ClusterError, DgmmError, may_pass
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -284,7 +284,9 @@ def call_on_worker(call: str, function: Callable[..., T], *given: Any) -> T | Fa
         waits.begin(lambda: call not in _given_up)
         return function(*given)
     except Exception as error:
-        if not isinstance(error, DgmmError):
+        if isinstance(error, DgmmError):
+            error.passing = may_pass(error)  # what it comes from stays here
+        else:
             error.add_note(f"in a task, at\n{traceback.format_exc()}")
         try:
             pickle.loads(pickle.dumps(error))

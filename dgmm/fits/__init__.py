@@ -1,6 +1,6 @@
 """What a fit is asked for, and what comes of it: a fit, an outcome, a table of candidates."""
 
-from dgmm.fits.options import Count, One, OpenRange, Search, Settings, Training, as_list, by_model, validated
+from dgmm.fits.options import Count, Numbers, One, OpenRange, Search, Settings, Training, as_list, by_model, validated
 from dgmm.fits.outcome import SAME, SOUND, Outcome, OutcomeKind, Spread
 from dgmm.fits.results import CRITERION_NAMES, STRONG, CriterionTerms, Fit
 from dgmm.fits.selection import Selection, choose
@@ -16,6 +16,7 @@ __all__ = [
     "Count",
     "CriterionTerms",
     "Fit",
+    "Numbers",
     "One",
     "OpenRange",
     "Outcome",

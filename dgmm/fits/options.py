@@ -286,12 +286,14 @@ class Training(Settings):
     )
 
 
+#: Numbers of components to choose among.
+Numbers = Annotated[list[Count], Field(min_length=1), WrapValidator(_open_or_numbers), PlainSerializer(_written)]
+
+
 class Search(Settings):
     """What to choose among, and by what."""
 
-    n_components: Annotated[
-        list[Count], Field(min_length=1), WrapValidator(_open_or_numbers), PlainSerializer(_written)
-    ] = Field(
+    n_components: Numbers = Field(
         description="Numbers of components to try: a list, a range such as 1:12, or an open one: 1: goes on until "
         f"{STEPS} more components bring no better criterion, to {LIMIT} at most."
     )

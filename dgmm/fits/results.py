@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from dgmm.fits.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fits.stability import Stability
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
-from dgmm.types import Criterion
+from dgmm.types import Criterion, IntArray
 
 #: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
 STRONG = 10.0
@@ -182,6 +182,18 @@ class Fit:
     def uncertainty(self) -> float:
         """How much lower its criterion may still become: twice the gain still to come, in nats."""
         return 2 * self.remaining_gain * self.n_samples
+
+    def reordered(self, order: IntArray) -> Fit:
+        """The same with its components in another order; what it could go on from is left out."""
+        places = {int(old): new for new, old in enumerate(order)}
+        stability = self.stability
+        if stability is not None:
+            columns = {name: getattr(stability, name)[order] for name in ("found_again", "weights_se", "means_se")}
+            stability = replace(stability, **columns)
+        collapsed = tuple(sorted(places[component] for component in self.collapsed))
+        outcome = replace(self.outcome, components=collapsed)
+        mixture = self.mixture.taken(order)
+        return replace(self, mixture=mixture, outcome=outcome, stability=stability, evaluated=None)
 
     def __repr__(self) -> str:
         return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,10 +14,12 @@ from dgmm.errors import InsufficientMemoryError
 from dgmm.estep import DOUBLE
 from dgmm.families import SufficientStatistics, get_family
 from dgmm.fits import STRONG, CriterionTerms, Fit, Outcome, OutcomeKind, Training
+from dgmm.fitting.forecast import passes_left
 from dgmm.fitting.runner import Runner, State
 from dgmm.fitting.scout import Proposal, Scout
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
+from dgmm.progress import Progress
 from dgmm.search import Candidate, unsound_components
 from dgmm.types import Criterion
 
@@ -144,11 +146,20 @@ class Race:
     def _log(self, best: K, runners: Mapping[K, Runner], alive: int, where: str, seconds: float) -> None:
         a, n = runners[best].ascent, self.n
         by = f" by {self.criterion}" if len(runners) > 1 else ""
+        left = self.passes_left(runners.values())
+        progress = Progress("passes", self.done, left, left * seconds, a.log_likelihood / n)
         logger.info(
             "pass %d%s: %d alive, best%s %s, %.9g nats/sample, gained %.2g, to come %.2g, %.3g rows/s",
             self.done, where, alive, by, best, a.log_likelihood / n, last_gain(a.trajectory) / n, a.remaining_gain / n,
-            n / seconds,
+            n / seconds, extra=progress.on_a_line,
         )  # fmt: skip
+
+    def passes_left(self, runners: Iterable[Runner]) -> int:
+        """Passes until all of these have arrived, as far as that can be foretold."""
+        most = self.options.max_iter - self.done
+        climbing = [r for r in runners if r.state is State.CLIMBING]
+        foretold = (passes_left([gain for gain, _ in r.history], r.ascent.enough / self.n, most) for r in climbing)
+        return max(foretold, default=0)
 
     def _revive(self, *, for_good: bool = False) -> bool:
         """Take up again those that were dropped and could win after all; whether there are any."""

@@ -7,7 +7,7 @@ mixtures explain worst, what they say of the rows that judge. Which mixtures tho
 from dgmm.passes.census import Census, CensusSegment
 from dgmm.passes.codec import from_parts, packed, to_parts, unpacked
 from dgmm.passes.judge import BlockSums
-from dgmm.passes.passes import Passes, profile_of
+from dgmm.passes.passes import Passes, judge_rows, profile_of
 from dgmm.passes.profile import Profile, refuse_infinite
 from dgmm.passes.sample import Sample, row_hashes
 
@@ -19,6 +19,7 @@ __all__ = [
     "Profile",
     "Sample",
     "from_parts",
+    "judge_rows",
     "packed",
     "profile_of",
     "refuse_infinite",

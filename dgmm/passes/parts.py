@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from dgmm.data import Blocks, Grid
 from dgmm.engine import Mergeable
 from dgmm.passes.profile import used_rows
@@ -30,6 +32,8 @@ class Division:
         Brings the weights of the rows, if there are any, to a mean of one.
     blocks : Blocks or None
         What is held out as a whole; None for each row by itself.
+    first : int
+        Rows of the grid with a smaller number judge nothing.
     """
 
     missing: bool
@@ -37,6 +41,7 @@ class Division:
     seed: int
     scale: float
     blocks: Blocks | None = None
+    first: int = 0
 
     @property
     def copies(self) -> bool:
@@ -52,7 +57,8 @@ class Division:
             return Parts({Role.FIT: rows if used is None else rows[used]})
         units = units_of(grid, segment, self.blocks)[: len(rows)]
         out = is_held_out(units, self.seed, self.holdout)
-        fit, judge = (its if used is None else used & its for its in (~out, out))
+        judging = out & (grid.rows(grid.region(segment))[: len(rows)] >= np.uint64(self.first)) if self.first else out
+        fit, judge = (its if used is None else used & its for its in (~out, judging))
         judges = replace(rows[judge], groups=groups_of(units[judge], grid, self.blocks, self.seed))
         return Parts({Role.FIT: rows[fit], Role.JUDGE: judges})
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dgmm.data import Blocks, Samples
+from dgmm.data import Blocks, Grid, Samples
 from dgmm.engine import Fold, Journaled
 from dgmm.errors import InputError
 from dgmm.estep import make_plan, unpack
@@ -112,6 +112,20 @@ def profile_of(fold: Fold | Journaled, samples: Samples, options: PassOptions) -
     return found.finished()
 
 
+def judge_rows(
+    fold: Fold, samples: Samples, mixtures: Sequence[Mixture], options: PassOptions, first: int = 0
+) -> list[BlockSums]:
+    """One pass: what mixtures say of the rows that these options hold out, from a number on, block by block."""
+    division = Division(True, options.holdout, options.seed, 1.0, blocks_of(samples, options), first)
+    return _judged(fold, samples.grid, division, mixtures)
+
+
+def _judged(fold: Fold | Journaled, grid: Grid, division: Division, mixtures: Sequence[Mixture]) -> list[BlockSums]:
+    plans = tuple(m.density_plan() for m in mixtures)
+    found = fold(JudgeSegment(plans, n_groups(grid, division.blocks), division))
+    return [BlockSums(found.counts, sums) for sums in found.sums]
+
+
 class Passes:
     """What fits ask of the samples, pass by pass.
 
@@ -167,10 +181,7 @@ class Passes:
 
     def judge(self, mixtures: Sequence[Mixture]) -> list[BlockSums]:
         """One pass: what mixtures, given in the data's units, say of the rows that are held out, block by block."""
-        plans = tuple(m.density_plan() for m in mixtures)
-        groups = n_groups(self.samples.grid, self._division.blocks)
-        found = self.fold(JudgeSegment(plans, groups, self._division))
-        return [BlockSums(found.counts, sums) for sums in found.sums]
+        return _judged(self.fold, self.samples.grid, self._division, mixtures)
 
     def worst(self, mixtures: Sequence[Mixture], limit: int) -> list[Sample]:
         """One pass: the ``limit`` rows of lowest log density under each mixture, given in the data's units."""

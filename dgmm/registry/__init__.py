@@ -4,7 +4,7 @@
 ``candidate`` and ``previous``. A model is named by them wherever one is read: ``models/NAME@champion``.
 """
 
-from dgmm.registry.card import Card, Made, card_of
+from dgmm.registry.card import Card, Class, Judgement, Made, card_of
 from dgmm.registry.versions import CANDIDATE, Registry
 
-__all__ = ["CANDIDATE", "Card", "Made", "Registry", "card_of"]
+__all__ = ["CANDIDATE", "Card", "Class", "Judgement", "Made", "Registry", "card_of"]

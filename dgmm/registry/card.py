@@ -22,6 +22,50 @@ MAX_BYTES = 4 * 2**20
 SELDOM = 0.25
 
 
+class Class(BaseModel):
+    """Which class of an earlier version a class goes on from.
+
+    Attributes
+    ----------
+    before : int or None
+        Its number there; None for a new one.
+    overlap : float
+        Bhattacharyya's, with that; zero for a new one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    before: int | None = Field(ge=0)
+    overlap: float = Field(ge=0, le=1)
+
+
+class Judgement(BaseModel):
+    """What has come of comparing a version with the one that was in use.
+
+    Attributes
+    ----------
+    accepted : bool
+    why : str
+    champion : str
+        The version in use; empty if there was none.
+    gain : float or None
+        In nats per sample, of rows that were held out; None if it was not compared.
+    standard_error : float or None
+        Of that, over blocks; None of fewer than two.
+    classes : tuple of Class
+        Of each class, in its order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    accepted: bool
+    why: str
+    champion: str = ""
+    gain: float | None = None
+    standard_error: float | None = None
+    classes: tuple[Class, ...] = ()
+
+
 class Card(BaseModel):
     """What is known of a version of a model.
 
@@ -47,7 +91,9 @@ class Card(BaseModel):
         What the fit was made with.
     cautions : list of str
     notes : list of str
-        What was decided about it, and why.
+        Where it comes from.
+    judgement : Judgement or None
+        Whether it was taken into use, and why; None where nobody has asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -71,6 +117,7 @@ class Card(BaseModel):
     versions: dict[str, str]
     cautions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    judgement: Judgement | None = None
 
     @property
     def to_json(self) -> str:
@@ -93,6 +140,7 @@ class Card(BaseModel):
             f'# {self.version}\n\n<!-- "format": "{FORMAT}" -->',
             *_list("Cautions", self.cautions or ("none",)),
             *_list("Notes", self.notes),
+            *self._judged(),
             *_table("", about),
             *_table("Criteria", {name: f"{value:.10g}" for name, value in self.criteria.items()}),
             *_table("Settings", _flat(self.settings)),
@@ -100,6 +148,17 @@ class Card(BaseModel):
             *_table("Versions", self.versions),
         ]
         return "\n".join(parts) + "\n"
+
+    def _judged(self) -> list[str]:
+        """What was decided, and which class goes on from which."""
+        if self.judgement is None:
+            return []
+        its, before = self.judgement, self.judgement.champion
+        told = {
+            f"class {k}": "new" if c.before is None else f"class {c.before} of {before}, overlap {c.overlap:.3f}"
+            for k, c in enumerate(its.classes)
+        }
+        return [*_list("Accepted" if its.accepted else "Refused", (its.why,)), *_table("Classes", told)]
 
 
 @dataclass(frozen=True)
@@ -117,6 +176,8 @@ class Made:
     notes : tuple of str
     baseline : str
         What the samples look like through it; see `dgmm.drift.Baseline`.
+    judgement : Judgement or None
+        Whether it is taken into use.
     when : datetime
         When it is registered.
     """
@@ -127,6 +188,7 @@ class Made:
     command: str = ""
     notes: tuple[str, ...] = ()
     baseline: str = ""
+    judgement: Judgement | None = None
     when: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -157,6 +219,7 @@ def card_of(fit: Fit, version: str, made: Made) -> Card:
         versions=versions(),
         cautions=tuple(cautions(fit, made.table)),
         notes=made.notes,
+        judgement=made.judgement,
     )
 
 

@@ -131,10 +131,10 @@ class Registry:
     def add(self, fit: Fit, made: Made | None = None) -> str:
         """Put a model there, as the candidate; its version. One that is there already is not put there again."""
         its = digest(fit.mixture)
-        for known in self.versions():
-            if known.endswith(f"-{its[:8]}") and self.card(known).model == its:
-                self._nominate(known)
-                return known
+        known = self.holder(its)
+        if known is not None:
+            self._nominate(known)
+            return known
         made = made or Made()
         version = f"{made.when:%Y%m%dT%H%M%SZ}-{its[:8]}"
         card = card_of(fit, version, made)
@@ -146,6 +146,11 @@ class Registry:
         save(fit, self.model(version), table=made.table, settings=made.settings)
         self._nominate(version)
         return version
+
+    def holder(self, model: str) -> str | None:
+        """The version of a model, by its digest; None if it is not there."""
+        named = (version for version in self.versions() if version.endswith(f"-{model[:8]}"))
+        return next((version for version in named if self.card(version).model == model), None)
 
     def promote(self, wanted: str, why: str = "promoted") -> str:
         """Make a version the champion, and the champion the previous one, both at once; its name.

@@ -16,9 +16,9 @@ import numpy as np
 import zarr
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import Grid, Samples
+from dgmm.data import Grid, Samples, seen
 from dgmm.engine import Fold, Leaf, Workers
-from dgmm.errors import DgmmError, InputError, OutputError
+from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
 from dgmm.fits import Fit
 from dgmm.mixture import Mixture
@@ -27,7 +27,6 @@ from dgmm.rows import Rows
 from dgmm.scoring.arrays import (
     VARIABLES,
     create,
-    keep_chunks,
     label_dtype,
     others_in,
     stored_digest,
@@ -36,8 +35,11 @@ from dgmm.scoring.arrays import (
     write_coordinates,
 )
 from dgmm.scoring.entries import GROUP, Entries, head_of, names_of, write_ledger
+from dgmm.scoring.former import Former
+from dgmm.scoring.kept import begun, kept_for_another
 from dgmm.scoring.ledger import Ledger, Recorder, Recording, writing
-from dgmm.scoring.regions import Finding, Written, checksum
+from dgmm.scoring.portions import in_portions
+from dgmm.scoring.regions import Written, checksum
 from dgmm.scoring.rows import scattered
 from dgmm.store import Output, consolidate
 from dgmm.types import AnyArray, IntArray, Sendable
@@ -214,10 +216,27 @@ def score_samples(
     *,
     probabilities: bool = False,
     settings: Mapping[str, Any] | None = None,
+    extend: bool = False,
+    attributes: Mapping[str, Any] | None = None,
 ) -> Scored:
     """Score all samples into an output that has been begun, and finish it.
 
     Of an output that a dead run has left, regions that are recorded and lie there as they were written are kept.
+
+    Parameters
+    ----------
+    model : Fit
+    samples : Samples
+    output : Output
+    workers : Workers
+    probabilities : bool
+        Write those of every component too.
+    settings : mapping, optional
+        What they are made with, kept with the scores.
+    extend : bool
+        Carry over what lies at the place already, by the same model, of chunks that have not changed since.
+    attributes : mapping, optional
+        What else is said of the scores.
 
     Raises
     ------
@@ -229,22 +248,22 @@ def score_samples(
     taken |= {"component"} & set(samples.dims)
     if taken:
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
-    ledger = Ledger(output, head_of(samples, model, probabilities))
+    former = Former.at(output.place.name) if extend else None
+    samples = samples if former is None else former.cut(samples)
+    found = seen(samples)
+    ledger = Ledger(output, head_of(samples, model, probabilities, found))
+    if former is not None and former.is_all(ledger.head, settings or {}, attributes or {}):
+        logger.info("%s is of these data and this model already: nothing is to be scored", output.place.name)
+        return Scored.of(former.table)
     Fold(samples, workers, keep=False).check(ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities))
     began = time.perf_counter()
     with kept_for_another(output, ledger):
         names = names_of(ledger.head)
-        if ledger.open():
-            store = output.left()
-            keep_chunks(store, names)
-        else:
-            store = output.store()
-            ledger.begin()
-        create(store, samples, model, probabilities, settings or {})
-        todo = missing_regions(ledger, samples.grid, workers)
+        how = partial(create, samples=samples, model=model, probabilities=probabilities, settings=settings or {})
+        store, todo = begun(output, ledger, how, found.regions, former, workers)
         if todo:
             leaf = ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities)
-            Fold(samples, workers, keep=False, only=todo)(leaf)
+            in_portions(samples, workers, leaf, todo)
         ledger.check_source(samples)
         table, known = ledger.load()
         lost = {*np.flatnonzero(~known).tolist()}.union(*(sweep(store, name, samples.grid) for name in names))
@@ -256,8 +275,8 @@ def score_samples(
         scored = Scored.of(table)
         group = zarr.open_group(store, mode="r+", use_consolidated=False)
         coordinates = {name: stored_digest(store, name) for name in others_in(store)}
-        write_ledger(group, ledger.head, table, coordinates)
-        group.attrs.update(attributes_of(scored) | {"complete": 1})
+        write_ledger(group, ledger.head, table, coordinates, found.regions)
+        group.attrs.update(dict(attributes or {}) | attributes_of(scored) | {"complete": 1})
         consolidate(store)
         output.finish()
     seconds = time.perf_counter() - began
@@ -271,51 +290,3 @@ def score_samples(
 def attributes_of(scored: Scored) -> dict[str, Any]:
     """What is said of scores in their attributes once they are complete."""
     return {"counts": scored.counts.tolist(), "n_missing": scored.n_missing, "log_likelihood": scored.log_density}
-
-
-def missing_regions(ledger: Ledger, grid: Grid, workers: Workers) -> list[int]:
-    """The regions that are still to be scored: all that are not recorded, or do not lie there as they were written."""
-    table, known = ledger.load()
-    recorded = np.flatnonzero(known)
-    if not len(recorded):
-        return list(range(len(grid)))
-    written = Written(ledger.output.target, names_of(ledger.head), grid)
-    unsound = {f.region for f in examine(written, recorded, table.checksums[recorded], workers) if f.region is not None}
-    known[list(unsound)] = False
-    logger.info(
-        "%s: %d of %d regions are there%s: going on with the others", ledger.name, known.sum(), len(grid),
-        f", {len(unsound)} are recorded and are not what was written" if unsound else "",
-    )  # fmt: skip
-    return np.flatnonzero(~known).tolist()
-
-
-def examine(written: Written, regions: AnyArray, checksums: AnyArray, workers: Workers) -> list[Finding]:
-    """Read regions on the workers and compare them with their checksums; what is not as it should be."""
-    parts = np.array_split(np.arange(len(regions)), min(len(regions), 4 * workers.n_threads))
-    given = [(regions[part].tolist(), checksums[part]) for part in parts]
-    return [finding for found in workers.map(written.examine, given) for finding in found] if len(regions) else []
-
-
-@contextmanager
-def kept_for_another(output: Output, ledger: Ledger) -> Iterator[None]:
-    """Context in which an output is made: when it is not finished, what is recorded of it is kept, and it is said."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except InputError:  # the same again would come to the same
-        output.kept = False
-        raise
-    except BaseException as error:
-        n = 0
-        try:
-            n = int(ledger.load()[1].sum())
-            output.kept = n > 0
-        except Exception:  # it cannot be told now
-            output.kept = True
-        if output.resumes and n and isinstance(error, KeyboardInterrupt):
-            error.add_note(f"the same command again goes on after {n} of {ledger.head['regions']} regions")
-        elif output.resumes and n:
-            logger.warning("%d of %d regions are kept beside %s: the same again goes on from there",
-                           n, ledger.head["regions"], ledger.name)  # fmt: skip
-        raise

@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from dgmm.data import Grid, Samples, bounded, check_array, fingerprint
+from dgmm.data import Grid, Samples, Seen, bounded, check_array, fingerprint
 from dgmm.errors import one_line
 from dgmm.fits import Fit
 from dgmm.scoring.arrays import VARIABLES, types_of
@@ -81,9 +81,10 @@ class Entries:
         return bool((sums == rows[other.region]).all() and np.isfinite(other.log_density).all())
 
 
-def head_of(samples: Samples, model: Fit, probabilities: bool) -> dict[str, Any]:
-    """What is to be written, and of what."""
+def head_of(samples: Samples, model: Fit, probabilities: bool, found: Seen | None = None) -> dict[str, Any]:
+    """What is to be written, and of what; by what the samples were seen to be, if they were looked at already."""
     arrays = types_of(model.n_components, probabilities)
+    sources = None if found is None else found.regions
     return {
         "format": FORMAT,
         "shape": list(samples.grid.shape),
@@ -92,7 +93,8 @@ def head_of(samples: Samples, model: Fit, probabilities: bool) -> dict[str, Any]
         "n_components": model.n_components,
         "arrays": {name: dtype.str for name, dtype in arrays.items()},
         "model": digest(model.mixture),
-        "source": fingerprint(samples),
+        "source": fingerprint(samples) if found is None else found.fingerprint,
+        **({} if sources is None else {"sources": digest_of_sources(sources)}),
         "versions": versions(),
     }
 
@@ -129,9 +131,28 @@ def source_digest(head: Mapping[str, Any]) -> str:
 # ---- as it stays with the scores ------------------------------------------------------------------------------------
 
 
-def write_ledger(group: zarr.Group, head: Mapping[str, Any], table: Entries, coordinates: Mapping[str, str]) -> None:
-    """Put a complete ledger into the group of the scores."""
+def digest_of_sources(sources: AnyArray) -> str:
+    """Of what all regions were read from."""
+    return hashlib.sha256(np.ascontiguousarray(sources, dtype="<u8").data).hexdigest()
+
+
+def write_ledger(
+    group: zarr.Group,
+    head: Mapping[str, Any],
+    table: Entries,
+    coordinates: Mapping[str, str],
+    sources: AnyArray | None = None,
+) -> None:
+    """Put a complete ledger into the group of the scores; what the regions were read from, if the head knows of it."""
     inner = group.create_group(GROUP)
+    if sources is not None and head.get("sources") == digest_of_sources(sources):
+        inner.create_array(
+            "sources",
+            data=sources,
+            chunks=(min(CHUNK, len(sources)),),
+            compressors=ZstdCodec(level=1, checksum=True),
+            dimension_names=("region",),
+        )
     dims = {"missing": (), "counts": ("component",), "log_density": (), "checksums": ("array",)}
     for name, more in dims.items():
         values = getattr(table, name)
@@ -178,14 +199,7 @@ def read_ledger(group: zarr.Group, most: int = MOST_BYTES) -> tuple[dict[str, An
         table, rows = empty_table(head)
         columns: list[AnyArray] = [table.region]
         for name, expected in zip(("missing", "counts", "log_density", "checksums"), table.columns[1:], strict=True):
-            with bounded():
-                array = inner[name]
-            if not isinstance(array, zarr.Array) or array.shape != expected.shape or array.dtype != expected.dtype:
-                raise ValueError(f"its {name} are none")
-            if math.prod(array.chunks) > 2 * max(CHUNK, 1) * max(math.prod(expected.shape[1:]), 1):
-                raise ValueError(f"the chunks of its {name} are {array.chunks}")
-            check_array(array, name)
-            columns.append(np.asarray(array[...]))
+            columns.append(_column(inner, name, expected))
         found = Entries(*columns)
         if told != seal_of(head, found, coordinates):
             raise ValueError("its checksum is another")
@@ -196,3 +210,37 @@ def read_ledger(group: zarr.Group, most: int = MOST_BYTES) -> tuple[dict[str, An
     except Exception as error:  # whatever damaged metadata and chunks lead to
         raise ValueError(f"{type(error).__name__}: {one_line(error)[:200]}") from None
     return head, found, coordinates
+
+
+def read_sources(group: zarr.Group, head: Mapping[str, Any]) -> AnyArray | None:
+    """What the regions were read from, by the ledger that lies with scores; None if that is not known.
+
+    Raises
+    ------
+    ValueError
+        If it is not what was written.
+    """
+    if "sources" not in head:
+        return None
+    try:
+        inner: Any = group[GROUP]
+        found = _column(inner, "sources", np.zeros(head["regions"], np.uint64))
+    except ValueError:
+        raise
+    except Exception as error:  # whatever damaged metadata and chunks lead to
+        raise ValueError(f"{type(error).__name__}: {one_line(error)[:200]}") from None
+    if digest_of_sources(found) != head["sources"]:
+        raise ValueError("its sources are not those of its head")
+    return found
+
+
+def _column(inner: zarr.Group, name: str, expected: AnyArray) -> AnyArray:
+    """An array of a ledger that is like another; raises `ValueError` if it is not."""
+    with bounded():
+        array = inner[name]
+    if not isinstance(array, zarr.Array) or array.shape != expected.shape or array.dtype != expected.dtype:
+        raise ValueError(f"its {name} are none")
+    if math.prod(array.chunks) > 2 * max(CHUNK, 1) * max(math.prod(expected.shape[1:]), 1):
+        raise ValueError(f"the chunks of its {name} are {array.chunks}")
+    check_array(array, name)
+    return np.asarray(array[...])

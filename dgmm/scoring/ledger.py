@@ -224,6 +224,13 @@ class Ledger:
             self.folder.put(HEAD, sealed(self.head), replace=True)
         self._head = hashlib.sha256(to_json(self.head)).hexdigest()
 
+    def note(self, entries: Entries) -> None:
+        """Record regions that nobody has scored for this output: they were there."""
+        name = f"{0:08d}-{int(entries.region[0]):012d}-{uuid.uuid4().hex[:12]}"
+        with writing(self.name):
+            self.output.writer.check()
+            self.folder.put(name, packed({"head": self._head}, list(entries.columns)))
+
     def check_source(self, samples: Samples) -> None:
         """Raise `DgmmError` if the source was changed while it was scored; arrays in memory are not looked at again."""
         now = self.head["source"] if samples.in_memory else fingerprint(samples)

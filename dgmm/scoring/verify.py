@@ -22,8 +22,9 @@ from dgmm.errors import InputError, one_line
 from dgmm.fits import Fit
 from dgmm.scoring.anew import CompareSegment
 from dgmm.scoring.arrays import SCORES_FORMAT, SCORES_KIND, look, others_in, stored_digest, zarr_store
-from dgmm.scoring.bulk import Scored, ScoreSegment, attributes_of, examine
-from dgmm.scoring.entries import GROUP, Entries, grid_of, head_of, names_of, read_ledger
+from dgmm.scoring.bulk import Scored, ScoreSegment, attributes_of
+from dgmm.scoring.entries import GROUP, Entries, grid_of, head_of, names_of, read_ledger, read_sources
+from dgmm.scoring.kept import examine
 from dgmm.scoring.ledger import Recording
 from dgmm.scoring.regions import Finding, Written
 from dgmm.store import MODEL_KIND, Status, Writer, differences, digest, from_dataset, load_dataset, place_at
@@ -182,6 +183,10 @@ def verify_structure(scores: Scores, verdict: Verdict) -> None:
             words = f"says {str(attributes.get(name))[:80]}, the ledger {str(value)[:80]}"
             verdict.findings.append(Finding(f"its attribute {name} {words}", path=f"{path}/zarr.json"))
     verdict.findings += metadata_faults(scores)
+    try:
+        read_sources(scores.group, head)
+    except ValueError as error:
+        verdict.findings.append(Finding(f"is damaged: {error}", GROUP, path=f"{path}/{GROUP}"))
     for name in written.names:
         there, strays = look(scores.store, name, written.grid)
         verdict.findings += [
@@ -253,6 +258,7 @@ def verify_anew(
             f"{digest(model.mixture)[:16]}: name that one (--model)"
         )
     samples = samples.like(model.features, model.layout)
+    samples = samples.recut(written.grid.segment) or samples
     if samples.grid != written.grid:
         raise InputError(
             f"{samples.name} has the grid {samples.grid.shape} in segments of {samples.grid.segment}, the scores have "

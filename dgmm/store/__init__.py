@@ -11,7 +11,7 @@ from dgmm.store.folders import folder_at
 from dgmm.store.journal import JOURNAL, Records, differences, journal_at, sealed, to_json, unsealed, versions
 from dgmm.store.models import UNSETTLED_DTYPE, attributes, consolidate, load, load_dataset, read, rescued, save, write
 from dgmm.store.places import Output, Place, State, Status, Writer, explained, unwritten
-from dgmm.store.record import MODEL_KIND, digest, from_dataset, settings_in
+from dgmm.store.record import MODEL_KIND, Record, digest, from_dataset, settings_in
 
 __all__ = [
     "ALIAS",
@@ -24,6 +24,7 @@ __all__ = [
     "VERSION",
     "Output",
     "Place",
+    "Record",
     "Records",
     "State",
     "Status",

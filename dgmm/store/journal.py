@@ -193,6 +193,7 @@ def journal_at(
     *,
     overwrite: bool = False,
     keep: bool = False,
+    supersede: bool = False,
     inputs: Iterable[str | os.PathLike[str]] = (),
 ) -> Iterator[Records]:
     """Context of the journal of one fit: removed when the fit has ended, kept when it has not.
@@ -208,6 +209,8 @@ def journal_at(
         Start over, whatever is there.
     keep : bool
         Keep the journal of a fit that has ended, too.
+    supersede : bool
+        Start over where the journal there is of other data or settings.
     inputs : iterable of paths and URLs
         Where it must not lie.
 
@@ -221,7 +224,14 @@ def journal_at(
         if overwrite:
             with explained(records.name, "write to"):
                 records.remove()
-        records.open()
+        try:
+            records.open()
+        except OutputExistsError as error:
+            if not supersede:
+                raise
+            logger.info("%s: starting over", error)
+            with explained(records.name, "write to"):
+                records.remove()
         try:
             yield records
         except OutputError:

@@ -31,6 +31,7 @@ SIGNATURES = {
     "alias": b'"format": "dgmm-alias-',
     "card": b'"format": "dgmm-card-',
     "baseline": b'"format": "dgmm-baseline-',
+    "night": b'"format": "dgmm-night-',
     "table": b"n_components,covariance_type,",
     "report": b'name="generator" content="dgmm',
     "picture": b"Software\0dgmm",

@@ -1,16 +1,22 @@
 """The flows: thin, over the same pipeline as the command line, with artifacts, progress lines and resumption."""
 
 import logging
+import signal
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
+import psutil
 import pytest
 
 import dgmm
 from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train
+from dgmm.errors import ClusterError
 from dgmm.fits import Training
+from tests import journals
+from tests.reliability.faults import drivers
 
 pytestmark = pytest.mark.prefect
 
@@ -167,3 +173,108 @@ def test_what_is_published_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: p
     common.publish_summary("key", "three clusters")
     assert capsys.readouterr().out == "three clusters\n"
     assert published == ["```\nthree clusters\n```"]
+
+
+def test_a_phase_that_loses_its_scheduler_is_tried_again_and_goes_on(
+    lines: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the journal, though the output was to be replaced: the first try has replaced nothing yet."""
+    from flows import common
+    from flows.train import train
+
+    def lose() -> None:
+        raise ClusterError("lost the scheduler")
+
+    monkeypatch.setattr(common, "FIRST_PAUSE", 0.01)
+    with journals.at_record(3, lose):
+        train(journals.train(drivers.data(), tmp_path / "out", overwrite=True))
+    assert "going on after 3 passes" in lines.text
+    assert journals.bits(str(tmp_path / "out")) == drivers.undisturbed("training")[0]
+
+
+def test_bad_input_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import common
+    from flows.train import train
+
+    tries = []
+
+    def refuse(settings: Train, **_: object) -> None:
+        tries.append(settings)
+        raise dgmm.InputError("nothing but fill values")
+
+    monkeypatch.setattr(common, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(sys.modules["flows.train"], "run_train", refuse)
+    with pytest.raises(dgmm.InputError, match="nothing but fill values"):
+        train(journals.train(drivers.data(), tmp_path / "out"))
+    assert len(tries) == 1
+
+
+def test_a_flow_whose_time_is_over_stops_its_cluster_and_leaves_its_journal(tmp_path: Path) -> None:
+    """And the next one goes on from there."""
+    from flows.train import train
+
+    def end_of_time() -> None:
+        assert psutil.Process().children(recursive=True), "workers"
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        time.sleep(60)
+
+    job = journals.train(drivers.data(), tmp_path / "out", cluster={"scheduler": "processes", "n_workers": 1})
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with journals.at_record(3, end_of_time):
+        state = train.with_options(timeout_seconds=3600)(job, return_state=True)
+    assert state.name == "TimedOut"
+    left = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+    assert not [c for c in left if "spawn_main" in " ".join(c.cmdline())]
+    assert journals.n_records(tmp_path / "out.journal") == 3
+    assert not Path(tmp_path / "out.partial").exists()
+    train(job)
+    assert journals.bits(str(tmp_path / "out")) == drivers.undisturbed("training")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [(None, None), ("", None), ("7200", 7200.0), ("0.5", 0.5)], ids=["none", "empty", "s", "part"]
+)
+def test_how_long_a_flow_may_take(text: str | None, seconds: float | None) -> None:
+    from flows.common import limit_of
+
+    assert limit_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2h", "inf", "nan"])
+def test_no_time_at_all_is_refused(text: str) -> None:
+    from flows.common import limit_of
+
+    with pytest.raises(dgmm.InputError, match=f"DGMM_FLOW_SECONDS={text}: give the seconds"):
+        limit_of(text)
+
+
+def test_a_server_that_does_not_answer_does_not_stop_the_work(monkeypatch: pytest.MonkeyPatch, lines: Lines) -> None:
+    from dgmm.progress import Progress
+    from flows import watch
+
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(watch, "create_progress_artifact", away)
+    with watch.watched("train"):
+        for done in range(3):
+            extra = Progress("passes", done, 3 - done, 1.0).on_a_line
+            logging.getLogger("dgmm").info("pass", extra=extra)
+    # once, and once more at the end
+    assert lines.text.count("progress cannot be told: away") == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "asset"),
+    [
+        ("/data/a model.zarr", "file:///data/a-model.zarr"),
+        ("s3://bucket/x.zarr", "s3://bucket/x.zarr"),
+        ("s3://key:secret@bucket/x.zarr?token=1", "s3://...@bucket/x.zarr-..."),
+    ],
+)
+def test_assets_have_names_that_prefect_takes(path: str, asset: str) -> None:
+    from prefect.assets import Asset
+
+    from flows.assets import asset_of
+
+    assert Asset(key=asset_of(path)).key == asset

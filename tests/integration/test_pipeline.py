@@ -42,7 +42,7 @@ def test_scores_of_another_model_are_not_kept(tmp_path: Path) -> None:
     score_stage(job(tmp_path, 3, overwrite=True))
     labels = xr.open_zarr(path, consolidated=False)["label"]
     assert np.unique(labels).tolist() == [0, 1, 2]
-    assert verify_stage(job(tmp_path, 3)) == path
+    assert verify_stage(job(tmp_path, 3)).path == path
     (tmp_path / "run" / "scores.zarr" / "label" / "c" / "0").unlink()
     with pytest.raises(dgmm.DgmmError, match=r"is not what was written \(label region 0 .*score again \(--overwrite\)"):
         verify_stage(job(tmp_path, 3))

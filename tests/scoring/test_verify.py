@@ -99,7 +99,7 @@ def test_readers_are_not_disturbed(job: Path) -> None:
         with xr.open_zarr(job / "out", consolidated=consolidated) as opened:
             assert set(opened.variables) == {*NAMES}
     with xr.open_datatree(job / "out", engine="zarr") as every:
-        assert set(every["ledger"].variables) == {"missing", "counts", "log_density", "checksums"}
+        assert set(every["ledger"].variables) == {"missing", "counts", "log_density", "checksums", "sources"}
     assert set(zarr.open_group(job / "out", mode="r").array_keys()) == {*NAMES}
 
 

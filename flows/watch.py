@@ -1,0 +1,95 @@
+"""What the library says while it works, for those who watch a run from afar: lines, progress, a sign for every pass."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from prefect import runtime
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.events import emit_event
+from prefect.logging.handlers import APILogHandler
+
+from dgmm.progress import Progress, progress_on
+
+#: A sign that a run has got further; automations wait for it.
+PASS = "dgmm.pass"
+#: Seconds between two things that are told, and after a server has not answered.
+EVERY, AFTER_SILENCE = 2.0, 60.0
+
+logger = logging.getLogger("dgmm")
+
+
+class Watcher(logging.Handler):
+    """Tells of the progress that lines of the log carry: in one artifact, and by events.
+
+    Parameters
+    ----------
+    phase : str
+        What is at work.
+    """
+
+    def __init__(self, phase: str) -> None:
+        super().__init__()
+        self.phase = phase
+        self._artifact: UUID | None = None
+        self._next = 0.0
+        self._last: Progress | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell of it, unless something was told a moment ago."""
+        progress = progress_on(record)
+        if progress is None:
+            return
+        self._last = progress
+        if time.monotonic() >= self._next:
+            self._tell(progress)
+
+    def finish(self) -> None:
+        """Tell how it has ended."""
+        if self._last is not None:
+            self._tell(self._last, 100.0)
+
+    def _tell(self, progress: Progress, percent: float | None = None) -> None:
+        self._next = time.monotonic() + EVERY
+        share = progress.percent if percent is None else percent
+        try:
+            if self._artifact is None:
+                found = create_progress_artifact(share, key=f"dgmm-{self.phase}-progress", description=str(progress))
+                assert isinstance(found, UUID)
+                self._artifact = found
+            else:
+                update_progress_artifact(self._artifact, share, description=str(progress))
+            emit_event(PASS, resource=this_run(), payload={"phase": self.phase, **vars(progress)})
+        except Exception as error:  # whoever watches is not worth the work
+            self._next = time.monotonic() + AFTER_SILENCE
+            logger.warning("progress cannot be told: %s", " ".join(str(error).split())[:200] or type(error).__name__)
+
+
+def this_run() -> dict[str, str]:
+    """The run as the resource of an event, by the name that Prefect's own events have for it."""
+    return {
+        "prefect.resource.id": f"prefect.flow-run.{runtime.flow_run.id}",
+        "prefect.resource.name": str(runtime.flow_run.name),
+    }
+
+
+@contextmanager
+def watched(phase: str) -> Iterator[None]:
+    """Context in which what the library says is in the log of the run, and its progress is told."""
+    watcher = Watcher(phase)
+    handlers: list[logging.Handler] = [watcher]
+    # Prefect looks for loggers beside its own when it is set up, which in a worker is before the flows are there
+    if not any(isinstance(handler, APILogHandler) for handler in logger.handlers):
+        handlers.append(APILogHandler())
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+        watcher.finish()
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
