@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -181,43 +179,3 @@ def test_prefect_of_the_image_asks_for_its_password(tmp_path: Path) -> None:
             os.killpg(worker.pid, signal.SIGINT)
             assert worker.wait(timeout=60) == 0
     assert [health(first), health(second)] == [1, 1]
-
-
-def steps() -> list[str]:
-    """The RUNs of the stage in which the image's environment is made."""
-    text = re.sub(r"\\\n\s*", "", (IMAGE / "Dockerfile").read_text())
-    text = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    build = text[text.index(" AS build") : text.index(" AS run")]
-    return [line.removeprefix("RUN ") for line in build.splitlines() if line.startswith("RUN ")]
-
-
-@pytest.mark.slow
-@pytest.mark.integration
-def test_steps_of_the_recipe_run_in_a_fresh_environment(tmp_path: Path) -> None:
-    source, target = tmp_path / "src", tmp_path / "opt"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    (source / "config").mkdir()
-    shutil.copy(ROOT / "config/constraints.txt", source / "config")
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    made = steps()
-    assert len(made) == 3
-    for number, step in enumerate(made):
-        if number == 2:
-            for name in ("dgmm", "flows"):
-                shutil.rmtree(source / name)
-                shutil.copytree(ROOT / name, source / name)
-        command = step.replace("/opt/dgmm", str(target))
-        done = subprocess.run(["sh", "-ec", command], cwd=source, env=kept, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    told = subprocess.check_output([target / "bin/dgmm", "--version"], cwd=tmp_path, env=kept, text=True)
-    assert told.strip() == dgmm.__version__
-    # nothing but what is pinned
-    pins = {re.split(r"[=; ]", line)[0].lower() for line in (ROOT / "config/constraints.txt").read_text().splitlines()}
-    listed = subprocess.run(
-        [target / "bin/pip", "freeze", "--exclude=dgmm"], capture_output=True, text=True, check=True
-    )
-    assert {re.split(r"[=@ ]", line)[0].lower().replace("_", "-") for line in listed.stdout.splitlines()} <= {
-        pin.replace("_", "-") for pin in pins
-    }
