@@ -18,6 +18,7 @@ import zarr
 
 from dgmm.config import Cluster, Train, read_settings
 from dgmm.engine import Workers, open_workers
+from dgmm.errors import ClusterError
 from dgmm.pipeline import run_train
 from tests import journals, servers, slurm
 from tests.servers import ROOT
@@ -164,14 +165,27 @@ def test_a_training_whose_workers_are_jobs_comes_to_the_same_bits(
         run_train(one)
     assert model(settings[0]) == model(settings[1])
     assert "a worker of 1 thread(s) needs" in caplog.text
+    assert "could not be closed" not in caplog.text
     assert slurm.asked(environment, "squeue", "-h", "-t", "pending,running") == ""
 
 
+@pytest.mark.parametrize("size", [{"n_workers": 1}, {"min_workers": 1, "max_workers": 2}])
+def test_what_slurm_refuses_is_told_at_once_and_once(
+    size: dict[str, int], environment: Mapping[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = cluster_settings(tmp_path)
+    options = given["scheduler_options"] | {"memory": "300MB", "queue": "nowhere"}
+    with pytest.raises(ClusterError, match=r"does not get its first 1 workers: .*invalid partition specified: nowhere"):
+        open_workers(given["scheduler"], scheduler_options=options, **size).__enter__()
+    assert "Traceback" not in caplog.text
+    assert "could not be closed" not in caplog.text
+
+
 def test_a_job_that_is_gone_is_replaced(
-    environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Dask itself asks nobody for another."""
-    monkeypatch.setattr("dgmm.engine.classes.UPKEEP", 1.0)
+    monkeypatch.setattr("dgmm.engine.upkeep.UPKEEP", 1.0)
     given = cluster_settings(tmp_path)
     options = given.pop("scheduler_options") | {"memory": "400MB"}
     given |= {"min_workers": None, "max_workers": None, "n_workers": 1}
@@ -189,6 +203,7 @@ def test_a_job_that_is_gone_is_replaced(
             assert workers.map(abs, [(-1,), (-2,)]) == [1, 2]
         left = slurm.asked(environment, "squeue", "-h", "-t", "pending,running")
     assert left == ""
+    assert "could not be closed" not in caplog.text
 
 
 def seen(dask_worker: Any) -> tuple[str | None, Any, bool]:
