@@ -17,7 +17,7 @@ HOUSE: dict[str, str] = {
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "", "matching": "",
     "data": "retries runs grid layout codecs chunks stores samples variables sources fingerprints",
-    "engine": "tree leaf resident cluster versions presets schedulers classes workers opening memory "
+    "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "fold projection journal",
     "passes": "sample profile parts estep worst judge census codec passes leaves",
     "em": "mstep plain anderson information scoring ascent posterior variational",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -17,6 +17,7 @@ import dask
 
 from dgmm.engine.presets import asks_for_memory, filled, presets_for, processes_of, threads_of, values_of
 from dgmm.engine.schedulers import STARTING, be_deaf, unwarned
+from dgmm.engine.upkeep import Size, kept_up
 from dgmm.errors import ClusterError, InputError, one_line
 from dgmm.waits import result_of
 
@@ -29,57 +30,8 @@ logger = logging.getLogger("dgmm")
 NEEDED = ("get_client", "close", "scale", "adapt")
 #: Extras of dgmm by the packages that they install.
 EXTRAS = {"dask_jobqueue": "jobqueue", "dask_kubernetes": "kubernetes"}
-#: Seconds between two looks at whether a worker is missing.
-UPKEEP = 20.0
-
 #: Bytes that a worker of so many threads needs, where there are at most so many threads in all.
 Projection = Callable[[int, int], int]
-
-
-@dataclass(frozen=True)
-class Size:
-    """How many workers a cluster is asked for.
-
-    Attributes
-    ----------
-    fixed : int or None
-        So many; None leaves it to the class and its options.
-    minimum, maximum : int or None
-        As many as there is work for, within these bounds.
-    """
-
-    fixed: int | None = None
-    minimum: int | None = None
-    maximum: int | None = None
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether workers come and go."""
-        return self.minimum is not None or self.maximum is not None
-
-    @property
-    def least(self) -> int:
-        """As few as there may be, one where nothing is said."""
-        return self.minimum or self.fixed or 1
-
-    @property
-    def most(self) -> int:
-        """As many as there may be, one where nothing is said."""
-        return self.maximum or self.fixed or self.minimum or 1
-
-    def check(self) -> None:
-        """Raise `InputError` for bounds that are none."""
-        if not self.adaptive:
-            return
-        if self.fixed is not None:
-            raise InputError(
-                f"n_workers ({self.fixed}) is a fixed number: leave it out, or min_workers and max_workers"
-            )
-        if self.minimum is None or self.maximum is None:
-            one, other = ("min", "max") if self.maximum is None else ("max", "min")
-            raise InputError(f"{one}_workers needs {other}_workers beside it")
-        if self.minimum > self.maximum:
-            raise InputError(f"min_workers ({self.minimum}) is more than max_workers ({self.maximum}): lower it")
 
 
 def is_path(scheduler: str) -> bool:
@@ -165,7 +117,8 @@ def of_class(
         given = filled(options, values_of(memory, None)) if asks_for_memory(options) else dict(options)
         cluster = start(path, build, given)
         running.callback(close, path, cluster)
-        resize(path, cluster, size)
+        with hushed(running):
+            resize(path, cluster, size)
         running.enter_context(kept_up(cluster, size))
         ours = isinstance(cluster, Cluster)
         with unwarned():
@@ -216,73 +169,66 @@ def first_of(error: BaseException) -> BaseException:
 
 def resize(path: str, cluster: Any, size: Size) -> None:
     """Ask a cluster for its workers."""
+    from distributed.deploy.spec import SpecCluster
+
+    async def begun() -> None:
+        cluster.scale(size.least)
+        await cluster._correct_state()
+
     try:
+        if isinstance(cluster, SpecCluster) and (size.adaptive or size.fixed):
+            # what the first workers are refused for would only be logged
+            cluster.sync(begun)
         if size.adaptive:
             cluster.adapt(minimum=size.minimum, maximum=size.maximum)
         elif size.fixed is not None:
             cluster.scale(size.fixed)
     except Exception as error:
-        raise ClusterError(f"{path} could not be scaled to {size.most} workers: {one_line(error)}") from error
+        raise ClusterError(f"{path} does not get its first {size.least} workers: {one_line(error)}") from error
 
 
 def close(path: str, cluster: Any) -> None:
     """Close a cluster; one that cannot be is named, as it may cost something."""
     try:
+        note_failed(cluster)
         cluster.close()
     except Exception as error:
         logger.warning("%s could not be closed, see whether it is gone: %s", path, one_line(error))
 
 
-@contextmanager
-def kept_up(cluster: Any, size: Size) -> Iterator[None]:
-    """Context in which workers that are gone for good are replaced.
+def note_failed(cluster: Any) -> None:
+    """Have workers that could not be started count as failed: Dask would complain of them instead of closing all.
 
-    Dask forgets a worker that does not come back, but asks nobody for another: a job that was ended, a machine that was
-    taken away.
+    It is a function of its own since Dask complains of workers, too, that somebody holds.
     """
-    keeper = Keeper(cluster, size)
-    keeper.start()
+    from distributed.core import Status
+
+    for worker in getattr(cluster, "workers", {}).values():
+        if getattr(worker, "status", None) is Status.created:
+            worker.status = Status.failed
+
+
+@contextmanager
+def hushed(until: ExitStack) -> Iterator[None]:
+    """Context whose error is told once: loops do not log it with all its stacks, also not until a stack is closed."""
+    loggers = [logging.getLogger(name) for name in ("tornado.application", "asyncio")]
+    mute = threading.Event()
+
+    def passes(_: logging.LogRecord) -> bool:
+        return not mute.is_set()
+
+    def end() -> None:
+        gc.collect()  # what nobody has asked for is logged when it is collected
+        for its in loggers:
+            its.removeFilter(passes)
+
+    for its in loggers:
+        its.addFilter(passes)
+    mute.set()
     try:
         yield
-    finally:
-        keeper.stop()
-
-
-@dataclass
-class Keeper:
-    """A thread that asks a cluster again for the workers that it should have.
-
-    Attributes
-    ----------
-    cluster : distributed.deploy.Cluster
-    size : Size
-    """
-
-    cluster: Any
-    size: Size
-    _over: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Begin, if it is known how many workers there should be and which there are."""
-        if (self.size.adaptive or self.size.fixed) and hasattr(self.cluster, "worker_spec"):
-            self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """End, and wait for it."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._over.wait(UPKEEP):
-            with suppress(Exception):
-                self.look()
-
-    def look(self) -> None:
-        """Ask for those that are missing: as many as are wanted now, which starts those that are gone."""
-        wanted, there = len(self.cluster.worker_spec), len(self.cluster.workers)
-        if there < wanted:
-            logger.warning("asking for %d workers in the place of those that are gone", wanted - there)
-            self.cluster.scale(self.size.fixed or len(self.cluster.plan))
+    except BaseException:
+        until.callback(end)
+        raise
+    mute.clear()
+    end()

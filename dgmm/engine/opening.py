@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from dask.system import CPU_COUNT
 
-from dgmm.engine.classes import Projection, Size, is_path, of_class
+from dgmm.engine.classes import Projection, is_path, of_class
 from dgmm.engine.schedulers import ADDRESSES, PAUSED_OURS, STARTING, connected, started
+from dgmm.engine.upkeep import Size
 from dgmm.engine.workers import Workers, of_client, threads
 from dgmm.errors import InputError, without_secrets
 from dgmm.waits import no_interrupt_lost, undisturbed

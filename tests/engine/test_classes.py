@@ -22,7 +22,8 @@ from distributed import LocalCluster
 import dgmm
 from dgmm.config import Train
 from dgmm.engine import open_workers
-from dgmm.engine.classes import Keeper, Size, cluster_class, is_path
+from dgmm.engine.classes import cluster_class, is_path
+from dgmm.engine.upkeep import Keeper, Size
 from dgmm.errors import ClusterError, InputError
 from tests import journals
 from tests.engine.test_schedulers import of_session

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import zarr
 
 from dgmm.config import Cluster, Train, read_settings
 from dgmm.engine import Workers, open_workers
+from dgmm.errors import ClusterError
 from dgmm.pipeline import run_train
-from tests import journals, slurm
-from tests.servers import ROOT, awaited
+from tests import journals, servers, slurm
+from tests.servers import ROOT
 
 why_not = slurm.missing()
 pytestmark = [
@@ -50,6 +51,11 @@ def slow(tmp_path: Path) -> Train:
     x = np.random.default_rng(0).normal(size=(20_000, 2))
     zarr.create_array(data, shape=x.shape, chunks=(5_000, 2), dtype=x.dtype)[:] = x
     return journals.train(data, tmp_path / "model.zarr", k=6, training=SLOW)
+
+
+def awaited(is_so: Callable[[], bool], process: subprocess.Popen[Any] | None = None) -> None:
+    """Wait until something is so; on a machine that is busy programs take a minute to start."""
+    servers.awaited(is_so, process, seconds=300)
 
 
 def written(settings: Train, folder: Path) -> Path:
@@ -139,7 +145,7 @@ def cluster_settings(folder: Path) -> dict[str, Any]:
     # two tasks of Slurm's on two cores, and where nobody else looks
     options = {"cores": 1, "log_directory": str(folder), "local_directory": str(folder), "python": sys.executable}
     options |= {
-        "scheduler_options": {"host": "127.0.0.1", "dashboard": False},
+        "scheduler_options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"},
         "worker_extra_args": ["--host=127.0.0.1"],
     }
     return found | {"max_workers": 2, "scheduler_options": found["scheduler_options"] | options}
@@ -159,14 +165,27 @@ def test_a_training_whose_workers_are_jobs_comes_to_the_same_bits(
         run_train(one)
     assert model(settings[0]) == model(settings[1])
     assert "a worker of 1 thread(s) needs" in caplog.text
+    assert "could not be closed" not in caplog.text
     assert slurm.asked(environment, "squeue", "-h", "-t", "pending,running") == ""
 
 
+@pytest.mark.parametrize("size", [{"n_workers": 1}, {"min_workers": 1, "max_workers": 2}])
+def test_what_slurm_refuses_is_told_at_once_and_once(
+    size: dict[str, int], environment: Mapping[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = cluster_settings(tmp_path)
+    options = given["scheduler_options"] | {"memory": "300MB", "queue": "nowhere"}
+    with pytest.raises(ClusterError, match=r"does not get its first 1 workers: .*invalid partition specified: nowhere"):
+        open_workers(given["scheduler"], scheduler_options=options, **size).__enter__()
+    assert "Traceback" not in caplog.text
+    assert "could not be closed" not in caplog.text
+
+
 def test_a_job_that_is_gone_is_replaced(
-    environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Dask itself asks nobody for another."""
-    monkeypatch.setattr("dgmm.engine.classes.UPKEEP", 1.0)
+    monkeypatch.setattr("dgmm.engine.upkeep.UPKEEP", 1.0)
     given = cluster_settings(tmp_path)
     options = given.pop("scheduler_options") | {"memory": "400MB"}
     given |= {"min_workers": None, "max_workers": None, "n_workers": 1}
@@ -184,6 +203,7 @@ def test_a_job_that_is_gone_is_replaced(
             assert workers.map(abs, [(-1,), (-2,)]) == [1, 2]
         left = slurm.asked(environment, "squeue", "-h", "-t", "pending,running")
     assert left == ""
+    assert "could not be closed" not in caplog.text
 
 
 def seen(dask_worker: Any) -> tuple[str | None, Any, bool]:
@@ -198,7 +218,9 @@ def workers_addresses(workers: Workers) -> list[str]:
     return list(workers.client.scheduler_info(n_workers=-1)["workers"])
 
 
-def test_jobs_end_by_themselves_when_nobody_is_left_to_end_them(environment: Mapping[str, str], tmp_path: Path) -> None:
+def test_jobs_end_by_themselves_when_nobody_is_left_to_end_them(
+    environment: Mapping[str, str], slow: Train, tmp_path: Path
+) -> None:
     """The driver is killed: its scheduler is gone with it."""
     cluster = cluster_settings(tmp_path)
     cluster["scheduler_options"]["death_timeout"] = 3
