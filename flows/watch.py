@@ -15,8 +15,8 @@ from prefect.logging.handlers import APILogHandler
 
 from dgmm.progress import Progress, progress_on
 
-#: A sign that a run has got further; automations wait for it.
-PASS = "dgmm.pass"
+#: Signs that a run has got further: to another phase, and over the data once more. Automations wait for them.
+PHASE, PASS = "dgmm.phase", "dgmm.pass"
 #: Seconds between two things that are told, and after a server has not answered.
 EVERY, AFTER_SILENCE = 2.0, 60.0
 
@@ -47,6 +47,11 @@ class Watcher(logging.Handler):
         self._last = progress
         if time.monotonic() >= self._next:
             self._tell(progress)
+
+    def begin(self) -> None:
+        """Tell that the phase has begun."""
+        if runtime.flow_run.id:
+            emit_event(PHASE, resource=this_run(), payload={"phase": self.phase})
 
     def finish(self) -> None:
         """Tell how it has ended."""
@@ -95,6 +100,7 @@ def watched(phase: str) -> Iterator[None]:
     """Context in which what the library says is in the log of the run, and its progress is told."""
     watcher = Watcher(phase)
     with heard(watcher):
+        watcher.begin()
         yield
         watcher.finish()
 

@@ -128,10 +128,16 @@ class Programs:
         found = self.ask("events/filter", {"filter": {"event": {"name": [name]}}, "limit": 50})["events"]
         return list(found)
 
-    def assets(self) -> dict[str, dict[str, Any]]:
-        """Name -> what was last said of it."""
-        made = reversed(self.events("prefect.asset.materialization.succeeded"))
-        return {event["resource"]["prefect.resource.id"]: event["payload"] for event in made}
+    def asset(self, path: Any, run: str) -> dict[str, Any]:
+        """What a run has said of what it has made at a path; events take a moment."""
+
+        def found() -> list[dict[str, Any]]:
+            events = self.events("prefect.asset.materialization.succeeded")
+            ours = [event for event in events if f"prefect.flow-run.{run}" in json.dumps(event["related"])]
+            return [event["payload"] for event in ours if event["resource"]["prefect.resource.id"] == f"file://{path}"]
+
+        wait(found, f"run {run} to tell of {path}")
+        return found()[0]
 
     def triggered(self) -> set[str]:
         """Names of the automations that have had something to do."""

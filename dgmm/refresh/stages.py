@@ -127,7 +127,7 @@ def score_stage(job: Refresh) -> Scored:
     if state.champion is None:
         raise InputError(f"{job.registry} has no champion: promote a version (dgmm models promote)")
     if night is None or night.source != state.digest:
-        raise InputError(f"{job.data.path} was changed since the night began: run the same again")
+        raise DgmmError(f"{job.data.path} was changed since the night began: run the same again")
     night = night.model_copy(update={"version": state.champion.version})
     wanted = Score(
         model=Registry(job.registry).model(state.champion.version),

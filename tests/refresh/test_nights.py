@@ -121,6 +121,15 @@ def test_a_better_candidate_is_promoted_and_its_classes_keep_their_numbers(tmp_p
     assert [c.before for c in judgement.classes] == [0, 1, 2]
     assert registry.baseline(version)
     assert json.loads((Path(job.registry) / "champion").read_text())["why"] == judgement.why
+    assert refreshed(job) == []
+
+    # who goes back means it: the same night does not promote it again
+    registry.rollback()
+    assert len(refreshed(job)) == 8
+    assert registry.aliases()["previous"] == version
+    assert night_of(job)["version"] == registry.aliases()["champion"] == job_version(registry, first)
+    assert len(registry.versions()) == 2
+    assert refreshed(job) == []
 
 
 def job_version(registry: Registry, fit: Any) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import dgmm
 from dgmm.config import Data, Score
 from dgmm.data import grid, open_samples, seen, store_at
 from dgmm.errors import OutputExistsError
+from dgmm.mixture import Mixture
 from dgmm.pipeline import run_score
 from dgmm.scoring import ledger
 from dgmm.store import save
@@ -242,6 +244,40 @@ def test_a_source_at_a_url_is_told_by_its_tags(tmp_path: Path, s3: str) -> None:
     assert len(scored(job)) == 8
     put(238)
     assert scored(job) == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("names", [("v",), ("v", "w")], ids=["levels", "variables"])
+def test_grids_of_several_dimensions_grow_along_the_first(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Also where that is not the slowest dimension of the arrays, and chunks are cut at both ends."""
+    model, url, r = fit(), str(tmp_path / "grid.zarr"), np.random.default_rng(3)
+    many = len(names) > 1
+    if many:
+        mixture = Mixture.gaussian("diag", model.mixture.weights, model.mixture.means[:, :2], np.ones((3, 2)))
+        model = replace(model, mixture=mixture, features=names)
+    dims, shape, chunks = ("lat", "time", "depth"), (10, 12, 3), (4, 5, 3)
+    whole = xr.Dataset({name: (dims[: 3 - many], r.normal(0, 3, shape[: 3 - many])) for name in names})
+    whole = whole.assign_coords(time=np.arange(12.0), lat=np.arange(10.0), depth=np.arange(3))
+
+    def put(a: int, b: int) -> None:
+        part = whole.isel(time=slice(a, b)).transpose("time", ...) if many else whole.isel(time=slice(a, b))
+        sizes = dict(zip(dims, chunks, strict=True))
+        encoding = {name: {"chunks": tuple(sizes[str(dim)] for dim in part[name].dims)} for name in names}
+        how: dict[str, Any] = {"append_dim": "time"} if a else {"zarr_format": 3, "encoding": encoding}
+        part.to_zarr(url, consolidated=False, **how)
+
+    def score(out: str, **how: Any) -> list[int]:
+        with at_region(0, stop) as done:
+            samples = {"variables": list(names), **({} if many else {"feature_dim": "depth"})}
+            dgmm.score(model, url, tmp_path / out, scheduler="threads", **samples, **how)
+        return sorted(done)
+
+    put(0, 7)
+    n = len(score("out", extend=True))
+    put(7, 12)
+    done = score("out", extend=True)
+    # along the first dimension of the samples nothing is new where that is the latitude: its grid is another
+    assert len(done) == len(score("anew")) - (0 if not many else n - 3)
+    assert tree(tmp_path / "out") == tree(tmp_path / "anew")
 
 
 def test_regions_stay_as_long_as_they_were_while_data_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
