@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,14 @@ def test_links_lead_somewhere(book: str) -> None:
         assert target.exists(), file
         titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
         assert not anchor or anchor in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}
+
+
+def test_chart_of_the_operator_is_in_its_package() -> None:
+    chart = Path(find_spec("dask_kubernetes").submodule_search_locations[0])  # type: ignore[union-attr, index]
+    (path,) = re.findall(r'"\$package/(\S+)"', BOOKS["README.md"])
+    assert (chart / path / "Chart.yaml").exists()
+    (tag,) = re.findall(r"image\.tag=(\S+)", BOOKS["README.md"])
+    assert f"dask-kubernetes=={tag}\n" in (ROOT / "config/constraints.txt").read_text()
 
 
 def test_units_are_there() -> None:
