@@ -253,6 +253,8 @@ def score_samples(
     ledger = Ledger(output, head_of(samples, model, probabilities, found))
     if former is not None and former.is_all(ledger.head, settings or {}, attributes or {}):
         logger.info("%s is of these data and this model already: nothing is to be scored", output.place.name)
+        # what somebody has begun and not ended is of no use any more
+        output.kept = False
         return Scored.of(former.table)
     Fold(samples, workers, keep=False).check(ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities))
     began = time.perf_counter()
