@@ -280,10 +280,11 @@ def score_samples(
         group.attrs.update(dict(attributes or {}) | attributes_of(scored) | {"complete": 1})
         consolidate(store)
         output.finish()
-    seconds = time.perf_counter() - began
+    seconds, size = time.perf_counter() - began, samples.grid.size
+    n = sum(map(samples.grid.n_rows, todo))
     logger.info(
-        "scored %d samples (%d missing) in %.1f s, %.3g rows/s",
-        samples.grid.size, scored.n_missing, seconds, samples.grid.size / seconds,
+        "scored %s samples (%d missing) in %.1f s, %.3g rows/s",
+        size if n == size else f"{n} of {size}", scored.n_missing, seconds, n / seconds,
     )  # fmt: skip
     return scored
 
