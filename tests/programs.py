@@ -144,9 +144,9 @@ class Programs:
         return {event["resource"]["prefect.resource.name"] for event in self.events("prefect.automation.triggered")}
 
     def artifacts(self, run: str) -> dict[str, Any]:
-        """Key -> the data of the artifacts of a run."""
+        """Key -> the data of the artifacts of a run, those of its last try."""
         found = self.ask("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
-        return {each["key"]: each["data"] for each in found}
+        return {each["key"]: each["data"] for each in sorted(found, key=lambda each: str(each["created"]))}
 
 
 def wait(is_so: Callable[[], Any], what: str) -> None:
