@@ -11,13 +11,14 @@ import pytest
 import zarr
 
 import dgmm
+from dgmm import pipeline
 from dgmm.cli import main
 from dgmm.data import open_samples
 from dgmm.drift import Baseline, baseline_of, census_of, compare
 from dgmm.drift.baseline import FIELDS, Figures
 from dgmm.drift.shifts import spread
 from dgmm.engine.workers import threads
-from dgmm.errors import InputError
+from dgmm.errors import ClusterError, InputError
 from dgmm.mixture import Mixture
 from dgmm.registry import Made, Registry
 from dgmm.store import digest
@@ -269,3 +270,18 @@ def test_a_baseline_of_another_model_is_refused(folder: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert main(["drift", "models/m@champion", "wide.zarr", "--quiet"]) == 2
     assert "is of another model: register it again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("drift m.zarr x.zarr", 2), ("verify s.zarr", 2), ("score m.zarr x.zarr --out s.zarr", 1)]
+)
+def test_where_one_says_that_something_was_found_what_goes_wrong_is_two(
+    command: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(*_: Any) -> Any:
+        raise ClusterError("the scheduler is gone")
+
+    for name in ("run_watch", "run_verify", "run_score"):
+        monkeypatch.setattr(pipeline, name, away)
+    assert main(command.split()) == code
+    assert capsys.readouterr().err == "dgmm: the scheduler is gone\n"
