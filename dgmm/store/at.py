@@ -9,7 +9,8 @@ import re
 from dgmm.data import check_url, local_path
 from dgmm.errors import InputError
 from dgmm.store.local import LocalPlace
-from dgmm.store.places import HEAD, Place
+from dgmm.store.places import Place
+from dgmm.store.states import HEAD
 
 #: The model of a version, in its folder.
 MODEL_OF_VERSION = "model.zarr"

@@ -29,7 +29,8 @@ from dgmm.errors import (
 from dgmm.passes import from_parts, packed, to_parts, unpacked
 from dgmm.store.at import place_at
 from dgmm.store.folders import Folder, folder_at
-from dgmm.store.places import JOURNAL_HEAD, Output, explained, unwritten
+from dgmm.store.places import Output, explained, unwritten
+from dgmm.store.states import JOURNAL_HEAD
 from dgmm.types import AnyArray
 
 logger = logging.getLogger("dgmm")

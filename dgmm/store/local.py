@@ -15,7 +15,8 @@ from typing import Any
 
 from dgmm.data import PARTIAL, RECORD, Run, is_run_id, record_of, store_at
 from dgmm.errors import OutputExistsError
-from dgmm.store.places import HEAD, OLD, ROOT, Output, Place, State, Status, state_of_file, state_of_group
+from dgmm.store.places import OLD, ROOT, Output, Place
+from dgmm.store.states import HEAD, State, Status, state_of_file, state_of_group
 
 logger = logging.getLogger("dgmm")
 

@@ -10,7 +10,8 @@ from zarr.storage import WrapperStore
 
 from dgmm.data import PARTIAL, RECORD, Run, again, content_of, delete, listed, object_at, store_at
 from dgmm.errors import OutputExistsError
-from dgmm.store.places import HEAD, ROOT, Output, Place, State, Status, explained, state_of_file, state_of_group
+from dgmm.store.places import ROOT, Output, Place, explained
+from dgmm.store.states import HEAD, State, Status, state_of_file, state_of_group
 
 #: Beside the record of a claim, the folder of records of what was written.
 RECORDS = "records"
