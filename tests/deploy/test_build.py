@@ -72,9 +72,8 @@ def base(tmp_path: Path) -> Iterator[str]:
     for path in ("/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt"):
         if Path(path).exists():
             shutil.copy(path, f"{root}{path}")
-    tar = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)
-    subprocess.run(["podman", "import", "-", name], stdin=tar.stdout, capture_output=True, check=True)
-    tar.wait()
+    with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as tar:
+        subprocess.run(["podman", "import", "-", name], stdin=tar.stdout, capture_output=True, check=True)
     shutil.rmtree(root)
     yield name
     subprocess.run(["podman", "rmi", "--force", name], capture_output=True, check=False)
