@@ -38,17 +38,21 @@ class Baseline:
         Log density, in nats, below which lies one in a hundred of the training data.
     figures : Figures
         Of blocks of neighbouring segments.
+    deviation : float
+        Standard deviation of the log density of a row, in nats; zero where that was not kept.
     """
 
     model: str
     bound: float
     figures: Figures
+    deviation: float = 0.0
 
     @property
     def to_json(self) -> str:
         """As it is stored."""
         figures = {name: values.tolist() for name, values in vars(self.figures).items()}
-        return json.dumps({"format": FORMAT, "model": self.model, "bound": self.bound, **figures}) + "\n"
+        known = {"model": self.model, "bound": self.bound, "deviation": self.deviation}
+        return json.dumps({"format": FORMAT, **known, **figures}) + "\n"
 
     @classmethod
     def from_json(cls, content: bytes, name: str) -> Baseline:
@@ -64,7 +68,7 @@ class Baseline:
                 raise ValueError("its figures are not counts")
         except (ValueError, RecursionError, ValidationError) as error:
             raise InputError(f"{name} is damaged: {' '.join(str(error).split())[:200]}") from None
-        return cls(found.model, found.bound, figures)
+        return cls(found.model, found.bound, figures, found.deviation)
 
 
 #: The figures of a block, as they are stored.
@@ -133,6 +137,7 @@ class Stored(BaseModel):
 
     model: str
     bound: float
+    deviation: float = Field(0.0, ge=0)
     rows: list[float] = Field(max_length=MOST_BLOCKS)
     missing: list[float]
     unlikely: list[float]
@@ -161,5 +166,6 @@ def baseline_of(samples: Samples, mixture: Mixture, workers: Workers, options: T
     """
     with one_blas_thread:
         profile: Any = profile_of(Fold(samples, workers), samples, options or Training())
-        bound = float(np.quantile(mixture.log_density(profile.sample.rows.x), UNLIKELY))
-    return Baseline(digest(mixture), bound, census_of(samples, mixture, bound, workers).blocks())
+        density = mixture.log_density(profile.sample.rows.x)
+        bound, deviation = float(np.quantile(density, UNLIKELY)), float(np.std(density))
+    return Baseline(digest(mixture), bound, census_of(samples, mixture, bound, workers).blocks(), deviation)

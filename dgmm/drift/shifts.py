@@ -123,7 +123,7 @@ def compare(baseline: Baseline, now: Figures, threshold: float, where: Callable[
     if not now.rows.sum():
         raise InputError("all of its samples have missing values: there is nothing to compare")
     before = baseline.figures.total.shares[:, 0]
-    scale = spread(baseline.figures)
+    scale = spread(baseline.figures, baseline.deviation)
     overall = now.total.shares[:, 0]
     # what has fewer rows than the blocks of then is further off by chance
     block = baseline.figures.rows.mean()
@@ -146,12 +146,23 @@ def compare(baseline: Baseline, now: Figures, threshold: float, where: Callable[
     return Drift(threshold, tuple(ranked), tuple(places()), len(moved), int(np.count_nonzero(now.rows + now.missing)))
 
 
-def spread(figures: Figures) -> FloatArray:
-    """Standard deviation between blocks of each figure, by their rows; at least what one row in a block makes."""
+def spread(figures: Figures, deviation: float = 0.0) -> FloatArray:
+    """Standard deviation between blocks of each figure, by their rows.
+
+    At least what chance makes of rows by themselves, for blocks may be few, and what one row in a block makes.
+
+    Parameters
+    ----------
+    figures : Figures
+    deviation : float
+        Of the log density of a row.
+    """
     shares, rows = figures.shares, figures.rows
     known = rows > 0
     weights, values = rows[known] / rows.sum(), shares[:, known]
     mean = values @ weights
     deviations = np.sqrt(((values - mean[:, None]) ** 2) @ weights)
-    least = np.full(len(shares), 1 / max(rows[known].mean(), 1.0))
-    return np.maximum(deviations, least)
+    block = max(rows[known].mean(), 1.0)
+    chance = mean * (1 - mean)
+    chance[figures.names.index("mean log density")] = deviation**2
+    return np.maximum(np.maximum(deviations, np.sqrt(np.maximum(chance, 0.0) / block)), 1 / block)

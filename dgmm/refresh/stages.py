@@ -45,8 +45,13 @@ def guard_stage(job: Refresh) -> str:
     since = 0 if last is None else last.structure.shape[0]
     n = now.shape[0] - since
     if n > 0:
-        with workers_of(job.cluster) as workers:
-            check_values(state.samples.since(since), workers)
+        try:
+            with workers_of(job.cluster) as workers:
+                check_values(state.samples.since(since), workers)
+        except InputError as error:
+            if not job.accept_changes:
+                raise InputError(f"{error}; or take the new data as they are (accept_changes)") from None
+            logger.warning("%s; it is taken as it is", error)
     return f"{name} is as it should be, with {max(n, 0)} new along {now.dims[0]} ({now.shape[0]} in all)"
 
 
@@ -64,18 +69,26 @@ def drift_stage(job: Refresh) -> Night:
     if champion is not None:
         since = state.since(last_night(job.out))
         drift = drift_of(job, champion, state.samples, since)
-        logger.info("%s against %s: %s", state.samples.since(since).name, champion.version, drift)
-        night = night.model_copy(update={"compared": champion.version, "since": since, "drift": drift.to_json})
+        logger.info(
+            "%s against %s: %s", state.samples.since(since).name, champion.version, drift or "nothing to compare"
+        )
+        told = None if drift is None else drift.to_json
+        night = night.model_copy(update={"compared": champion.version, "since": since, "drift": told})
     note(job.out, night)
     return night
 
 
-def drift_of(job: Refresh, champion: Champion, samples: Samples, since: int) -> Drift:
-    """How far samples from a place on have moved from what a champion was fitted to."""
+def drift_of(job: Refresh, champion: Champion, samples: Samples, since: int) -> Drift | None:
+    """How far samples from a place on have moved from what a champion was fitted to.
+
+    None where all have missing values and are taken as they are.
+    """
     baseline = baseline_in(f"{job.registry}@{champion.version}", champion.fit)
     view = samples.since(since)
     with workers_of(job.cluster) as workers:
         now = census_of(view, champion.fit.mixture, baseline.bound, workers)
+    if job.accept_changes and not now.rows.sum():
+        return None
     return compare(baseline, now, job.threshold, lambda part: where(view, part))
 
 

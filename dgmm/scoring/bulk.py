@@ -254,6 +254,8 @@ def score_samples(
     ledger = Ledger(output, head_of(samples, model, probabilities, found))
     if former is not None and former.is_all(ledger.head, settings or {}, attributes or {}):
         logger.info("%s is of these data and this model already: nothing is to be scored", output.place.name)
+        # what somebody has begun and not ended is of no use any more
+        output.kept = False
         return Scored.of(former.table)
     Fold(samples, workers, keep=False).check(ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities))
     began = time.perf_counter()
@@ -279,10 +281,11 @@ def score_samples(
         group.attrs.update(dict(attributes or {}) | attributes_of(scored) | {"complete": 1})
         consolidate(store)
         output.finish()
-    seconds = time.perf_counter() - began
+    seconds, size = time.perf_counter() - began, samples.grid.size
+    n = sum(map(samples.grid.n_rows, todo))
     logger.info(
-        "scored %d samples (%d missing) in %.1f s, %.3g rows/s",
-        samples.grid.size, scored.n_missing, seconds, samples.grid.size / seconds,
+        "scored %s samples (%d missing) in %.1f s, %.3g rows/s",
+        size if n == size else f"{n} of {size}", scored.n_missing, seconds, n / seconds,
     )  # fmt: skip
     return scored
 

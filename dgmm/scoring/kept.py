@@ -63,9 +63,11 @@ def begun(
         ledger.begin()
     create(store)
     missing = np.zeros(len(grid), dtype=bool)
+    # what was recorded and does not lie there as it was written may have been carried over like that
+    untouched = ~ledger.load()[1]
     missing[missing_regions(ledger, grid, workers)] = True
     if former is not None and not in_place(former, output):
-        missing &= ~carried(former, output, ledger, standing & missing)
+        missing &= ~carried(former, output, ledger, standing & untouched)
     return store, np.flatnonzero(missing).tolist()
 
 

@@ -11,13 +11,14 @@ import pytest
 import zarr
 
 import dgmm
+from dgmm import pipeline
 from dgmm.cli import main
 from dgmm.data import open_samples
 from dgmm.drift import Baseline, baseline_of, census_of, compare
 from dgmm.drift.baseline import FIELDS, Figures
 from dgmm.drift.shifts import spread
 from dgmm.engine.workers import threads
-from dgmm.errors import InputError
+from dgmm.errors import ClusterError, InputError
 from dgmm.mixture import Mixture
 from dgmm.registry import Made, Registry
 from dgmm.store import digest
@@ -156,9 +157,24 @@ def test_the_measure_is_what_blocks_differ_by() -> None:
     assert compare(was, quarter, exact / 4 * 1.001, str).n_places == 0
 
 
+def test_of_one_block_chance_is_the_measure() -> None:
+    """As after a first night: there is nothing between blocks to go by, and data of the same kind have not drifted."""
+    one = baseline_of(open_samples(rows(0, n=3000)), MIXTURE, threads(2))
+    assert len(one.figures.rows) == 1
+    density = MIXTURE.log_density(rows(0, n=3000))
+    shares = one.figures.total.shares[:, 0]
+    scale = spread(one.figures, one.deviation)
+    assert scale[2] == pytest.approx(density.std() / np.sqrt(3000))
+    assert scale[3:] == pytest.approx(np.sqrt(shares[3:] * (1 - shares[3:]) / 3000))
+    # four standard deviations of the difference: a figure is as far from another night's as both are from the truth
+    bound = 4 * np.sqrt(2)
+    assert not any(drift_of(one, rows(seed, n=3000), bound).found for seed in range(1, 21))
+    assert drift_of(one, rows(1, (0.4, 0.4, 0.2), n=3000), bound).found
+
+
 def test_a_baseline_is_kept_whole(baseline: Baseline) -> None:
     again = Baseline.from_json(baseline.to_json.encode(), "b")
-    assert (again.model, again.bound) == (baseline.model, baseline.bound)
+    assert (again.model, again.bound, again.deviation) == (baseline.model, baseline.bound, baseline.deviation)
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(again.figures, name), getattr(baseline.figures, name))
 
@@ -254,3 +270,18 @@ def test_a_baseline_of_another_model_is_refused(folder: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert main(["drift", "models/m@champion", "wide.zarr", "--quiet"]) == 2
     assert "is of another model: register it again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("drift m.zarr x.zarr", 2), ("verify s.zarr", 2), ("score m.zarr x.zarr --out s.zarr", 1)]
+)
+def test_where_one_says_that_something_was_found_what_goes_wrong_is_two(
+    command: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(*_: Any) -> Any:
+        raise ClusterError("the scheduler is gone")
+
+    for name in ("run_watch", "run_verify", "run_score"):
+        monkeypatch.setattr(pipeline, name, away)
+    assert main(command.split()) == code
+    assert capsys.readouterr().err == "dgmm: the scheduler is gone\n"

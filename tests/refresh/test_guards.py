@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from dgmm.api import open_scores
 from dgmm.data import open_samples
 from dgmm.errors import InputError
 from dgmm.fits import Training
@@ -101,7 +102,10 @@ def test_new_data_that_nobody_has_written_are_refused(value: float, said: str, t
     with pytest.raises(InputError, match=f"from time {ROWS} on") as error:
         run_refresh(job)
     assert said in str(error.value)
+    assert "accept_changes" in str(error.value)
     assert len(Registry(job.registry).versions()) == 1
+    run_refresh(job.model_copy(update={"accept_changes": True, "refit": "never"}))
+    assert open_scores(job.out).sizes["time"] == 2 * ROWS
 
 
 def test_features_that_are_others_are_refused(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ from tests.ledgers import N, Stop, at_region, fit, forked, job_of, kill, stop, t
 MODELS = st.sampled_from([0, 1])
 #: Times that the source grows, and the rows that come each time: the last chunk is filled up, and another begins.
 GROWTHS, MORE = 3, 20
+#: What is written.
+ARRAYS = ["label", "probability", "log_density"]
 #: Whose scores: of which model, and how often the source had grown by then.
 Whose = tuple[int, int]
 
@@ -147,6 +149,37 @@ class Scores(RuleBasedStateMachine):
             self.unfinished, self.recorded = (model, self.grown), (self.recorded if kept else set()) | done
             self.lost = (self.lost - done) & self.recorded
 
+    @rule(model=MODELS, number=st.integers(1, N + 3))
+    def brought_up_to_date(self, model: int, number: int) -> None:
+        """Score what is new since; after so many regions something fails, if there are as many to be scored."""
+        its, kept = (model, self.grown), self.kept(model)
+        before = self.recorded if self.unfinished == its else set()
+        carried: set[int] = set()
+        if self.complete is not None and self.complete[0] == model and self.complete != its:
+            # the last chunk has become longer
+            standing = {*range(N + self.complete[1] - 1)} - before
+            carried = {r for r in standing if all((self.folder / "s" / a / "c" / str(r)).exists() for a in ARRAYS)}
+        with at_region(number, stop) as done:
+            try:
+                run_score(self.job(model).model_copy(update={"extend": True}))
+                ended = True
+            except Stop:
+                ended = False
+        if self.complete == its:
+            assert not done, "it was up to date"
+            self.unfinished, self.recorded, self.lost = None, set(), set()
+            return
+        assert not {*done} & (kept | carried), "what is as it was is not scored again"
+        assert ended == (number > self.n - len(kept | carried))
+        assert not ended or kept | carried | {*done} == {*range(self.n)}
+        hurt = {(name, region) for name, region in self.damaged if region in carried}
+        if ended:
+            self.complete, self.damaged, self.unfinished = its, hurt, None
+            self.recorded, self.lost = set(), set()
+        else:
+            self.unfinished, self.recorded = its, before | carried | {*done}
+            self.lost = ((self.lost if before else set()) - {*done}) | {region for _, region in hurt}
+
     @precondition(lambda self: self.grown < GROWTHS)
     @rule()
     def extend(self) -> None:
@@ -162,7 +195,7 @@ class Scores(RuleBasedStateMachine):
     @rule(data=st.data())
     def damage(self, data: Any) -> None:
         """Something happens to a chunk of finished scores."""
-        name = data.draw(st.sampled_from(["label", "probability", "log_density"]))
+        name = data.draw(st.sampled_from(ARRAYS))
         assert self.complete is not None
         region = data.draw(st.integers(0, N + self.complete[1] - 1))
         self.hurt(self.folder / "s" / name / "c" / str(region), data)
@@ -173,17 +206,20 @@ class Scores(RuleBasedStateMachine):
     def damage_unfinished(self, data: Any) -> None:
         """Something happens to a chunk of unfinished scores."""
         region = data.draw(st.sampled_from(sorted(self.recorded - self.lost)))
-        name = data.draw(st.sampled_from(["label", "probability", "log_density"]))
+        name = data.draw(st.sampled_from(ARRAYS))
         (file,) = self.folder.glob(f"s.partial/*/{name}/c/{region}")
         self.hurt(file, data)
         self.lost.add(region)
 
     def hurt(self, file: Path, data: Any) -> None:
         how = data.draw(st.sampled_from(["gone", "short", "another"]))
+        content = file.read_bytes() if file.exists() else b""
+        # what has been carried over lies in two places
+        file.unlink(missing_ok=True)
         if how == "gone":
-            file.unlink(missing_ok=True)
-        elif how == "short":
-            file.write_bytes(file.read_bytes()[:-2] if file.exists() else b"")
+            return
+        if how == "short":
+            file.write_bytes(content[:-2])
         else:  # well-formed, and of another region
             other = tree(self.folder / "whole0-0")[f"{file.parents[1].name}/c/{(int(file.name) + 1) % (N - 1)}"]
             file.write_bytes(other)
@@ -258,7 +294,7 @@ def test_the_damage_that_the_machine_does_is_damage() -> None:
         folder = Path(tempfile.mkdtemp())
         run_score(write_job(folder))
         written = tree(folder / "out")
-        for name in ("label", "probability", "log_density"):
+        for name in ARRAYS:
             contents = [written[f"{name}/c/{region}"] for region in range(N)]
             assert len({*contents}) == N
         assert np.isnan(zarr.open_array(folder / "out" / "log_density", mode="r")[80:100]).all()
