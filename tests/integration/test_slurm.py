@@ -146,6 +146,28 @@ def test_a_job_that_starts_again_once_all_is_written_has_nothing_to_do(program: 
     assert f"{settings.out} is finished and sound" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("command", "settings", "options", "runs"),
+    [
+        ("score", "out: x.zarr", [], False),
+        ("score", "out: x.zarr\nextend: true", [], True),
+        ("score", "out: x.zarr", ["--extend"], True),
+        ("refresh", "out: x.zarr", [], True),
+    ],
+)
+def test_a_job_that_brings_scores_up_to_date_does_so_when_it_starts_again(
+    tmp_path: Path, command: str, settings: str, options: list[str], runs: bool
+) -> None:
+    """Those of the night before are finished and sound, too; here whatever dgmm is asked succeeds."""
+    (tmp_path / "settings.yaml").write_text(settings + "\n")
+    again = os.environ | {"DGMM": "echo", "SLURM_RESTART_COUNT": "1"}
+    line = ["bash", str(DEPLOY / "dgmm.sbatch"), command, "settings.yaml", *options]
+    done = subprocess.run(line, env=again, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (f"\n{command} settings.yaml" in done.stdout) is runs
+    assert ("x.zarr is finished and sound" in done.stdout) is not runs
+
+
 def cluster_settings(folder: Path) -> dict[str, Any]:
     """Those that are shipped, on the only node there is."""
     found: dict[str, Any] = read_settings(DEPLOY / "cluster.yaml")["cluster"]
