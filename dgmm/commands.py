@@ -183,7 +183,8 @@ def finding(run: Callable[..., int]) -> Callable[..., int]:
 @command(Select, "data.path")
 def select(settings: Select) -> str:
     """``dgmm select``."""
-    from dgmm.pipeline import run_select, show_selection
+    from dgmm.pipeline import run_select
+    from dgmm.words import show_selection
 
     return show_selection(settings, run_select(settings))
 
@@ -191,7 +192,8 @@ def select(settings: Select) -> str:
 @command(Train, "data.path")
 def train(settings: Train) -> str:
     """``dgmm train``."""
-    from dgmm.pipeline import run_train, show_fit
+    from dgmm.pipeline import run_train
+    from dgmm.words import show_fit
 
     return show_fit(settings, run_train(settings))
 
@@ -199,7 +201,8 @@ def train(settings: Train) -> str:
 @command(Score, "model", "data.path")
 def score(settings: Score) -> str:
     """``dgmm score``."""
-    from dgmm.pipeline import run_score, show_scored
+    from dgmm.pipeline import run_score
+    from dgmm.words import show_scored
 
     return show_scored(settings, run_score(settings))
 
@@ -266,9 +269,10 @@ def info(
     """Print what a model, scores or a store of samples hold."""
     from dgmm import store
     from dgmm.api import open_scores
-    from dgmm.pipeline import describe, samples_of, show_table
+    from dgmm.pipeline import samples_of
     from dgmm.scoring import SCORES_KIND
     from dgmm.store import MODEL_KIND, from_dataset
+    from dgmm.words import describe, show_table
 
     path = store.model_at(path)
     attributes = {} if path.endswith(".json") else store.attributes(path)

@@ -7,6 +7,7 @@ from prefect import flow
 from dgmm import pipeline as stages
 from dgmm.config import Pipeline
 from dgmm.store import models as store
+from dgmm.words import summary
 from flows.artifacts import publish_report, publish_verification
 from flows.assets import about_model, about_scores
 from flows.common import FLOW, Made, again, main, phase, publish_summary, publish_table
@@ -31,7 +32,7 @@ def pipeline(settings: Pipeline) -> str:
     table = store.read(model).table
     if table is not None:
         publish_table("dgmm-candidates", table, settings.criterion)
-    publish_summary("dgmm-pipeline", stages.summary(settings))
+    publish_summary("dgmm-pipeline", summary(settings))
     return settings.out
 
 

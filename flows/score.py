@@ -5,8 +5,9 @@ from prefect import flow
 
 from dgmm import store
 from dgmm.config import Score
-from dgmm.pipeline import is_done, run_score, show_scored
+from dgmm.pipeline import is_done, run_score
 from dgmm.scoring import Scored
+from dgmm.words import show_scored
 from flows.assets import about_scores
 from flows.common import FLOW, Made, main, phase, publish_summary
 from flows.watch import heard

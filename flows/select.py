@@ -5,7 +5,8 @@ import os
 from prefect import flow
 
 from dgmm.config import Select
-from dgmm.pipeline import MODEL, is_done, run_select, show_model, show_selection
+from dgmm.pipeline import MODEL, is_done, run_select
+from dgmm.words import show_model, show_selection
 from flows.assets import about_model
 from flows.common import FLOW, Made, again, main, phase, publish_summary, publish_table
 from flows.watch import heard

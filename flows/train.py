@@ -4,7 +4,8 @@ from prefect import flow
 
 from dgmm import store
 from dgmm.config import Train
-from dgmm.pipeline import is_done, run_train, show_fit
+from dgmm.pipeline import is_done, run_train
+from dgmm.words import show_fit
 from flows.assets import about_model
 from flows.common import FLOW, Made, again, main, phase, publish_summary
 from flows.watch import heard

@@ -32,7 +32,7 @@ HOUSE: dict[str, str] = {
     "report": "figures page",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian",
-    "api": "", "pipeline": "",
+    "api": "", "pipeline": "", "words": "",
     "refresh": "structure night state renewal judging stages",
     "commands": "", "models": "", "cli": "",
 }  # fmt: skip
@@ -43,7 +43,7 @@ ONLY_IN = {
     "zarr": {"data", "store", "scoring", "datasets", "estimators"},
     "obstore": {"data", "store"},
     "xarray": {"data", "store", "scoring", "datasets", "api", "report", "estimators"},
-    "pandas": {"data", "fits", "store", "registry", "datasets", "pipeline", "report", "estimators"},
+    "pandas": {"data", "fits", "store", "registry", "datasets", "words", "report", "estimators"},
     "pydantic": {"config", "fits", "store", "registry", "drift", "refresh"},
     "yaml": {"yaml12"},
     "sklearn": {"search", "fitting", "estimators"},

@@ -11,11 +11,12 @@ from dgmm.data import check_unchanged
 from dgmm.errors import CollapseError
 from dgmm.fits import One, Search, Training
 from dgmm.fitting import select_samples, train_samples
-from dgmm.pipeline import describe, samples_of, workers_of
+from dgmm.pipeline import samples_of, workers_of
 from dgmm.refresh.night import CANDIDATE, Night, noted
 from dgmm.refresh.state import State
 from dgmm.search import check_given
 from dgmm.store import JOURNAL, Record, Status, journal_at, place_at, settings_in
+from dgmm.words import describe
 
 logger = logging.getLogger("dgmm")
 

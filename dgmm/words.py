@@ -1,0 +1,100 @@
+"""What jobs have come to, as text: for the command line and the flows."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pandas as pd
+
+from dgmm import store
+from dgmm.config import Pipeline, Score, Select, Train
+from dgmm.fits import CRITERION_NAMES, Fit, Selection, held_out_words
+from dgmm.pipeline import MODEL, REPORT, SCORES, TABLE
+from dgmm.scoring import Scored
+from dgmm.types import Criterion
+
+
+def summary(job: Pipeline) -> str:
+    """What was found and where it lies, as text."""
+    lines = [show_model(os.path.join(job.out, MODEL), job.criterion)]
+    lines += [f"{what}: {os.path.join(job.out, name)}" for what, name in
+              (("model", MODEL), ("candidates", TABLE), ("scores", SCORES), ("report", REPORT))]  # fmt: skip
+    return "\n".join(lines)
+
+
+def show_model(path: str, criterion: Criterion | str) -> str:
+    """A model that was chosen, as text."""
+    record = store.read(path)
+    lines = [describe(record.fit, criterion)]
+    if record.table is not None:
+        lines += [show_table(record.table, criterion), *filter(None, [held_out_words(record.table)])]
+    return "\n".join([*lines, *stability_words(record.fit)])
+
+
+def show_fit(settings: Train, fit: Fit) -> str:
+    """What training has come to, as text."""
+    return "\n".join([describe(fit), *stability_words(fit), f"model: {settings.out}"])
+
+
+def show_selection(settings: Select, selection: Selection) -> str:
+    """What a selection has come to, as text."""
+    lines = [show_table(selection.table, selection.criterion), describe(selection.best, selection.criterion)]
+    lines += [*filter(None, [held_out_words(selection.table)]), *stability_words(selection.best)]
+    if selection.at_edge:
+        lines.append(f"the best K is the largest that was tried ({selection.best.n_components}): more may be better")
+    return "\n".join([*lines, f"model: {settings.out.rstrip('/')}/{MODEL}"])
+
+
+def show_scored(settings: Score, scored: Scored) -> str:
+    """What scoring has come to, as text."""
+    n = int(scored.counts.sum())
+    return "\n".join(
+        [
+            f"{n} samples scored, {scored.n_missing} missing, mean log density {scored.log_density / max(n, 1):.6g}",
+            *(f"component {k}: {m} samples ({m / max(n, 1):.2%})" for k, m in enumerate(scored.counts.tolist())),
+            f"missing: {scored.n_missing}",
+            f"scores: {settings.out}",
+        ]
+    )
+
+
+def stability_words(fit: Fit) -> list[str]:
+    """What refits have said, if any were made."""
+    return [] if fit.stability is None else [fit.stability.words]
+
+
+def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
+    """A fit in one paragraph, with the value of the criterion that chose it."""
+    seen = "" if fit.spread is None else f"; on the sample {fit.spread}"
+    held = f", held out {fit.held_out:.4f} per sample" if np.isfinite(fit.held_out) else ""
+    held += f" (standard error {fit.held_out_se:.4f})" if np.isfinite(fit.held_out_se) else ""
+    short = f", an estimated {fit.remaining_gain:.2g} nats per sample short of this top"
+    return (
+        f"{fit.covariance_type}, K = {fit.n_components} ({fit.n_parameters} parameters), {fit.n_samples} samples "
+        f"({fit.n_missing} missing): log-likelihood {fit.log_likelihood:.4f}{held}, "
+        f"{CRITERION_NAMES[Criterion(criterion)]} {fit.criterion(criterion):.2f}, {fit.state} after "
+        f"{fit.n_passes} passes{short + seen if fit.outcome.is_sound else f': {fit.reason}'}"
+    )
+
+
+def show_table(table: pd.DataFrame, criterion: Criterion | str = Criterion.BIC, rows: int = 12) -> str:
+    """The first rows of a table of candidates, with the criterion that chose; what it does not have is left out."""
+    columns = [
+        "covariance_type",
+        "n_components",
+        "n_parameters",
+        "log_likelihood",
+        str(criterion),
+        "n_passes",
+        "state",
+    ]
+    shown = table.head(rows).to_string(
+        index=False,
+        columns=[column for column in columns if column in table],
+        float_format=lambda v: f"{v:.2f}",
+        # nats per sample, of which a hundredth is much
+        formatters={str(Criterion.HELD_OUT): lambda v: f"{v:.6f}"},
+    )
+    more = len(table) - rows
+    return shown + (f"\n... and {more} more" if more > 0 else "")
