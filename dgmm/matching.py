@@ -19,8 +19,8 @@ class Matching:
     Attributes
     ----------
     order : ndarray of int, shape (K,)
-        The components as they are to be numbered: those that go on from one before by its number, then the others, by
-        weight.
+        The components as they are to be numbered: those that go on from one before have its number, as far as there
+        are as many; the others take those that are free, by weight.
     before : tuple of (int or None), length K
         Of each in that order the component before; None of a new one.
     overlap : tuple of float, length K
@@ -30,6 +30,11 @@ class Matching:
     order: IntArray
     before: tuple[int | None, ...]
     overlap: tuple[float, ...]
+
+    @property
+    def renumbered(self) -> list[tuple[int, int]]:
+        """Components before that have another number now, with that: where there are fewer than before."""
+        return [(j, k) for k, j in enumerate(self.before) if j is not None and j != k]
 
     def lost(self, weights: FloatArray, least_share: float, least_overlap: float) -> list[tuple[int, float]]:
         """Components before, of at least this weight, that are not found again, with the overlap that they have.
@@ -56,13 +61,15 @@ def match(now: Mixture, before: Mixture) -> Matching:
     overlap = overlaps(now, before)
     ours, theirs = linear_sum_assignment(-overlap)
     # what does not overlap at all is not the same, whatever is left to choose from
-    pairs = sorted((int(j), int(k)) for k, j in zip(ours, theirs, strict=True) if overlap[k, j] > 0)
-    taken = [k for _, k in pairs]
-    new = [k for k in now.canonical_order().tolist() if k not in taken]
+    earlier = {int(k): int(j) for k, j in zip(ours, theirs, strict=True) if overlap[k, j] > 0}
+    numbers = {j: k for k, j in earlier.items() if j < now.n_components}
+    beyond = sorted((k for k, j in earlier.items() if j >= now.n_components), key=earlier.__getitem__)
+    others = iter([*beyond, *(k for k in now.canonical_order().tolist() if k not in earlier)])
+    order = [numbers[n] if n in numbers else next(others) for n in range(now.n_components)]
     return Matching(
-        np.array([*taken, *new], dtype=np.int64),
-        (*(j for j, _ in pairs), *(None for _ in new)),
-        (*(float(overlap[k, j]) for j, k in pairs), *(0.0 for _ in new)),
+        np.array(order, dtype=np.int64),
+        tuple(earlier.get(k) for k in order),
+        tuple(float(overlap[k, earlier[k]]) if k in earlier else 0.0 for k in order),
     )
 
 

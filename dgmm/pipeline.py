@@ -164,8 +164,9 @@ def baseline_in(name: str, model: Fit) -> Baseline:
 
 def where(samples: Samples, segment: int) -> str:
     """A segment in words."""
-    region = samples.grid.region(segment)
-    return ", ".join(f"{dim} {s.start}:{s.stop}" for dim, s in zip(samples.dims, region, strict=True))
+    starts = (samples.start, *(0 for _ in samples.dims[1:]))
+    places = zip(samples.dims, samples.grid.region(segment), starts, strict=True)
+    return ", ".join(f"{dim} {s.start + start}:{s.stop + start}" for dim, s, start in places)
 
 
 def made_with(settings: Settings) -> dict[str, Any]:

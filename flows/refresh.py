@@ -28,7 +28,8 @@ def refresh(settings: Refresh) -> str:
         if (champion := champion_of(settings)) != before:
             announce(Made(settings.registry, lambda folder: about_version(folder, champion)))
         phase("score", stages.score_stage, settings, Made(settings.out, about_scores))
-        publish_verification(settings.out, str(phase("verify", stages.verify_stage, settings)))
+    # of a night that is done, too: it may be that which was not
+    publish_verification(settings.out, str(phase("verify", stages.verify_stage, settings)))
     publish_summary("dgmm-refresh", stages.summary(settings))
     return settings.out
 

@@ -130,3 +130,17 @@ def test_what_does_not_overlap_at_all_is_not_matched() -> None:
 def test_mixtures_of_other_features_are_refused() -> None:
     with pytest.raises(InputError, match="of 2 and 3 features"):
         match(some(2, 2, 0), some(2, 3, 0))
+
+
+def test_a_class_that_is_lost_leaves_its_number_to_what_is_new() -> None:
+    """0, 1 and 2 before; 1 is gone, and there is something else: 2 stays 2."""
+    unit = np.eye(1)[None]
+    before = gaussian([0.4, 0.2, 0.4], np.array([[0.0], [1e4], [50.0]]), np.repeat(unit, 3, 0))
+    now = gaussian([0.4, 0.2, 0.4], np.array([[50.1], [-1e4], [0.1]]), np.repeat(unit, 3, 0))
+    found = match(now, before)
+    assert found.before == (0, None, 2)
+    assert found.order.tolist() == [2, 1, 0]
+    assert found.renumbered == []
+    # where there are fewer, the last ones move into what is free
+    fewer = match(gaussian([0.5, 0.5], np.array([[50.1], [0.1]]), np.repeat(unit, 2, 0)), before)
+    assert (fewer.before, fewer.order.tolist(), fewer.renumbered) == ((0, 2), [1, 0], [(2, 1)])

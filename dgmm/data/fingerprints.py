@@ -244,14 +244,18 @@ def _of_folder(folder: str) -> Listing:
 
 
 def _files(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """All files below a folder by their paths in it, in any order."""
-    folders = [""]
+    """All files below a folder by their paths in it, in any order; links are followed, as they are when it is read."""
+    folders, known = [""], set()
     while folders:
         within = folders.pop()
+        here = os.stat(os.path.join(folder, within))
+        if (here.st_dev, here.st_ino) in known:  # a link that leads back
+            continue
+        known.add((here.st_dev, here.st_ino))
         with os.scandir(os.path.join(folder, within)) as entries:
             for entry in entries:
                 name = os.path.join(within, entry.name)
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir():
                     folders.append(name)
                 else:
                     yield name, entry.stat()

@@ -67,7 +67,10 @@ def judged(
     new, difference = compared(candidate, champion, samples, since, options, workers)
     known: dict[str, Any] = {"champion": version, "classes": classes}
     if difference is None:
-        why = "no row was held out that could judge: raise training.holdout, or make its blocks shorter (holdout_by)"
+        why = (
+            f"fewer than {FEWEST_BLOCKS} blocks are held out that could judge: raise training.holdout, make its blocks "
+            "shorter (holdout_by), or wait for more data"
+        )
         return Judgement(accepted=False, why=why, **known)
     gain, error = difference.mean, difference.standard_error
     known |= {"gain": gain, "standard_error": None if math.isnan(error) else error}
@@ -83,7 +86,14 @@ def judged(
         verb, least = "is" if len(lost) == 1 else "are", rule.min_overlap
         why = f"of the champion's classes {names} {verb} not found again, overlap {least:g} is asked for; {told}"
         return Judgement(accepted=False, why=why, **known)
-    return Judgement(accepted=True, why=f"{told}; every class is found again", **known)
+    gone = [j for j, _ in matching.lost(champion.mixture.weights, 0.0, rule.min_overlap)]
+    words = [
+        f"all but the smallest classes are found again, not {', '.join(map(str, gone))}"
+        if gone
+        else "every class is found again",
+        *(f"class {before} is class {now} now" for before, now in matching.renumbered),
+    ]
+    return Judgement(accepted=True, why="; ".join([told, *words]), **known)
 
 
 def compared(

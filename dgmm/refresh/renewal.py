@@ -12,7 +12,7 @@ from dgmm.errors import CollapseError
 from dgmm.fits import One, Search, Training
 from dgmm.fitting import select_samples, train_samples
 from dgmm.pipeline import samples_of, workers_of
-from dgmm.refresh.night import CANDIDATE, Night, noted
+from dgmm.refresh.night import CANDIDATE, Night, note, noted
 from dgmm.refresh.state import State
 from dgmm.search import check_given
 from dgmm.store import JOURNAL, Record, Status, journal_at, place_at, settings_in
@@ -89,6 +89,8 @@ def fit_stage(job: Refresh) -> str | None:
             if champion is None:
                 raise
             logger.warning("there is no candidate, %s stays in use: %s", champion.version, error)
+            if night is not None:
+                note(job.out, night.model_copy(update={"decision": f"none, for it collapses: {error}"}))
             return None
         check_unchanged(samples_of(job.data, None if champion is None else champion.fit), state.source)
         store.write(output, fit, table=table, settings=wanted)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Mapping
 
+from dgmm import store
 from dgmm.config import Refresh, Score, Verify
 from dgmm.data import Samples
 from dgmm.drift import Drift, baseline_of, census_of, compare
@@ -15,9 +17,9 @@ from dgmm.refresh.night import ATTRIBUTE, Night, digest_of, last_night, note, no
 from dgmm.refresh.renewal import candidate_of, fit_stage, training_of
 from dgmm.refresh.state import Champion, State, asked
 from dgmm.refresh.structure import Structure, check_structure, check_values
-from dgmm.registry import Judgement, Made, Registry
+from dgmm.registry import Card, Judgement, Made, Registry
 from dgmm.scoring import Scored, Verdict
-from dgmm.store import PREVIOUS, digest
+from dgmm.store import PREVIOUS, digest, version_of
 
 logger = logging.getLogger("dgmm")
 
@@ -29,6 +31,8 @@ def is_finished(job: Refresh) -> bool:
         return False
     state = State.of(job)
     if state.champion is None or last.version != state.champion.version or last.source != state.digest:
+        return False
+    if store.attributes(job.out).get("model") != digest(state.champion.fit.mixture):  # others have scored meanwhile
         return False
     logger.info("%s is of these data and of %s already: nothing to do", job.out, last.version)
     return True
@@ -100,38 +104,45 @@ def accept_stage(job: Refresh) -> Judgement | None:
         return None
     registry, version = Registry(job.registry), "" if champion is None else champion.version
     fit, matching = aligned(record.fit, None if champion is None else champion.fit)
-    known = registry.holder(digest(fit.mixture))
-    if known is None:
+    known, rule = registry.holder(digest(fit.mixture)), job.acceptance.model_dump()
+    judgement = None if known is None else standing(registry.card(known), version, state, rule)
+    if judgement is None:
         training, samples = training_of(job), state.samples.like(fit.features, fit.layout)
+        before = None if champion is None else champion.fit
         with workers_of(job.cluster) as workers:
             judgement = judged(
-                job.acceptance,
-                fit,
-                None if champion is None else champion.fit,
-                matching,
-                version,
-                samples,
-                state.unfitted,
-                training,
-                workers,
-            )
-            baseline = baseline_of(samples, fit.mixture, workers, training).to_json
+                job.acceptance, fit, before, matching, version, samples, state.unfitted, training, workers
+            ).model_copy(update={"rule": rule})
+            baseline = baseline_of(samples, fit.mixture, workers, training).to_json if known is None else ""
         command = shlex.join(["dgmm", "refresh", job.data.path, "--registry", job.registry, "--out", job.out])
         notes = (f"fitted to {job.data.path}",)
         made = Made(record.table, record.settings, state.source, command, notes, baseline, judgement)
         known = registry.add(fit, made)
-    else:
-        # it may have been judged and rolled back since, which stands
-        judgement = registry.card(known).judgement or Judgement(accepted=False, why="it was registered by hand")
+    assert known is not None
+    unused = known not in (version, version_of(registry.folder, PREVIOUS))
+    promotes = judgement.accepted and judgement.champion == version and unused
     said = f"{known} {'accepted' if judgement.accepted else 'refused'}: {judgement.why}"
+    if judgement.accepted and not promotes and known != version:
+        said += "; it is not in use, as it was rolled back or is of another champion"
     logger.info("candidate %s", said)
     night = noted(job.out)
     if night is not None:  # before the champion is another, of which nobody would know that there was something to say
         note(job.out, night.model_copy(update={"decision": said}))
-    unused = known not in (version, registry.aliases().get(PREVIOUS))
-    if judgement.accepted and judgement.champion == version and unused:
-        registry.promote(known, judgement.why)
+    if promotes and (stays := registry.promote(known, judgement.why, instead_of=version)) != known:
+        logger.warning("%s has become the champion meanwhile, and stays it", stays)
     return judgement
+
+
+def standing(card: Card, champion: str, state: State, rule: Mapping[str, float]) -> Judgement | None:
+    """What was decided of a version before, if that still stands: of other data, or by another rule, it is judged anew.
+
+    One that was accepted is not: it may have been rolled back since.
+    """
+    found = card.judgement
+    if found is None:
+        return Judgement(accepted=False, why="it was registered by hand")
+    same = found.champion == champion and found.rule == rule and card.data == state.source
+    return found if found.accepted or same else None
 
 
 def score_stage(job: Refresh) -> Scored:
@@ -186,5 +197,6 @@ def run_refresh(job: Refresh) -> str:
         fit_stage(job)
         accept_stage(job)
         score_stage(job)
-        verify_stage(job)
+    # of a night that is done, too: it may be that which was not
+    verify_stage(job)
     return summary(job)

@@ -13,7 +13,7 @@ from dgmm.fits import Fit
 from dgmm.pipeline import made_with, samples_of
 from dgmm.refresh.night import Night, digest_of
 from dgmm.registry import Card, Registry
-from dgmm.store import CHAMPION
+from dgmm.store import CHAMPION, version_of
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class State:
 
     def since(self, last: Night | None) -> int:
         """Where the rows begin that the last night has not seen, or else the champion."""
+        if last is not None and last.source == self.digest:  # the same night again
+            return last.since
         known = 0 if last is None else last.structure.shape[0]
         return known if self.unfitted < known < self.samples.grid.shape[0] else self.unfitted
 
@@ -81,7 +83,7 @@ def champion_of(job: Refresh) -> Champion | None:
     registry, wanted = Registry.of(job.registry)
     if wanted:
         raise InputError(f"{job.registry}: name the registry, without a version ({registry.folder})")
-    version = registry.aliases().get(CHAMPION)
+    version = version_of(registry.folder, CHAMPION)
     if version is None:
         return None
     return Champion(version, store.load(registry.model(version)), registry.card(version))

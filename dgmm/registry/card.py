@@ -54,6 +54,8 @@ class Judgement(BaseModel):
         Of that, over blocks; None of fewer than two.
     classes : tuple of Class
         Of each class, in its order.
+    rule : dict
+        By which it was judged; see `dgmm.config.Acceptance`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -64,6 +66,7 @@ class Judgement(BaseModel):
     gain: float | None = None
     standard_error: float | None = None
     classes: tuple[Class, ...] = ()
+    rule: dict[str, float] = Field(default_factory=dict)
 
 
 class Card(BaseModel):

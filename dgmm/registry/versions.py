@@ -153,8 +153,15 @@ class Registry:
         named = (version for version in self.versions() if version.endswith(f"-{model[:8]}"))
         return next((version for version in named if self.card(version).model == model), None)
 
-    def promote(self, wanted: str, why: str = "promoted") -> str:
-        """Make a version the champion, and the champion the previous one, both at once; its name.
+    def promote(self, wanted: str, why: str = "promoted", *, instead_of: str | None = None) -> str:
+        """Make a version the champion, and the champion the previous one, both at once; the name of who is it then.
+
+        Parameters
+        ----------
+        wanted, why : str
+        instead_of : str, optional
+            Nobody else's place is taken: where another has become the champion, that stays it. Empty: where there is
+            none.
 
         Raises
         ------
@@ -164,7 +171,11 @@ class Registry:
         version = self.version(wanted)
         if not self.holds(version):
             raise InputError(f"{self.model(version)} is not complete: it cannot be the champion")
-        return self._enthrone(lambda champion, previous: version, why)
+
+        def chosen(champion: str | None, previous: str | None) -> str:
+            return version if instead_of is None or not champion or champion == instead_of else champion
+
+        return self._enthrone(chosen, why)
 
     def rollback(self, why: str = "rolled back") -> str:
         """Make the previous version the champion again, and that the previous one; its name.

@@ -289,7 +289,9 @@ def score_samples(
         group = zarr.open_group(store, mode="r+", use_consolidated=False)
         coordinates = {name: stored_digest(store, name) for name in others_in(store)}
         write_ledger(group, ledger.head, table, coordinates, found.regions)
-        group.attrs.update(dict(attributes or {}) | attributes_of(scored) | {"complete": 1})
+        # what others have said of scores that are brought up to date is still said
+        said = {} if former is None else {k: v for k, v in former.attributes.items() if k not in group.attrs}
+        group.attrs.update(said | dict(attributes or {}) | attributes_of(scored) | {"complete": 1})
         consolidate(store)
         output.finish()
     seconds, size = time.perf_counter() - began, samples.grid.size

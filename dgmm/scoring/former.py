@@ -79,6 +79,8 @@ class Former:
         n = min(len(found), len(self.sources))
         whole = rows_of(grid)[:n] == rows_of(grid_of(self.head))[:n]
         found[:n] = whole & (self.sources[:n] == sources[:n])
+        if not found.any():
+            logger.warning("%s is scored anew: no part of the data is as it was", self.path)
         return found
 
     def _objection(self, head: Mapping[str, Any], sources: AnyArray | None) -> str:

@@ -109,7 +109,7 @@ def test_where_no_new_row_is_held_out_all_that_are_judge() -> None:
     blocks = Training(holdout=0.25, holdout_by={"sample": 1500}, seed=0)
     refused = verdict(champion, champion, x, options=blocks)
     assert not refused.accepted
-    assert "no row was held out that could judge" in refused.why
+    assert "fewer than 2 blocks are held out that could judge" in refused.why
 
 
 def test_what_means_little_is_refused_and_the_first_one_accepted() -> None:

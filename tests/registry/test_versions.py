@@ -62,6 +62,13 @@ def test_promotions_can_be_taken_back(registry: Registry) -> None:
     assert second in registry.versions()
 
 
+def test_a_place_that_somebody_else_has_taken_is_not_taken_again(registry: Registry) -> None:
+    first, second, _ = filled(registry)
+    assert registry.promote(first, instead_of="") == first
+    assert registry.promote(second, instead_of="20200101T000000Z-00000000") == first
+    assert registry.promote(second, instead_of=first) == second
+
+
 def test_the_same_model_is_one_version(registry: Registry) -> None:
     first, *_ = filled(registry)
     assert registry.add(fit(0), Made(when=datetime(2026, 2, 1, tzinfo=UTC))) == first
