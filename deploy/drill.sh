@@ -28,5 +28,9 @@ worst=0
 dgmm models list "$work/models/$name" || worst=$?
 dgmm verify "$work/models/$name@champion" --quiet || worst=$?
 dgmm verify "$work/scores.zarr" --data --quiet "${anew[@]}" || { code=$?; [ "$code" -le "$worst" ] || worst=$code; }
-if [ "$worst" -eq 0 ]; then echo "drill.sh: $registry and $scores would do"; else echo "drill.sh: they would not do" >&2; fi
+if [ "$worst" -eq 0 ]; then echo "drill.sh: $registry and $scores would do"; elif [ "$worst" -eq 1 ]; then
+    echo "drill.sh: they would not do" >&2
+else
+    echo "drill.sh: that cannot be told: see above" >&2
+fi
 exit "$worst"

@@ -45,6 +45,7 @@ if ! [ -s ca.pem ] || ! [ -s dask.pem ] || ! [ -s dask-key.pem ]; then
     chmod 644 dask-key.pem
 fi
 keep prefect-auth "dgmm:$(password)"
+[ -s postgres-password ] || rm -f prefect-database-url # which holds it
 keep postgres-password "$(password)"
 keep s3-access-key "dgmm-$(openssl rand -hex 4)"
 keep s3-secret-key "$(password)"

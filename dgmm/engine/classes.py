@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import dask
 
-from dgmm.engine.presets import asks_for_memory, filled, presets_for, processes_of, threads_of, values_of
+from dgmm.engine.presets import Filled, asks_for_memory, filled, presets_for, processes_of, threads_of
 from dgmm.engine.schedulers import STARTING, be_deaf, unwarned
 from dgmm.engine.upkeep import Size, kept_up
-from dgmm.errors import ClusterError, InputError, one_line
+from dgmm.errors import ClusterError, InputError, may_pass, one_line
 from dgmm.waits import result_of
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def cluster_class(path: str) -> type[Any]:
             extra = f"dgmm[{EXTRAS[package]}]" if package in EXTRAS else package.replace("_", "-")
             raise InputError(f"scheduler {path}: there is no package {package} here: pip install '{extra}'") from None
         raise InputError(f"scheduler {path}: {one_line(error)}: see where {package} has its cluster classes") from None
-    except ImportError as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"scheduler {path}: {package} cannot be imported: {one_line(error)}") from None
     found = getattr(home, name, None)
     if is_cluster(found):
@@ -114,7 +114,11 @@ def of_class(
         raise InputError("scheduler_options: the memory of this job is not projected: give a number in its place")
     settings = presets_for(options, memory) | {"distributed.scheduler.no-workers-timeout": f"{patience:g}s"}
     with dask.config.set(settings), ExitStack() as running:
-        given = filled(options, values_of(memory, None)) if asks_for_memory(options) else dict(options)
+        given = (
+            filled(options, {Filled.MEMORY: None if memory is None else str(memory)})
+            if asks_for_memory(options)
+            else dict(options)
+        )
         cluster = start(path, build, given)
         running.callback(close, path, cluster)
         with hushed(running):
@@ -146,7 +150,7 @@ def start(path: str, build: Callable[..., Any], options: Mapping[str, Any]) -> A
             coming = starter.submit(build, **options)
             try:
                 return result_of(coming, f"{path} to start")
-            except KeyboardInterrupt:
+            except BaseException:  # whatever ends a run
                 with suppress(Exception):
                     close(path, coming.result())
                 raise
@@ -154,10 +158,12 @@ def start(path: str, build: Callable[..., Any], options: Mapping[str, Any]) -> A
         first = first_of(error)
         if isinstance(first, (TypeError, ValueError)):
             raise InputError(f"{path} does not take these scheduler_options ({names}): {one_line(first)}") from error
-        raise ClusterError(
+        failed = ClusterError(
             f"{path} did not start ({type(first).__name__}: {one_line(first)}): see whether what it needs is there "
             "and can be reached from here"
-        ) from error
+        )
+        failed.passing = may_pass(error)
+        raise failed from error
 
 
 def first_of(error: BaseException) -> BaseException:

@@ -128,7 +128,8 @@ def _found_or_started(
                 "of a class"
             )
         if n_workers is not None or memory_limit is not None:
-            raise InputError(f"the scheduler at {scheduler} has its own workers: leave n_workers and memory_limit out")
+            shown = without_secrets(scheduler)
+            raise InputError(f"the scheduler at {shown} has its own workers: leave n_workers and memory_limit out")
         with undisturbed(connected(scheduler, options), STARTING) as client:
             yield of_client(client, patience)
     else:

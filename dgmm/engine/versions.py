@@ -17,8 +17,8 @@ PACKAGES = ("dask", "distributed", "msgpack", "cloudpickle", "numpy", "scipy", "
 Versions = Mapping[str, str | None]
 
 
-def check_versions(client: Client, only: Collection[str] | None = None) -> None:
-    """Refuse a cluster whose processes run other versions than this one.
+def check_versions(client: Client, only: Collection[str] | None = None) -> set[str]:
+    """Refuse a cluster whose processes run other versions than this one; the addresses of those workers that have told.
 
     Parameters
     ----------
@@ -39,10 +39,17 @@ def check_versions(client: Client, only: Collection[str] | None = None) -> None:
     refuse(differences(ours, theirs, ("python", *PACKAGES)))
     # no code travels before it is known that all have one Python
     ask = version_asked()
-    everywhere = {f"worker {a}": v for a, v in client.run(ask, workers=None if only is None else list(only)).items()}
+    # one that is gone meanwhile tells nothing, and works no more
+    answers = client.run(ask, workers=None if only is None else list(only), on_error="return")
+    failed = [a for a in answers.values() if isinstance(a, BaseException) and not isinstance(a, OSError)]
+    if failed:
+        raise failed[0]
+    answered = {address: answer for address, answer in answers.items() if not isinstance(answer, OSError)}
+    everywhere = {f"worker {address}": version for address, version in answered.items()}
     if only is None:
         everywhere["the scheduler"] = client.run_on_scheduler(ask)
     refuse(differences({"dgmm": ask()}, {name: {"dgmm": v} for name, v in everywhere.items()}, ("dgmm",)))
+    return set(answered)
 
 
 def version_asked() -> Callable[[], str | None]:

@@ -104,8 +104,7 @@ class Workers:
         """Refuse workers that have come meanwhile and are not what the others are."""
         new = set(places) - self._known
         if self.client is not None and not self.local and new:
-            check_versions(self.client, new)
-            self._known.update(new)
+            self._known.update(check_versions(self.client, new))
 
     def share(self, value: Any, *, heavy: bool = False) -> Any:
         """A value that many tasks take: it travels to the workers once.

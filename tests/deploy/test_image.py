@@ -55,6 +55,13 @@ def tls(folder: Path) -> dict[str, str]:
     }
 
 
+def test_runs_what_workers_of_prefect_ask_for(tmp_path: Path) -> None:
+    """Those of Docker and Kubernetes give the image a command that begins with the program."""
+    found = entrypoint("prefect", "flow-run", "execute", "--help", env=surroundings(tmp_path))
+    assert found.returncode == 0, found.stderr
+    assert "prefect flow-run execute" in found.stdout
+
+
 def test_runs_commands_by_default(tmp_path: Path) -> None:
     env = surroundings(tmp_path)
     assert entrypoint("--version", env=env).stdout.strip() == dgmm.__version__

@@ -22,9 +22,10 @@ from distributed import LocalCluster
 import dgmm
 from dgmm.config import Train
 from dgmm.engine import open_workers
-from dgmm.engine.classes import cluster_class, is_path
+from dgmm.engine.classes import cluster_class, is_path, start
+from dgmm.engine.presets import Filled, filled
 from dgmm.engine.upkeep import Keeper, Size
-from dgmm.errors import ClusterError, InputError
+from dgmm.errors import ClusterError, InputError, may_pass
 from tests import journals
 from tests.engine.test_schedulers import of_session
 
@@ -328,3 +329,54 @@ def _nothing_stays() -> Iterator[None]:
     before = {c for c in LocalCluster._instances if c.status.name == "running"}
     yield
     assert {c for c in LocalCluster._instances if c.status.name == "running"} <= before
+
+
+# ---- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("does", ["raise SystemExit(0)", "raise RuntimeError('boom')"])
+def test_a_module_that_cannot_be_imported_is_said_in_a_line(
+    does: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_clusters.py").write_text(does)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"^scheduler broken_clusters\.Cluster: broken_clusters cannot be imported"):
+        cluster_class("broken_clusters.Cluster")
+
+
+@pytest.mark.parametrize(("error", "passes"), [(KeyError("image"), False), (ConnectionError("away"), True)])
+def test_only_what_may_pass_is_worth_another_try(error: Exception, passes: bool) -> None:
+    def build(**_: Any) -> Any:
+        raise error
+
+    with pytest.raises(ClusterError, match="did not start") as found:
+        start("a.Cluster", build, {})
+    assert may_pass(found.value) is passes
+
+
+def test_a_cluster_is_closed_whatever_ends_the_run_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect ends runs by exceptions that are neither an interrupt nor an error."""
+
+    class Ended(BaseException):
+        pass
+
+    closed = []
+
+    class Slow:
+        def close(self) -> None:
+            closed.append(self)
+
+    def interrupted(*_: Any) -> Any:
+        raise Ended
+
+    monkeypatch.setattr("dgmm.engine.classes.result_of", interrupted)
+    with pytest.raises(Ended):
+        start("a.Cluster", Slow, {})
+    assert len(closed) == 1
+
+
+def test_only_memory_is_filled_into_options_of_users() -> None:
+    assert filled({"memory": "projected", "queue": "exports"}, {Filled.MEMORY: "7"}) == {
+        "memory": "7",
+        "queue": "exports",
+    }

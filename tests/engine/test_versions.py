@@ -109,6 +109,17 @@ def test_the_scheduler_is_looked_at_too(client: Client, monkeypatch: pytest.Monk
         check_versions(client)
 
 
+def test_a_worker_that_is_gone_tells_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = client.run
+
+    def with_one_gone(*given: object, **how: object) -> dict[str, object]:
+        assert how["on_error"] == "return"
+        return run(*given, **how) | {"tcp://127.0.0.1:9": OSError("timed out")}
+
+    monkeypatch.setattr(client, "run", with_one_gone)
+    assert check_versions(client) == set(client.scheduler_info()["workers"])
+
+
 def test_of_python_the_first_two_numbers_count() -> None:
     ours = said({"packages": {"python": "3.11.7.final.0"}})
     theirs = said({"packages": {"python": "3.11.9.final.0"}})
