@@ -31,10 +31,19 @@ from dgmm.engine.presets import (
     threads_of,
     values_of,
 )
+from dgmm.engine.schedulers import DISTRIBUTED_SETTINGS
 
 IDLE = "distributed.scheduler.idle-timeout"
 #: What batch systems have of settings, as far as it matters here.
 SECTION = {"cores": None, "memory": None, "death-timeout": 60, "walltime": "00:30:00", "worker-extra-args": []}
+
+
+@pytest.fixture(autouse=True)
+def as_shipped() -> Iterator[None]:
+    """Dask's own settings, though a cluster of this process may be open that has set others for itself."""
+    shipped = dask.config.merge(*dask.config.defaults)
+    with dask.config.set({key: dask.config.get(key, None, config=shipped) for key in DISTRIBUTED_SETTINGS}):
+        yield
 
 
 @pytest.fixture
