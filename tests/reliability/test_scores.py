@@ -140,8 +140,8 @@ def test_a_worker_that_is_killed_changes_no_byte(folder: Path, tmp_path: Path, m
     assert tree(tmp_path / "s") == tree(big / "out")
     twice = Counter(map(int, (tmp_path / "mark.log").read_text().split()))
     assert {*twice} == {*range(40)}
-    # of a task of five regions whose result was lost the last is scored again
-    assert all(segment % 5 == 4 for segment, n in twice.items() if n > 1)
+    # of a portion of eight regions a worker has four; the last of each task whose result was lost is scored again
+    assert sum(n - 1 for n in twice.values()) <= 4
 
 
 class Fatal(bulk.ScoreSegment):
