@@ -205,9 +205,9 @@ def write_example(job: Pipeline) -> str:
 S = TypeVar("S", bound=Settings)
 
 
-def stage(model: type[S], job: Pipeline, /, **own: Any) -> S:
+def stage(model: type[S], job: Settings, /, **own: Any) -> S:
     """The settings of one stage: those that the job shares with it, and its own."""
-    shared = {name: getattr(job, name) for name in model.model_fields if name in Pipeline.model_fields}
+    shared = {name: getattr(job, name) for name in model.model_fields if name in type(job).model_fields}
     return model(**{**shared, **own})
 
 
@@ -239,7 +239,11 @@ def scoring(job: Pipeline) -> Score:
 
 def verify_stage(job: Pipeline) -> Verdict:
     """See that the scores are whole, by their structure and their ledger."""
-    path = os.path.join(job.out, SCORES)
+    return verified(os.path.join(job.out, SCORES))
+
+
+def verified(path: str) -> Verdict:
+    """What is found of scores, by their structure and their ledger; raises `DgmmError` where they are not whole."""
     verdict = run_verify(Verify(path=path))
     if not verdict.is_sound:
         raise DgmmError(f"{path} is not what was written ({verdict.findings[0]}): score again (--overwrite)")

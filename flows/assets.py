@@ -10,6 +10,7 @@ from typing import Any
 from dgmm import store
 from dgmm.errors import without_secrets
 from dgmm.refresh import last_night
+from dgmm.scoring import Scored
 from dgmm.store import digest
 
 #: What Prefect has no place for in the name of an asset, and how long one is.
@@ -42,14 +43,15 @@ def about_model(path: str) -> dict[str, Any]:
 def about_scores(path: str) -> dict[str, Any]:
     """Of scores: of which model, of how many rows, and what these look like through it."""
     found: Mapping[str, Any] = store.attributes(path)
-    counts = [int(count) for count in found["counts"]]
-    n, night = max(sum(counts), 1), last_night(path)
+    scored, night = Scored.in_attributes(found), last_night(path)
+    counts = scored.counts.tolist()
+    n = max(sum(counts), 1)
     drift = None if night is None or night.drift is None else night.drift
     return {
         "model_digest": found.get("model"),
         "rows": sum(counts),
-        "missing": int(found["n_missing"]),
-        "mean_log_density": float(found["log_likelihood"]) / n,
+        "missing": scored.n_missing,
+        "mean_log_density": scored.log_density / n,
         "shares": [count / n for count in counts],
         "drifted": None if drift is None else drift["drifted"],
         "drift": {} if drift is None else {shift["what"]: shift["effect"] for shift in drift["shifts"]},

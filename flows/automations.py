@@ -17,7 +17,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
 from dgmm.cli import run_app
-from dgmm.errors import InputError
+from dgmm.errors import InputError, one_line
 from dgmm.yaml12 import parse
 from flows.common import server_refusals
 
@@ -35,7 +35,7 @@ def automations_in(path: str) -> list[AutomationCore]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise InputError(f"{path} holds no automation: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(f"{path} holds no automation: {one_line(error)[:300]}") from None
 
 
 def telling(automation: AutomationCore, block: UUID) -> AutomationCore:

@@ -1,6 +1,5 @@
 """Score a store with a fitted mixture: ``python -m flows.score settings.yaml``."""
 
-import numpy as np
 from prefect import flow
 
 from dgmm import store
@@ -19,8 +18,7 @@ def score(settings: Score) -> str:
     """Label every sample and write the scores, unless they are there; their path."""
     settings = settings.model_copy(update={"model": store.model_at(settings.model)})
     if is_done(settings.out, settings):
-        found = store.attributes(settings.out)
-        scored = Scored(np.array(found["counts"]), found["n_missing"], found["log_likelihood"])
+        scored = Scored.in_attributes(store.attributes(settings.out))
     else:
         scored = phase("score", run_score, settings, Made(settings.out, about_scores))
     publish_summary("dgmm-score", show_scored(settings, scored))

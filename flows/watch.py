@@ -13,6 +13,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.events import emit_event
 from prefect.logging.handlers import APILogHandler
 
+from dgmm.errors import one_line
 from dgmm.progress import Progress, progress_on
 
 #: Signs that a run has got further: to another phase, and over the data once more. Automations wait for them.
@@ -71,7 +72,7 @@ class Watcher(logging.Handler):
             emit_event(PASS, resource=this_run(), payload={"phase": self.phase, **vars(progress)})
         except Exception as error:  # whoever watches is not worth the work
             self._next = time.monotonic() + AFTER_SILENCE
-            logger.warning("progress cannot be told: %s", " ".join(str(error).split())[:200] or type(error).__name__)
+            logger.warning("progress cannot be told: %s", one_line(error)[:200])
 
 
 class LogOfRun(APILogHandler):

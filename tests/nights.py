@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from dgmm import store
 from dgmm.config import Refresh
 from dgmm.fits import validated
 
@@ -47,3 +49,9 @@ def job_of(folder: Path, **more: Any) -> Refresh:
         "training": {"holdout": 0.2, "search": "quick"},
     }
     return validated(Refresh, wanted | more)
+
+
+def night_of(job: Refresh) -> dict[str, Any]:
+    """What lies with the scores of a night."""
+    found: dict[str, Any] = json.loads(store.attributes(job.out)["night"])
+    return found

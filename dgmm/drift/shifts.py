@@ -126,13 +126,11 @@ def compare(baseline: Baseline, now: Figures, threshold: float, where: Callable[
     scale = spread(baseline.figures, baseline.deviation)
     overall = now.total.shares[:, 0]
     # what has fewer rows than the blocks of then is further off by chance
-    block = baseline.figures.rows.mean()
-    few = max(1.0, float(np.sqrt(block / now.rows.sum())))
+    few, fewer = (by_chance(baseline.figures.rows.mean(), rows) for rows in (now.rows.sum(), now.rows))
     names = baseline.figures.names
     columns = (before.tolist(), overall.tolist(), ((overall - before) / (scale * few)).tolist())
     shifts = [Shift(*figures) for figures in zip(names, *columns, strict=True)]
     shares = now.shares
-    fewer = np.maximum(1.0, np.sqrt(block / np.maximum(now.rows, 1.0)))
     effects = np.nan_to_num((shares - before[:, None]) / (scale[:, None] * fewer))
     most = np.abs(effects).max(axis=0)
     moved = np.flatnonzero(most > PARTS * threshold)
@@ -144,6 +142,11 @@ def compare(baseline: Baseline, now: Figures, threshold: float, where: Callable[
 
     ranked = sorted(shifts, key=lambda shift: -abs(shift.effect))
     return Drift(threshold, tuple(ranked), tuple(places()), len(moved), int(np.count_nonzero(now.rows + now.missing)))
+
+
+def by_chance(block: float, rows: FloatArray) -> FloatArray:
+    """How many times further off than a block of so many rows that of others is by chance; never less than once."""
+    return np.maximum(1.0, np.sqrt(block / np.maximum(rows, 1.0)))
 
 
 def spread(figures: Figures, deviation: float = 0.0) -> FloatArray:

@@ -114,11 +114,7 @@ def of_class(
         raise InputError("scheduler_options: the memory of this job is not projected: give a number in its place")
     settings = presets_for(options, memory) | {"distributed.scheduler.no-workers-timeout": f"{patience:g}s"}
     with dask.config.set(settings), ExitStack() as running:
-        given = (
-            filled(options, {Filled.MEMORY: None if memory is None else str(memory)})
-            if asks_for_memory(options)
-            else dict(options)
-        )
+        given = filled(options, {Filled.MEMORY: str(memory)}) if asks_for_memory(options) else dict(options)
         cluster = start(path, build, given)
         running.callback(close, path, cluster)
         with hushed(running):

@@ -8,7 +8,7 @@ from typing import Any
 from dgmm.data import Samples
 from dgmm.engine.fold import runs_of
 from dgmm.engine.leaf import Leaf
-from dgmm.engine.memory import BASE_BYTES, gathered_bytes, pass_bytes
+from dgmm.engine.memory import BASE_BYTES, gathered_bytes, pass_bytes, waiting_bytes
 from dgmm.engine.workers import PAUSED, Workers
 
 #: Libraries that are loaded and what was compiled take so much more than a worker has at first.
@@ -26,11 +26,12 @@ def projected_bytes(samples: Samples, leaves: Iterable[Leaf[Any]], threads_per_w
     threads_per_worker, n_threads : int
         Tasks that run at a time in a worker, and in all of them.
     """
-    runs = runs_of(samples, Workers(None, n_threads, threads_per_worker, 0))
+    workers = Workers(None, n_threads, threads_per_worker, 0)
+    runs = runs_of(samples, workers)
     longest, needed = max(map(len, runs)), 0
     for leaf in leaves:
         need = pass_bytes(samples, leaf, n_segments=longest, ahead=True).total
-        waiting = gathered_bytes(samples, leaf, runs) * threads_per_worker // n_threads
+        waiting = waiting_bytes(workers, gathered_bytes(samples, leaf, runs))
         needed = max(needed, threads_per_worker * need + waiting)
     fixed = BASE_BYTES + LOADED_BYTES + (samples.nbytes if samples.in_memory else 0)
     return int((fixed + needed) / PAUSED)

@@ -11,7 +11,7 @@ from dgmm.data import check_unchanged
 from dgmm.errors import CollapseError
 from dgmm.fits import One, Search, Training
 from dgmm.fitting import select_samples, train_samples
-from dgmm.pipeline import samples_of, workers_of
+from dgmm.pipeline import samples_of, stage, workers_of
 from dgmm.refresh.night import CANDIDATE, Night, note, noted
 from dgmm.refresh.state import State
 from dgmm.search import check_given
@@ -41,9 +41,8 @@ def is_wanted(job: Refresh, state: State, night: Night | None) -> bool:
 
 def candidate_settings(job: Refresh, state: State) -> dict[str, Any]:
     """What a candidate is made with."""
-    search = (
-        {} if state.champion is not None and job.how == "update" else Search(**_search(job)).model_dump(mode="json")
-    )
+    updates = state.champion is not None and job.how == "update"
+    search = {} if updates else stage(Search, job).model_dump(mode="json")
     return {
         "data": job.data.model_dump(mode="json"),
         "training": training_of(job).model_dump(mode="json"),
@@ -52,10 +51,6 @@ def candidate_settings(job: Refresh, state: State) -> dict[str, Any]:
         "how": "search" if search else "update",
         **search,
     }
-
-
-def _search(job: Refresh) -> dict[str, Any]:
-    return {name: getattr(job, name) for name in Search.model_fields}
 
 
 def fit_stage(job: Refresh) -> str | None:
@@ -83,7 +78,7 @@ def fit_stage(job: Refresh) -> str | None:
                 given = check_given(m.family, m.n_components, m.n_features, m.weights, m.means, precisions)
                 fit = train_samples(state.samples, workers, one, training, given, journal)
             else:
-                selection = select_samples(state.samples, workers, Search(**_search(job)), training, journal)
+                selection = select_samples(state.samples, workers, stage(Search, job), training, journal)
                 fit, table = selection.best, selection.table
         except CollapseError as error:
             if champion is None:

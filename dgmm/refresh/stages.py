@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Mapping
 
 from dgmm import store
-from dgmm.config import Refresh, Score, Verify
+from dgmm.config import Refresh, Score
 from dgmm.data import Samples
 from dgmm.drift import Drift, baseline_of, census_of, compare
 from dgmm.errors import DgmmError, InputError
-from dgmm.pipeline import baseline_in, run_score, run_verify, where, workers_of
+from dgmm.pipeline import baseline_in, run_score, stage, verified, where, workers_of
 from dgmm.refresh.judging import aligned, judged
 from dgmm.refresh.night import ATTRIBUTE, Night, digest_of, last_night, note, noted
 from dgmm.refresh.renewal import candidate_of, fit_stage, training_of
@@ -102,13 +102,13 @@ def accept_stage(job: Refresh) -> Judgement | None:
     record, champion = candidate_of(job, state), state.champion
     if record is None:
         return None
-    registry, version = Registry(job.registry), "" if champion is None else champion.version
-    fit, matching = aligned(record.fit, None if champion is None else champion.fit)
+    registry = Registry(job.registry)
+    version, before = ("", None) if champion is None else (champion.version, champion.fit)
+    fit, matching = aligned(record.fit, before)
     known, rule = registry.holder(digest(fit.mixture)), job.acceptance.model_dump()
     judgement = None if known is None else standing(registry.card(known), version, state, rule)
     if judgement is None:
         training, samples = training_of(job), state.samples.like(fit.features, fit.layout)
-        before = None if champion is None else champion.fit
         with workers_of(job.cluster) as workers:
             judgement = judged(
                 job.acceptance, fit, before, matching, version, samples, state.unfitted, training, workers
@@ -153,24 +153,13 @@ def score_stage(job: Refresh) -> Scored:
     if night is None or night.source != state.digest:
         raise DgmmError(f"{job.data.path} was changed since the night began: run the same again")
     night = night.model_copy(update={"version": state.champion.version})
-    wanted = Score(
-        model=Registry(job.registry).model(state.champion.version),
-        data=job.data,
-        out=job.out,
-        cluster=job.cluster,
-        overwrite=job.overwrite,
-        probabilities=job.probabilities,
-        extend=True,
-    )
+    wanted = stage(Score, job, model=Registry(job.registry).model(state.champion.version), extend=True)
     return run_score(wanted, {ATTRIBUTE: night.to_json})
 
 
 def verify_stage(job: Refresh) -> Verdict:
     """See that the scores are whole, by their structure and their ledger."""
-    verdict = run_verify(Verify(path=job.out))
-    if not verdict.is_sound:
-        raise DgmmError(f"{job.out} is not what was written ({verdict.findings[0]}): score again (--overwrite)")
-    return verdict
+    return verified(job.out)
 
 
 def summary(job: Refresh) -> str:

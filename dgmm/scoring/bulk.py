@@ -71,6 +71,11 @@ class Scored:
         counts = table.counts.sum(axis=0, dtype=np.int64)
         return cls(counts, int(table.missing.sum(dtype=np.int64)), math.fsum(table.log_density))
 
+    @classmethod
+    def in_attributes(cls, found: Mapping[str, Any]) -> Scored:
+        """As the attributes of complete scores say it; see `attributes_of`."""
+        return cls(np.array(found["counts"], dtype=np.int64), int(found["n_missing"]), float(found["log_likelihood"]))
+
 
 @dataclass(frozen=True)
 class Done:

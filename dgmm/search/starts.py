@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from dask.system import CPU_COUNT
@@ -155,14 +156,14 @@ def start_on_sample(
                 ends = [a.log_likelihood for a in sound if a.best is not None]
                 if ends:
                     spreads[c] = Spread.of(ends, small.moments.count)
-    for size in sizes[1:]:
+    explored = sizes[:1] if all(path.budget.brief for path in paths) else sizes
+    for smaller, size in pairwise(sizes):
         larger = SampleRows(profile.sample.first(size), frame, n_threads)
         grounds = grounds_for(best, larger.moments, frame, options.reg_covar)
         ruled_out = screening.ruled_out(best)
         alive = [c for c in best if c not in ruled_out]
-        if size == sizes[1] or not all(path.budget.brief for path in paths):
-            _explore(paths, alive)
-            spreads |= _spreads_of(paths)
+        if smaller in explored:
+            spreads |= _explore(paths, alive)
         paths = _onto(paths, larger, grounds, alive)
         tops = _tops_of(paths, alive)
         others = {
@@ -172,10 +173,9 @@ def start_on_sample(
         best |= others | tops
     ruled_out = screening.ruled_out(best)
     alive = [c for c in best if c not in ruled_out]
-    if len(sizes) == 1 or not all(path.budget.brief for path in paths):
-        _explore(paths, alive)
+    if sizes[-1] in explored:
+        spreads |= _explore(paths, alive)
         best |= _tops_of(paths, alive)
-        spreads |= _spreads_of(paths)
     rivals = {Candidate(k, path.family.name): path.rivals(k) for path in paths for k in path.wanted}
     return Starts({c: a.mixture for c, a in best.items()}, failures, screening.ruled_out(best), spreads, rivals)
 
@@ -202,13 +202,14 @@ def _paths(
     return paths
 
 
-def _explore(paths: Sequence[Path], alive: Sequence[Candidate]) -> None:
-    """Moves on the sample, of those candidates that may still win."""
+def _explore(paths: Sequence[Path], alive: Sequence[Candidate]) -> dict[Candidate, Spread]:
+    """Moves on the sample, of those candidates that may still win; what the search has seen of their tops there."""
     for path in paths:
         began = time.perf_counter()
         path.wanted = [c.n_components for c in alive if c.covariance_type == path.family.name]
         path.explore()
         _say("moves", path, began)
+    return {Candidate(k, path.family.name): path.spread(k) for path in paths for k in path.wanted if path.tops.get(k)}
 
 
 def _say(what: str, path: Path, began: float) -> None:
@@ -240,11 +241,6 @@ def _tops_of(paths: Sequence[Path], candidates: Sequence[Candidate]) -> dict[Can
         for path in paths
         if path.family.name == c.covariance_type and path.tops.get(c.n_components)
     }
-
-
-def _spreads_of(paths: Sequence[Path]) -> dict[Candidate, Spread]:
-    """What the search has seen of each candidate's tops, on the sample that it has explored."""
-    return {Candidate(k, path.family.name): path.spread(k) for path in paths for k in path.wanted if path.tops.get(k)}
 
 
 def _best_of(

@@ -86,7 +86,7 @@ POINTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "added": lambda: at(Registry, "promote"),
     "promoted": lambda: at(Registry, "promote", after=True),
     "score": lambda: at_region(3, kill),
-    "scored": lambda: at(stages, "run_verify"),
+    "scored": lambda: at(stages, "verified"),
 }
 
 

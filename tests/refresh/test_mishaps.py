@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from dgmm.pipeline import run_score
 from dgmm.refresh import run_refresh, stages
 from dgmm.registry import Judgement, Registry
 from tests.ledgers import small_for_a_while
-from tests.nights import MEANS, ROWS, append, job_of, night
+from tests.nights import MEANS, ROWS, append, job_of, night, night_of
 
 #: One class goes somewhere else.
 ELSEWHERE = MEANS + np.array([[0.0, 0.0], [0.0, 0.0], [14.0, 14.0]])
@@ -30,10 +29,6 @@ ELSEWHERE = MEANS + np.array([[0.0, 0.0], [0.0, 0.0], [14.0, 14.0]])
 def small() -> Iterator[None]:
     with small_for_a_while():
         yield
-
-
-def night_of(out: str) -> dict[str, Any]:
-    return json.loads(store.attributes(out)["night"])
 
 
 def test_chunks_behind_links_are_seen_to_change(tmp_path: Path) -> None:
@@ -70,14 +65,14 @@ def test_the_same_night_again_is_of_the_same_new_data(tmp_path: Path) -> None:
     for number, means in ((1, MEANS), (2, ELSEWHERE)):
         append(data, night(number, means))
         run_refresh(job)
-    told = night_of(job.out)
+    told = night_of(job)
     assert (told["since"], told["drift"]["drifted"]) == (2 * ROWS, True)
     # the parts that are named are those of the data, not of what was looked at
     places = {place["where"] for place in told["drift"]["places"]}
     assert places
     assert all(int(place.removeprefix("time ").partition(":")[0]) >= 2 * ROWS for place in places)
     run_refresh(job.model_copy(update={"threshold": 2.5}))
-    again = night_of(job.out)
+    again = night_of(job)
     assert (again["since"], again["drift"]["threshold"]) == (2 * ROWS, 2.5)
     assert again["drift"]["shifts"] == told["drift"]["shifts"]
 
@@ -113,11 +108,11 @@ def test_a_candidate_is_judged_anew_by_another_rule(tmp_path: Path) -> None:
     first = Registry(job.registry).aliases()["champion"]
     append(data, night(1, ELSEWHERE))
     run_refresh(job)
-    assert "refused" in night_of(job.out)["decision"]
+    assert "refused" in night_of(job)["decision"]
     assert Registry(job.registry).aliases()["champion"] == first
     lenient = job.acceptance.model_copy(update={"min_overlap": 0.0, "max_loss": 100.0})
     run_refresh(job.model_copy(update={"acceptance": lenient}))
-    assert "accepted" in night_of(job.out)["decision"]
+    assert "accepted" in night_of(job)["decision"]
     assert Registry(job.registry).aliases()["champion"] != first
 
 
@@ -128,7 +123,7 @@ def test_scores_that_somebody_else_brought_up_to_date_are_still_those_of_a_night
     append(data, night(1))
     by_hand = stages.Score(model=f"{job.registry}@champion", data=job.data, out=job.out, extend=True)
     run_score(by_hand)
-    assert night_of(job.out)["structure"]["shape"] == [ROWS]
+    assert night_of(job)["structure"]["shape"] == [ROWS]
     shutil.rmtree(data)
     append(data, night(0, n=ROWS // 2))
     with pytest.raises(InputError, match=f"along time it had {ROWS}, now {ROWS // 2}"):

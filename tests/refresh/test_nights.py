@@ -17,7 +17,7 @@ from dgmm.config import Refresh
 from dgmm.refresh import run_refresh
 from dgmm.registry import Registry
 from tests.ledgers import at_region, small_for_a_while, stop
-from tests.nights import MEANS, ROWS, append, job_of, night
+from tests.nights import MEANS, ROWS, append, job_of, night, night_of
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +31,6 @@ def refreshed(job: Refresh) -> list[int]:
     with at_region(0, stop) as done:
         run_refresh(job)
     return sorted(done)
-
-
-def night_of(job: Refresh) -> dict[str, Any]:
-    return json.loads(store.attributes(job.out)["night"])
 
 
 def test_three_nights_in_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
