@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,8 +50,16 @@ def limit_of(text: str | None) -> float | None:
     return seconds
 
 
+def limit_given() -> float | None:
+    """The limit that the environment gives."""
+    return limit_of(os.environ.get("DGMM_FLOW_SECONDS"))
+
+
 #: What all flows have in common. Their time ends by an exception, which stops the cluster and leaves the journal.
-FLOW: dict[str, Any] = {"log_prints": True, "timeout_seconds": limit_of(os.environ.get("DGMM_FLOW_SECONDS"))}
+FLOW: dict[str, Any] = {"log_prints": True}
+# a limit that is none would be a traceback here: the first phase of a flow refuses it
+with suppress(InputError):
+    FLOW["timeout_seconds"] = limit_given()
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,13 @@ def phase(name: str, work: Callable[[S], R], settings: S, makes: Made | None = N
     settings : Settings
     makes : Made, optional
         What it makes, which is then known as an asset.
+
+    Raises
+    ------
+    InputError
+        If the environment's limit of time is none.
     """
+    limit_given()
     asset = None if makes is None else asset_of(makes.path)
 
     def watched_work(settings: S) -> R:

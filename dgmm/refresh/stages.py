@@ -17,6 +17,7 @@ from dgmm.refresh.night import ATTRIBUTE, Night, digest_of, last_night, note, no
 from dgmm.refresh.renewal import candidate_of, fit_stage, training_of
 from dgmm.refresh.state import Champion, State, asked
 from dgmm.refresh.structure import Structure, check_structure, check_values
+from dgmm.registry import CANDIDATE as NOMINEE
 from dgmm.registry import Card, Judgement, Made, Registry
 from dgmm.scoring import Scored, Verdict
 from dgmm.store import PREVIOUS, digest, version_of
@@ -119,6 +120,8 @@ def accept_stage(job: Refresh) -> Judgement | None:
         made = Made(record.table, record.settings, state.source, command, notes, baseline, judgement)
         known = registry.add(fit, made)
     assert known is not None
+    if registry.aliases().get(NOMINEE, "") < known:  # put there, and killed before it was named
+        registry.nominate(known)
     unused = known not in (version, version_of(registry.folder, PREVIOUS))
     promotes = judgement.accepted and judgement.champion == version and unused
     said = f"{known} {'accepted' if judgement.accepted else 'refused'}: {judgement.why}"

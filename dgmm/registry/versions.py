@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from dgmm.store import (
     save,
     version_of,
 )
+
+logger = logging.getLogger("dgmm")
 
 #: What was put there last.
 CANDIDATE = "candidate"
@@ -70,8 +73,8 @@ class Registry:
         return f"{self.folder}/{version}/{MODEL_OF_VERSION}"
 
     def aliases(self) -> dict[str, str]:
-        """Alias -> version, of those that there are."""
-        found = {alias: version_of(self.folder, alias) for alias in ALIASES}
+        """Alias -> version, of those that there are; of one that is damaged, that is said."""
+        found = {alias: self._known(alias) for alias in ALIASES}
         return {alias: version for alias, version in found.items() if version is not None}
 
     def version(self, wanted: str) -> str:
@@ -135,7 +138,7 @@ class Registry:
         if known is not None:
             if made.baseline and self.baseline(known) is None:
                 self._write(f"{known}/{BASELINE}", "baseline", made.baseline.encode())
-            self._nominate(known)
+            self.nominate(known)
             return known
         version = f"{made.when:%Y%m%dT%H%M%SZ}-{its[:8]}"
         card = card_of(fit, version, made)
@@ -145,7 +148,7 @@ class Registry:
         for name, text in ((CARD, card.to_json), (CARD_TEXT, card.to_markdown)):
             self._write(f"{version}/{name}", "card", text.encode())
         save(fit, self.model(version), table=made.table, settings=made.settings)
-        self._nominate(version)
+        self.nominate(version)
         return version
 
     def holder(self, model: str) -> str | None:
@@ -206,13 +209,15 @@ class Registry:
         return version
 
     def _known(self, alias: str) -> str | None:
-        """The version of an alias, if it is not damaged."""
+        """The version of an alias, if it is not damaged; if it is, that is said."""
         try:
             return version_of(self.folder, alias)
-        except InputError:
+        except InputError as error:
+            logger.warning("%s", error)
             return None
 
-    def _nominate(self, version: str) -> None:
+    def nominate(self, version: str) -> None:
+        """Make a version the candidate."""
         content = {"format": ALIAS_FORMAT, "version": version}
         self._write(CANDIDATE, "alias", (json.dumps(content) + "\n").encode())
 

@@ -17,6 +17,7 @@ from dgmm.errors import ClusterError
 from dgmm.fits import Training
 from tests import journals
 from tests.reliability.faults import drivers
+from tests.servers import ROOT
 
 pytestmark = pytest.mark.prefect
 
@@ -254,6 +255,19 @@ def test_no_time_at_all_is_refused(text: str) -> None:
 
     with pytest.raises(dgmm.InputError, match=f"DGMM_FLOW_SECONDS={text}: give the seconds"):
         limit_of(text)
+
+
+def test_a_limit_that_is_none_is_refused_by_the_first_phase(
+    job: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where flows are imported there is nobody to tell."""
+    from flows.train import train
+
+    monkeypatch.setenv("DGMM_FLOW_SECONDS", "2h")
+    assert subprocess.run([sys.executable, "-c", "import flows.train"], check=False, cwd=ROOT).returncode == 0
+    with pytest.raises(dgmm.InputError, match="DGMM_FLOW_SECONDS=2h: give the seconds that a flow may take"):
+        train(Train(data=job.data, out=str(tmp_path / "model.zarr"), n_components=2, cluster=job.cluster))
+    assert not (tmp_path / "model.zarr").exists()
 
 
 def test_a_server_that_does_not_answer_does_not_stop_the_work(monkeypatch: pytest.MonkeyPatch, lines: Lines) -> None:

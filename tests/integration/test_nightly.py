@@ -110,6 +110,9 @@ def automations(folder: Path) -> list[Path]:
             every = 'match: {prefect.resource.id: "prefect.flow-run.*"}'
             assert text.count("within: 3600") == text.count(every) == 1
             text = text.replace("within: 3600", "within: 45").replace(every, "match: {prefect.resource.name: hung}")
+        if path.stem == "dgmm-late":
+            assert text.count("within: 93600") == 1
+            text = text.replace("within: 93600", "within: 15")
         (folder / path.name).write_text(text)
         found.append(folder / path.name)
     return found
@@ -380,3 +383,15 @@ def test_runs_that_are_dead_or_hang_are_noticed(there: Programs, doomed: dict[st
     wait(lambda: there.state(doomed["hung"])["type"] in ("CANCELLING", "CANCELLED"), "no pass to be noticed")
     assert {"dgmm-no-heartbeat", "dgmm-no-pass"} <= there.triggered()
     assert "No sign of life" in there.state(doomed["dead"])["message"]
+
+
+def test_what_fails_comes_late_or_does_not_come_is_noticed(there: Programs, tmp_path: Path) -> None:
+    """Nobody works for a pool of containers here, and no night comes after those that were."""
+    docker = there.deployment(REFRESH.replace("-process", "-docker"))
+    late = there.begin(REFRESH.replace("-process", "-docker"), docker["parameters"]["settings"])
+    settings = there.deployment(TRAIN)["parameters"]["settings"]
+    failed = there.begin(TRAIN, settings | {"data": {"path": str(tmp_path / "nothing.zarr")}})
+    assert there.ended(failed)["type"] == "FAILED"
+    assert "nothing.zarr" in there.state(failed)["message"]
+    wait(lambda: {"dgmm-failed", "dgmm-late", "dgmm-stale"} <= there.triggered(), "all to be noticed")
+    assert there.state(late)["name"] == "Late"

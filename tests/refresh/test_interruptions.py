@@ -83,6 +83,7 @@ POINTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "fit": lambda: at_record(2, kill),
     "fitted": lambda: at(renewal, "describe"),
     "judged": lambda: at(Registry, "add"),
+    "saved": lambda: at(Registry, "nominate"),
     "added": lambda: at(Registry, "promote"),
     "promoted": lambda: at(Registry, "promote", after=True),
     "score": lambda: at_region(3, kill),

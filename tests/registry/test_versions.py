@@ -122,7 +122,9 @@ def test_a_version_without_its_model_is_none(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"version": "../../etc"}', b'{"version": 3}', b"[" * 5000])
-def test_an_alias_that_is_damaged_says_so_and_can_be_set_again(content: bytes, tmp_path: Path) -> None:
+def test_an_alias_that_is_damaged_says_so_and_can_be_set_again(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     registry = Registry(str(tmp_path / "water"))
     first, second, _ = filled(registry)
     registry.promote(first)
@@ -130,6 +132,8 @@ def test_an_alias_that_is_damaged_says_so_and_can_be_set_again(content: bytes, t
     file.write_bytes(content)
     with pytest.raises(InputError, match="champion is damaged: it names no version; promote one"):
         dgmm.load(f"{registry.folder}@champion")
+    assert len(registry.table()) == 3, "the others are listed all the same"
+    assert "champion is damaged" in caplog.text
     if b"format" not in content:  # what is not known as ours is not replaced
         with pytest.raises(OutputExistsError, match="remove it yourself"):
             registry.promote(second)
