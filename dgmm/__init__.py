@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dgmm import datasets
-    from dgmm.api import score, select, train, verify
+    from dgmm.api import sample, score, select, train, verify
     from dgmm.errors import (
         CollapseError,
         DgmmError,
@@ -40,6 +40,7 @@ __all__ = [
     "Selection",
     "datasets",
     "load",
+    "sample",
     "save",
     "score",
     "select",
@@ -48,7 +49,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("score", "select", "train", "verify"),
+    "api": ("sample", "score", "select", "train", "verify"),
     "errors": (
         "CollapseError",
         "DgmmError",

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Unpack
 import xarray as xr
 
 from dgmm import store
-from dgmm.config import Cluster, Data, Score, Scoring, Select, Train, Verify, Verifying
+from dgmm.config import Cluster, Data, Sample, Sampling, Score, Scoring, Select, Train, Verify, Verifying
 from dgmm.data import Samples, Source, Weights, check_unchanged, fingerprint, open_dataset, open_samples
 from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, get_family
 from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
 from dgmm.fitting import projection_of, select_samples, train_samples
-from dgmm.keywords import ScoreOptions, SelectOptions, TrainOptions, VerifyOptions, takes
+from dgmm.keywords import SampleOptions, ScoreOptions, SelectOptions, TrainOptions, VerifyOptions, takes
+from dgmm.mixture import Mixture
+from dgmm.sampling import sample_into
 from dgmm.scoring import (
     Verdict,
     kind_of,
@@ -238,6 +240,57 @@ def score(
     return open_scores(out)
 
 
+@takes(SampleOptions, Sample)
+def sample(
+    model: Fit | Mixture | str | os.PathLike[str],
+    rows: int,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    scheduler: str | Client | None = None,
+    **options: Unpack[SampleOptions],
+) -> xr.Dataset:
+    """Draw samples of any number from a mixture, into a Zarr group that is read as any data are.
+
+    They are drawn and written chunk by chunk, with the names and units of the model's features. The same seed and
+    chunks give the same samples, whoever the workers are. What an interrupted call has written is removed.
+
+    Parameters
+    ----------
+    model : Fit, Mixture or path
+    rows : int
+        How many samples to draw, such as 1e9.
+    out : path or URL
+        Gets what the model was fitted to: a variable for each feature, or one that holds them along a dimension.
+    overwrite : bool
+        Replace what exists.
+    scheduler
+        As for `train`.
+
+    Returns
+    -------
+    xarray.Dataset
+        What was written, lazily, with ``label`` where labels are asked for.
+
+    Raises
+    ------
+    InputError
+        If the model or a parameter cannot be used.
+    """
+    cluster, rest = by_model(options, Cluster)
+    how = validated(Sampling, {"rows": rows, **rest})
+    inputs: list[str] = []
+    if not isinstance(model, (Fit, Mixture)):
+        inputs = [store.model_at(model)]
+        model = store.load(inputs[0])
+    with (
+        place_at(out).begin("samples", overwrite=overwrite, inputs=inputs) as output,
+        workers_named(scheduler, cluster) as workers,
+    ):
+        sample_into(model, output, workers, **how.model_dump())
+    return open_drawn(out)
+
+
 @takes(VerifyOptions, Verify)
 def verify(
     path: str | os.PathLike[str], *, scheduler: str | Client | None = None, **options: Unpack[VerifyOptions]
@@ -348,3 +401,12 @@ def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:
     if "label" not in scores:
         raise InputError(f"{path} holds no scores: there is no label among {', '.join(sorted(map(str, scores)))}")
     return scores
+
+
+def open_drawn(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Samples that were drawn as a lazy dataset, with the component of each where that was written."""
+    samples = open_dataset(path)
+    try:
+        return samples.assign(open_dataset(f"{os.fspath(path).rstrip('/')}/labels"))
+    except InputError:
+        return samples
