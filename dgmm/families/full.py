@@ -33,6 +33,10 @@ class Full(MatrixFamily):
     features = PRODUCTS
     local_features = PRODUCTS
 
+    def unconstrained(self) -> Full:
+        """Full."""
+        return Full()
+
     def log_determinants(self, components: Gaussians) -> FloatArray:
         """``log |factor_k|``, shape (K,)."""
         return log_diagonal(components.factors)
