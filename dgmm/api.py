@@ -18,7 +18,7 @@ from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, get_family
 from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
-from dgmm.fitting import projection_of, select_samples, train_samples
+from dgmm.fitting import path_of, projection_of, select_samples, train_samples
 from dgmm.keywords import SampleOptions, ScoreOptions, SelectOptions, TrainOptions, VerifyOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.sampling import sample_into
@@ -117,6 +117,47 @@ def train(
         workers_named(scheduler, cluster, projection_of(samples, one, fitting)) as workers,
     ):
         return train_samples(samples, workers, one, fitting, given, records)
+
+
+def em_path(
+    source: Source,
+    start: Mixture,
+    n_passes: int = 20,
+    *,
+    reg_covar: float = 1e-6,
+    scheduler: str | Client | None = None,
+) -> tuple[Mixture, ...]:
+    """Follow plain EM from a mixture, pass by pass over all the data: what `dgmm.plot.steps` draws.
+
+    Parameters
+    ----------
+    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    start : Mixture
+        In the data's units.
+    n_passes : int, default=20
+        M-steps; no rule ends them sooner.
+    reg_covar : float, default=1e-6
+        Added to every covariance, as a share of the data's own covariance.
+    scheduler
+        As for `train`.
+
+    Returns
+    -------
+    tuple of Mixture
+        The start, and what each pass has made of it; components stay in their order.
+
+    Raises
+    ------
+    InputError
+        If the samples have another number of features, or ``n_passes`` is below one.
+    CollapseError
+        If a component collapses on the way.
+    """
+    options, samples = validated(Training, {"reg_covar": reg_covar, "max_iter": n_passes}), open_samples(source)
+    if samples.n_features != start.n_features:
+        raise InputError(f"{samples.name} has {samples.n_features} features, the start {start.n_features}")
+    with workers_named(scheduler, {}) as workers:
+        return path_of(samples, workers, start, options.max_iter, options)
 
 
 @takes(SelectOptions, Select)

@@ -31,6 +31,7 @@ HOUSE: dict[str, str] = {
     "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",
     "sampling": "",
     "report": "figures page",
+    "plot": "",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian",
     "api": "", "pipeline": "", "words": "",
@@ -50,7 +51,7 @@ ONLY_IN = {
     "sklearn": {"search", "fitting", "estimators"},
     "numba": {"estep"},
     "cyclopts": {"cli", "commands", "models"},
-    "matplotlib": {"report"},
+    "matplotlib": {"report", "plot"},
     "jinja2": {"report"},
     "prefect": set(),
 }
