@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dgmm import datasets
-    from dgmm.api import score, select, train, verify
+    from dgmm import datasets, plot
+    from dgmm.api import em_path, sample, score, select, train, verify
     from dgmm.errors import (
         CollapseError,
         DgmmError,
@@ -39,7 +39,10 @@ __all__ = [
     "ReadError",
     "Selection",
     "datasets",
+    "em_path",
     "load",
+    "plot",
+    "sample",
     "save",
     "score",
     "select",
@@ -48,7 +51,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("score", "select", "train", "verify"),
+    "api": ("em_path", "sample", "score", "select", "train", "verify"),
     "errors": (
         "CollapseError",
         "DgmmError",
@@ -70,8 +73,8 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """Import on first use: scikit-learn, zarr and xarray together take seconds."""
-    if name == "datasets":
-        return import_module("dgmm.datasets")
+    if name in ("datasets", "plot"):
+        return import_module(f"dgmm.{name}")
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"dgmm.{module}"), name)

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Unpack
 import xarray as xr
 
 from dgmm import store
-from dgmm.config import Cluster, Data, Score, Scoring, Select, Train, Verify, Verifying
+from dgmm.config import Cluster, Data, Sample, Sampling, Score, Scoring, Select, Train, Verify, Verifying
 from dgmm.data import Samples, Source, Weights, check_unchanged, fingerprint, open_dataset, open_samples
 from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, get_family
 from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
-from dgmm.fitting import projection_of, select_samples, train_samples
-from dgmm.keywords import ScoreOptions, SelectOptions, TrainOptions, VerifyOptions, takes
+from dgmm.fitting import path_of, projection_of, select_samples, train_samples
+from dgmm.keywords import SampleOptions, ScoreOptions, SelectOptions, TrainOptions, VerifyOptions, takes
+from dgmm.mixture import Mixture
+from dgmm.sampling import sample_into
 from dgmm.scoring import (
     Verdict,
     kind_of,
@@ -115,6 +117,47 @@ def train(
         workers_named(scheduler, cluster, projection_of(samples, one, fitting)) as workers,
     ):
         return train_samples(samples, workers, one, fitting, given, records)
+
+
+def em_path(
+    source: Source,
+    start: Mixture,
+    n_passes: int = 20,
+    *,
+    reg_covar: float = 1e-6,
+    scheduler: str | Client | None = None,
+) -> tuple[Mixture, ...]:
+    """Follow plain EM from a mixture, pass by pass over all the data: what `dgmm.plot.steps` draws.
+
+    Parameters
+    ----------
+    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    start : Mixture
+        In the data's units.
+    n_passes : int, default=20
+        M-steps; no rule ends them sooner.
+    reg_covar : float, default=1e-6
+        Added to every covariance, as a share of the data's own covariance.
+    scheduler
+        As for `train`.
+
+    Returns
+    -------
+    tuple of Mixture
+        The start, and what each pass has made of it; components stay in their order.
+
+    Raises
+    ------
+    InputError
+        If the samples have another number of features, or ``n_passes`` is below one.
+    CollapseError
+        If a component collapses on the way.
+    """
+    options, samples = validated(Training, {"reg_covar": reg_covar, "max_iter": n_passes}), open_samples(source)
+    if samples.n_features != start.n_features:
+        raise InputError(f"{samples.name} has {samples.n_features} features, the start {start.n_features}")
+    with workers_named(scheduler, {}) as workers:
+        return path_of(samples, workers, start, options.max_iter, options)
 
 
 @takes(SelectOptions, Select)
@@ -238,6 +281,57 @@ def score(
     return open_scores(out)
 
 
+@takes(SampleOptions, Sample)
+def sample(
+    model: Fit | Mixture | str | os.PathLike[str],
+    rows: int,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    scheduler: str | Client | None = None,
+    **options: Unpack[SampleOptions],
+) -> xr.Dataset:
+    """Draw samples of any number from a mixture, into a Zarr group that is read as any data are.
+
+    They are drawn and written chunk by chunk, with the names and units of the model's features. The same seed and
+    chunks give the same samples, whoever the workers are. What an interrupted call has written is removed.
+
+    Parameters
+    ----------
+    model : Fit, Mixture or path
+    rows : int
+        How many samples to draw, such as 1e9.
+    out : path or URL
+        Gets what the model was fitted to: a variable for each feature, or one that holds them along a dimension.
+    overwrite : bool
+        Replace what exists.
+    scheduler
+        As for `train`.
+
+    Returns
+    -------
+    xarray.Dataset
+        What was written, lazily, with ``label`` where labels are asked for.
+
+    Raises
+    ------
+    InputError
+        If the model or a parameter cannot be used.
+    """
+    cluster, rest = by_model(options, Cluster)
+    how = validated(Sampling, {"rows": rows, **rest})
+    inputs: list[str] = []
+    if not isinstance(model, (Fit, Mixture)):
+        inputs = [store.model_at(model)]
+        model = store.load(inputs[0])
+    with (
+        place_at(out).begin("samples", overwrite=overwrite, inputs=inputs) as output,
+        workers_named(scheduler, cluster) as workers,
+    ):
+        sample_into(model, output, workers, **how.model_dump())
+    return open_drawn(out)
+
+
 @takes(VerifyOptions, Verify)
 def verify(
     path: str | os.PathLike[str], *, scheduler: str | Client | None = None, **options: Unpack[VerifyOptions]
@@ -348,3 +442,12 @@ def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:
     if "label" not in scores:
         raise InputError(f"{path} holds no scores: there is no label among {', '.join(sorted(map(str, scores)))}")
     return scores
+
+
+def open_drawn(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Samples that were drawn as a lazy dataset, with the component of each where that was written."""
+    samples = open_dataset(path)
+    try:
+        return samples.assign(open_dataset(f"{os.fspath(path).rstrip('/')}/labels"))
+    except InputError:
+        return samples

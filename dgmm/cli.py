@@ -1,4 +1,4 @@
-"""The command line: ``dgmm select``, ``train``, ``score``, ``verify``, ``info``, and ``dgmm models``."""
+"""The command line: ``dgmm select``, ``train``, ``score``, ``sample``, ``verify``, ``info``, and ``dgmm models``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ COMMANDS = {
     "select": "Choose the number of components and the covariance type.",
     "train": "Fit one mixture.",
     "score": "Label every sample with a fitted mixture.",
+    "sample": "Draw samples from a fitted mixture.",
     "refresh": "Do what is done every night: look at new data, renew the model if asked to, score what is new.",
     "verify": "Say whether scores or a model are what was written.",
     "drift": "Say whether data are still like those that a model was fitted to.",

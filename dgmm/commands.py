@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from dgmm.config import Data, Refresh, Score, Select, Setting, Train, Verify, Watch, read_settings, settings_of
+from dgmm.config import Data, Refresh, Sample, Score, Select, Setting, Train, Verify, Watch, read_settings, settings_of
 from dgmm.errors import InputError
 from dgmm.fits import Settings, held_out_words, validated
 from dgmm.yaml12 import parse
@@ -205,6 +205,15 @@ def score(settings: Score) -> str:
     from dgmm.words import show_scored
 
     return show_scored(settings, run_score(settings))
+
+
+@command(Sample, "model")
+def sample(settings: Sample) -> str:
+    """``dgmm sample``."""
+    from dgmm.pipeline import run_sample
+
+    run_sample(settings)
+    return f"{settings.rows} samples: {settings.out}"
 
 
 @command(Refresh, "data.path")

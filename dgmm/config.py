@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from dgmm.errors import InputError
 from dgmm.fits import Count, Numbers, One, Search, Settings, Training, as_list
-from dgmm.types import Decoder, MissingChunks, Refit, Renewal
+from dgmm.types import Decoder, MissingChunks, Precision, Refit, Renewal
 from dgmm.yaml12 import LONGEST, parse
 
 
@@ -201,6 +201,41 @@ class Score(Scoring, Job):
         "by the same model are kept, and what was appended or has changed is scored. Where nothing tells, or by "
         "another model, all of it is.",
     )
+
+
+def _as_number(value: Any) -> Any:
+    """``1e9`` as a whole number."""
+    try:
+        return int(number) if isinstance(value, str) and (number := float(value)).is_integer() else value
+    except ValueError:
+        return value
+
+
+class Sampling(Settings):
+    """What is drawn from a mixture."""
+
+    rows: Annotated[
+        int, Field(ge=1, lt=2**53), BeforeValidator(_as_number, json_schema_input_type=int | float | str)
+    ] = Field(description="How many samples to draw, such as 1e9.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the draws; the same seed gives the same samples.")
+    labels: bool = Field(
+        False, description="Write the component that each sample was drawn from, too: label in the group OUT/labels."
+    )
+    dtype: Precision = Field("float64", description="Of what is written.")
+    chunk_rows: Count | None = Field(
+        None,
+        description="Samples of a chunk, on which the draws depend. Default: as many as make a million values, at "
+        "most 131,072.",
+    )
+
+
+class Sample(Sampling):
+    """Draw samples from a fitted mixture."""
+
+    model: str = Field(min_length=1, description="Fitted model, a Zarr group or its JSON form.")
+    out: str = Field(min_length=1, description="Samples to write, a Zarr group.")
+    cluster: Cluster = Cluster()
+    overwrite: bool = Field(False, description="Replace what exists.")
 
 
 def as_share(value: Any) -> Any:

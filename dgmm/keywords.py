@@ -140,7 +140,24 @@ class VerifyingOptions(TypedDict, total=False):
     """What was scored. Default: where they say it lies."""
 
 
+class SamplingOptions(TypedDict, total=False):
+    """Of `dgmm.config.Sampling`."""
+
+    seed: int
+    """Of the draws; the same seed gives the same samples."""
+    labels: bool
+    """Write the component that each sample was drawn from, too: label in the group OUT/labels."""
+    dtype: Precision
+    """Of what is written."""
+    chunk_rows: int | None
+    """Samples of a chunk, on which the draws depend. Default: as many as make a million values, at most 131,072."""
+
+
 # ---- end ----
+
+
+class SampleOptions(SamplingOptions, ClusterOptions):
+    """Of `dgmm.sample`."""
 
 
 class GridOptions(SearchOptions, TrainingOptions):

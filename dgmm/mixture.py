@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from dgmm.errors import InputError
 from dgmm.estep import Plan, make_plan, score
 from dgmm.families import Family, Frame, get_family, make_frame
 from dgmm.types import AnyArray, FloatArray, IntArray
+
+#: No component of a conditional mixture has a smaller weight: it may be beyond what a number can say.
+LEAST_WEIGHT = 1e-100
 
 
 @dataclass(frozen=True)
@@ -135,3 +139,54 @@ class Mixture:
         """Draw n samples (n, d) and the components (n,) they came from."""
         labels = generator.choice(self.n_components, size=n, p=self.weights)
         return self.family.sample(self.components, labels, generator), labels
+
+    def marginal(self, features: Sequence[int]) -> Mixture:
+        """The mixture of some of the features, by their numbers and in this order.
+
+        Full, tied, diag and spherical covariances stay so.
+
+        Raises
+        ------
+        InputError
+            If there is no such feature, or the family has no marginals.
+        """
+        family, components = self.family.marginal(self.components, self._chosen(features))
+        return Mixture(family, self.weights, components)
+
+    def condition(self, values: Mapping[int, float]) -> Mixture:
+        """The mixture of the other features where these have known values, in the data's units.
+
+        The weights are the probabilities of the components given the values (1e-100 at least), and the means follow
+        these. Full, tied, diag and spherical covariances stay so.
+
+        Parameters
+        ----------
+        values : mapping of int to float
+            Number of a feature -> its value.
+
+        Raises
+        ------
+        InputError
+            If a value is not finite or as good as impossible, no feature is left, or the family has no conditionals.
+        """
+        given = self._chosen([*values])
+        rest = np.setdiff1d(np.arange(self.n_features), given)
+        known = np.array([*values.values()], dtype=float)
+        if not len(rest):
+            raise InputError(f"all {self.n_features} features are given: leave at least one out")
+        there = self.marginal(given.tolist())
+        with np.errstate(over="ignore", invalid="ignore"):
+            possible = np.isfinite(known).all() and np.isfinite(there.log_density(known[None])).all()
+        if not possible:
+            words = ", ".join(f"{i}: {value:g}" for i, value in values.items())
+            raise InputError(f"the mixture has no density at {{{words}}}: give values that are possible")
+        weights = np.maximum(there.responsibilities(known[None])[0], LEAST_WEIGHT)
+        family, components = self.family.condition(self.components, given, known, rest)
+        return Mixture(family, weights / weights.sum(), components)
+
+    def _chosen(self, features: Sequence[int]) -> IntArray:
+        """Numbers of features as an array; raises `InputError` for those that are none, or come twice."""
+        d, found = self.n_features, np.array(features, dtype=np.int64)
+        if not len(found) or len(np.unique(found)) < len(found) or found.min() < 0 or found.max() >= d:
+            raise InputError(f"features {list(features)} are not some of 0 to {d - 1}, each of them once")
+        return found

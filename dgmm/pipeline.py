@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from dgmm import store
 from dgmm.api import open_scores, verify
-from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train, Verify, Watch
+from dgmm.config import Cluster, Data, Pipeline, Sample, Sampling, Score, Select, Train, Verify, Watch
 from dgmm.data import Samples, check_unchanged, fingerprint, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.drift import Baseline, Drift, baseline_of, census_of, compare
@@ -19,6 +19,7 @@ from dgmm.errors import DgmmError, InputError, OutputExistsError
 from dgmm.fits import Fit, Selection, Settings
 from dgmm.fitting import projection_of, select_samples, train_samples
 from dgmm.registry import Registry
+from dgmm.sampling import sample_into
 from dgmm.scoring import Scored, Verdict, score_projection, score_samples
 from dgmm.store import JOURNAL, Records, Status, digest, journal_at, place_at, settings_in
 
@@ -127,6 +128,17 @@ def run_score(settings: Score, attributes: Mapping[str, Any] | None = None) -> S
             extend=settings.extend and not settings.overwrite,
             attributes=attributes,
         )
+
+
+def run_sample(settings: Sample) -> None:
+    """Draw samples and write them."""
+    model = store.model_at(settings.model)
+    drawn = settings.model_dump(include={*Sampling.model_fields})
+    with (
+        place_at(settings.out).begin("samples", overwrite=settings.overwrite, inputs=[model]) as output,
+        workers_of(settings.cluster) as workers,
+    ):
+        sample_into(store.load(model), output, workers, **drawn, settings=made_with(settings))
 
 
 def run_verify(settings: Verify) -> Verdict:

@@ -18,7 +18,19 @@ from pydantic import ByteSize
 
 import dgmm
 import dgmm.types
-from dgmm.config import Cluster, Data, Fitting, Score, Scoring, Select, Train, Verifying, settings_of
+from dgmm.config import (
+    Cluster,
+    Data,
+    Fitting,
+    Sample,
+    Sampling,
+    Score,
+    Scoring,
+    Select,
+    Train,
+    Verifying,
+    settings_of,
+)
 from dgmm.fits import Search, Settings, Training
 
 FILE = Path(__file__).parents[1] / "dgmm" / "keywords.py"
@@ -31,6 +43,7 @@ PARTS: dict[str, tuple[type[Settings], set[str]]] = {
     "SearchOptions": (Search, {"n_components", "covariance_type"}),
     "ScoringOptions": (Scoring, set()),
     "VerifyingOptions": (Verifying, set()),
+    "SamplingOptions": (Sampling, {"rows"}),
 }
 ALIASES = {value: name for name, value in vars(dgmm.types).items() if get_origin(value) is Literal}
 
@@ -79,6 +92,7 @@ FUNCTIONS: dict[str, tuple[type[Settings], dict[str, str]]] = {
     "train": (Train, {"path": "source", "out": "", "overwrite": ""}),
     "select": (Select, {"path": "source", "out": "", "overwrite": ""}),
     "score": (Score, {"path": "source", "weights": ""}),
+    "sample": (Sample, {}),
     "GaussianMixture.select": (
         Select,
         {s.name: "" for s in settings_of(Fitting) if "." not in s.path or s.path.startswith(("data", "cluster"))}

@@ -8,12 +8,14 @@ from dgmm.engine.classes import Projection
 from dgmm.engine.fold import Fold, cut
 from dgmm.engine.journal import DEPARTURE, Departed, Entry, Journal, Journaled
 from dgmm.engine.leaf import Leaf
+from dgmm.engine.memory import BASE_BYTES
 from dgmm.engine.opening import open_workers
 from dgmm.engine.projection import projected_bytes
 from dgmm.engine.tree import Mergeable, Node, merge_all
 from dgmm.engine.workers import Workers
 
 __all__ = [
+    "BASE_BYTES",
     "DEPARTURE",
     "Departed",
     "Entry",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dgmm.errors import InputError
 from dgmm.families.frame import FrameKind, Moments
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import AnyArray, BoolArray, FloatArray, IntArray
@@ -80,6 +81,8 @@ class Family(ABC):
     local_features: ClassVar[FeatureMap]
     #: Whether any vector is a valid point of `from_vector`, so that EM can be accelerated.
     chart: ClassVar[bool] = True
+    #: Whether the features of a component are independent of each other.
+    independent: ClassVar[bool] = False
 
     def contains(self, other: Family) -> bool:
         """Whether every mixture of another family is one of this family too, and they differ."""
@@ -227,6 +230,35 @@ class Family(ABC):
         floored = narrowness < FLOOR_FACTOR * reg_covar
         spurious = (narrowness < NARROW) & (counts < ROWS_PER_DIMENSION * d)
         return few | floored | spurious
+
+    def marginal(self, components: Any, features: IntArray) -> tuple[Family, Any]:
+        """The family and the components of some of the features, in this order."""
+        if not self.independent:
+            raise InputError(f"parts of {self.name} components are not known: leave no feature out")
+        arrays = self.arrays(components)
+        places = {name: dims.index("feature") for name, (dims, _) in arrays.items() if "feature" in dims}
+        kept = {n: np.take(v, features, places[n]) if n in places else v for n, (_, v) in arrays.items()}
+        return self, self.from_arrays(kept)
+
+    def regression(self, components: Any, given: IntArray, wanted: IntArray) -> tuple[FloatArray, Family, Any]:
+        """How the wanted features follow given ones, in each component.
+
+        Returns
+        -------
+        slopes : ndarray, shape (K, n wanted, n given)
+            Of the wanted features' means in the given ones.
+        family, components
+            Of the wanted features where the given ones are at the component's means.
+        """
+        if not self.independent:
+            raise InputError(f"how parts of {self.name} components follow others is not known: give no feature")
+        family, rest = self.marginal(components, wanted)
+        return np.zeros((len(self.means(components)), len(wanted), len(given))), family, rest
+
+    def condition(self, components: Any, given: IntArray, values: FloatArray, wanted: IntArray) -> tuple[Family, Any]:
+        """The family and the components of the wanted features where given ones have these values."""
+        _, family, rest = self.regression(components, given, wanted)
+        return family, rest
 
     def for_density(self, components: Any) -> tuple[Family, Any]:
         """The family and components whose theta gives log densities sample by sample."""

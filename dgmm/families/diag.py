@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.families.base import LocalFrames
+from dgmm.families.base import Family, LocalFrames
 from dgmm.families.frame import Moments
 from dgmm.families.gaussian import (
     ROUNDOFF,
@@ -19,7 +19,7 @@ from dgmm.families.gaussian import (
     first_moments,
 )
 from dgmm.families.statistics import SufficientStatistics
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import AnyArray, FloatArray, IntArray
 
 
 class Diag(GaussianFamily):
@@ -30,6 +30,7 @@ class Diag(GaussianFamily):
     frame = "isotropic"
     features = SQUARES
     local_features = SQUARES
+    independent = True
 
     def deviations(self, components: Gaussians) -> FloatArray:
         """Standard deviations, shape (K, d) or (K, 1)."""
@@ -68,6 +69,10 @@ class Diag(GaussianFamily):
             raise collapsed(int(np.argmax(~(variances > 0).all(axis=1))), counts, statistics.count)
         means = np.where(gone, reference.means, means)
         return weights, Gaussians(means, np.sqrt(variances).reshape(reference.factors.shape))
+
+    def marginal(self, components: Gaussians, features: IntArray) -> tuple[Family, Gaussians]:
+        """Means and deviations of these features."""
+        return Diag(), Gaussians(components.means[:, features], components.factors[:, features])
 
     def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
         """Shape (K, d)."""

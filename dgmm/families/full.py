@@ -33,6 +33,10 @@ class Full(MatrixFamily):
     features = PRODUCTS
     local_features = PRODUCTS
 
+    def unconstrained(self) -> Full:
+        """Full."""
+        return Full()
+
     def log_determinants(self, components: Gaussians) -> FloatArray:
         """``log |factor_k|``, shape (K,)."""
         return log_diagonal(components.factors)
@@ -106,8 +110,11 @@ class Full(MatrixFamily):
 
     def sample(self, components: Gaussians, labels: AnyArray, generator: np.random.Generator) -> FloatArray:
         """One draw per label."""
-        noise = generator.standard_normal((len(labels), components.means.shape[1]))
-        return components.means[labels] + np.einsum("nij,nj->ni", components.factors[labels], noise)
+        x = generator.standard_normal((len(labels), components.means.shape[1]))
+        for k in np.unique(labels):
+            own = labels == k
+            x[own] = components.means[k] + x[own] @ components.factors[k].T
+        return x
 
     def expansion_error(self, components: Gaussians) -> FloatArray:
         """Roundoff times the size of the terms of theta . T three standard deviations from the mean."""

@@ -184,6 +184,13 @@ def factor_of_precision(precision: FloatArray, name: str) -> FloatArray:
     return np.linalg.inv(upper).T
 
 
+def lower_factor(roots: FloatArray) -> FloatArray:
+    """Lower triangular L (..., m, m), positive diagonal, with ``L L' = R R'`` for R (..., m, d) unsquared."""
+    lower = np.swapaxes(np.linalg.qr(np.swapaxes(roots, -1, -2), mode="r"), -1, -2)
+    signs = np.where(np.diagonal(lower, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
+    return np.tril(lower * signs[..., None, :])
+
+
 class GaussianFamily(Family):
     """A Gaussian mixture with some structure of the covariances."""
 
@@ -272,6 +279,14 @@ class GaussianFamily(Family):
         means = np.tile(moments.mean, (n_components, 1))
         return Gaussians(means, self.factors(n_components, moments.covariance + floor))
 
+    def condition(
+        self, components: Gaussians, given: IntArray, values: FloatArray, wanted: IntArray
+    ) -> tuple[Family, Gaussians]:
+        """Means follow the given values, covariances do not."""
+        slopes, family, rest = self.regression(components, given, wanted)
+        means = rest.means + np.einsum("kij,kj->ki", slopes, values - components.means[:, given])
+        return family, Gaussians(means, rest.factors)
+
     @abstractmethod
     def free_covariances(self, n_components: int, n_features: int) -> int:
         """Number of free parameters of the covariances."""
@@ -335,6 +350,26 @@ class GaussianFamily(Family):
 
 class MatrixFamily(GaussianFamily):
     """A Gaussian family whose covariances are matrices."""
+
+    @abstractmethod
+    def unconstrained(self) -> MatrixFamily:
+        """The family that has whatever parts of the covariances may be."""
+
+    def marginal(self, components: Gaussians, features: IntArray) -> tuple[Family, Gaussians]:
+        """Their rows of the factors, made triangular again."""
+        factors = lower_factor(components.factors[..., features, :])
+        return self.unconstrained(), Gaussians(components.means[:, features], factors)
+
+    def regression(
+        self, components: Gaussians, given: IntArray, wanted: IntArray
+    ) -> tuple[FloatArray, Family, Gaussians]:
+        """From the factor of the given features and the wanted ones after them: its last block is that of the rest."""
+        n, shape = len(given), (len(components.means), len(wanted), len(given))
+        lower = lower_factor(components.factors[..., np.concatenate([given, wanted]), :])
+        across = np.swapaxes(lower[..., n:, :n], -1, -2)
+        slopes = np.swapaxes(np.linalg.solve(np.swapaxes(lower[..., :n, :n], -1, -2), across), -1, -2)
+        rest = Gaussians(components.means[:, wanted], lower[..., n:, n:].copy())
+        return np.broadcast_to(slopes, shape), self.unconstrained(), rest
 
     def restrict(self, covariance: FloatArray) -> FloatArray:
         """The matrix itself."""

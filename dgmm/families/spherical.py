@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from dgmm.families.base import Family
 from dgmm.families.diag import Diag
 from dgmm.families.frame import Moments
 from dgmm.families.gaussian import Gaussians
-from dgmm.types import FloatArray
+from dgmm.types import FloatArray, IntArray
 
 
 class Spherical(Diag):
@@ -27,6 +28,10 @@ class Spherical(Diag):
     def restrict(self, covariance: FloatArray) -> FloatArray:
         """The mean of the diagonal, shape ()."""
         return np.asarray(np.diagonal(covariance).mean())
+
+    def marginal(self, components: Gaussians, features: IntArray) -> tuple[Family, Gaussians]:
+        """Means of these features, and the same deviations."""
+        return Spherical(), Gaussians(components.means[:, features], components.factors)
 
     def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
         """Shape (K,)."""

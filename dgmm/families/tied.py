@@ -38,6 +38,10 @@ class Tied(MatrixFamily):
     features = LINEAR
     local_features = PRODUCTS
 
+    def unconstrained(self) -> Tied:
+        """Tied: all have the same parts."""
+        return Tied()
+
     def log_determinants(self, components: Gaussians) -> FloatArray:
         """``log |factor|``, a scalar array."""
         return log_diagonal(components.factors)

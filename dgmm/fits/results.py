@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dgmm.data import Layout
+from dgmm.data import Layout, shortened
 from dgmm.em import Evaluated
+from dgmm.errors import InputError
 from dgmm.fits.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fits.stability import Stability
 from dgmm.mixture import Mixture
@@ -194,6 +196,25 @@ class Fit:
         outcome = replace(self.outcome, components=collapsed)
         mixture = self.mixture.taken(order)
         return replace(self, mixture=mixture, outcome=outcome, stability=stability, evaluated=None)
+
+    def place(self, feature: str | int) -> int:
+        """The number of a feature, by its name or that number."""
+        if isinstance(feature, str):
+            if feature not in self.features:
+                raise InputError(f"no feature {feature!r}: the model has {shortened(self.features)}")
+            return self.features.index(feature)
+        return feature
+
+    def marginal(self, features: Sequence[str | int]) -> Mixture:
+        """The mixture of some of the features, by names or numbers; see `Mixture.marginal`."""
+        return self.mixture.marginal([self.place(feature) for feature in features])
+
+    def condition(self, values: Mapping[str, float] | Mapping[int, float]) -> Mixture:
+        """The mixture of the others where some features have known values; see `Mixture.condition`."""
+        places = [self.place(feature) for feature in values]
+        if len(set(places)) < len(places):
+            raise InputError(f"a feature is given twice among {', '.join(map(str, values))}: give it once")
+        return self.mixture.condition(dict(zip(places, values.values(), strict=True)))
 
     def __repr__(self) -> str:
         return (

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Samples
-from dgmm.em import Ascent
+from dgmm.em import Ascent, climb
 from dgmm.engine import Departed, Fold, Journal, Journaled, Workers
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import get_family
@@ -17,6 +17,7 @@ from dgmm.fitting.bootstrap import REFITTED_ROWS, stability_of
 from dgmm.fitting.departure import starts_after
 from dgmm.fitting.race import Race
 from dgmm.fitting.scout import Scout
+from dgmm.mixture import Mixture
 from dgmm.passes import Passes, profile_of
 from dgmm.search import Candidate, Given, grounds_for, one_component, start_on_sample
 from dgmm.types import Criterion
@@ -202,3 +203,23 @@ def select_samples(
     """Fit a grid and choose from it."""
     with one_blas_thread:
         return select_candidates(passes_over(samples, workers, options, journal=journal), search, options)
+
+
+def path_of(
+    samples: Samples, workers: Workers, start: Mixture, n_passes: int, options: Training
+) -> tuple[Mixture, ...]:
+    """Mixtures on the way of plain EM from a start, in the data's units and in the order of its components.
+
+    The start, and after each of so many passes the M-step's; no rule ends them sooner.
+    """
+    with one_blas_thread:
+        passes, name = passes_over(samples, workers, options), start.covariance_type
+        candidate = Candidate(start.n_components, name)
+        ground = grounds_for([candidate], passes.profile.moments, passes.frame, options.reg_covar)[name]
+        ascent = Ascent(start.to_frame(ground.frame), ground, acceleration="none", stop=lambda _: False)
+        found = [start]
+        for _ in climb([ascent], passes.accumulate, n_passes):
+            if ascent.failure is not None:
+                raise ascent.failure
+            found.append(ascent.proposal.to_data(ground.frame))
+    return tuple(found)

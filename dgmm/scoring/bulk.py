@@ -37,11 +37,11 @@ from dgmm.scoring.arrays import (
 from dgmm.scoring.entries import GROUP, Entries, head_of, names_of, write_ledger
 from dgmm.scoring.former import Former
 from dgmm.scoring.kept import begun, kept_for_another
-from dgmm.scoring.ledger import Ledger, Recorder, Recording, writing
+from dgmm.scoring.ledger import Ledger, Recorder, Recording
 from dgmm.scoring.portions import in_portions
 from dgmm.scoring.regions import Written, checksum
 from dgmm.scoring.rows import scattered
-from dgmm.store import Output, consolidate
+from dgmm.store import Output, consolidate, writing
 from dgmm.types import AnyArray, IntArray, Sendable
 
 logger = logging.getLogger("dgmm")

@@ -12,18 +12,17 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dgmm.data import Grid, Samples, awaited, fingerprint
-from dgmm.errors import DgmmError, OutputExistsError, is_of_obstore, one_line
+from dgmm.data import Grid, Samples, fingerprint
+from dgmm.errors import DgmmError, OutputExistsError, one_line
 from dgmm.passes import packed, unpacked
 from dgmm.scoring.entries import FORMAT, MOST_BYTES, Entries, empty_table, rows_of, source_digest
-from dgmm.store import Output, Writer, differences, explained, folder_at, sealed, to_json, unsealed, unwritten, versions
+from dgmm.store import Output, Writer, differences, explained, folder_at, sealed, to_json, unsealed, versions, writing
 from dgmm.types import AnyArray
 
 logger = logging.getLogger("dgmm")
@@ -129,18 +128,6 @@ def read_entries(folder: Any, name: str, head: str, table: Entries, rows: AnyArr
         logger.warning("%s/%s is damaged: its regions are scored again: %s", folder.name, name, one_line(error)[:200])
         return None
     return found
-
-
-@contextmanager
-def writing(place: str) -> Iterator[None]:
-    """Context in which scores or their records are written: says so where that takes long, or cannot be done."""
-    try:
-        with awaited(place):
-            yield
-    except Exception as error:
-        if isinstance(error, OSError) or is_of_obstore(error):
-            raise unwritten(place, error) from error
-        raise
 
 
 class Ledger:

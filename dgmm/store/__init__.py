@@ -10,7 +10,7 @@ from dgmm.store.at import ALIAS, CHAMPION, MODEL_OF_VERSION, PREVIOUS, VERSION, 
 from dgmm.store.folders import folder_at
 from dgmm.store.journal import JOURNAL, Records, differences, journal_at, sealed, to_json, unsealed, versions
 from dgmm.store.models import UNSETTLED_DTYPE, attributes, consolidate, load, load_dataset, read, rescued, save, write
-from dgmm.store.places import Output, Place, Writer, explained, unwritten
+from dgmm.store.places import Output, Place, Writer, explained, writing
 from dgmm.store.record import MODEL_KIND, Record, digest, from_dataset, settings_in
 from dgmm.store.states import State, Status
 
@@ -49,8 +49,8 @@ __all__ = [
     "settings_in",
     "to_json",
     "unsealed",
-    "unwritten",
     "version_of",
     "versions",
     "write",
+    "writing",
 ]

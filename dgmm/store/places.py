@@ -322,3 +322,15 @@ def explained(name: str, doing: str) -> Iterator[None]:
         if is_of_obstore(error):
             raise OutputError(f"cannot {doing} {name}: {first_line(error)}") from error
         raise
+
+
+@contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Context in which a part of an output is written: says so where that takes long, or cannot be done."""
+    try:
+        with awaited(place):
+            yield
+    except Exception as error:
+        if isinstance(error, OSError) or is_of_obstore(error):
+            raise unwritten(place, error) from error
+        raise

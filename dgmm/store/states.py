@@ -44,7 +44,7 @@ class State:
     ----------
     status : Status
     what : str
-        Of a finished output: model, scores, example, table, report or picture.
+        Of a finished output: model, scores, samples, example, table, report or picture.
     detail : str
         Why it is strange.
     run : Run or None
