@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse
 
 from dgmm.data import Source, open_samples
 from dgmm.errors import InputError
 from dgmm.mixture import Mixture
 from dgmm.types import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Iterations that show how EM begins, and where it ends.
 ITERATIONS = (0, 1, 2, 3, 6, 20)
@@ -61,8 +61,12 @@ def steps(
     Raises
     ------
     InputError
-        If nothing is left to draw, or the samples have other features than the mixtures.
+        If nothing is left to draw, the samples have other features than the mixtures, or Matplotlib is missing.
     """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError(f"pictures need {error.name}: pip install 'dgmm[report]'") from None
     shown = [i for i in at if 0 <= i < len(path)]
     if not shown:
         raise InputError(f"none of the iterations {list(at)} is among the {len(path)} of the path")
@@ -92,6 +96,8 @@ def steps(
 
 def draw(axes: Axes, mixture: Mixture, x: FloatArray, features: tuple[int, int], *, hard: bool) -> None:
     """Samples (n, d) in the colours of the components of a mixture, and these as ellipses."""
+    from matplotlib.patches import Ellipse
+
     i, j = features
     colours = component_colours(mixture.n_components)
     shares = mixture.responsibilities(x)
@@ -117,6 +123,8 @@ def draw(axes: Axes, mixture: Mixture, x: FloatArray, features: tuple[int, int],
 
 def component_colours(n: int) -> FloatArray:
     """Colours (n, 3) of components in their order."""
+    import matplotlib
+
     if n <= len(COLOURS):
         return np.array([matplotlib.colors.to_rgb(colour) for colour in COLOURS[:n]])
     return np.asarray(matplotlib.colormaps["turbo"](np.linspace(0.06, 0.94, n))[:, :3])

@@ -847,6 +847,10 @@ try:
     report_stage(Pipeline(out="run", data=Data(path="store.zarr"), n_components=[2]))
 except dgmm.InputError as error:
     print("report:", error)
+try:
+    dgmm.plot.steps([dgmm.load("m.json").mixture], "store.zarr")
+except dgmm.InputError as error:
+    print("plot:", error)
 """
     done = subprocess.run(
         [sys.executable, "-S", "-W", "error", "-c", program],
@@ -855,8 +859,10 @@ except dgmm.InputError as error:
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert [line.rpartition(": ")[2] for line in lines] == ["pip install dgmm[zarrs]", *["pip install dgmm[cloud]"] * 2]
-    assert done.stdout.splitlines()[-1].startswith("report: the report needs ")
-    assert done.stdout.splitlines()[-1].endswith("pip install 'dgmm[report]'")
+    *_, report, plot = done.stdout.splitlines()
+    assert report.startswith("report: the report needs ")
+    assert report.endswith("pip install 'dgmm[report]'")
+    assert plot == "plot: pictures need matplotlib: pip install 'dgmm[report]'"
 
 
 def test_training_imports_none_of_the_extras(blobs: np.ndarray, tmp_path: Path) -> None:
