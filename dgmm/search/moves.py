@@ -28,8 +28,6 @@ FIRST_PASSES, CUTS_KEPT, CUTS_TOGETHER, MORE_PASSES = 1, 2, 12, 5
 #: Merges with splits elsewhere make so many passes over the rows of their three components; the most promising one in
 #: so many of them goes on for so many more.
 LOCAL_PASSES, LOCAL_SHARE, LOCAL_MORE = 4, 3, 8
-#: A component whose responsibilities have moved by a smaller share since it was cut is cut as it was then.
-UNMOVED = 0.05
 #: More rows than these for each parameter, or in all, tell a promising move no better.
 ROWS_PER_PARAMETER, ROWS_ENOUGH = 10, 2048
 
@@ -51,25 +49,6 @@ class Split:
     component: int
     parts: Mixture
     gain: float
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """The best cuts of a component, and when they were made.
-
-    Attributes
-    ----------
-    responsibilities : ndarray, shape (m,)
-        Of the component at that time, times the rows' weights.
-    splits : list of Split
-    """
-
-    responsibilities: FloatArray
-    splits: list[Split]
-
-    def of(self, component: int) -> list[Split]:
-        """As cuts of a component that is the same under another number."""
-        return [replace(split, component=component) for split in self.splits]
 
 
 @dataclass(frozen=True)
@@ -129,15 +108,9 @@ class Standing:
     sample : SampleRows
     reg_covar : float
         By which a part of a component counts as unsound.
-
-    Attributes
-    ----------
-    before : sequence of Standing
-        Mixtures on the way here: a component that is still what it was in one of them is not cut again.
     """
 
     def __init__(self, mixture: Mixture, ground: Ground, sample: SampleRows, reg_covar: float) -> None:
-        self.before: Sequence[Standing] = ()
         self.mixture = mixture
         self.reg_covar = reg_covar
         self.ground = ground
@@ -169,24 +142,8 @@ class Standing:
     @cached_property
     def splits(self) -> list[Split]:
         """The best cuts of every component."""
-        return [split for k, cuts in enumerate(self._cuts) for split in cuts.of(k)]
-
-    @cached_property
-    def _cuts(self) -> list[Cuts]:
-        """Of every component, those made of it before where it has not moved since."""
-        known = [cuts for other in self.before for cuts in other.__dict__.get("_cuts", ())]
-        found = [self._remembered(k, known) for k in range(self.mixture.n_components)]
-        self.before = ()
-        missing = [k for k, cuts in enumerate(found) if cuts is None]
-        made = dict(zip(missing, self.sample.map(self._splits_of, missing), strict=True))
-        return [cuts or Cuts(self.responsibilities[k], made[k]) for k, cuts in enumerate(found)]
-
-    def _remembered(self, k: int, known: Sequence[Cuts]) -> Cuts | None:
-        """The cuts of the component that is most like one of this mixture, if it is it."""
-        r = self.responsibilities[k]
-        moved = [np.abs(cuts.responsibilities - r).sum() for cuts in known]
-        nearest = int(np.argmin(moved)) if moved else -1
-        return known[nearest] if moved and moved[nearest] < UNMOVED * r.sum() else None
+        found = self.sample.map(self._splits_of, range(self.mixture.n_components))
+        return [split for splits in found for split in splits]
 
     def _splits_of(self, k: int) -> list[Split]:
         family = self.mixture.family

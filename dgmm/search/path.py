@@ -135,7 +135,6 @@ class Path:
         self.simpler = simpler
         self.tops: dict[int, list[Top]] = {}
         self.ends: dict[int, list[float]] = {}
-        self._moved: Standing | None = None
 
     def walk(self) -> None:
         """From one component up to the largest number that is wanted and beyond, and down again."""
@@ -200,9 +199,6 @@ class Path:
 
     def grow(self, k: int) -> None:
         """From K to K + 1 by the best splits."""
-        before = [top.standing for top in self.tops.get(k - 1, [])]
-        for top in self.tops.get(k, []):
-            top.standing.before = [*before, *top.standing.before]
         pool = [
             (top.log_likelihood + split.gain, top.standing.split(split))
             for top in self.tops.get(k, [])
@@ -225,9 +221,6 @@ class Path:
         if not self.tops.get(k):
             return False
         top = self.tops[k][0]
-        if self._moved is not None:
-            top.standing.before = [self._moved]
-        self._moved = top.standing
         made = top.standing.replaced(top.standing.moves(self.budget.pairs))
         pool = [(top.log_likelihood + m.gain, m.mixture) for m in made]
         return self._try(k, pool, max(self.budget.width(k), self.budget.pairs))

@@ -338,25 +338,3 @@ def test_what_is_shared_is_the_first_ones() -> None:
     both = joined(family, [one, other])
     np.testing.assert_array_equal(family.means(both), np.vstack([one.means, other.means]))
     np.testing.assert_array_equal(family.covariances(both), family.covariances(one))
-
-
-@pytest.mark.parametrize(("moved", "cut_again"), [(0.04, []), (0.06, [1, 2])])
-def test_a_component_is_cut_again_once_it_has_moved(
-    moved: float, cut_again: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a share of its responsibilities, whatever its number is now."""
-    first = standing("full", clouds())
-    known = {s.component: s for s in first.splits}
-    second = Standing(first.mixture.taken(np.array([2, 0, 1])), first.ground, first.sample, 1e-6)
-    second.before = [first]
-    r = second.responsibilities.copy()
-    r[0], r[1:] = r[0], r[1:] * (1 + moved / (1 - moved))  # the share is of what it is now
-    second.__dict__["responsibilities"] = r
-    made: list[int] = []
-    cut_anew = Standing._splits_of
-    monkeypatch.setattr(Standing, "_splits_of", lambda self, k: made.append(k) or cut_anew(self, k))
-    splits = {s.component: s for s in second.splits}
-    assert made == cut_again
-    for now, then in ((0, 2), (1, 0), (2, 1)):
-        assert (splits[now].parts is known[then].parts) == (now not in cut_again)
-    assert second.before == (), "what came before is not kept for ever"
