@@ -21,7 +21,7 @@ from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
 from dgmm.fitting import path_of, projection_of, select_samples, train_samples
 from dgmm.keywords import SampleOptions, ScoreOptions, SelectOptions, TrainOptions, VerifyOptions, takes
 from dgmm.mixture import Mixture
-from dgmm.sampling import sample_into
+from dgmm.sampling import LABELS, sample_into
 from dgmm.scoring import (
     Verdict,
     kind_of,
@@ -329,7 +329,7 @@ def sample(
         workers_named(scheduler, cluster) as workers,
     ):
         sample_into(model, output, workers, **how.model_dump())
-    return open_drawn(out)
+    return open_drawn(out, labels=how.labels)
 
 
 @takes(VerifyOptions, Verify)
@@ -444,10 +444,7 @@ def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:
     return scores
 
 
-def open_drawn(path: str | os.PathLike[str]) -> xr.Dataset:
+def open_drawn(path: str | os.PathLike[str], *, labels: bool) -> xr.Dataset:
     """Samples that were drawn as a lazy dataset, with the component of each where that was written."""
     samples = open_dataset(path)
-    try:
-        return samples.assign(open_dataset(f"{os.fspath(path).rstrip('/')}/labels"))
-    except InputError:
-        return samples
+    return samples.assign(open_dataset(f"{os.fspath(path).rstrip('/')}/{LABELS}")) if labels else samples

@@ -22,7 +22,7 @@ from zarr.codecs import ZstdCodec
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Layout
-from dgmm.engine import BASE_BYTES, Workers, cut
+from dgmm.engine import BASE_BYTES, Workers, cut, mib
 from dgmm.errors import InputError, InsufficientMemoryError
 from dgmm.fits import Fit
 from dgmm.mixture import Mixture
@@ -199,8 +199,8 @@ def check_memory(drawing: Drawing, workers: Workers) -> None:
     fitting = room * drawing.chunk_rows // drawing.working_bytes
     advice = f"lower chunk_rows to {fitting}" if fitting > 0 else "give it more memory (memory_limit)"
     raise InsufficientMemoryError(
-        f"a worker would need {needed / 2**20:.0f} MiB to draw {drawing.chunk_rows} rows at a time "
-        f"({workers.threads_per_worker} task(s)), and has {workers.usable / 2**20:.0f} MiB to use: {advice}"
+        f"a worker would need {mib(needed)} to draw {drawing.chunk_rows} rows at a time "
+        f"({workers.threads_per_worker} task(s)), and has {mib(workers.usable)} to use: {advice}"
     )
 
 

@@ -8,7 +8,7 @@ from dgmm.engine.classes import Projection
 from dgmm.engine.fold import Fold, cut
 from dgmm.engine.journal import DEPARTURE, Departed, Entry, Journal, Journaled
 from dgmm.engine.leaf import Leaf
-from dgmm.engine.memory import BASE_BYTES
+from dgmm.engine.memory import BASE_BYTES, mib
 from dgmm.engine.opening import open_workers
 from dgmm.engine.projection import projected_bytes
 from dgmm.engine.tree import Mergeable, Node, merge_all
@@ -29,6 +29,7 @@ __all__ = [
     "Workers",
     "cut",
     "merge_all",
+    "mib",
     "open_workers",
     "projected_bytes",
 ]
