@@ -30,7 +30,7 @@ HOUSE: dict[str, str] = {
     "drift": "baseline shifts",
     "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",
     "sampling": "",
-    "report": "figures page",
+    "report": "looks figures steps page",
     "plot": "",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian",
@@ -51,7 +51,7 @@ ONLY_IN = {
     "sklearn": {"search", "fitting", "estimators"},
     "numba": {"estep"},
     "cyclopts": {"cli", "commands", "models"},
-    "matplotlib": {"report", "plot"},
+    "matplotlib": {"report"},
     "jinja2": {"report"},
     "prefect": set(),
 }

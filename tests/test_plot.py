@@ -13,7 +13,8 @@ from sklearn.mixture import GaussianMixture
 
 import dgmm
 from dgmm.mixture import Mixture
-from dgmm.plot import COLOURS, component_colours, steps
+from dgmm.plot import steps
+from dgmm.report.steps import COLOURS, component_colours
 
 DATA = dgmm.datasets.old_faithful()
 X = np.stack([DATA["eruptions"], DATA["waiting"]], axis=1)

@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from dgmm.fits import CRITERION_NAMES, SOUND, STRONG, Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
+from dgmm.report.looks import GREY, INK, ellipse, new_figure, prepare, with_unit
 from dgmm.types import AnyArray, Criterion, FloatArray, IntArray
 
 #: Cells of the scores that are read at most, and of a map where that means leaving cells out.
@@ -32,7 +33,7 @@ POINTS = 5000
 #: More bands than this hide each other.
 BANDS = 6
 
-MISSING, INK, GREY, GOLD = "#d4d7dc", "#1f2933", "#6b7280", "#ffc914"
+MISSING, GOLD = "#d4d7dc", "#ffc914"
 KINDS = ("#0b6e99", "#d1495b", "#3d8b37", "#8e5ea2", "#c77d0a", "#5c5c5c")
 MARKERS = {
     OutcomeKind.CONVERGED: "o",
@@ -56,13 +57,13 @@ def criterion_figure(
     table: pd.DataFrame, fit: Fit, criterion: Criterion = Criterion.BIC, *, figure: FigureBase | None = None
 ) -> FigureBase:
     """The criterion above that of the model against K: all of it, and close to the best."""
-    figure = figure or _new_figure(10.5, 4.1)
+    figure = figure or new_figure(10.5, 4.1)
     table = table.assign(gap=gaps(table, fit, criterion), state=states(table)).sort_values("n_components")
     sound = table[table["state"].isin(SOUND)]
     high, kinds = max(sound["gap"].max(), STRONG), sorted(set(table["covariance_type"]))
     panels = figure.subplots(1, 2)
-    _prepare(panels[0], "All candidates", "number of components K", f"{CRITERION_NAMES[criterion]} above the best")
-    _prepare(panels[1], "Close to the best", "number of components K", "")
+    prepare(panels[0], "All candidates", "number of components K", f"{CRITERION_NAMES[criterion]} above the best")
+    prepare(panels[1], "Close to the best", "number of components K", "")
     panels[1].set_yscale("symlog", linthresh=STRONG, linscale=0.7)
     panels[1].axhspan(0, STRONG, color="#f6edcd", lw=0, zorder=0)
     for axes, low, top in zip(panels, (-0.05 * high, -0.3 * STRONG), (1.06 * high, 3 * high), strict=True):
@@ -96,7 +97,7 @@ def map_figure(
     for i in sorted({0, label.sizes[others[0]] // 2}) if others and small else ():
         part = label.isel({others[0]: i})
         panels[f"Class, {_position(part, others[0], i)}"] = most_frequent(part, dims)
-    figure, n = figure or _new_figure(10.5, 7.0 if small else 5.0), len(panels)
+    figure, n = figure or new_figure(10.5, 7.0 if small else 5.0), len(panels)
     bands: Any = figure.subfigures(2, 1, height_ratios=(0.8 * n + 0.2, 1)) if small else [figure]
     places = [axes for band, m in zip(bands, (1, n), strict=False) for axes in band.subplots(1, m, squeeze=False)[0]]
     palette = ListedColormap(class_colours(mixture))
@@ -116,12 +117,12 @@ def profile_figure(
     mixture: Mixture, features: xr.DataArray, *, spread: bool = True, figure: FigureBase | None = None
 ) -> FigureBase:
     """Means, and with ``spread`` standard deviations, of the components along the features' coordinate."""
-    figure = figure or _new_figure(10.5, 5.2)
+    figure = figure or new_figure(10.5, 5.2)
     at, attrs, colours, sd = features.to_numpy(), features.attrs, class_colours(mixture), deviations(mixture)
     name, unit = attrs.get("value_name", "value"), attrs.get("value_units")
     panels = figure.subplots(1, 2 if spread else 1, sharey=True, squeeze=False)[0]
-    along = _with_unit(str(attrs.get("long_name", features.name)), attrs.get("units"))
-    _prepare(panels[0], "Mean of each class", _with_unit(name, unit), along)
+    along = with_unit(str(attrs.get("long_name", features.name)), attrs.get("units"))
+    prepare(panels[0], "Mean of each class", with_unit(name, unit), along)
     for k, mean in enumerate(mixture.means):
         panels[0].plot(mean, at, color=colours[k], lw=1.8)
         if mixture.n_components <= BANDS:
@@ -130,7 +131,7 @@ def profile_figure(
             panels[1].plot(sd[k], at, color=colours[k], lw=1.8)
     panels[0].set_ylim(*(at.max(), at.min()) if attrs.get("positive") == "down" else (at.min(), at.max()))
     if spread:
-        _prepare(panels[1], "Standard deviation within each class", _with_unit(f"sd of {name}", unit), "")
+        prepare(panels[1], "Standard deviation within each class", with_unit(f"sd of {name}", unit), "")
         panels[1].set_xlim(left=0)
         _legend(panels[1], _class_handles(mixture), "class (share)")
     return figure
@@ -140,11 +141,11 @@ def sample_figure(
     mixture: Mixture, sample: FloatArray, names: Sequence[str], *, figure: FigureBase | None = None
 ) -> FigureBase:
     """Rows by class: a histogram of one feature, a scatter plot of two or of the principal components of many."""
-    figure = figure or _new_figure(9, 5.4)
+    figure = figure or new_figure(9, 5.4)
     axes, colours, d = figure.subplots(), class_colours(mixture), mixture.n_features
     _legend(axes, _class_handles(mixture), "class (share)")
     if d == 1:
-        _prepare(axes, "", names[0], "density")
+        prepare(axes, "", names[0], "density")
         axes.hist(sample[:, 0], bins=min(100, 10 + math.isqrt(len(sample))), density=True, color=MISSING)
         x = np.linspace(sample.min(), sample.max(), 500)
         parts = mixture.responsibilities(x[:, None]) * np.exp(mixture.log_density(x[:, None]))[:, None]
@@ -160,16 +161,14 @@ def sample_figure(
         values, vectors = np.linalg.eigh(np.cov(((sample - origin) / scale).T))
         onto = vectors[:, :-3:-1].T / scale
         titles = [f"principal component {i + 1} ({values[-1 - i] / values.sum():.0%} of variance)" for i in (0, 1)]
-    _prepare(axes, "", *titles)
+    prepare(axes, "", *titles)
     labels = mixture.responsibilities(x).argmax(axis=1)
     u, v = onto @ (x - origin).T
     axes.scatter(u, v, s=8 if len(x) > 1000 else 20, color=colours[labels], alpha=0.6, lw=0)
     for k, centre in enumerate((mixture.means - origin) @ onto.T):
-        values, vectors = np.linalg.eigh(onto @ mixture.family.covariance(mixture.components, k) @ onto.T)
-        angle = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
+        covariance = onto @ mixture.family.covariance(mixture.components, k) @ onto.T
         for sigma in (1, 2):
-            width, height = 2 * sigma * np.sqrt(values[::-1])
-            axes.add_patch(Ellipse(centre, width, height, angle=angle, fill=False, ec=INK, lw=1.8 / sigma))
+            axes.add_patch(Ellipse(centre, **ellipse(covariance, sigma), fill=False, ec=INK, lw=1.8 / sigma))
         badge = {"boxstyle": "circle,pad=0.25", "fc": "white", "ec": colours[k]}
         axes.annotate(str(k), centre, ha="center", va="center", fontsize=9, weight="bold", bbox=badge)
     return figure
@@ -181,7 +180,7 @@ def means_figure(mixture: Mixture, names: Sequence[str]) -> FigureBase:
     total = mixture.weights @ (deviations(mixture) ** 2 + (mixture.means - centre) ** 2)
     z = (mixture.means - centre) / np.sqrt(total)
     n, d = z.shape
-    figure = _new_figure(10.5, min(2.4 + 0.26 * n, 12))
+    figure = new_figure(10.5, min(2.4 + 0.26 * n, 12))
     axes, limit = figure.subplots(), max(1.0, float(np.quantile(np.abs(z), 0.98)))
     mesh = axes.imshow(z, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.set_yticks(range(n), [f"class {k}" for k in range(n)], fontsize=9)
@@ -193,14 +192,14 @@ def means_figure(mixture: Mixture, names: Sequence[str]) -> FigureBase:
 
 def convergence_figure(fit: Fit) -> FigureBase:
     """Log-likelihood still to be gained in each pass, the estimated remaining gain included."""
-    figure = _new_figure(10.5, 3.4)
+    figure = new_figure(10.5, 3.4)
     axes, values = figure.subplots(), np.array(fit.trajectory)
     still = fit.remaining_gain * fit.n_samples if np.isfinite(fit.remaining_gain) else 0.0
     gap = max(fit.log_likelihood, values.max()) + still - values
     gap[gap <= 0] = np.nan
     passes, best = np.arange(1, len(gap) + 1), np.fmin.accumulate(gap)
     kept = gap <= best
-    _prepare(axes, "", "pass over all the data", "log-likelihood to go (nats)")
+    prepare(axes, "", "pass over all the data", "log-likelihood to go (nats)")
     axes.plot(passes, best, "-", color=KINDS[0], lw=1.6, label="best so far")
     axes.plot(passes[kept], gap[kept], "o", color=KINDS[0], ms=4.5)
     if (rejected := ~kept & ~np.isnan(gap)).any():
@@ -343,29 +342,10 @@ def main_figure(
         top.append(partial(sample_figure, fit.mixture, rows, fit.features))
     below: list[Callable[..., FigureBase]] = [] if table is None else [partial(criterion_figure, table, fit, criterion)]
     bands = [band for band in (top, below) if band]
-    figure = _new_figure(13, 4.6 * max(len(bands), 1))
+    figure = new_figure(13, 4.6 * max(len(bands), 1))
     for i, band in enumerate(bands):
         part = figure.add_subfigure(figure.add_gridspec(len(bands), 1)[i])
         grid = part.add_gridspec(1, len(band), width_ratios=(2.3, 1)[: len(band)])
         for j, draw in enumerate(band):
             draw(figure=part.add_subfigure(grid[j]))
     return figure
-
-
-def _prepare(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=INK)
-    axes.set_xlabel(xlabel, fontsize=10, color=INK)
-    axes.set_ylabel(ylabel, fontsize=10, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(labelsize=9, color=GREY)
-    axes.grid(color="#e5e7eb", lw=0.8)
-    axes.set_axisbelow(True)
-
-
-def _with_unit(name: str, unit: str | None) -> str:
-    return f"{name} ({unit})" if unit and unit != "1" else name
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
