@@ -34,7 +34,7 @@ HOUSE: dict[str, str] = {
     "plot": "",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian",
-    "api": "", "pipeline": "", "words": "",
+    "api": "calls fits scores", "pipeline": "", "words": "",
     "refresh": "structure night state renewal judging stages",
     "commands": "", "models": "", "cli": "",
 }  # fmt: skip

@@ -12,7 +12,6 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import mypy.api
-import numpy as np
 import pytest
 from pydantic import ByteSize
 
@@ -131,22 +130,6 @@ def test_a_keyword_that_is_none_is_refused(call: Callable[..., Any]) -> None:
         call(n_initt=3)
     with pytest.raises(dgmm.InputError, match=r"n_init: .* greater than or equal to 1.*not 0"):
         call(n_init=0)
-
-
-def test_keywords_reach_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-
-    def record(*_: Any, **named: Any) -> Any:
-        asked.append(named)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("dgmm.api.open_workers", record)
-    with pytest.raises(KeyboardInterrupt):
-        dgmm.train(np.eye(3), 1, n_workers=3, memory_limit="2GB")
-    (cluster,) = asked
-    assert callable(cluster.pop("need"))
-    given = {name: value for name, value in cluster.items() if value is not None}
-    assert given == {"n_workers": 3, "threads_per_worker": 1, "memory_limit": 2 * 10**9}
 
 
 CALLS = """

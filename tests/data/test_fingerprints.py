@@ -16,9 +16,7 @@ import pytest
 import xarray as xr
 import zarr
 
-import dgmm
 from dgmm.data import fingerprint, fingerprints, open_samples, store_at
-from dgmm.errors import InputError
 
 X = np.arange(24.0).reshape(12, 2)
 
@@ -110,28 +108,3 @@ def test_it_is_the_same_in_every_process(tmp_path: Path) -> None:
         for seed in ("1", "2")
     }  # fmt: skip
     assert told == {f"{fingerprint(open_samples(tmp_path / 'x.zarr'))}\n"}
-
-
-def test_a_source_that_is_written_to_while_it_is_fitted_is_refused_by_the_functions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where it is given by its path; what is handed in is as it is."""
-    path = str(tmp_path / "x.zarr")
-    x = np.random.default_rng(0).normal(size=(60, 2))
-    zarr.create_array(path, data=x, chunks=(20, 2))
-    for name in ("train_samples", "select_samples"):
-        fit = getattr(dgmm.api, name)
-
-        def then(*given: Any, fit: Callable[..., Any] = fit) -> Any:
-            found = fit(*given)
-            zarr.open_array(path, mode="r+")[5, 0] += 1.0
-            return found
-
-        monkeypatch.setattr(dgmm.api, name, then)
-    line = r"^.*x\.zarr was changed while it was read \(stored chunks of values\)"
-    with pytest.raises(InputError, match=line):
-        dgmm.train(path, 1)
-    with pytest.raises(InputError, match=line):
-        dgmm.select(path, [1], ["full"])
-    assert dgmm.train(x, 1).n_samples == 60
-    assert dgmm.train(zarr.open_array(path, mode="r"), 1).n_samples == 60

@@ -1,0 +1,196 @@
+"""Fit and choose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Unpack
+
+from dgmm.api.calls import recorded, workers_named
+from dgmm.config import Cluster, Data, Select, Train
+from dgmm.data import Source, Weights, open_samples
+from dgmm.errors import InputError
+from dgmm.families import DEFAULT, get_family
+from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
+from dgmm.fitting import path_of, projection_of, select_samples, train_samples
+from dgmm.keywords import SelectOptions, TrainOptions, takes
+from dgmm.mixture import Mixture
+from dgmm.search import Given, check_given
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from numpy.typing import ArrayLike
+
+
+@takes(TrainOptions, Train)
+def train(
+    source: Source,
+    n_components: int,
+    covariance_type: str = "full",
+    *,
+    weights_init: ArrayLike | None = None,
+    means_init: ArrayLike | None = None,
+    precisions_init: ArrayLike | None = None,
+    weights: Weights | None = None,
+    scheduler: str | Client | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    keep_journal: bool = False,
+    **options: Unpack[TrainOptions],
+) -> Fit:
+    """Fit one Gaussian mixture to a source of any size.
+
+    Parameters
+    ----------
+    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+        Samples by features. Rows with missing values (NaN) are left out.
+    n_components : int
+        Number of components K.
+    covariance_type : str
+        One of `dgmm.families.FAMILIES`.
+    weights_init : array_like, shape (K,), optional
+    means_init : array_like, shape (K, d), optional
+    precisions_init : array_like, optional
+        Parameters to start from, in the data's units; precisions, inverses of the covariances, have shape (K, d, d)
+        for full, (d, d) for tied, (K, d) for diag, (K,) for spherical. They take the place of those of each of the
+        ``n_init`` starts that ``init_params`` makes, of which there is one if all three are given; like any start
+        they climb on the sample first. A single component needs no start.
+    weights : str, xarray.DataArray or array, optional
+        How much each sample counts, such as the area it stands for: a variable or coordinate of a dataset by its
+        name, an array along some of the samples' dimensions, or one in their shape. They are normalised to a mean
+        of one over the samples that have any, so that the n of BIC and of all sums is the number of those samples,
+        and only the ratios of the weights matter. Samples of weight zero, or whose weight is missing, are left out.
+    scheduler : {"threads", "processes"}, address, import path or distributed.Client, optional
+        Who does the work: the open client if there is one, else threads of this process. A path such as
+        ``dask_jobqueue.SLURMCluster`` starts a cluster of that class for the call.
+    journal : path or URL, optional
+        Where to note what every pass returns. The same call goes on from there if it was interrupted, to the same bits;
+        one with other data or settings is refused. It is removed once the fit is returned.
+    keep_journal : bool, default=False
+        Keep the journal once the fit has ended, too: the same call then reads no data.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    InputError
+        If the source or a parameter cannot be used.
+    ReadError
+        If a chunk of the source is not there, or cannot be decoded.
+    CollapseError
+        If a component collapses in every start. A fit of which a component collapses on all the data is returned: its
+        ``state`` is ``collapsed``, and a warning says what to do.
+    """
+    one = validated(One, {"n_components": n_components, "covariance_type": covariance_type})
+    data, cluster, training = by_model(options, Data, Cluster)
+    fitting = validated(Training, training)
+    samples = open_samples(source, weights=weights, **data)
+    family = get_family(one.covariance_type)
+    given = check_given(family, one.n_components, samples.n_features, weights_init, means_init, precisions_init)
+    asked = {**one.model_dump(), "training": fitting.model_dump(mode="json"), **data, "given": written(given)}
+    with (
+        recorded(source, samples, journal, asked, keep=keep_journal) as records,
+        workers_named(scheduler, cluster, projection_of(samples, one, fitting)) as workers,
+    ):
+        return train_samples(samples, workers, one, fitting, given, records)
+
+
+def em_path(
+    source: Source,
+    start: Mixture,
+    n_passes: int = 20,
+    *,
+    reg_covar: float = 1e-6,
+    scheduler: str | Client | None = None,
+) -> tuple[Mixture, ...]:
+    """Follow plain EM from a mixture, pass by pass over all the data: what `dgmm.plot.steps` draws.
+
+    Parameters
+    ----------
+    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    start : Mixture
+        In the data's units.
+    n_passes : int, default=20
+        M-steps; no rule ends them sooner.
+    reg_covar : float, default=1e-6
+        Added to every covariance, as a share of the data's own covariance.
+    scheduler
+        As for `train`.
+
+    Returns
+    -------
+    tuple of Mixture
+        The start, and what each pass has made of it; components stay in their order.
+
+    Raises
+    ------
+    InputError
+        If the samples have another number of features, or ``n_passes`` is below one.
+    CollapseError
+        If a component collapses on the way.
+    """
+    options, samples = validated(Training, {"reg_covar": reg_covar, "max_iter": n_passes}), open_samples(source)
+    if samples.n_features != start.n_features:
+        raise InputError(f"{samples.name} has {samples.n_features} features, the start {start.n_features}")
+    with workers_named(scheduler, {}) as workers:
+        return path_of(samples, workers, start, options.max_iter, options)
+
+
+@takes(SelectOptions, Select)
+def select(
+    source: Source,
+    n_components: Sequence[int] | str,
+    covariance_type: Sequence[str] = DEFAULT,
+    *,
+    weights: Weights | None = None,
+    scheduler: str | Client | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    keep_journal: bool = False,
+    **options: Unpack[SelectOptions],
+) -> Selection:
+    """Choose the number of components and the covariance type; all candidates share every pass.
+
+    All criteria are in the table; ``held_out``, the mean log density of rows that no fit sees, needs ``holdout``,
+    their share.
+
+    Parameters
+    ----------
+    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    n_components : sequence of int or str
+        Numbers of components to try; ``"1:"`` goes on from one until three more components bring no better criterion.
+    covariance_type : sequence of str
+        Covariance types to try.
+    weights, scheduler, journal, keep_journal
+        As for `train`.
+
+    Returns
+    -------
+    Selection
+        ``best`` is converged on all the data; ``table`` has a row for every candidate.
+
+    Raises
+    ------
+    InputError
+        If the source or a parameter cannot be used.
+    CollapseError
+        If a component of every candidate collapses.
+    """
+    given, data, cluster, training = by_model(options, Search, Data, Cluster)
+    search = validated(Search, {"n_components": n_components, "covariance_type": covariance_type, **given})
+    fitting = validated(Training, training)
+    samples = open_samples(source, weights=weights, **data)
+    asked = {**search.model_dump(mode="json"), "training": fitting.model_dump(mode="json"), **data}
+    with (
+        recorded(source, samples, journal, asked, keep=keep_journal) as records,
+        workers_named(scheduler, cluster, projection_of(samples, search, fitting)) as workers,
+    ):
+        return select_samples(samples, workers, search, fitting, records)
+
+
+def written(given: Given | None) -> dict[str, Any] | None:
+    """What was given of a start, as JSON has it."""
+    if given is None:
+        return None
+    return {part.name: None if (v := getattr(given, part.name)) is None else v.tolist() for part in fields(given)}
