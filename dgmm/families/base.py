@@ -78,12 +78,19 @@ class Family(ABC):
     #: Features of its E-step, and those of a component in coordinates of its own.
     features: ClassVar[FeatureMap]
     local_features: ClassVar[FeatureMap]
+    #: Other names that it goes by; results and files keep its own.
+    aliases: ClassVar[tuple[str, ...]] = ()
     #: Whether any vector is a valid point of `from_vector`, so that EM can be accelerated.
     chart: ClassVar[bool] = True
 
     def contains(self, other: Family) -> bool:
         """Whether every mixture of another family is one of this family too, and they differ."""
         return False
+
+    @property
+    def independent(self) -> Family:
+        """The family of the same components without anything that they share, which contains this one."""
+        return self
 
     @abstractmethod
     def natural_parameters(self, weights: FloatArray, components: Any, log_volume: float) -> FloatArray:
@@ -172,6 +179,21 @@ class Family(ABC):
             name: v[order] if dims[:1] == ("component",) else v for name, (dims, v) in self.arrays(components).items()
         }
         return self.from_arrays(arrays)
+
+    def joined(self, parts: Sequence[Any], weights: FloatArray) -> Any:
+        """Components of several mixtures as those of one; what all components share is the first one's.
+
+        Parameters
+        ----------
+        parts : sequence of components
+        weights : ndarray, shape (K,)
+            Of all components together.
+        """
+        arrays = [self.arrays(part) for part in parts]
+        return self.from_arrays({
+            name: np.concatenate([a[name][1] for a in arrays]) if dims[:1] == ("component",) else values
+            for name, (dims, values) in arrays[0].items()
+        })  # fmt: skip
 
     def order(self, weights: FloatArray, components: Any) -> IntArray:
         """The components by weight, largest first, ties by mean: labels are stable from run to run."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from dgmm.families.diag import Diag
@@ -14,13 +16,15 @@ class Spherical(Diag):
     """``N(mu_k, s_k^2 I)``."""
 
     name = "spherical"
+    aliases: ClassVar[tuple[str, ...]] = ("VII",)
+    letters = "VII"
     dims = ("component",)
 
     def deviations(self, components: Gaussians) -> FloatArray:
         """Standard deviations, shape (K, 1)."""
         return components.factors[:, None]
 
-    def pool(self, variances: FloatArray) -> FloatArray:
+    def pool(self, variances: FloatArray, counts: FloatArray) -> FloatArray:
         """Mean over the features, shape (K, 1)."""
         return variances.mean(axis=1, keepdims=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from dgmm.families.base import Family, LocalFrames
@@ -33,6 +35,8 @@ class Tied(MatrixFamily):
     """
 
     name = "tied"
+    aliases: ClassVar[tuple[str, ...]] = ("EEE",)
+    letters = "EEE"
     dims = ("feature", "feature_")
     frame = "whitening"
     features = LINEAR
