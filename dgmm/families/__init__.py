@@ -55,7 +55,8 @@ GROUPS = {
 def register(family: Family) -> None:
     """Make a family known under its names."""
     FAMILIES[family.name] = family
-    ALIASES.update(dict.fromkeys(family.aliases, family.name))
+    # those that its class says of itself: what is made from another has other names
+    ALIASES.update(dict.fromkeys(vars(type(family)).get("aliases", ()), family.name))
 
 
 def get_family(name: str) -> Family:

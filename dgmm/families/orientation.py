@@ -24,7 +24,8 @@ def lower_factors(roots: FloatArray) -> FloatArray:
     """Lower Cholesky factors (..., d, d) of ``R R'``, of any square roots R (..., d, m)."""
     upper = np.linalg.qr(np.swapaxes(roots, -1, -2), mode="r")
     signs = np.where(np.diagonal(upper, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
-    return np.swapaxes(upper * signs[..., :, None], -1, -2)
+    # in one order in memory, whose products have the same bits before and after storage
+    return np.ascontiguousarray(np.swapaxes(upper * signs[..., :, None], -1, -2))
 
 
 def symmetric_roots(covariances: FloatArray) -> FloatArray:
