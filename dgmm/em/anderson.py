@@ -233,10 +233,10 @@ def from_vector(vector: FloatArray, like: Mixture) -> Mixture | None:
     k = like.n_components
     with np.errstate(all="ignore"):
         weights = np.exp(vector[:k] - vector[:k].max())
-        components = like.family.from_vector(vector[k:], like.components)
-        mixture = Mixture(like.family, weights / weights.sum(), components)
         try:
+            components = like.family.from_vector(vector[k:], like.components)
+            mixture = Mixture(like.family, weights / weights.sum(), components)
             theta = mixture.family.natural_parameters(mixture.weights, components, 0.0)
-        except np.linalg.LinAlgError:  # a diagonal that underflowed
+        except np.linalg.LinAlgError:  # a diagonal that underflowed, or a factor that overflowed
             return None
     return mixture if np.isfinite(theta).all() else None

@@ -93,6 +93,8 @@ def is_worth_it(mixture: Mixture, ground: Ground) -> bool:
     p = mixture.n_parameters
     if ground.sample is None or p > LARGEST or len(ground.sample) < FEWEST * p:
         return False
+    if len(to_vector(mixture)) > p + 1:  # along coordinates more than there are parameters scores are all zero
+        return False
     products = _rows_wanted(mixture, ground) * _theta(mixture).size / FEATURES_OF_A_PASS
     return products + ROWS_OF_DERIVATIVES <= ground.moments.count
 

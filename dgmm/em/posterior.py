@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import betaln, digamma, gammaln
 
 from dgmm.errors import InputError
-from dgmm.families import Frame, GaussianFamily, Gaussians, Moments, gaussian_family
+from dgmm.families import SCIKIT_LEARN, Frame, GaussianFamily, Gaussians, Moments, gaussian_family
 from dgmm.mixture import Mixture
 from dgmm.types import FloatArray
 
@@ -112,6 +112,8 @@ class Priors:
             If one is out of its range or has the wrong shape.
         """
         family, d = gaussian_family(covariance_type, PRIOR), len(moments.mean)
+        if family.name not in SCIKIT_LEARN:
+            raise InputError(f"{PRIOR}s are for {', '.join(SCIKIT_LEARN)}: not for {family.name}")
         if weight_concentration_type not in ("dirichlet_process", "dirichlet_distribution"):
             raise InputError(
                 f"unknown weight_concentration_prior_type {weight_concentration_type!r}: choose from "

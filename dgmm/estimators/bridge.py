@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from dgmm.errors import InputError
 from dgmm.estimators.problem import Start
-from dgmm.families import Gaussians, gaussian_family, get_family
+from dgmm.families import SCIKIT_LEARN, Gaussians, gaussian_family, get_family
 from dgmm.mixture import Mixture
 from dgmm.types import AnyArray
 
@@ -68,10 +68,22 @@ class Bridge:
         Returns
         -------
         sklearn.mixture.GaussianMixture or sklearn.mixture.BayesianGaussianMixture
+            Of the least of scikit-learn's covariance types that has these covariances too.
         """
         check_is_fitted(self)
-        model = self._plain()
+        model = self._plain(covariance_type=self._fitted_type)
         _copy_attributes(self, model, leave=("remaining_gain_", "selection_"))
+        if self._fitted_type not in SCIKIT_LEARN:
+            family = gaussian_family(self._fitted_type, "precisions")
+            known = (gaussian_family(name, "precisions") for name in reversed(SCIKIT_LEARN))
+            theirs = next(candidate for candidate in known if candidate.contains(family))
+            own = components_of(family.name, self.means_, self.precisions_cholesky_)
+            each = [theirs.factors(1, family.covariance(own, k)) for k in range(len(own.means))]
+            components = Gaussians(own.means, np.concatenate(each))
+            model.covariance_type = theirs.name
+            model.covariances_ = theirs.covariances(components)
+            model.precisions_cholesky_ = theirs.roots_of_precisions(components)
+            model.precisions_ = theirs.precisions(components)
         return model
 
     @classmethod

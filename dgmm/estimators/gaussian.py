@@ -183,6 +183,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
         n_components : int or iterable of int, default=range(1, 11)
         covariance_type : str or sequence of str
+            Any that there are; one that scikit-learn does not have predicts, and is not fitted again.
         feature_dims : str or sequence of str, optional
             As for `fit`.
 

@@ -6,8 +6,10 @@ covariance type or a number of dimensions. A new family is a file here and a lin
 """
 
 from dgmm.errors import InputError
+from dgmm.families.aligned import EEI, EII, EVI, VEI
 from dgmm.families.base import Family, FeatureMap, LocalFrames
 from dgmm.families.diag import Diag
+from dgmm.families.ellipsoids import EEV, EVE, EVV, VEE, VEV, VVE
 from dgmm.families.frame import Frame, FrameKind, Moments, apply_linear, make_frame
 from dgmm.families.full import Full
 from dgmm.families.gaussian import GAUSSIAN_CHAIN, GaussianFamily, Gaussians, pack_second
@@ -16,9 +18,12 @@ from dgmm.families.statistics import SufficientStatistics
 from dgmm.families.tied import Tied
 
 __all__ = [
+    "ALIASES",
     "DEFAULT",
     "FAMILIES",
     "GAUSSIAN_CHAIN",
+    "GROUPS",
+    "SCIKIT_LEARN",
     "Family",
     "FeatureMap",
     "Frame",
@@ -32,25 +37,40 @@ __all__ = [
     "gaussian_family",
     "get_family",
     "make_frame",
+    "names",
     "pack_second",
     "register",
 ]
 
 #: Every family by name; settings, storage, tables and the contract tests read it.
 FAMILIES: dict[str, Family] = {}
+#: Other names of families -> theirs.
+ALIASES: dict[str, str] = {}
+#: Names that stand for several families.
+GROUPS = {
+    # the covariance structures of Celeux and Govaert (1995), in the order of mclust
+    "mclust": ("EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV", "VVV"),
+}
 
 
 def register(family: Family) -> None:
-    """Make a family known under its name."""
+    """Make a family known under its names."""
     FAMILIES[family.name] = family
+    # those that its class says of itself: what is made from another has other names
+    ALIASES.update(dict.fromkeys(vars(type(family)).get("aliases", ()), family.name))
 
 
 def get_family(name: str) -> Family:
     """The family of this name, or an `InputError` that lists all of them."""
     try:
-        return FAMILIES[name]
+        return FAMILIES[ALIASES.get(name, name)]
     except KeyError:
-        raise InputError(f"unknown covariance type {name!r}: choose from {', '.join(FAMILIES)}") from None
+        raise InputError(f"unknown covariance type {name!r}: choose from {', '.join(names())}") from None
+
+
+def names() -> list[str]:
+    """Every name of a family."""
+    return [*FAMILIES, *ALIASES]
 
 
 def gaussian_family(name: str, what: str) -> GaussianFamily:
@@ -64,5 +84,10 @@ def gaussian_family(name: str, what: str) -> GaussianFamily:
 for _family in (Full(), Tied(), Diag(), Spherical()):
     register(_family)
 
+#: Names of those that scikit-learn has.
+SCIKIT_LEARN = tuple(FAMILIES)
 #: Names of those that a selection tries unless told otherwise.
-DEFAULT = tuple(FAMILIES)
+DEFAULT = SCIKIT_LEARN
+
+for _family in (EII(), EEI(), VEI(), EVI(), VEE(), EVE(), VVE(), EEV(), VEV(), EVV()):
+    register(_family)

@@ -79,6 +79,8 @@ class Family(ABC):
     #: Features of its E-step, and those of a component in coordinates of its own.
     features: ClassVar[FeatureMap]
     local_features: ClassVar[FeatureMap]
+    #: Other names that it goes by; results and files keep its own.
+    aliases: ClassVar[tuple[str, ...]] = ()
     #: Whether any vector is a valid point of `from_vector`, so that EM can be accelerated.
     chart: ClassVar[bool] = True
     #: Whether the features of a component are independent of each other.
@@ -87,6 +89,10 @@ class Family(ABC):
     def contains(self, other: Family) -> bool:
         """Whether every mixture of another family is one of this family too, and they differ."""
         return False
+
+    def unconstrained(self) -> Family:
+        """The family of the same components where some are changed, or parts are taken of all; it contains this one."""
+        return self
 
     @abstractmethod
     def natural_parameters(self, weights: FloatArray, components: Any, log_volume: float) -> FloatArray:
@@ -176,6 +182,21 @@ class Family(ABC):
         }
         return self.from_arrays(arrays)
 
+    def joined(self, parts: Sequence[Any], weights: FloatArray) -> Any:
+        """Components of several mixtures as those of one; what all components share is the first one's.
+
+        Parameters
+        ----------
+        parts : sequence of components
+        weights : ndarray, shape (K,)
+            Of all components together.
+        """
+        arrays = [self.arrays(part) for part in parts]
+        return self.from_arrays({
+            name: np.concatenate([a[name][1] for a in arrays]) if dims[:1] == ("component",) else values
+            for name, (dims, values) in arrays[0].items()
+        })  # fmt: skip
+
     def order(self, weights: FloatArray, components: Any) -> IntArray:
         """The components by weight, largest first, ties by mean: labels are stable from run to run."""
         return np.lexsort((*self.means(components).T[::-1], -weights))
@@ -238,7 +259,8 @@ class Family(ABC):
         arrays = self.arrays(components)
         places = {name: dims.index("feature") for name, (dims, _) in arrays.items() if "feature" in dims}
         kept = {n: np.take(v, features, places[n]) if n in places else v for n, (_, v) in arrays.items()}
-        return self, self.from_arrays(kept)
+        family = self.unconstrained()
+        return family, family.from_arrays(kept)
 
     def regression(self, components: Any, given: IntArray, wanted: IntArray) -> tuple[FloatArray, Family, Any]:
         """How the wanted features follow given ones, in each component.

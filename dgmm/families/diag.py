@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.families.base import Family, LocalFrames
+from dgmm.families.base import LocalFrames
 from dgmm.families.frame import Moments
 from dgmm.families.gaussian import (
     ROUNDOFF,
@@ -15,17 +15,20 @@ from dgmm.families.gaussian import (
     VANISHED,
     GaussianFamily,
     Gaussians,
+    all_collapsed,
     collapsed,
     first_moments,
 )
 from dgmm.families.statistics import SufficientStatistics
-from dgmm.types import AnyArray, FloatArray, IntArray
+from dgmm.types import AnyArray, FloatArray
 
 
 class Diag(GaussianFamily):
     """``N(mu_k, diag(s_k)^2)``."""
 
     name = "diag"
+    aliases: ClassVar[tuple[str, ...]] = ("VVI",)
+    letters = "VVI"
     dims: ClassVar[tuple[str, ...]] = ("component", "feature")
     frame = "isotropic"
     features = SQUARES
@@ -33,11 +36,11 @@ class Diag(GaussianFamily):
     independent = True
 
     def deviations(self, components: Gaussians) -> FloatArray:
-        """Standard deviations, shape (K, d) or (K, 1)."""
+        """Standard deviations, shape (K, d), or one where all components or features have the same."""
         return components.factors
 
-    def pool(self, variances: FloatArray) -> FloatArray:
-        """Variances (K, d) as the family restricts them."""
+    def pool(self, variances: FloatArray, counts: FloatArray) -> FloatArray:
+        """Variances (K, d) of components with these counts (K,) as the family restricts them, as `deviations` are."""
         return variances
 
     def log_determinants(self, components: Gaussians) -> FloatArray:
@@ -63,16 +66,16 @@ class Diag(GaussianFamily):
         local, gone = statistics.local[:, None], statistics.sums[:, :1] <= VANISHED
         means = np.where(local, reference.means + before * means, means)
         variances = np.where(local, before**2 * variances, variances)
-        variances = np.where(gone, before**2, self.pool(np.where(gone, 1.0, variances) + np.diagonal(floor)))
-        variances = variances[:, : before.shape[1]]
+        variances = np.where(gone, before**2, variances + np.diagonal(floor))
+        counted = np.where(gone[:, 0], 0.0, counts)
+        variances = self.pool(variances, counted)
         if not (variances > 0).all():
+            if self.shared:
+                raise all_collapsed(len(counts))
             raise collapsed(int(np.argmax(~(variances > 0).all(axis=1))), counts, statistics.count)
         means = np.where(gone, reference.means, means)
-        return weights, Gaussians(means, np.sqrt(variances).reshape(reference.factors.shape))
-
-    def marginal(self, components: Gaussians, features: IntArray) -> tuple[Family, Gaussians]:
-        """Means and deviations of these features."""
-        return Diag(), Gaussians(components.means[:, features], components.factors[:, features])
+        factors = np.sqrt(variances).reshape(reference.factors.shape)
+        return weights, Gaussians(means, self.structured(factors, counted, reference.factors))
 
     def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
         """Shape (K, d)."""
@@ -84,8 +87,8 @@ class Diag(GaussianFamily):
 
     def move(self, components: Gaussians, linear: FloatArray, before: FloatArray, after: FloatArray) -> Gaussians:
         """Components after an affine map along the axes."""
-        factors = components.factors * (linear if components.factors.ndim == 2 else linear[0])
-        return Gaussians(linear * (components.means - before) + after, factors)
+        factors = components.factors * (linear if "feature" in self.dims else linear[0])
+        return Gaussians(linear * (components.means - before) + after, np.asarray(factors))
 
     def to_vector(self, components: Gaussians) -> FloatArray:
         """Means and the logarithms of the standard deviations."""
@@ -94,11 +97,12 @@ class Diag(GaussianFamily):
     def from_vector(self, vector: FloatArray, like: Gaussians) -> Gaussians:
         """Inverse of `to_vector`."""
         cut = like.means.size
-        return Gaussians(vector[:cut].reshape(like.means.shape), np.exp(vector[cut:]).reshape(like.factors.shape))
+        factors = np.exp(vector[cut:]).reshape(like.factors.shape)
+        return Gaussians(vector[:cut].reshape(like.means.shape), self.structured(factors))
 
     def covariances(self, components: Gaussians) -> FloatArray:
-        """Variances, shape (K, d)."""
-        return components.factors**2
+        """Variances, in the shape of the factors."""
+        return np.asarray(components.factors**2)
 
     def covariance(self, components: Gaussians, component: int) -> FloatArray:
         """Shape (d, d)."""
@@ -123,24 +127,24 @@ class Diag(GaussianFamily):
             raise InputError(
                 f"{name}{place} is {precisions[tuple(place)]:g}: it must be positive; give inverses of variances"
             )
-        return 1 / np.sqrt(precisions)
+        return np.asarray(1 / np.sqrt(precisions))
 
     def factors_from_roots(self, roots: FloatArray) -> FloatArray:
         """Standard deviations."""
-        return 1 / roots
+        return np.asarray(1 / roots)
 
     def roots_of_precisions(self, components: Gaussians) -> FloatArray:
         """Inverses of the standard deviations."""
-        return 1 / components.factors
+        return np.asarray(1 / components.factors)
 
     def precisions(self, components: Gaussians) -> FloatArray:
         """Inverses of the variances."""
-        return components.factors**-2.0
+        return np.asarray(components.factors**-2.0)
 
     def sample(self, components: Gaussians, labels: AnyArray, generator: np.random.Generator) -> FloatArray:
         """One draw per label."""
         noise = generator.standard_normal((len(labels), components.means.shape[1]))
-        return components.means[labels] + noise * self.deviations(components)[labels]
+        return components.means[labels] + noise * (self.deviations(components) * np.ones_like(components.means))[labels]
 
     def expansion_error(self, components: Gaussians) -> FloatArray:
         """Roundoff times the size of the terms of theta . T three standard deviations from the mean."""
@@ -153,4 +157,4 @@ class Diag(GaussianFamily):
 
     def narrowness(self, components: Gaussians, moments: Moments) -> FloatArray:
         """Smallest variance relative to the feature's."""
-        return (self.deviations(components) ** 2 / np.diagonal(moments.covariance)).min(axis=1)
+        return (self.variances(components) / np.diagonal(moments.covariance)).min(axis=1)

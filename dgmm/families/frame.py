@@ -16,7 +16,7 @@ from scipy.linalg import eigh, solve_triangular
 from dgmm.errors import InputError
 from dgmm.types import FloatArray, Sendable
 
-FrameKind = Literal["whitening", "isotropic", "identity"]
+FrameKind = Literal["whitening", "isotropic", "rigid", "identity"]
 
 #: Below this smallest eigenvalue of the correlation matrix features count as linearly dependent.
 DEPENDENT = 1e-13
@@ -142,9 +142,10 @@ def make_frame(
 
     Parameters
     ----------
-    kind : {"whitening", "isotropic", "identity"}
+    kind : {"whitening", "isotropic", "rigid", "identity"}
         ``whitening`` makes the covariance the identity; ``isotropic`` is one common scale, which keeps diagonal and
-        spherical covariances what they are; ``identity`` are the data's own coordinates.
+        spherical covariances what they are; ``rigid`` is the same for matrices, whose shapes and orientations it
+        keeps; ``identity`` are the data's own coordinates.
     mean : ndarray, shape (d,)
     covariance : ndarray, shape (d, d)
     features : tuple of str, optional
@@ -155,7 +156,7 @@ def make_frame(
     Raises
     ------
     InputError
-        If there is no ridge and a feature is constant, or the features are linearly dependent (whitening only).
+        If there is no ridge and a feature is constant, or the features are linearly dependent (whitening and rigid).
     """
     if kind == "identity":
         one = np.ones(len(mean))
@@ -169,8 +170,8 @@ def make_frame(
     if constant.any():
         i = int(np.argmax(constant))
         raise InputError(f"feature {names[i]!r} is constant ({mean[i]:.6g} in every sample): leave it out")
+    scale = np.full(len(mean), float(np.sqrt(variances.mean())))
     if kind == "isotropic":
-        scale = np.full(len(mean), float(np.sqrt(variances.mean())))
         return Frame(mean, 1 / scale, scale)
     deviations = np.sqrt(variances)
     correlation = covariance / deviations / deviations[:, None]
@@ -181,6 +182,8 @@ def make_frame(
             f"features {involved} are linearly dependent (smallest eigenvalue of their correlation "
             f"{eigenvalues[0]:.1e}): leave one out, or use covariance_type diag or spherical"
         )
+    if kind == "rigid":
+        return Frame(mean, 1 / scale, scale)
     factor = np.linalg.cholesky(correlation)
     backward = deviations[:, None] * factor
     forward = solve_triangular(factor, np.diag(1 / deviations), lower=True)

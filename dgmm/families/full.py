@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from dgmm.families.base import LocalFrames
-from dgmm.families.frame import Moments, apply_linear
+from dgmm.families.frame import FrameKind, Moments, apply_linear
 from dgmm.families.gaussian import (
     PRODUCTS,
     ROUNDOFF,
@@ -28,14 +30,12 @@ class Full(MatrixFamily):
     """``N(mu_k, Sigma_k)`` with any positive definite ``Sigma_k``."""
 
     name = "full"
+    aliases: ClassVar[tuple[str, ...]] = ("VVV",)
+    letters = "VVV"
     dims = ("component", "feature", "feature_")
-    frame = "whitening"
+    frame: ClassVar[FrameKind] = "whitening"
     features = PRODUCTS
     local_features = PRODUCTS
-
-    def unconstrained(self) -> Full:
-        """Full."""
-        return Full()
 
     def log_determinants(self, components: Gaussians) -> FloatArray:
         """``log |factor_k|``, shape (K,)."""
@@ -60,17 +60,21 @@ class Full(MatrixFamily):
         total, d = statistics.count, means.shape[1]
         covariances = unpack_second(statistics.sums, d) / counts[:, None, None] - means[:, :, None] * means[:, None]
         gone, local = statistics.sums[:, 0] <= VANISHED, statistics.local[:, None, None]
-        covariances[gone] = np.eye(d)
+        covariances[gone] = np.eye(d)  # a component without samples stays as it is
         scale = np.where(local, reference.factors, np.eye(d))
         means = np.where(statistics.local[:, None], reference.means, 0.0) + np.einsum("kij,kj->ki", scale, means)
         if floor.any():
             covariances = scale @ covariances @ np.swapaxes(scale, 1, 2)
-            new = cholesky(covariances + floor, counts, total)
+            new = self.roots(covariances + floor, counts, total)
         else:
             # chol(F C F') = F chol(C): nothing is squared that need not be
-            new = scale @ cholesky(covariances, counts, total)
+            new = scale @ self.roots(covariances, counts, total)
         means[gone], new[gone] = reference.means[gone], reference.factors[gone]
-        return weights, Gaussians(means, new)
+        return weights, Gaussians(means, self.structured(new, np.where(gone, 0.0, counts), reference.factors))
+
+    def roots(self, covariances: FloatArray, counts: FloatArray, total: float) -> FloatArray:
+        """Square roots of covariances (K, d, d): lower triangular, or what `structured` takes."""
+        return cholesky(covariances, counts, total)
 
     def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
         """Shape (K, d, d)."""
@@ -93,7 +97,7 @@ class Full(MatrixFamily):
     def from_vector(self, vector: FloatArray, like: Gaussians) -> Gaussians:
         """Inverse of `to_vector`."""
         k, d = like.means.shape
-        return Gaussians(vector[: k * d].reshape(k, d), exp_cholesky(vector[k * d :], k, d))
+        return Gaussians(vector[: k * d].reshape(k, d), self.structured(exp_cholesky(vector[k * d :], k, d)))
 
     def covariances(self, components: Gaussians) -> FloatArray:
         """Shape (K, d, d)."""

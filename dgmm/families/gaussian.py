@@ -1,12 +1,12 @@
-"""What the four Gaussian families share: features, and arithmetic on means and Cholesky factors."""
+"""What the Gaussian families share: features, and arithmetic on means and Cholesky factors."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ LOG_2PI = float(np.log(2 * np.pi))
 ROUNDOFF = float(np.finfo(float).eps) / 2
 #: Stored covariances are the squares of the factors to this share.
 SAME = 1e-8
+#: What components share is equal to this share of the largest factor.
+SHARED = 1e-6
 #: Below this count a component keeps its parameters: its sums are nothing but rounding.
 VANISHED = 1e-100
 #: Asymmetry of a precision, as a share of the product of its diagonal's roots, that counts as rounding.
@@ -66,7 +68,8 @@ class Gaussians(Sendable):
     means : ndarray, shape (K, d)
     factors : ndarray
         Lower Cholesky factors of the covariances: (K, d, d) for full, (d, d) for tied; standard deviations: (K, d)
-        for diag, (K,) for spherical. Kept rather than the covariances because their condition is the square root.
+        for diag, (K,) for spherical; others have one of these shapes, (d,) or (). Kept rather than the covariances
+        because their condition is the square root.
     """
 
     means: FloatArray
@@ -115,11 +118,7 @@ def cholesky(covariances: FloatArray, counts: FloatArray, total: float) -> Float
         return np.linalg.cholesky(covariances)
     except np.linalg.LinAlgError:
         if len(covariances) < len(counts):
-            raise CollapseError(
-                f"all components collapsed: the covariance that they share is singular; lower n_components "
-                f"({len(counts)}) or raise reg_covar",
-                tuple(range(len(counts))),
-            ) from None
+            raise all_collapsed(len(counts)) from None
         for k, covariance in enumerate(covariances):
             try:
                 np.linalg.cholesky(covariance)
@@ -134,6 +133,15 @@ def collapsed(component: int, counts: FloatArray, total: float) -> CollapseError
         f"component {component} collapsed: its covariance is singular with {counts[component]:.3g} of "
         f"{total:.6g} samples; lower n_components ({len(counts)}) or raise reg_covar",
         (component,),
+    )
+
+
+def all_collapsed(n_components: int) -> CollapseError:
+    """The same of components that share a covariance."""
+    return CollapseError(
+        f"all components collapsed: the covariance that they share is singular; lower n_components ({n_components}) "
+        "or raise reg_covar",
+        tuple(range(n_components)),
     )
 
 
@@ -196,6 +204,9 @@ class GaussianFamily(Family):
 
     #: Dimensions of covariances and factors, out of component, feature and feature_.
     dims: ClassVar[tuple[str, ...]]
+    #: How volume, shape and orientation of the covariances vary, by the letters of Celeux and Govaert (1995): not at
+    #: all (I: spheres, or along the axes), equally for all components (E), or freely (V).
+    letters: ClassVar[str] = ""
 
     def natural_parameters(self, weights: FloatArray, components: Gaussians, log_volume: float) -> FloatArray:
         """Theta, shape (K, P)."""
@@ -223,8 +234,35 @@ class GaussianFamily(Family):
         """Theta from the densities' logarithms at the means."""
 
     def contains(self, other: Family) -> bool:
-        """Whether every covariance that the other can have is one that this can have: it varies along more."""
-        return isinstance(other, GaussianFamily) and set(other.dims) < set(self.dims)
+        """Whether every mixture of the other is one of this: its covariances vary as much in every respect."""
+        theirs = other.letters if isinstance(other, GaussianFamily) else ""
+        if not theirs or theirs == self.letters:
+            return False
+        return all("IEV".index(a) >= "IEV".index(b) for a, b in zip(self.letters, theirs, strict=True))
+
+    @property
+    def partly_shared(self) -> bool:
+        """Whether components have covariances of their own which have something in common."""
+        return self.unconstrained() is not self
+
+    def structured(self, factors: FloatArray, counts: FloatArray | None = None, before: Any = None) -> FloatArray:
+        """Factors of the most likely covariances of the family's structure, given those without it.
+
+        Parameters
+        ----------
+        factors : ndarray
+            Of every component's own scatter over its count; of matrices any square roots will do.
+        counts : ndarray, shape (K,), optional
+            How much each counts; as much as the others by default.
+        before : ndarray, optional
+            Factors of the structure to begin with, where it takes iterations.
+
+        Raises
+        ------
+        CollapseError
+            If there are counts and a component has no extent.
+        """
+        return factors
 
     @property
     def shared(self) -> bool:
@@ -234,7 +272,7 @@ class GaussianFamily(Family):
     @property
     def square(self) -> bool:
         """Whether covariances are matrices."""
-        return self.dims[-1] == "feature_"
+        return "feature_" in self.dims
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Shape of covariances and factors."""
@@ -303,6 +341,13 @@ class GaussianFamily(Family):
         """Some of the components, in an order."""
         return Gaussians(components.means[order], components.factors if self.shared else components.factors[order])
 
+    def joined(self, parts: Sequence[Gaussians], weights: FloatArray) -> Gaussians:
+        """Components of several mixtures as those of one; what all share is the first one's, what some do is found."""
+        if not self.partly_shared:
+            return super().joined(parts, weights)
+        means, factors = (np.concatenate([getattr(part, name) for part in parts]) for name in ("means", "factors"))
+        return Gaussians(means, self.structured(factors, weights))
+
     def arrays(self, components: Gaussians) -> Mapping[str, tuple[tuple[str, ...], FloatArray]]:
         """Means, covariances (for readers) and factors (from which the mixture is rebuilt to the last bit)."""
         return {
@@ -335,6 +380,8 @@ class GaussianFamily(Family):
         if {"factors", "covariances"} <= set(arrays):
             with np.errstate(over="ignore", invalid="ignore"):
                 self._compare(arrays["covariances"], self.covariances(Gaussians(means, values)))
+        if self.partly_shared and not np.allclose(self.structured(values), values, rtol=0, atol=SHARED * values.max()):
+            raise InputError(f"covariances of a {self.name} model differ in what the structure has them share")
         return Gaussians(means, values)
 
     def _compare(self, stored: FloatArray, covariances: FloatArray) -> None:
@@ -350,10 +397,6 @@ class GaussianFamily(Family):
 
 class MatrixFamily(GaussianFamily):
     """A Gaussian family whose covariances are matrices."""
-
-    @abstractmethod
-    def unconstrained(self) -> MatrixFamily:
-        """The family that has whatever parts of the covariances may be."""
 
     def marginal(self, components: Gaussians, features: IntArray) -> tuple[Family, Gaussians]:
         """Their rows of the factors, made triangular again."""

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
-from dgmm.families.base import Family
 from dgmm.families.diag import Diag
 from dgmm.families.frame import Moments
 from dgmm.families.gaussian import Gaussians
-from dgmm.types import FloatArray, IntArray
+from dgmm.types import FloatArray
 
 
 class Spherical(Diag):
     """``N(mu_k, s_k^2 I)``."""
 
     name = "spherical"
+    aliases: ClassVar[tuple[str, ...]] = ("VII",)
+    letters = "VII"
     dims = ("component",)
 
     def deviations(self, components: Gaussians) -> FloatArray:
         """Standard deviations, shape (K, 1)."""
         return components.factors[:, None]
 
-    def pool(self, variances: FloatArray) -> FloatArray:
+    def pool(self, variances: FloatArray, counts: FloatArray) -> FloatArray:
         """Mean over the features, shape (K, 1)."""
         return variances.mean(axis=1, keepdims=True)
 
     def restrict(self, covariance: FloatArray) -> FloatArray:
         """The mean of the diagonal, shape ()."""
         return np.asarray(np.diagonal(covariance).mean())
-
-    def marginal(self, components: Gaussians, features: IntArray) -> tuple[Family, Gaussians]:
-        """Means of these features, and the same deviations."""
-        return Spherical(), Gaussians(components.means[:, features], components.factors)
 
     def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
         """Shape (K,)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from dgmm.families.base import Family, LocalFrames
@@ -33,14 +35,12 @@ class Tied(MatrixFamily):
     """
 
     name = "tied"
+    aliases: ClassVar[tuple[str, ...]] = ("EEE",)
+    letters = "EEE"
     dims = ("feature", "feature_")
     frame = "whitening"
     features = LINEAR
     local_features = PRODUCTS
-
-    def unconstrained(self) -> Tied:
-        """Tied: all have the same parts."""
-        return Tied()
 
     def log_determinants(self, components: Gaussians) -> FloatArray:
         """``log |factor|``, a scalar array."""

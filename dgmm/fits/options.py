@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from dgmm.errors import InputError
-from dgmm.families import DEFAULT, FAMILIES
+from dgmm.families import DEFAULT, GROUPS, get_family, names
 from dgmm.types import Acceleration, Criterion, Effort, OnCollapse, Precision, StartMethod
 
 #: An open range begins with so many numbers, and goes on until so many more bring nothing, or to this number.
@@ -142,19 +142,33 @@ def _span(text: str) -> list[Any]:
 class _Families:
     """The names that are registered when somebody asks, not when the schema was made."""
 
+    groups: bool = False
+
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), "enum": list(FAMILIES)}
+        return {**handler(schema), "enum": [*names(), *GROUPS] if self.groups else names()}
 
 
 def _known_family(value: Any) -> Any:
-    if value not in list(FAMILIES):
-        raise ValueError(f"unknown covariance type {value!r}: choose from {', '.join(FAMILIES)}")
-    return value
+    if value not in names():
+        raise ValueError(f"unknown covariance type {value!r}: choose from {', '.join(names())}")
+    return get_family(value).name
 
 
 CovarianceType = Annotated[
     str, Field(description="Structure of the covariances."), BeforeValidator(_known_family), _Families()
 ]
+
+
+def _as_families(value: Any) -> Any:
+    """Names, with those of a group in its place."""
+    listed = as_list(value)
+    if not isinstance(listed, Iterable) or isinstance(listed, (Mapping, bytes)):
+        return listed
+    return [each for name in listed for each in (GROUPS[name] if isinstance(name, str) and name in GROUPS else [name])]
+
+
+def _once(values: list[str]) -> list[str]:
+    return list(dict.fromkeys(values))
 
 
 def _known_criterion(value: Any) -> Criterion:
@@ -301,9 +315,12 @@ class Search(Settings):
         description="Numbers of components to try: a list, a range such as 1:12, or an open one: 1: goes on until "
         f"{STEPS} more components bring no better criterion, to {LIMIT} at most."
     )
-    covariance_type: Annotated[list[CovarianceType], BeforeValidator(as_list), Field(min_length=1)] = Field(
-        list(DEFAULT), description="Covariance types to try."
-    )
+    covariance_type: Annotated[
+        list[CovarianceType],
+        BeforeValidator(_as_families, json_schema_input_type=list[Annotated[str, _Families(groups=True)]]),
+        AfterValidator(_once),
+        Field(min_length=1),
+    ] = Field(list(DEFAULT), description="Covariance types to try; mclust stands for its 14 structures.")
     keep_all: bool = Field(False, description="Run every candidate to convergence; drop none that cannot win.")
     criterion: CriterionName = Field(Criterion.BIC, description="What to choose by; held_out needs training.holdout.")
 

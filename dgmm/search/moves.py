@@ -10,7 +10,7 @@ import numpy as np
 
 from dgmm.em import Ascent, Ground, climb, maximise
 from dgmm.errors import CollapseError
-from dgmm.families import Family, GaussianFamily
+from dgmm.families import Family, GaussianFamily, apply_linear
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.search.cuts import cut
@@ -224,7 +224,8 @@ class Standing:
         apart = Mixture(family, weights / weights.sum(), family.taken(self.mixture.components, np.array(three)))
         before = Ascent(apart, ground)
         weights = np.concatenate([[weights[:2].sum()], weights[2] * split.parts.weights])
-        start = Mixture(family, weights / weights.sum(), joined(family, [merged.components, split.parts.components]))
+        weights = weights / weights.sum()
+        start = Mixture(family, weights, family.joined([merged.components, split.parts.components], weights))
         list(climb([before], local.accumulate, 1))
         return self._climbed(
             Trial(three, Ascent(start, ground, stop=_never), before.log_likelihood), local, LOCAL_PASSES
@@ -269,8 +270,9 @@ class Standing:
         mixture = self.mixture
         others = np.delete(np.arange(mixture.n_components), components)
         weights = np.concatenate([mixture.weights[others], mixture.weights[components].sum() * parts.weights])
+        weights /= weights.sum()
         both = [mixture.family.taken(mixture.components, others), parts.components]
-        return Mixture(mixture.family, weights / weights.sum(), joined(mixture.family, both))
+        return Mixture(mixture.family, weights, mixture.family.joined(both, weights))
 
     def _means_something(self, mixture: Mixture, local: SampleRows) -> bool:
         """Whether every component is sound and has rows enough to stay so."""
@@ -304,21 +306,13 @@ def _never(_: Ascent) -> bool:
     return False
 
 
-def joined(family: Family, parts: Sequence[object]) -> object:
-    """Components of several mixtures as those of one; what all components share is the first one's."""
-    arrays = [family.arrays(part) for part in parts]
-    return family.from_arrays({
-        name: np.concatenate([a[name][1] for a in arrays]) if dims[:1] == ("component",) else values
-        for name, (dims, values) in arrays[0].items()
-    })  # fmt: skip
-
-
 def merge_costs(mixture: Mixture, sums: FloatArray, ground: Ground, i: IntArray, j: IntArray) -> FloatArray:
     """What merging pairs costs, at most, in nats: the expected log-likelihood with and without, weights aside.
 
     For Gaussian components n times Runnalls' bound of the Kullback-Leibler divergence between mixtures,
     ``[(w_i + w_j) log |C_ij| - w_i log |C_i| - w_j log |C_j|] / 2`` (Runnalls 2007, equation 21), where ``C_ij`` is the
-    covariance of both. Where all components share one covariance, as if that stayed what it is.
+    covariance of both. Where all components share one covariance, as if that stayed what it is; where they share a part
+    of it, as if they did not.
 
     Parameters
     ----------
@@ -327,12 +321,12 @@ def merge_costs(mixture: Mixture, sums: FloatArray, ground: Ground, i: IntArray,
     ground : Ground
     i, j : ndarray of int, shape (pairs,)
     """
-    family, n = mixture.family, sums[:, 0]
+    family, n = mixture.family.unconstrained(), sums[:, 0]
     if isinstance(family, GaussianFamily) and family.shared:
-        whitening = np.linalg.inv(mixture.components.factors)
-        differences: FloatArray = (mixture.means[i] - mixture.means[j]) @ whitening.T
+        whitening = family.local_frames(mixture.components).forwards[0]
+        differences = apply_linear(whitening, (mixture.means[i] - mixture.means[j]).T)
         harmonic = n[i] * n[j] / np.maximum(n[i] + n[j], np.finfo(float).tiny)
-        return 0.5 * harmonic * (differences**2).sum(axis=1)
+        return 0.5 * harmonic * (differences**2).sum(axis=0)
 
     def expected(its: FloatArray, reference: object) -> FloatArray:
         _, components = family.maximise(summed(ground.moments.count, its), reference, ground.moments, ground.floor)

@@ -214,7 +214,8 @@ def _from_zarr(path: Path, max_bytes: int) -> xr.Dataset:
             away = error.__cause__ is not None and is_of_obstore(error.__cause__)
             raise InputError(f"cannot read {path}: {error}" if away else f"{path} is damaged: {error}") from None
         about = {key: value for key, value in array.attrs.items() if key != "_FillValue"}
-        variables[name] = (metadata.dimension_names, values, about)
+        # a number by itself has no dimensions, and comes without an array
+        variables[name] = (metadata.dimension_names or (), np.asarray(values), about)
     return xr.Dataset(variables, attrs=attributes)
 
 

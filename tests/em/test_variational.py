@@ -461,3 +461,9 @@ def test_only_gaussian_families_have_such_a_prior(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(FAMILIES, "other", object())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Gaussian-Wishart"):
         gaussian_family("other", PRIOR)
+
+
+@pytest.mark.parametrize("kind", ["EII", "VEI", "VVE"])
+def test_structures_without_such_a_prior_are_refused(kind: str) -> None:
+    with pytest.raises(InputError, match=f"for full, tied, diag, spherical: not for {kind}"):
+        Priors.for_data(kind, 2, Moments.of(np.eye(3)))

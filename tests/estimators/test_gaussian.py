@@ -778,6 +778,21 @@ def test_to_and_from_scikit_learn(kind: str) -> None:
         dgmm.GaussianMixture.from_sklearn(StandardScaler())
 
 
+@pytest.mark.parametrize(
+    ("kind", "theirs_is"),
+    [("VII", "spherical"), ("EEE", "tied"), ("EII", "spherical"), ("EEI", "diag"), ("EVI", "diag"), ("VEE", "full"),
+     ("EVE", "full")],
+)  # fmt: skip
+def test_structures_to_scikit_learn(kind: str, theirs_is: str) -> None:
+    """As the least type of scikit-learn's that has them too."""
+    ours = dgmm.GaussianMixture.select(X, 3, kind)
+    theirs = ours.to_sklearn()
+    assert theirs.covariance_type == theirs_is
+    assert_allclose(theirs.score_samples(X), ours.score_samples(X), rtol=1e-9)
+    assert_allclose(theirs.predict_proba(X), ours.predict_proba(X), atol=1e-9)
+    assert_allclose(dgmm.GaussianMixture.from_sklearn(theirs).predict_proba(X), ours.predict_proba(X), atol=1e-9)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", TYPES)
 def test_onnx(kind: str) -> None:

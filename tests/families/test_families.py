@@ -16,31 +16,49 @@ from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 
 K, D = 3, 4
-FAMILY_NAMES = ["full", "tied", "diag", "spherical"]
+OF_SCIKIT_LEARN = ["full", "tied", "diag", "spherical"]
+FAMILY_NAMES = [*OF_SCIKIT_LEARN, "EII", "EEI", "VEI", "EVI", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV"]
 
 
 def random_mixture(name: str, seed: int = 0, k: int = K, d: int = D) -> Mixture:
     r = np.random.default_rng(seed)
     roots = r.standard_normal((k, d, d)) * 0.5 + np.eye(d)
     full = roots @ np.swapaxes(roots, 1, 2)
+    axes = np.linalg.qr(roots)[0]
+    volumes, shapes = np.exp(r.standard_normal(k)), np.exp(r.standard_normal((k, d)))
+    shapes /= np.exp(np.log(shapes).mean(axis=1, keepdims=True))
+    unit = full / np.linalg.det(full)[:, None, None] ** (1 / d)
+
+    def turned(axes: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        return axes * variances[:, None, :] @ np.swapaxes(axes, 1, 2)
+
     covariances = {
         "full": full,
         "tied": full[0],
         "diag": np.diagonal(full, axis1=1, axis2=2),
         "spherical": full[:, 0, 0],
+        "EII": 0.7,
+        "EEI": shapes[0],
+        "VEI": volumes[:, None] * shapes[0],
+        "EVI": 0.7 * shapes,
+        "VEE": volumes[:, None, None] * unit[0],
+        "EVE": turned(axes[:1], 0.7 * shapes),
+        "VVE": turned(axes[:1], volumes[:, None] * shapes),
+        "EEV": turned(axes, 0.7 * shapes[:1]),
+        "VEV": turned(axes, volumes[:, None] * shapes[0]),
+        "EVV": 0.7 * unit,
     }[name]
     return Mixture.gaussian(name, r.dirichlet(np.full(k, 5.0)), 3 * r.standard_normal((k, d)), covariances)
 
 
 def dense_covariances(mixture: Mixture) -> np.ndarray:
     c, k, d = mixture.covariances, mixture.n_components, mixture.n_features
-    shapes = {
-        "full": lambda: c,
-        "tied": lambda: np.broadcast_to(c, (k, d, d)),
-        "diag": lambda: np.array([np.diag(v) for v in c]),
-        "spherical": lambda: np.array([v * np.eye(d) for v in c]),
-    }
-    return shapes[mixture.covariance_type]()
+    if c.ndim == 3:
+        return c
+    if mixture.covariance_type == "tied":
+        return np.broadcast_to(c, (k, d, d))
+    variances = c[:, None] if mixture.covariance_type == "spherical" else c
+    return np.array([np.diag(v) for v in np.broadcast_to(variances, (k, d))])
 
 
 def scipy_joint(mixture: Mixture, x: np.ndarray) -> np.ndarray:
@@ -94,9 +112,24 @@ def test_log_likelihood_of_a_step_is_the_evaluated_mixtures(mixture: Mixture, x:
     assert value == pytest.approx(mixture.log_density(x).sum(), rel=1e-12)
 
 
+@pytest.mark.parametrize("mixture", OF_SCIKIT_LEARN, indirect=True)
 def test_number_of_parameters_is_scikit_learns(mixture: Mixture, x: np.ndarray) -> None:
     reference = GaussianMixture(K, covariance_type=mixture.covariance_type, random_state=0).fit(x)
     assert mixture.n_parameters == reference._n_parameters()
+
+
+def test_number_of_parameters_is_the_dimension_of_the_model(mixture: Mixture) -> None:
+    """The rank of the derivatives of weights, means and covariances by the coordinates."""
+
+    def parameters(vector: np.ndarray) -> np.ndarray:
+        moved = from_vector(vector, mixture)
+        assert moved is not None
+        return np.concatenate([np.log(moved.weights), moved.means.ravel(), dense_covariances(moved).ravel()])
+
+    vector = to_vector(mixture)
+    steps = 1e-5 * np.eye(len(vector))
+    slopes = [(parameters(vector + s) - parameters(vector - s)) / 2e-5 for s in steps]
+    assert np.linalg.matrix_rank(np.array(slopes), tol=1e-4) == mixture.n_parameters
 
 
 def test_m_step_is_the_constrained_maximum(mixture: Mixture, x: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.search.cuts import cuts, principal_axes, split_by_moments, two_means
 from dgmm.search.initialise import one_component
-from dgmm.search.moves import LOCAL_MORE, LOCAL_PASSES, Standing, joined, twin
+from dgmm.search.moves import LOCAL_MORE, LOCAL_PASSES, Standing, twin
 from dgmm.search.sampled import SampleRows
 from dgmm.types import FloatArray
 from tests.families.toy_family import Poisson
@@ -335,6 +335,6 @@ def test_any_family_is_cut_and_put_together(poisson: str) -> None:
 def test_what_is_shared_is_the_first_ones() -> None:
     family = get_family("tied")
     one, other = standing("tied", clouds()).mixture.components, standing("tied", clouds(), 2).mixture.components
-    both = joined(family, [one, other])
+    both = family.joined([one, other], np.ones(len(family.means(one)) + len(family.means(other))))
     np.testing.assert_array_equal(family.means(both), np.vstack([one.means, other.means]))
     np.testing.assert_array_equal(family.covariances(both), family.covariances(one))
