@@ -110,16 +110,17 @@ MORE = 10
 )
 @pytest.mark.parametrize("times", [1, 20])
 def test_who_cannot_win_on_the_sample(before: list[float], remaining: float, hope: float, times: int) -> None:
-    """Fifty nats of the sample are beyond doubt, and what all the data would make of the parameters beside them."""
+    """Fifty nats of the sample are beyond doubt, beside what is chance in it and what parameters cost on all data."""
     screening = Screening(Criterion.BIC, times * N, 1e-6)
-    penalty = 0.5 * MORE * np.log(times * N) / times
+    others = 1 - 1 / times
+    penalty = MORE * (0.5 * np.log(times * N) / times + others)
     for lack, hopeless in ((49.9, False), (50.1, True)):
         gained = hope + lack - penalty
         best = {A: climbed(A, [gained, gained], 0.0, N), B: climbed(B, [*before, 0.0], remaining, N)}
         found = screening.ruled_out(best)
         assert set(found) == ({B} if hopeless else set())
         if hopeless:
-            assert found[B] == pytest.approx(hope / N)
+            assert found[B] == pytest.approx((hope + best[B].mixture.n_parameters * others) / N)
     assert Screening(None, N, 1e-6).ruled_out(best) == {}
 
 
@@ -127,11 +128,12 @@ def test_the_criterion_on_the_sample_is_what_all_the_data_would_have() -> None:
     a = climbed(B, [-700.0, -500.0], 1.0, N)
     said(a, -500.0, 30.0)
     p, n = a.mixture.n_parameters, 20 * N
+    lost = 2 * (500 * 20 + p * 19)
     values = {
-        Criterion.BIC: 2 * 500 * 20 + p * np.log(n),
-        Criterion.AIC: 2 * 500 * 20 + 2 * p,
-        Criterion.ICL: 2 * 500 * 20 + p * np.log(n) + 2 * 20 * 30,
-        Criterion.HELD_OUT: 2 * 500 * 20 + 2 * p,
+        Criterion.BIC: lost + p * np.log(n),
+        Criterion.AIC: lost + 2 * p,
+        Criterion.ICL: lost + p * np.log(n) + 2 * 20 * 30,
+        Criterion.HELD_OUT: lost + 2 * p,
     }
     for criterion, value in values.items():
         assert Screening(criterion, n, 1e-6).value(a) == pytest.approx(value / n)
