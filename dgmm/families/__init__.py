@@ -10,7 +10,9 @@ from dgmm.families.base import Family, FeatureMap, LocalFrames
 from dgmm.families.diag import Diag
 from dgmm.families.frame import Frame, FrameKind, Moments, apply_linear, make_frame
 from dgmm.families.full import Full
+from dgmm.families.gamma import LOGARITHMIC_CHAIN, Gamma, Gammas
 from dgmm.families.gaussian import GAUSSIAN_CHAIN, GaussianFamily, Gaussians, pack_second
+from dgmm.families.poisson import Poisson, Rates
 from dgmm.families.spherical import Spherical
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.families.tied import Tied
@@ -19,14 +21,17 @@ __all__ = [
     "DEFAULT",
     "FAMILIES",
     "GAUSSIAN_CHAIN",
+    "LOGARITHMIC_CHAIN",
     "Family",
     "FeatureMap",
     "Frame",
     "FrameKind",
+    "Gammas",
     "GaussianFamily",
     "Gaussians",
     "LocalFrames",
     "Moments",
+    "Rates",
     "SufficientStatistics",
     "apply_linear",
     "gaussian_family",
@@ -66,3 +71,6 @@ for _family in (Full(), Tied(), Diag(), Spherical()):
 
 #: Names of those that a selection tries unless told otherwise.
 DEFAULT = tuple(FAMILIES)
+
+for _other in (Poisson(), Gamma()):
+    register(_other)

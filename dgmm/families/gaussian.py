@@ -189,6 +189,7 @@ class GaussianFamily(Family):
 
     #: Dimensions of covariances and factors, out of component, feature and feature_.
     dims: ClassVar[tuple[str, ...]]
+    elliptical = True
 
     def natural_parameters(self, weights: FloatArray, components: Gaussians, log_volume: float) -> FloatArray:
         """Theta, shape (K, P)."""

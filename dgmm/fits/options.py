@@ -153,8 +153,25 @@ def _known_family(value: Any) -> Any:
 
 
 CovarianceType = Annotated[
-    str, Field(description="Structure of the covariances."), BeforeValidator(_known_family), _Families()
+    str,
+    Field(
+        description="Structure of the covariances; poisson (counts) and gamma (positive values) are families without, "
+        "independent per feature."
+    ),
+    BeforeValidator(_known_family),
+    _Families(),
 ]
+
+
+def _comparable(names: list[str]) -> list[str]:
+    counts = [name for name in names if FAMILIES[name].whole]
+    others = [name for name in names if not FAMILIES[name].whole]
+    if counts and others:
+        raise ValueError(
+            f"{', '.join(counts)} gives probabilities of counts and {', '.join(others)} densities, which no criterion "
+            "compares: select among one kind"
+        )
+    return names
 
 
 def _known_criterion(value: Any) -> Criterion:
@@ -301,9 +318,9 @@ class Search(Settings):
         description="Numbers of components to try: a list, a range such as 1:12, or an open one: 1: goes on until "
         f"{STEPS} more components bring no better criterion, to {LIMIT} at most."
     )
-    covariance_type: Annotated[list[CovarianceType], BeforeValidator(as_list), Field(min_length=1)] = Field(
-        list(DEFAULT), description="Covariance types to try."
-    )
+    covariance_type: Annotated[
+        list[CovarianceType], BeforeValidator(as_list), AfterValidator(_comparable), Field(min_length=1)
+    ] = Field(list(DEFAULT), description="Covariance types to try; gamma can be among them, poisson only by itself.")
     keep_all: bool = Field(False, description="Run every candidate to convergence; drop none that cannot win.")
     criterion: CriterionName = Field(Criterion.BIC, description="What to choose by; held_out needs training.holdout.")
 
