@@ -160,7 +160,7 @@ class Gamma(Independent):
 
     def unsound(self, components: Gammas, counts: FloatArray, moments: Moments, reg_covar: float) -> BoolArray:
         """As for any family, and components with the largest shape there is."""
-        capped: BoolArray = (components.shapes >= LARGEST_SHAPE * (1 - 1e-9)).any(axis=1)
+        capped = np.asarray((components.shapes >= LARGEST_SHAPE * (1 - 1e-9)).any(axis=1))
         return capped | super().unsound(components, counts, moments, reg_covar)
 
 

@@ -173,7 +173,7 @@ def sample_figure(
         angle = math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
         if not mixture.family.elliptical:
             reach = np.sqrt(np.diagonal(onto @ mixture.family.covariance(mixture.components, k) @ onto.T))
-            axes.errorbar(*centre, xerr=reach[0], yerr=reach[1], color=INK, lw=1.4)
+            axes.errorbar(centre[0], centre[1], xerr=reach[0], yerr=reach[1], color=INK, lw=1.4)
         for sigma in (1, 2) if mixture.family.elliptical else ():
             width, height = 2 * sigma * np.sqrt(values[::-1])
             axes.add_patch(Ellipse(centre, width, height, angle=angle, fill=False, ec=INK, lw=1.8 / sigma))
