@@ -13,13 +13,14 @@ ROOT = Path(__file__).parents[1]
 #: The rooms, each of which may import those above it, and what is in each, in the same order.
 HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "waits": "", "progress": "", "rows": "",
-    "families": "frame statistics base gaussian full diag tied spherical aligned orientation ellipsoids",
+    "families": "frame statistics base gaussian full diag tied spherical aligned orientation ellipsoids independent "
+    "gamma poisson",
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "", "matching": "",
     "data": "retries runs grid layout codecs chunks stores samples variables sources fingerprints",
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "fold projection journal",
-    "passes": "sample profile parts estep worst judge census codec passes leaves",
+    "passes": "sample profile parts estep worst judge census misfits codec passes leaves",
     "em": "mstep plain anderson information scoring ascent posterior variational",
     "fits": "options outcome stability results table selection",
     "search": "initialise sampled cuts moves path starts",

@@ -10,10 +10,11 @@ import scipy.integrate
 import scipy.stats
 
 import dgmm
-from dgmm.families import FAMILIES
+from dgmm.families import FAMILIES, Poisson, Rates
 from dgmm.mixture import LEAST_WEIGHT, Mixture
+from tests.families import toy_family
 from tests.families.test_families import FAMILY_NAMES, D, dense_covariances, random_mixture
-from tests.families.toy_family import Poisson, Rates
+from tests.families.toy_family import Binomial
 
 
 @pytest.fixture(params=FAMILY_NAMES)
@@ -113,19 +114,13 @@ def test_far_from_all_components_the_nearest_has_it_all() -> None:
 def test_independent_features_of_any_family() -> None:
     """Counts: what is given says only of which component a sample is."""
     rates, w = np.array([[1.0, 40.0], [9.0, 2.0]]), np.array([0.25, 0.75])
-    mixture = Mixture(Independent(), w, Rates(rates))
+    mixture = Mixture(Poisson(), w, Rates(rates))
     assert mixture.marginal([1]).means.ravel().tolist() == [40.0, 2.0]
     found = mixture.condition({0: 3})
     expected = w * scipy.stats.poisson(rates[:, 0]).pmf(3)
     np.testing.assert_allclose(found.weights, expected / expected.sum(), rtol=1e-12)
-    with pytest.raises(dgmm.InputError, match="poisson components are not known"):
-        Mixture(Poisson(), w, Rates(rates)).marginal([1])
-
-
-class Independent(Poisson):
-    """A family that says so."""
-
-    independent = True
+    with pytest.raises(dgmm.InputError, match="binomial components are not known"):
+        Mixture(Binomial(), w, toy_family.Rates(rates)).marginal([1])
 
 
 @pytest.mark.parametrize("features", [[], [0, 0], [-1], [D]])

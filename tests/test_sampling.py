@@ -15,12 +15,11 @@ from dgmm.cli import main
 from dgmm.data import open_samples
 from dgmm.engine.workers import threads
 from dgmm.errors import InsufficientMemoryError, OutputExistsError
-from dgmm.families import FAMILIES
+from dgmm.families import FAMILIES, Poisson, Rates
 from dgmm.mixture import Mixture
 from dgmm.sampling import CHUNK_ROWS, CHUNK_VALUES, Drawing, check_memory
 from dgmm.store import Status, Writer, place_at
 from tests.families.test_families import dense_covariances, random_mixture
-from tests.families.toy_family import Poisson, Rates
 
 #: So many standard errors are never exceeded, but for one draw in a million.
 SURE = 5.0

@@ -23,7 +23,7 @@ from dgmm.config import Pipeline, Score, Select, Train, settings_of
 from dgmm.families import FAMILIES, register
 from dgmm.fits import Count, Settings, Training, validated
 from dgmm.keywords import takes
-from tests.families.toy_family import Poisson
+from tests.families.toy_family import Binomial
 from tests.integration.test_readme import table
 from tests.test_keywords import written
 
@@ -160,20 +160,20 @@ def test_the_form_of_a_flow_has_every_setting(name: str) -> None:
 
 
 @pytest.fixture
-def _poisson() -> Iterator[None]:
-    register(Poisson())
+def _binomial() -> Iterator[None]:
+    register(Binomial())
     yield
-    del FAMILIES["poisson"]
+    del FAMILIES["binomial"]
 
 
-@pytest.mark.usefixtures("_poisson")
+@pytest.mark.usefixtures("_binomial")
 @pytest.mark.parametrize("model", [Train, Select])
 def test_a_family_that_is_registered_can_be_chosen(model: type[Settings]) -> None:
     """In settings, in the form and in the help, which is a list of all there are."""
-    assert "poisson" in str(validated(model, least(model, covariance_type="poisson")))
+    assert "binomial" in str(validated(model, least(model, covariance_type="binomial")))
     (setting,) = (setting for setting in settings_of(model) if setting.name == "covariance_type")
     assert setting.choices[:4] == ["full", "tied", "diag", "spherical"]
-    assert {"poisson", "VVV", "EVE"} < set(setting.choices)
+    assert {"poisson", "gamma", "binomial", "VVV", "EVE"} < set(setting.choices)
     assert ("mclust" in setting.choices) == (model is Select)
     (option,) = commands.options_of(model, only={"covariance_type"})
     assert f"One of {', '.join(setting.choices)}." in option.annotation.__metadata__[0].help

@@ -94,10 +94,12 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
         if (largest := rows.labels.max(initial=-1)) >= fewest:
             raise InputError(f"a sample has the label {largest}, and the components are 0 to {fewest - 1}")
     totals = backend_of(plan).accumulate(rows, plan)
-    measures = [family.log_base_measure(rows.x) for family in plan.families]
-    if any(h is not None for h in measures):
+    # found once for each family, however many of its mixtures there are
+    measures = {family: family.log_base_measure(rows.x) for family in dict.fromkeys(plan.families)}
+    if any(h is not None for h in measures.values()):
         weights = rows.every_weight
-        base: FloatArray = np.array([0.0 if h is None else weights @ h for h in measures])
+        known = {family: 0.0 if h is None else float(weights @ h) for family, h in measures.items()}
+        base: FloatArray = np.array([known[family] for family in plan.families])
         totals = totals.with_base(base)
     return totals
 

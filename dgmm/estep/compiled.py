@@ -1,4 +1,4 @@
-"""The E-step of the Gaussian families, compiled: plans in flat arrays, and the memory of each thread."""
+"""The E-step, compiled: plans in flat arrays, and the memory of each thread."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from dgmm.estep import kernel
 from dgmm.estep.block import CONVERTED_BYTES, blocks, frozen
 from dgmm.estep.plan import Plan
 from dgmm.estep.totals import PassTotals, Scores
-from dgmm.families import GAUSSIAN_CHAIN
+from dgmm.families import GAUSSIAN_CHAIN, LOGARITHMIC_CHAIN
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray, IntArray
 
 #: Phi and R of a slice should stay in the L2 cache of one core; no slice is narrower or wider than this.
 CACHE_BYTES, NARROWEST, WIDEST = 1_000_000, 128, 2048
+#: The chains of features that the kernel knows.
+CHAINS = {GAUSSIAN_CHAIN: kernel.PRODUCTS, LOGARITHMIC_CHAIN: kernel.LOGARITHMS}
 #: Features are built this many at a time where there are more.
 PANEL = 1024
 
@@ -31,6 +33,7 @@ class Packed:
     origins, shifts : ndarray, shape (stacks, d)
     forwards : ndarray, shape (stacks, d, d)
     diagonals : ndarray of bool, shape (stacks,)
+    chains : ndarray of int, shape (stacks,)
     panels : ndarray of int, shape (panels, 6)
     theta : ndarray, shape (sum of the panels' sizes,)
         In the precision of the products.
@@ -41,6 +44,7 @@ class Packed:
     shifts: FloatArray
     forwards: FloatArray
     diagonals: AnyArray
+    chains: IntArray
     panels: IntArray
     theta: AnyArray
     candidates: IntArray
@@ -66,6 +70,7 @@ def packed(plan: Plan) -> Packed:
         frozen(np.array([zero if s.shift is None else s.shift for s in plan.stacks])),
         frozen(np.array([s.forward if s.forward.ndim == 2 else identity * s.forward for s in plan.stacks])),
         frozen(np.array([s.forward.ndim == 1 for s in plan.stacks])),
+        frozen(np.array([CHAINS[s.features.chain] for s in plan.stacks], dtype=np.int64)),
         frozen(np.array(panels, dtype=np.int64)),
         frozen(np.concatenate(theta).astype(plan.dtype)),
         frozen(np.array([(c.start, c.stop) for c in plan.candidates], dtype=np.int64)),
@@ -103,13 +108,13 @@ def memory_for(plan: Plan, flat: Packed, width: int) -> kernel.Buffers:
 
 
 class Compiled:
-    """The back end for the features of the Gaussian families."""
+    """The back end for features that the kernel knows."""
 
     name = "compiled"
 
     def takes(self, plan: Plan) -> bool:
         """Whether the kernel knows the features of all stacks."""
-        return all(stack.features.chain == GAUSSIAN_CHAIN for stack in plan.stacks)
+        return all(stack.features.chain in CHAINS for stack in plan.stacks)
 
     def accumulate(self, rows: Rows, plan: Plan) -> PassTotals:
         """E-step of all mixtures of a plan over samples."""
@@ -120,7 +125,8 @@ class Compiled:
         for place, block in blocks(rows.x, plan.n_features, width):
             kernel.accumulate(
                 block, frozen(weights[place]), frozen(labels[place]), p.origins, p.shifts, p.forwards, p.diagonals,
-                p.panels, p.theta, p.candidates, width, memory_for(plan, p, width), log_likelihoods, flat, squares,
+                p.chains, p.panels, p.theta, p.candidates, width, memory_for(plan, p, width),
+                log_likelihoods, flat, squares,
             )  # fmt: skip
         sums = {product.rows.start: np.zeros_like(product.theta) for product in plan.products}
         for _, start, stop, first, last, offset in p.panels.tolist():
@@ -138,9 +144,9 @@ class Compiled:
         p, width = plan.prepared(packed), slice_width(plan)
         for place, block in blocks(x, plan.n_features, width):
             kernel.score(
-                block, p.origins, p.shifts, p.forwards, p.diagonals, p.panels, p.theta, plan.n_rows, width,
-                memory_for(plan, p, width), scores.label[place], scores.probability[place], scores.log_density[place],
-                scores.probabilities[place],
+                block, p.origins, p.shifts, p.forwards, p.diagonals, p.chains, p.panels, p.theta, plan.n_rows,
+                width, memory_for(plan, p, width), scores.label[place], scores.probability[place],
+                scores.log_density[place], scores.probabilities[place],
             )  # fmt: skip
 
     def buffer_bytes(self, plan: Plan) -> int:

@@ -30,6 +30,10 @@ STACK, FIRST_ROW, LAST_ROW, FIRST_FEATURE, LAST_FEATURE, OFFSET = range(6)
 LOWEST = -700.0
 #: A responsibility that adds nothing to a double, and the share of those above it up to which samples are picked out.
 NEGLIGIBLE, SPARSE = 1e-18, 1 / 6
+#: The chains of features that are known, and what each is besides 1 and y: powers and products, or logarithms.
+PRODUCTS, LOGARITHMS = range(2)
+#: What is taken the logarithm of is no smaller, for the sake of values that cannot be.
+LEAST = 1e-300
 
 
 @compiled(fastmath=CONTRACT)
@@ -79,6 +83,52 @@ def fill(y: FloatArray, n: int, first: int, last: int, phi: AnyArray) -> None:
                     for i in range(n):
                         out[i] = left[i] * right[i]
         row += d - 1 - a
+
+
+@compiled(fastmath=CONTRACT)
+def logarithms(x: FloatArray, n: int, out: AnyArray, mantissa: FloatArray, power: IntArray) -> None:
+    """Logarithms of ``x``, below two units in the last place: of two to a power, and of what that leaves.
+
+    What is left, between the roots of 1/2 and 2, is ``2 artanh s`` with ``s = (m - 1) / (m + 1)``, a series in the
+    square of s. The other arguments are memory of n numbers each, put together from bits and taken apart.
+    """
+    for i in range(n):
+        mantissa[i] = max(x[i], LEAST)
+    bits, exponent = mantissa.view(np.int64), power.view(np.float64)
+    for i in range(n):
+        # 1023 more than the power, counted from the root of 1/2
+        e = (bits[i] - 0x3FE6A09E667F3BCD + (1023 << 52)) >> 52
+        bits[i] -= (e - 1023) << 52
+        power[i] = e | 0x4330000000000000
+    for i in range(n):
+        s = (mantissa[i] - 1.0) / (mantissa[i] + 1.0)
+        z = s * s
+        p = 1 / 21.0
+        p = p * z + 1 / 19.0
+        p = p * z + 1 / 17.0
+        p = p * z + 1 / 15.0
+        p = p * z + 1 / 13.0
+        p = p * z + 1 / 11.0
+        p = p * z + 1 / 9.0
+        p = p * z + 1 / 7.0
+        p = p * z + 1 / 5.0
+        p = p * z + 1 / 3.0
+        times = exponent[i] - 4503599627371519.0
+        out[i] = times * LN2_HIGH + (2.0 * s + (2.0 * s * z * p + times * LN2_LOW))
+
+
+@compiled()
+def fill_chain(
+    chain: int, y: FloatArray, n: int, first: int, last: int, phi: AnyArray, spare: FloatArray, power: IntArray
+) -> None:
+    """Features ``first`` to ``last`` of a chain into the first rows of ``phi``; the last two are memory."""
+    if chain == LOGARITHMS:
+        d = len(y)
+        fill(y, n, first, min(last, d + 1), phi)
+        for row in range(max(first, d + 1), last):
+            logarithms(y[row - d - 1], n, phi[row - first], spare[:n], power[:n])
+    else:
+        fill(y, n, first, last, phi)
 
 
 @compiled(fastmath=CONTRACT)
@@ -178,8 +228,9 @@ def rule_out(joint: FloatArray, n: int, labels: IntArray) -> None:
 @compiled()
 def accumulate(
     x: AnyArray, weights: FloatArray, labels: IntArray, origins: FloatArray, shifts: FloatArray,
-    forwards: FloatArray, diagonals: AnyArray, panels: IntArray, theta: AnyArray, candidates: IntArray, width: int,
-    memory: Buffers, log_likelihoods: FloatArray, sums: FloatArray, squares: FloatArray,
+    forwards: FloatArray, diagonals: AnyArray, chains: IntArray, panels: IntArray, theta: AnyArray,
+    candidates: IntArray, width: int, memory: Buffers, log_likelihoods: FloatArray, sums: FloatArray,
+    squares: FloatArray,
 ) -> None:  # fmt: skip
     """E-step over the rows of ``x`` (n, d): adds to ``log_likelihoods`` and to ``sums``, laid out like ``theta``.
 
@@ -192,6 +243,8 @@ def accumulate(
         Of the rows; none if all count the same.
     labels : ndarray of int, shape (n,) or (0,)
         The component that a row is known to be of, below zero if it is not; none if no row is.
+    chains : ndarray of int, shape (stacks,)
+        Which features each stack has.
     panels : ndarray of int, shape (panels, 6)
         Columns as named above; in order of the stacks, then of the features. Of neighbouring rows and features, the
         last ones are beyond the end.
@@ -212,8 +265,9 @@ def accumulate(
         n = min(width, len(x) - start)
         centred, y, joint, phi, factor = shaped(memory, len(shifts), d, n_rows, n)
         held = log_joint(
-            x, start, n, origins, shifts, forwards, diagonals, panels, theta, centred, y, phi, factor, joint
-        )
+            x, start, n, origins, shifts, forwards, diagonals, chains, panels, theta, centred, y, phi, factor, joint,
+            power,
+        )  # fmt: skip
         for c in range(len(candidates)):
             rows = joint[candidates[c, 0] : candidates[c, 1]]
             if len(labels):
@@ -230,7 +284,7 @@ def accumulate(
             if sparse[a]:
                 continue
             if not holds(panels, held, p):
-                fill(y[stack], n, first, last, phi)
+                fill_chain(chains[stack], y[stack], n, first, last, phi, centred[0], power)
                 held = p
             convert(joint[a:b], factor[a:b])
             product = np.dot(factor[a:b], phi[: last - first].T)
@@ -306,8 +360,8 @@ def add_features(second: FloatArray, first: int, last: int, place: FloatArray) -
 @compiled()
 def log_joint(
     x: AnyArray, start: int, n: int, origins: FloatArray, shifts: FloatArray, forwards: FloatArray,
-    diagonals: AnyArray, panels: IntArray, theta: AnyArray, centred: FloatArray, y: FloatArray, phi: AnyArray,
-    product: AnyArray, joint: FloatArray,
+    diagonals: AnyArray, chains: IntArray, panels: IntArray, theta: AnyArray, centred: FloatArray, y: FloatArray,
+    phi: AnyArray, product: AnyArray, joint: FloatArray, power: IntArray,
 ) -> int:  # fmt: skip
     """Log joint densities of one slice into ``joint`` (rows, n); returns the panel whose features are left."""
     for stack in range(len(shifts)):
@@ -316,7 +370,7 @@ def log_joint(
     for p in range(len(panels)):
         stack, a, b, first, last, offset = panels[p]
         if not holds(panels, held, p):
-            fill(y[stack], n, first, last, phi)
+            fill_chain(chains[stack], y[stack], n, first, last, phi, centred[0], power)
             held = p
         part = theta[offset : offset + (b - a) * (last - first)].reshape((b - a, last - first))
         if first == 0:
@@ -363,7 +417,7 @@ def shaped(
 @compiled()
 def score(
     x: AnyArray, origins: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
-    panels: IntArray, theta: AnyArray, n_rows: int, width: int, memory: Buffers, label: IntArray,
+    chains: IntArray, panels: IntArray, theta: AnyArray, n_rows: int, width: int, memory: Buffers, label: IntArray,
     probability: FloatArray, log_density: FloatArray, probabilities: FloatArray,
 ) -> None:  # fmt: skip
     """Label, its probability and the log density of the rows of ``x``, and, unless it is empty, ``probabilities``."""
@@ -371,7 +425,10 @@ def score(
     for start in range(0, len(x), width):
         n = min(width, len(x) - start)
         centred, y, joint, phi, product = shaped(memory, len(shifts), x.shape[1], n_rows, n)
-        log_joint(x, start, n, origins, shifts, forwards, diagonals, panels, theta, centred, y, phi, product, joint)
+        log_joint(
+            x, start, n, origins, shifts, forwards, diagonals, chains, panels, theta, centred, y, phi, product, joint,
+            power,
+        )  # fmt: skip
         best = label[start : start + n]
         for i in range(n):
             best[i] = 0

@@ -165,8 +165,10 @@ def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame], 
     frames : mapping
         The frames of the data.
     dtype : numpy.dtype
-        Precision of the products: float64, or float32 for twice the speed.
+        Precision of the products: float64, or float32 for twice the speed, where all families allow it.
     """
+    if not all(m.family.single for m in mixtures):
+        dtype = DOUBLE
     tolerated = (
         TOLERATED_ERROR if dtype == DOUBLE else TOLERATED_ERROR_SINGLE * np.finfo(DOUBLE).eps / np.finfo(dtype).eps
     )

@@ -197,6 +197,8 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         if "random_state" in rest:
             raise InputError(f"select() has no random_state: set seed={rest['random_state']!r} instead")
         search = validated(Search, {"n_components": n_components, "covariance_type": covariance_type, **given})
+        for name in search.covariance_type:
+            gaussian_family(name, "precisions")
         training = validated(Training, rest)
         model = cls()
         problem = model._problem(X, feature_dims)

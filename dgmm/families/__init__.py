@@ -12,7 +12,9 @@ from dgmm.families.diag import Diag
 from dgmm.families.ellipsoids import EEV, EVE, EVV, VEE, VEV, VVE
 from dgmm.families.frame import Frame, FrameKind, Moments, apply_linear, make_frame
 from dgmm.families.full import Full
+from dgmm.families.gamma import LOGARITHMIC_CHAIN, Gamma, Gammas
 from dgmm.families.gaussian import GAUSSIAN_CHAIN, GaussianFamily, Gaussians, pack_second
+from dgmm.families.poisson import Poisson, Rates
 from dgmm.families.spherical import Spherical
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.families.tied import Tied
@@ -23,15 +25,18 @@ __all__ = [
     "FAMILIES",
     "GAUSSIAN_CHAIN",
     "GROUPS",
+    "LOGARITHMIC_CHAIN",
     "SCIKIT_LEARN",
     "Family",
     "FeatureMap",
     "Frame",
     "FrameKind",
+    "Gammas",
     "GaussianFamily",
     "Gaussians",
     "LocalFrames",
     "Moments",
+    "Rates",
     "SufficientStatistics",
     "apply_linear",
     "gaussian_family",
@@ -91,3 +96,5 @@ DEFAULT = SCIKIT_LEARN
 
 for _family in (EII(), EEI(), VEI(), EVI(), VEE(), EVE(), VVE(), EEV(), VEV(), EVV()):
     register(_family)
+for _other in (Poisson(), Gamma()):
+    register(_other)

@@ -85,6 +85,14 @@ class Family(ABC):
     chart: ClassVar[bool] = True
     #: Whether the features of a component are independent of each other.
     independent: ClassVar[bool] = False
+    #: Whether it gives probabilities of counts, with which densities cannot be compared.
+    whole: ClassVar[bool] = False
+    #: Whether its products may be taken in single precision.
+    single: ClassVar[bool] = True
+    #: Whether surfaces of equal density are ellipsoids.
+    elliptical: ClassVar[bool] = False
+    #: What values must be, for messages; see `misfits`.
+    needs: ClassVar[str] = "finite values"
 
     def contains(self, other: Family) -> bool:
         """Whether every mixture of another family is one of this family too, and they differ."""
@@ -207,6 +215,14 @@ class Family(ABC):
 
     def objection(self, minimum: FloatArray, maximum: FloatArray, features: Sequence[str]) -> str | None:
         """Why values between these, of each feature, cannot come from the family, and what to do; None if they can."""
+        return None
+
+    def misfits(self, x: AnyArray) -> BoolArray | None:
+        """Which values of complete rows (n, d) cannot come from the family, of the same shape; None if all can."""
+        return None
+
+    def view(self, x: FloatArray) -> FloatArray | None:
+        """Rows (n, d), in any units, where components are of about one extent, to look for starts; None: as is."""
         return None
 
     def shared_log_likelihood(self, components: Any, moments: Moments) -> float:

@@ -16,7 +16,7 @@ from scipy.linalg import eigh, solve_triangular
 from dgmm.errors import InputError
 from dgmm.types import FloatArray, Sendable
 
-FrameKind = Literal["whitening", "isotropic", "rigid", "identity"]
+FrameKind = Literal["whitening", "isotropic", "rigid", "identity", "scaling"]
 
 #: Below this smallest eigenvalue of the correlation matrix features count as linearly dependent.
 DEPENDENT = 1e-13
@@ -142,10 +142,11 @@ def make_frame(
 
     Parameters
     ----------
-    kind : {"whitening", "isotropic", "rigid", "identity"}
+    kind : {"whitening", "isotropic", "rigid", "identity", "scaling"}
         ``whitening`` makes the covariance the identity; ``isotropic`` is one common scale, which keeps diagonal and
         spherical covariances what they are; ``rigid`` is the same for matrices, whose shapes and orientations it
-        keeps; ``identity`` are the data's own coordinates.
+        keeps; ``identity`` are the data's own coordinates; ``scaling`` takes each feature in units of its mean, its
+        origin being zero.
     mean : ndarray, shape (d,)
     covariance : ndarray, shape (d, d)
     features : tuple of str, optional
@@ -161,6 +162,9 @@ def make_frame(
     if kind == "identity":
         one = np.ones(len(mean))
         return Frame(np.zeros(len(mean)), one, one)
+    if kind == "scaling":
+        scale = np.where(np.abs(mean) > 0, np.abs(mean), 1.0)
+        return Frame(np.zeros(len(mean)), 1 / scale, scale)
     if ridge is not None:
         covariance = regular(mean, covariance, ridge)
     variances = np.diagonal(covariance)

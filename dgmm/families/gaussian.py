@@ -207,6 +207,7 @@ class GaussianFamily(Family):
     #: How volume, shape and orientation of the covariances vary, by the letters of Celeux and Govaert (1995): not at
     #: all (I: spheres, or along the axes), equally for all components (E), or freely (V).
     letters: ClassVar[str] = ""
+    elliptical = True
 
     def natural_parameters(self, weights: FloatArray, components: Gaussians, log_volume: float) -> FloatArray:
         """Theta, shape (K, P)."""

@@ -155,7 +155,13 @@ def _known_family(value: Any) -> Any:
 
 
 CovarianceType = Annotated[
-    str, Field(description="Structure of the covariances."), BeforeValidator(_known_family), _Families()
+    str,
+    Field(
+        description="Structure of the covariances; poisson (counts) and gamma (positive values) are families without, "
+        "independent per feature."
+    ),
+    BeforeValidator(_known_family),
+    _Families(),
 ]
 
 
@@ -167,8 +173,16 @@ def _as_families(value: Any) -> Any:
     return [each for name in listed for each in (GROUPS[name] if isinstance(name, str) and name in GROUPS else [name])]
 
 
-def _once(values: list[str]) -> list[str]:
-    return list(dict.fromkeys(values))
+def _comparable(names: list[str]) -> list[str]:
+    """Each once, if their likelihoods can be compared."""
+    counts = [name for name in names if get_family(name).whole]
+    others = [name for name in names if not get_family(name).whole]
+    if counts and others:
+        raise ValueError(
+            f"{', '.join(counts)} gives probabilities of counts and {', '.join(others)} densities, which no criterion "
+            "compares: select among one kind"
+        )
+    return list(dict.fromkeys(names))
 
 
 def _known_criterion(value: Any) -> Criterion:
@@ -318,9 +332,13 @@ class Search(Settings):
     covariance_type: Annotated[
         list[CovarianceType],
         BeforeValidator(_as_families, json_schema_input_type=list[Annotated[str, _Families(groups=True)]]),
-        AfterValidator(_once),
+        AfterValidator(_comparable),
         Field(min_length=1),
-    ] = Field(list(DEFAULT), description="Covariance types to try; mclust stands for its 14 structures.")
+    ] = Field(
+        list(DEFAULT),
+        description="Covariance types to try; mclust stands for its 14 structures. gamma can be among them, poisson "
+        "only by itself.",
+    )
     keep_all: bool = Field(False, description="Run every candidate to convergence; drop none that cannot win.")
     criterion: CriterionName = Field(Criterion.BIC, description="What to choose by; held_out needs training.holdout.")
 

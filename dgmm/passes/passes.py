@@ -13,10 +13,11 @@ from dgmm.data import Blocks, Grid, Samples
 from dgmm.engine import Fold, Journaled
 from dgmm.errors import InputError
 from dgmm.estep import make_plan, unpack
-from dgmm.families import Frame, FrameKind, SufficientStatistics
+from dgmm.families import Family, Frame, FrameKind, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.passes.estep import EStepSegment
 from dgmm.passes.judge import BlockSums, JudgeSegment
+from dgmm.passes.misfits import MisfitSegment
 from dgmm.passes.parts import Division
 from dgmm.passes.profile import Profile, ProfileSegment, SampleSegment
 from dgmm.passes.sample import Draw, Sample, n_groups
@@ -177,7 +178,24 @@ class Passes:
         frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
         plan = make_plan(mixtures, frames, dtype or self.dtype)
         totals = self.fold(EStepSegment(plan, self._division, tuple(mixtures))).values
+        for part in totals.values():
+            for family, base in zip(plan.families, np.broadcast_to(part.base, len(plan.families)), strict=True):
+                if not np.isfinite(base):
+                    self.refuse_misfits(family)
         return unpack(totals[Role.FIT], plan, totals.get(Role.JUDGE))
+
+    def check(self, family: Family) -> None:
+        """`InputError` where the range of the values, or the sample, says that they cannot come from a family."""
+        known = [self.profile.minimum[None], self.profile.maximum[None], self.profile.sample.rows.x]
+        if any((wrong := family.misfits(x)) is not None and wrong.any() for x in known):
+            self.refuse_misfits(family)
+        objection = family.objection(self.profile.minimum, self.profile.maximum, self.samples.features)
+        if objection is not None:
+            raise InputError(f"{self.samples.name} cannot come from a {family.name} mixture: {objection}")
+
+    def refuse_misfits(self, family: Family) -> None:
+        """One pass: `InputError` that says which value cannot come from a family, and where it is."""
+        self.fold(MisfitSegment(family.name, self.samples.name, self.samples.features, self.samples.grid))
 
     def judge(self, mixtures: Sequence[Mixture]) -> list[BlockSums]:
         """One pass: what mixtures, given in the data's units, say of the rows that are held out, block by block."""

@@ -146,8 +146,12 @@ def sample_figure(
     _legend(axes, _class_handles(mixture), "class (share)")
     if d == 1:
         prepare(axes, "", names[0], "density")
-        axes.hist(sample[:, 0], bins=min(100, 10 + math.isqrt(len(sample))), density=True, color=MISSING)
-        x = np.linspace(sample.min(), sample.max(), 500)
+        x, bins = np.linspace(sample.min(), sample.max(), 500), min(100, 10 + math.isqrt(len(sample)))
+        edges: Any = bins
+        if mixture.family.whole:
+            x = np.arange(sample.min(), sample.max() + 1)
+            edges = np.append(x, x[-1] + 1) - 0.5
+        axes.hist(sample[:, 0], bins=edges, density=True, color=MISSING)
         parts = mixture.responsibilities(x[:, None]) * np.exp(mixture.log_density(x[:, None]))[:, None]
         axes.plot(x, parts.sum(axis=1), color=INK, lw=1.6)
         for part, colour in zip(parts.T, colours, strict=True):
@@ -167,7 +171,10 @@ def sample_figure(
     axes.scatter(u, v, s=8 if len(x) > 1000 else 20, color=colours[labels], alpha=0.6, lw=0)
     for k, centre in enumerate((mixture.means - origin) @ onto.T):
         covariance = onto @ mixture.family.covariance(mixture.components, k) @ onto.T
-        for sigma in (1, 2):
+        if not mixture.family.elliptical:
+            reach = np.sqrt(np.diagonal(covariance))
+            axes.errorbar(centre[0], centre[1], xerr=reach[0], yerr=reach[1], color=INK, lw=1.4)
+        for sigma in (1, 2) if mixture.family.elliptical else ():
             axes.add_patch(Ellipse(centre, **ellipse(covariance, sigma), fill=False, ec=INK, lw=1.8 / sigma))
         badge = {"boxstyle": "circle,pad=0.25", "fc": "white", "ec": colours[k]}
         axes.annotate(str(k), centre, ha="center", va="center", fontsize=9, weight="bold", bbox=badge)

@@ -39,8 +39,12 @@ def cut(family: Family, y: FloatArray, weights: FloatArray, ground: Ground, scal
     scale : ndarray, shape (d,)
         What counts as one in each coordinate, for axes and distances.
     """
-    values, vectors = principal_axes(ground.moments, scale)
-    z = (y - ground.moments.mean[:, None]) / scale[:, None]
+    view = family.view(y.T)
+    seen, moments, unit = y, ground.moments, scale
+    if view is not None:
+        seen, moments, unit = view.T, Moments.of(view, weights), np.ones(len(y))
+    values, vectors = principal_axes(moments, unit)
+    z = (seen - moments.mean[:, None]) / unit[:, None]
     parts = [weights * sides for sides in cuts(z, weights, values, vectors)]
     parts = [part for part in parts if len(y) < part.sum() < weights.sum() - len(y)]
     whole, *sums = feature_sums(family, y, np.array([weights, *parts]))

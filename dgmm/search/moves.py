@@ -160,7 +160,8 @@ class Standing:
         list(climb([whole, *ascents], local.accumulate, FIRST_PASSES))
         ascents = sorted((a for a in ascents if a.failure is None), key=lambda a: -a.log_likelihood)
         ascents = ascents[: max(CUTS_KEPT, CUTS_TOGETHER // self.mixture.n_components)]
-        list(climb(ascents, local.accumulate, MORE_PASSES))
+        # a single component of a family without a closed form has its optimum only after another pass
+        list(climb([whole, *ascents], local.accumulate, MORE_PASSES))
         found = []
         for a in ascents:
             if a.failure is None and self._means_something(a.mixture, local):

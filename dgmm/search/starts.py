@@ -114,7 +114,8 @@ def start_on_sample(
         small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads)
         x, weights = small.rows.x, small.rows.weights
         grounds = grounds_for(several, small.moments, frame, options.reg_covar)
-        views = views_of(x, profile.moments, frame)
+        own = [get_family(name).view(x) for name in dict.fromkeys(c.covariance_type for c in several)]
+        views = [*(view for view in own if view is not None), *views_of(x, profile.moments, frame)]
         n_init = 1 if given is not None and given.complete else options.n_init or ALONE
         if searches and options.n_init is None:
             n_init = starts_beside(len(x) * sum(c.n_components for c in several))
@@ -302,6 +303,7 @@ def views_of(x: FloatArray, moments: Moments, frame: Callable[[FrameKind], Frame
     a unit in common, the last tells which of them matter.
     """
     deviations = np.sqrt(np.diagonal(moments.covariance))
+    deviations = np.where(deviations > 0, deviations, 1.0)
     standardised = (x - moments.mean) / deviations
     try:
         whitened = frame("whitening").coordinates(x).T

@@ -18,7 +18,7 @@ from profiles import ocean
 from tables import head, line
 
 import dgmm
-from dgmm.families import FAMILIES
+from dgmm.families import DEFAULT
 from dgmm.types import Effort
 
 #: Rows, d, K, distance between centres in standard deviations (per coordinate), covariance type.
@@ -127,7 +127,7 @@ def selections(short: bool, effort: Effort) -> None:
 
         def grid(x: np.ndarray = x) -> tuple[float, str]:
             found = []
-            for kind in FAMILIES:
+            for kind in DEFAULT:
                 for k in range(1, top + 1):
                     model = GaussianMixture(k, covariance_type=kind, random_state=0).fit(x)
                     found.append((model.bic(x), f"{kind} K = {k}"))

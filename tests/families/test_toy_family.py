@@ -17,33 +17,37 @@ from dgmm.families import FAMILIES, Moments, get_family, make_frame, register
 from dgmm.mixture import Mixture
 from dgmm.passes.sample import is_held_out
 from dgmm.rows import Rows
-from tests.families.toy_family import Poisson, Rates
+from tests.families.toy_family import TRIALS, Binomial, Rates
 
 RATES, WEIGHTS = np.array([[2.0, 30.0, 5.0], [20.0, 3.0, 6.0]]), np.array([0.3, 0.7])
 
 
 @pytest.fixture(autouse=True)
-def _poisson() -> Iterator[None]:
-    register(Poisson())
+def _binomial() -> Iterator[None]:
+    register(Binomial())
     yield
-    del FAMILIES["poisson"]
+    del FAMILIES["binomial"]
 
 
 @pytest.fixture
 def x() -> np.ndarray:
     labels = np.arange(2000) % 10 >= 3
-    return np.random.default_rng(0).poisson(RATES[labels.astype(int)]).astype(float)
+    return np.random.default_rng(0).binomial(TRIALS, RATES[labels.astype(int)] / TRIALS).astype(float)
 
 
 def joint(x: np.ndarray, rates: np.ndarray = RATES, weights: np.ndarray = WEIGHTS) -> np.ndarray:
     """SciPy's log joint densities (n, K)."""
     return np.stack(
-        [np.log(w) + scipy.stats.poisson.logpmf(x, r).sum(axis=1) for w, r in zip(weights, rates, strict=True)], axis=1
+        [
+            np.log(w) + scipy.stats.binom.logpmf(x, TRIALS, r / TRIALS).sum(axis=1)
+            for w, r in zip(weights, rates, strict=True)
+        ],
+        axis=1,
     )
 
 
 def mixture() -> Mixture:
-    return Mixture(get_family("poisson"), WEIGHTS, Rates(RATES))
+    return Mixture(get_family("binomial"), WEIGHTS, Rates(RATES))
 
 
 def test_densities_are_scipys(x: np.ndarray) -> None:
@@ -73,7 +77,7 @@ def test_an_e_step_of_both_kinds_together(weighted: bool, x: np.ndarray) -> None
 
 
 def test_it_trains_to_a_fixed_point_of_its_own_m_step(x: np.ndarray) -> None:
-    fit = dgmm.train(x, 2, "poisson", reg_covar=0, n_init=2, tol=1e-13)
+    fit = dgmm.train(x, 2, "binomial", reg_covar=0, n_init=2, tol=1e-13)
     rates, weights = fit.mixture.means, fit.mixture.weights
     r = np.exp(joint(x, rates, weights))
     r /= r.sum(axis=1, keepdims=True)
@@ -82,28 +86,28 @@ def test_it_trains_to_a_fixed_point_of_its_own_m_step(x: np.ndarray) -> None:
 
 
 def test_rows_that_judge_are_measured_by_the_same_measure(x: np.ndarray) -> None:
-    fit = dgmm.train(x, 2, "poisson", n_init=1, holdout=0.3)
+    fit = dgmm.train(x, 2, "binomial", n_init=1, holdout=0.3)
     out = is_held_out(np.arange(len(x), dtype=np.uint64), 0, 0.3)
     assert fit.held_out == pytest.approx(fit.mixture.log_density(x[out]).mean(), rel=1e-11)
 
 
 def test_families_of_both_kinds_are_compared_in_shared_passes(x: np.ndarray) -> None:
-    selection = dgmm.select(x, [1, 2, 3], ["poisson", "full"], n_init=2)
-    assert (selection.best.covariance_type, selection.best.n_components) == ("poisson", 2)
+    selection = dgmm.select(x, [1, 2, 3], ["binomial", "poisson"], n_init=2)
+    assert (selection.best.covariance_type, selection.best.n_components) == ("binomial", 2)
 
 
 def test_what_it_cannot_hold_is_refused(x: np.ndarray) -> None:
     x[7, 1] = -1
-    with pytest.raises(dgmm.InputError, match="cannot come from a poisson mixture: '1' is -1 somewhere: counts are"):
-        dgmm.train(x, 2, "poisson")
+    with pytest.raises(dgmm.InputError, match="cannot come from a binomial mixture: '1' is -1 somewhere: counts are"):
+        dgmm.train(x, 2, "binomial")
 
 
 def test_it_is_stored_and_scores(x: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     zarr.save_array(str(tmp_path / "x.zarr"), x)
     data, model, out = (str(tmp_path / name) for name in ("x.zarr", "model.zarr", "scores.zarr"))
-    assert main(["train", data, "--k", "2", "--covariance", "poisson", "--out", model]) == 0
+    assert main(["train", data, "--k", "2", "--covariance", "binomial", "--out", model]) == 0
     assert main(["score", model, data, "--out", out]) == 0
     fit = dgmm.load(model)
     found = zarr.open_group(out, mode="r")
     np.testing.assert_allclose(found["log_density"][:], fit.mixture.log_density(x), rtol=1e-12)
-    assert "poisson, K = 2" in capsys.readouterr().out
+    assert "binomial, K = 2" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A family that has nothing in common with the Gaussian ones: independent Poisson counts, in one file."""
+"""A family that has nothing in common with the Gaussian ones: independent binomial counts, in one file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import gammaln
+from scipy.special import expit, gammaln, logit
 
 from dgmm.families import Family, FeatureMap, Moments, SufficientStatistics
 from dgmm.types import AnyArray, FloatArray
@@ -17,8 +17,10 @@ def fill(y: FloatArray, out: FloatArray) -> None:
     out[0], out[1:] = 1.0, y
 
 
+#: Of which so many succeed.
+TRIALS = 100
 #: 1, y
-COUNTS = FeatureMap("counts", lambda d: d + 1, fill)
+COUNTS = FeatureMap("binomial", lambda d: d + 1, fill)
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,23 @@ class Rates:
     rates: FloatArray
 
 
-class Poisson(Family):
-    """``prod_j Poisson(x_j; rate_kj)``."""
+class Binomial(Family):
+    """``prod_j Binomial(x_j; TRIALS, rate_kj / TRIALS)``."""
 
-    name = "poisson"
+    name = "binomial"
+    whole = True
     frame = "identity"
     features = COUNTS
     local_features = COUNTS
 
     def natural_parameters(self, weights: FloatArray, components: Rates, log_volume: float) -> FloatArray:
-        """Theta = (log w - sum of the rates, log rates)."""
-        peak = np.log(weights) - components.rates.sum(axis=1)
-        return np.hstack([peak[:, None], np.log(components.rates)])
+        """Theta = (log w + n sum log (1 - p), logit p)."""
+        p = components.rates / TRIALS
+        return np.hstack([(np.log(weights) + TRIALS * np.log1p(-p).sum(axis=1))[:, None], logit(p)])
 
     def log_base_measure(self, x: AnyArray) -> FloatArray:
-        return -gammaln(np.asarray(x, dtype=float) + 1).sum(axis=1)
+        x = np.asarray(x, dtype=float)
+        return (gammaln(TRIALS + 1.0) - gammaln(x + 1) - gammaln(TRIALS - x + 1)).sum(axis=1)
 
     def maximise(
         self, statistics: SufficientStatistics, reference: Rates, moments: Moments, floor: FloatArray
@@ -64,10 +68,10 @@ class Poisson(Family):
         return components
 
     def to_vector(self, components: Rates) -> FloatArray:
-        return np.log(components.rates).ravel()
+        return logit(components.rates / TRIALS).ravel()
 
     def from_vector(self, vector: FloatArray, like: Rates) -> Rates:
-        return Rates(np.exp(vector).reshape(like.rates.shape))
+        return Rates(TRIALS * expit(vector).reshape(like.rates.shape))
 
     def means(self, components: Rates) -> FloatArray:
         return components.rates
@@ -79,10 +83,10 @@ class Poisson(Family):
         return np.diag(components.rates[component])
 
     def variances(self, components: Rates) -> FloatArray:
-        return components.rates
+        return components.rates * (1 - components.rates / TRIALS)
 
     def sample(self, components: Rates, labels: AnyArray, generator: np.random.Generator) -> FloatArray:
-        return generator.poisson(components.rates[labels]).astype(float)
+        return generator.binomial(TRIALS, components.rates[labels] / TRIALS).astype(float)
 
     def arrays(self, components: Rates) -> Mapping[str, tuple[tuple[str, ...], FloatArray]]:
         return {"means": (("component", "feature"), components.rates)}

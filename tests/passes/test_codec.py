@@ -98,7 +98,7 @@ def test_what_there_is_no_rule_for_is_not_guessed() -> None:
 @pytest.mark.parametrize(("tree", "words"), [
     ({"type": ["Popen", {"args": "ls"}]}, "KeyError"),
     ({"type": ["Moments", {"count": 1}]}, "a Moments with count"),
-    ({"mixture": ["poisson", {"tuple": []}]}, "."),
+    ({"mixture": ["unheard", {"tuple": []}]}, "."),
     ({"array": 3}, "IndexError"),
     ({"array": 0, "scalar": 0}, "."),
     ({"float": "00"}, "."),
