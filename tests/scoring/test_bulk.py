@@ -205,6 +205,16 @@ def test_values_without_a_density_are_refused(value: float, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", [-1.0, 2.5])
+def test_values_that_cannot_come_from_the_family_are_named(value: float, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).poisson([3.0, 9.0], (60, 2)).astype(float)
+    fit = dgmm.train(x, 1, "poisson")
+    x[40, 1], x[50] = value, np.nan
+    with pytest.raises(InputError, match=rf"is {value:g} at sample \(40\): a poisson mixture is of counts"):
+        dgmm.score(fit, x, tmp_path / "s.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("k", "dtype"),
     [
