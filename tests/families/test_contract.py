@@ -1,0 +1,148 @@
+"""What every family keeps to, whatever is registered: climbs, sums, weights, chunks, samples, files, exports.
+
+The data are counts from one up, which may come from any of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dgmm
+from dgmm.em import Ground
+from dgmm.estep import accumulate, make_plan, unpack
+from dgmm.families import FAMILIES, Family, Moments, make_frame
+from dgmm.mixture import Mixture
+from dgmm.rows import Rows
+from dgmm.search.initialise import from_labels
+
+N, K = 400, 3
+RATES = np.array([[5.0, 30.0], [14.0, 6.0], [40.0, 40.0]])
+
+
+def rows(n: int = N, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Counts from one up, shape (n, 2), and which of three rates they come from."""
+    r = np.random.default_rng(seed)
+    labels = r.choice(K, n, p=[0.5, 0.3, 0.2])
+    return 1.0 + r.poisson(RATES[labels]), labels
+
+
+X, LABELS = rows()
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request: pytest.FixtureRequest) -> Family:
+    return FAMILIES[request.param]
+
+
+def ground_of(family: Family, x: np.ndarray) -> Ground:
+    moments = Moments.of(x)
+    frame = make_frame(family.frame, moments.mean, moments.covariance)
+    moments = moments.in_frame(frame)
+    return Ground(frame, moments, family.floor(1e-6, moments))
+
+
+def start_of(family: Family, x: np.ndarray = X, labels: np.ndarray = LABELS) -> Mixture:
+    """An M-step from labels a tenth of which are wrong, in the data's units."""
+    r = np.random.default_rng(1)
+    wrong = np.where(r.random(len(x)) < 0.1, r.integers(0, K, len(x)), labels)
+    ground = ground_of(family, x)
+    return from_labels(family, Rows(x), wrong, K, ground).to_data(ground.frame)
+
+
+def assert_same(a: Mixture, b: Mixture, rtol: float) -> None:
+    """Weights and densities agree."""
+    np.testing.assert_allclose(a.weights, b.weights, rtol=rtol)
+    np.testing.assert_allclose(a.log_density(X), b.log_density(X), rtol=rtol, atol=rtol)
+
+
+def test_plain_em_never_falls(family: Family) -> None:
+    path = dgmm.em_path(X, start_of(family), 25)
+    values = np.array([mixture.log_density(X).sum() for mixture in path])
+    assert (np.diff(values) > -1e-9 * abs(values[0])).all()
+    assert values[-1] > values[0] + 1
+
+
+def test_statistics_of_parts_add_up(family: Family) -> None:
+    """To those of the whole, up to rounding, wherever it is cut."""
+    ground = ground_of(family, X)
+    mixture = start_of(family).to_frame(ground.frame)
+    plan = make_plan([mixture], {family.frame: ground.frame})
+    (whole,) = unpack(accumulate(Rows(X), plan), plan)
+    for cut in (1, 137, N - 1):
+        parts = accumulate(Rows(X[:cut]), plan).merge(accumulate(Rows(X[cut:]), plan))
+        (found,) = unpack(parts, plan)
+        assert found.log_likelihood == pytest.approx(whole.log_likelihood, rel=1e-12)
+        np.testing.assert_allclose(found.sums, whole.sums, rtol=1e-10, atol=1e-10 * np.abs(whole.sums).max())
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+@settings(max_examples=10)
+@given(chunks=st.lists(st.integers(1, N // 2), min_size=1, max_size=6))
+def test_chunks_change_nothing(name: str, chunks: list[int]) -> None:
+    family = FAMILIES[name]
+    sizes = [size for size, end in zip(chunks, np.cumsum(chunks), strict=True) if end < N]
+    lazy = da.from_array(X, chunks=((*sizes, N - sum(sizes)), 2))
+    start = start_of(family)
+    assert_same(dgmm.em_path(lazy, start, 2)[-1], dgmm.em_path(X, start, 2)[-1], 1e-9)
+
+
+def test_weights_are_repeated_rows(family: Family) -> None:
+    times = np.random.default_rng(2).integers(0, 4, N)
+    repeated = np.repeat(X, times, axis=0)
+    ground = ground_of(family, repeated)
+    mixture = start_of(family).to_frame(ground.frame)
+    plan = make_plan([mixture], {family.frame: ground.frame})
+    (weighted,) = unpack(accumulate(Rows(X, weights=times.astype(float)), plan), plan)
+    (plain,) = unpack(accumulate(Rows(repeated), plan), plan)
+    assert weighted.log_likelihood == pytest.approx(plain.log_likelihood, rel=1e-12)
+    for a, b in zip(
+        family.arrays(family.maximise(weighted, mixture.components, ground.moments, ground.floor)[1]).values(),
+        family.arrays(family.maximise(plain, mixture.components, ground.moments, ground.floor)[1]).values(),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a[1], b[1], rtol=1e-7, atol=1e-9 * np.abs(b[1]).max())
+
+
+def test_what_is_drawn_is_found_again(family: Family) -> None:
+    """Means within five standard errors of those that the samples come from."""
+    truth = dgmm.em_path(X, start_of(family), 30)[-1]
+    x, labels = truth.sample(20_000, np.random.default_rng(3))
+    found = dgmm.em_path(x, start_of(family, x, labels), 40)[-1]
+    errors = np.sqrt(family.variances(truth.components) / (len(x) * truth.weights[:, None]))
+    # labels are not known: what overlaps costs some of what they would tell
+    assert (np.abs(found.means - truth.means) < 5 * 1.5 * errors).all()
+    np.testing.assert_allclose(found.weights, truth.weights, atol=5 * 1.5 * 0.5 / np.sqrt(len(x)))
+
+
+@pytest.fixture
+def fit(family: Family) -> dgmm.Fit:
+    """A fit of two named features."""
+    data = xr.Dataset({name: ("row", column, {"units": "1"}) for name, column in zip("uv", X.T, strict=True)})
+    return dgmm.train(data, K, family.name, seed=0, search="quick", reg_covar=1e-4)
+
+
+@pytest.mark.parametrize("name", ["m.zarr", "m.json"])
+def test_a_stored_model_scores_the_same_bits(fit: dgmm.Fit, name: str, tmp_path: Path) -> None:
+    dgmm.save(fit, tmp_path / name)
+    again = dgmm.load(tmp_path / name)
+    assert again.covariance_type == fit.covariance_type
+    assert again.mixture.n_parameters == fit.mixture.n_parameters
+    np.testing.assert_array_equal(again.mixture.log_density(X), fit.mixture.log_density(X))
+    np.testing.assert_array_equal(again.mixture.responsibilities(X), fit.mixture.responsibilities(X))
+    data = xr.Dataset({name: ("row", column) for name, column in zip("uv", X.T, strict=True)}).chunk(row=97)
+    scores = dgmm.score(tmp_path / name, data, tmp_path / "s.zarr")
+    np.testing.assert_array_equal(scores["label"], fit.mixture.responsibilities(X).argmax(axis=1))
+
+
+def test_a_component_less_is_no_better(fit: dgmm.Fit, family: Family) -> None:
+    """The number of components does something, and so do parameters: there are more of them with more components."""
+    fewer = dgmm.train(X, 1, family.name, reg_covar=1e-4)
+    assert fewer.log_likelihood < fit.log_likelihood - 10
+    assert fewer.n_parameters < fit.n_parameters
