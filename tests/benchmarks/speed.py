@@ -34,12 +34,13 @@ from dgmm.blas import one_blas_thread
 from dgmm.data import Grid, Layout, Samples, open_samples
 from dgmm.data.samples import Field
 from dgmm.data.sources import DECODERS
+from dgmm.em import maximise
 from dgmm.engine import Workers, open_workers
 from dgmm.engine.fold import read_ahead, runs_of
 from dgmm.engine.memory import BASE_BYTES, pass_bytes
 from dgmm.engine.workers import threads
 from dgmm.estep import make_plan, score
-from dgmm.families import get_family
+from dgmm.families import FAMILIES, get_family
 from dgmm.fits import Outcome, OutcomeKind, Training
 from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
@@ -48,6 +49,9 @@ from dgmm.passes.estep import EStepSegment
 from dgmm.passes.parts import Division
 from dgmm.passes.profile import ProfileSegment
 from dgmm.passes.sample import Draw
+from dgmm.rows import Rows
+from dgmm.search import Candidate, grounds_for
+from dgmm.search.initialise import from_labels
 
 CASES = [
     ("full", 2, 3),
@@ -470,7 +474,35 @@ def write_repeated(path: str, n: int, d: int, chunk: int) -> None:
         array[start : start + chunk] = block[: n - start]
 
 
-PARTS = {1: in_memory, 2: streamed, 3: spark, 4: stack, 5: memory, 6: scoring, 7: small_chunks, 8: many_segments}
+def families(short: bool, repetitions: int) -> None:
+    """9. A pass of every family in memory against one of full covariances, and its M-step."""
+    head("9. pass in memory, (8, 8) : that of full", "family", "times as long", "M-step, ms")
+    r, k, d = np.random.default_rng(0), 8, 8
+    labels = r.integers(k, size=20_000 if short else 500_000)
+    # counts from one up may come from all of them
+    x = 1.0 + r.poisson(r.uniform(5, 60, (k, d))[labels])
+    few = slice(0, 10_000)
+
+    def start_of(name: str) -> Mixture:
+        family, passes = get_family(name), passes_over(open_samples(x), threads(), Training(sample_rows=10))
+        candidate = Candidate(k, name)
+        ground = grounds_for([candidate], passes.profile.moments, passes.frame, 1e-6)[name]
+        return from_labels(family, Rows(x[few]), labels[few], k, ground).to_data(ground.frame)
+
+    _, full = passes_of(x, threads(), start_of("full"))
+    for name in FAMILIES:
+        mixture = start_of(name)
+        passes, ours = passes_of(x, threads(), mixture)
+        ground = grounds_for([Candidate(k, name)], passes.profile.moments, passes.frame, 1e-6)[name]
+        inside, (statistics,) = mixture.to_frame(ground.frame), ours()
+        seconds, base, step = in_turn(repetitions, ours, full, partial(maximise, inside, statistics, ground))
+        line(name, f"{seconds / base:.2f}", f"{1e3 * step:.2f}")
+
+
+PARTS = {
+    1: in_memory, 2: streamed, 3: spark, 4: stack, 5: memory, 6: scoring, 7: small_chunks, 8: many_segments,
+    9: families,
+}  # fmt: skip
 
 
 def main() -> None:
