@@ -11,7 +11,20 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from dgmm.config import Data, Refresh, Sample, Score, Select, Setting, Train, Verify, Watch, read_settings, settings_of
+from dgmm.config import (
+    Data,
+    Merge,
+    Refresh,
+    Sample,
+    Score,
+    Select,
+    Setting,
+    Train,
+    Verify,
+    Watch,
+    read_settings,
+    settings_of,
+)
 from dgmm.errors import InputError
 from dgmm.fits import Settings, held_out_words, validated
 from dgmm.yaml12 import parse
@@ -216,6 +229,15 @@ def sample(settings: Sample) -> str:
     return f"{settings.rows} samples: {settings.out}"
 
 
+@command(Merge, "model", "data.path")
+def merge(settings: Merge) -> str:
+    """``dgmm merge``."""
+    from dgmm.pipeline import run_merge
+    from dgmm.words import show_merged
+
+    return show_merged(settings, run_merge(settings))
+
+
 @command(Refresh, "data.path")
 def refresh(settings: Refresh) -> str:
     """``dgmm refresh``."""
@@ -281,7 +303,7 @@ def info(
     from dgmm.pipeline import samples_of
     from dgmm.scoring import SCORES_KIND
     from dgmm.store import MODEL_KIND, from_dataset
-    from dgmm.words import describe, show_table
+    from dgmm.words import describe, show_clusters, show_table
 
     path = store.model_at(path)
     attributes = {} if path.endswith(".json") else store.attributes(path)
@@ -305,6 +327,8 @@ def info(
             print(f"component {component}: weight {weight:.4f}, mean {values}{more}")
         if stability is not None:
             print(stability.words)
+        if fit.clusters is not None:
+            print(show_clusters(fit.clusters))
         if table is not None:
             print(show_table(table, record.criterion))
             if words := held_out_words(table):

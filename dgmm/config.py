@@ -248,6 +248,27 @@ def as_share(value: Any) -> Any:
     return value
 
 
+class Merging(Settings):
+    """By which rows components are merged."""
+
+    sample_rows: Count = Field(
+        100_000, description="Rows by which components are merged, drawn at random: all where there are no more."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the sample of rows.")
+
+
+class Merge(Merging):
+    """Merge components into clusters by entropy."""
+
+    model: str = Field(min_length=1, description="Fitted model, a Zarr group or its JSON form.")
+    data: Data
+    out: str | None = Field(
+        None, min_length=1, description="Model to write, with its clusters. Default: they are shown and not kept."
+    )
+    cluster: Cluster = Cluster()
+    overwrite: bool = Field(False, description="Replace what exists.")
+
+
 class Verifying(Settings):
     """How closely scores are looked at."""
 

@@ -153,11 +153,24 @@ class SamplingOptions(TypedDict, total=False):
     """Samples of a chunk, on which the draws depend. Default: as many as make a million values, at most 131,072."""
 
 
+class MergingOptions(TypedDict, total=False):
+    """Of `dgmm.config.Merging`."""
+
+    sample_rows: int
+    """Rows by which components are merged, drawn at random: all where there are no more."""
+    seed: int
+    """Of the sample of rows."""
+
+
 # ---- end ----
 
 
 class SampleOptions(SamplingOptions, ClusterOptions):
     """Of `dgmm.sample`."""
+
+
+class MergeOptions(MergingOptions, DataOptions, ClusterOptions):
+    """Of `dgmm.merge`."""
 
 
 class GridOptions(SearchOptions, TrainingOptions):

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from dgmm import store
 from dgmm.api import open_scores, verify
-from dgmm.config import Cluster, Data, Pipeline, Sample, Sampling, Score, Select, Train, Verify, Watch
+from dgmm.config import Cluster, Data, Merge, Merging, Pipeline, Sample, Sampling, Score, Select, Train, Verify, Watch
 from dgmm.data import Samples, check_unchanged, fingerprint, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.drift import Baseline, Drift, baseline_of, census_of, compare
 from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import DgmmError, InputError, OutputExistsError
-from dgmm.fits import Fit, Selection, Settings
-from dgmm.fitting import projection_of, select_samples, train_samples
+from dgmm.fits import Fit, Selection, Settings, Training
+from dgmm.fitting import merge_samples, projection_of, select_samples, train_samples
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
 from dgmm.scoring import Scored, Verdict, score_projection, score_samples
@@ -139,6 +139,25 @@ def run_sample(settings: Sample) -> None:
         workers_of(settings.cluster) as workers,
     ):
         sample_into(store.load(model), output, workers, **drawn, settings=made_with(settings))
+
+
+def run_merge(settings: Merge) -> Fit:
+    """Merge components into clusters, and write the model with these if that is asked for."""
+    model = store.model_at(settings.model)
+    record = store.read(model)
+    samples, inputs = samples_of(settings.data, record.fit), [settings.data.path, model]
+    how = Training(**settings.model_dump(include={*Merging.model_fields}))
+    with (
+        nullcontext()
+        if settings.out is None
+        else place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
+        workers_of(settings.cluster) as workers,
+    ):
+        fit = merge_samples(record.fit, samples, workers, how)
+        if output is not None:
+            store.write(output, fit, table=record.table, settings=record.settings)
+            output.finish()
+    return fit
 
 
 def run_verify(settings: Verify) -> Verdict:

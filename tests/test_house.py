@@ -21,7 +21,7 @@ HOUSE: dict[str, str] = {
     "fold projection journal",
     "passes": "sample profile parts estep worst judge census codec passes leaves",
     "em": "mstep plain anderson information scoring ascent posterior variational",
-    "fits": "options outcome stability results table selection",
+    "fits": "options outcome stability clusters results table selection",
     "search": "initialise sampled cuts moves path starts",
     "fitting": "reseed runner scout forecast race departure bootstrap fit projection",
     "datasets": "",

@@ -21,6 +21,8 @@ from dgmm.config import (
     Cluster,
     Data,
     Fitting,
+    Merge,
+    Merging,
     Sample,
     Sampling,
     Score,
@@ -43,6 +45,7 @@ PARTS: dict[str, tuple[type[Settings], set[str]]] = {
     "ScoringOptions": (Scoring, set()),
     "VerifyingOptions": (Verifying, set()),
     "SamplingOptions": (Sampling, {"rows"}),
+    "MergingOptions": (Merging, set()),
 }
 ALIASES = {value: name for name, value in vars(dgmm.types).items() if get_origin(value) is Literal}
 
@@ -92,6 +95,7 @@ FUNCTIONS: dict[str, tuple[type[Settings], dict[str, str]]] = {
     "select": (Select, {"path": "source", "out": "", "overwrite": ""}),
     "score": (Score, {"path": "source", "weights": ""}),
     "sample": (Sample, {}),
+    "merge": (Merge, {"path": "source", "out": "", "overwrite": "", "weights": "weights"}),
     "GaussianMixture.select": (
         Select,
         {s.name: "" for s in settings_of(Fitting) if "." not in s.path or s.path.startswith(("data", "cluster"))}

@@ -1,10 +1,11 @@
 """Train, select, score: the library from Python, as functions over keyword arguments."""
 
-from dgmm.api.fits import em_path, select, train
+from dgmm.api.fits import em_path, merge, select, train
 from dgmm.api.scores import open_scores, sample, score, verify
 
 __all__ = [
     "em_path",
+    "merge",
     "open_scores",
     "sample",
     "score",
