@@ -116,7 +116,9 @@ def run_score(settings: Score, attributes: Mapping[str, Any] | None = None) -> S
     replaces = settings.overwrite or settings.extend
     with (
         place_at(settings.out).begin("scores", overwrite=replaces, inputs=inputs, resumes=True) as output,
-        workers_of(settings.cluster, score_projection(fit, samples, output, settings.probabilities)) as workers,
+        workers_of(
+            settings.cluster, score_projection(fit, samples, output, settings.probabilities, settings.clusters)
+        ) as workers,
     ):
         return score_samples(
             fit,
@@ -124,6 +126,7 @@ def run_score(settings: Score, attributes: Mapping[str, Any] | None = None) -> S
             output,
             workers,
             probabilities=settings.probabilities,
+            clusters=settings.clusters,
             settings=made_with(settings),
             extend=settings.extend and not settings.overwrite,
             attributes=attributes,

@@ -52,7 +52,10 @@ def show_scored(settings: Score, scored: Scored) -> str:
     return "\n".join(
         [
             f"{n} samples scored, {scored.n_missing} missing, mean log density {scored.log_density / max(n, 1):.6g}",
-            *(f"component {k}: {m} samples ({m / max(n, 1):.2%})" for k, m in enumerate(scored.counts.tolist())),
+            *(
+                f"{'component' if settings.clusters is None else 'cluster'} {k}: {m} samples ({m / max(n, 1):.2%})"
+                for k, m in enumerate(scored.counts.tolist())
+            ),
             f"missing: {scored.n_missing}",
             f"scores: {settings.out}",
         ]

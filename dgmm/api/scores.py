@@ -44,6 +44,7 @@ def score(
     *,
     overwrite: bool = False,
     extend: bool = False,
+    clusters: int | None = None,
     scheduler: str | Client | None = None,
     **options: Unpack[ScoreOptions],
 ) -> xr.Dataset:
@@ -66,6 +67,9 @@ def score(
         Scores that are there are brought up to date: of chunks of the data that are as they were, those by the same
         model are kept, and what was appended or has changed is scored. Where nothing tells, or by another model, all
         of it is.
+    clusters : int, optional
+        Label so many clusters of merged components in the place of components; the model must have its clusters with
+        it (dgmm merge).
     scheduler
         As for `train`.
 
@@ -98,10 +102,19 @@ def score(
     # workers of ours are gone before what they wrote of an output that is given up is removed
     with (
         place_at(out).begin("scores", overwrite=overwrite or extend, inputs=inputs, resumes=True) as output,
-        workers_named(scheduler, cluster, score_projection(fit, samples, output, how.probabilities)) as workers,
+        workers_named(
+            scheduler, cluster, score_projection(fit, samples, output, how.probabilities, clusters)
+        ) as workers,
     ):
         score_samples(
-            fit, samples, output, workers, **how.model_dump(), settings=named, extend=extend and not overwrite
+            fit,
+            samples,
+            output,
+            workers,
+            **how.model_dump(),
+            clusters=clusters,
+            settings=named,
+            extend=extend and not overwrite,
         )
     return open_scores(out)
 
