@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from dgmm.config import (
     Data,
     Merge,
+    Predict,
     Refresh,
     Sample,
     Score,
@@ -227,6 +228,15 @@ def sample(settings: Sample) -> str:
 
     run_sample(settings)
     return f"{settings.rows} samples: {settings.out}"
+
+
+@command(Predict, "model", "data.path")
+def predict(settings: Predict) -> str:
+    """``dgmm predict``."""
+    from dgmm.pipeline import run_predict
+
+    found = run_predict(settings)
+    return f"{found.n} samples predicted, {found.n_missing} missing: {settings.out}"
 
 
 @command(Merge, "model", "data.path")

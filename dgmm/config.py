@@ -253,6 +253,31 @@ def as_share(value: Any) -> Any:
     return value
 
 
+def _as_names(value: Any) -> Any:
+    """``a,b,c`` as a list of names; numbers of features as theirs."""
+    value = as_list(value)
+    return [str(part) if type(part) is int else part for part in value] if isinstance(value, (list, tuple)) else value
+
+
+Names = Annotated[list[str], Field(min_length=1), BeforeValidator(_as_names)]
+
+
+class Predicting(Settings):
+    """What is predicted of every sample."""
+
+    of: Names = Field(description="Features to predict, by name or number.")
+    given: Names | None = Field(None, description="Features that are known. Default: all others.")
+    variance: bool = Field(False, description="Write conditional variances too, as NAME_variance.")
+    dtype: Precision = Field("float64", description="Of what is written.")
+
+
+class Predict(Predicting, Job):
+    """Predict some features of every sample from the others: regression by a mixture."""
+
+    model: str = Field(min_length=1, description="Fitted model, a Zarr group or its JSON form.")
+    out: str = Field(min_length=1, description="Predictions to write, a Zarr group on the grid of the input.")
+
+
 class Merging(Settings):
     """By which rows components are merged."""
 

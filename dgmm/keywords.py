@@ -162,11 +162,26 @@ class MergingOptions(TypedDict, total=False):
     """Of the sample of rows."""
 
 
+class PredictingOptions(TypedDict, total=False):
+    """Of `dgmm.config.Predicting`."""
+
+    given: Sequence[str] | None
+    """Features that are known. Default: all others."""
+    variance: bool
+    """Write conditional variances too, as NAME_variance."""
+    dtype: Precision
+    """Of what is written."""
+
+
 # ---- end ----
 
 
 class SampleOptions(SamplingOptions, ClusterOptions):
     """Of `dgmm.sample`."""
+
+
+class PredictOptions(PredictingOptions, DataOptions, ClusterOptions):
+    """Of `dgmm.predict`."""
 
 
 class MergeOptions(MergingOptions, DataOptions, ClusterOptions):

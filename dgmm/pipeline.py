@@ -10,7 +10,21 @@ from typing import Any, TypeVar
 
 from dgmm import store
 from dgmm.api import open_scores, verify
-from dgmm.config import Cluster, Data, Merge, Merging, Pipeline, Sample, Sampling, Score, Select, Train, Verify, Watch
+from dgmm.config import (
+    Cluster,
+    Data,
+    Merge,
+    Merging,
+    Pipeline,
+    Predict,
+    Sample,
+    Sampling,
+    Score,
+    Select,
+    Train,
+    Verify,
+    Watch,
+)
 from dgmm.data import Samples, check_unchanged, fingerprint, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.drift import Baseline, Drift, baseline_of, census_of, compare
@@ -18,6 +32,7 @@ from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import DgmmError, InputError, OutputExistsError
 from dgmm.fits import Fit, Selection, Settings, Training
 from dgmm.fitting import merge_samples, projection_of, select_samples, train_samples
+from dgmm.prediction import Predicted, Wanted, predict_projection, predict_samples, source_layout
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
 from dgmm.scoring import Scored, Verdict, score_projection, score_samples
@@ -142,6 +157,20 @@ def run_sample(settings: Sample) -> None:
         workers_of(settings.cluster) as workers,
     ):
         sample_into(store.load(model), output, workers, **drawn, settings=made_with(settings))
+
+
+def run_predict(settings: Predict) -> Predicted:
+    """Predict features and write what is expected of them."""
+    model = store.model_at(settings.model)
+    fit, inputs = store.load(model), [settings.data.path, model]
+    wanted = Wanted.asked(fit, settings.of, settings.given, settings.variance, settings.dtype)
+    data = settings.data.model_dump(exclude={"path"})
+    samples = open_samples(settings.data.path, **data, like=source_layout(fit, wanted))
+    with (
+        place_at(settings.out).begin("predictions", overwrite=settings.overwrite, inputs=inputs) as output,
+        workers_of(settings.cluster, predict_projection(fit, samples, wanted, output)) as workers,
+    ):
+        return predict_samples(fit, samples, wanted, output, workers, settings=made_with(settings))
 
 
 def run_merge(settings: Merge) -> Fit:

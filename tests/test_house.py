@@ -30,11 +30,12 @@ HOUSE: dict[str, str] = {
     "drift": "baseline shifts",
     "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",
     "sampling": "",
+    "prediction": "",
     "report": "looks figures steps page",
     "plot": "",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian",
-    "api": "calls fits scores", "pipeline": "", "words": "",
+    "api": "calls fits scores predictions", "pipeline": "", "words": "",
     "refresh": "structure night state renewal judging stages",
     "commands": "", "models": "", "cli": "",
 }  # fmt: skip
@@ -42,7 +43,7 @@ HOUSE: dict[str, str] = {
 ONLY_IN = {
     "dask": {"data", "engine", "search", "estimators"},
     "distributed": {"engine"},
-    "zarr": {"data", "store", "scoring", "sampling", "datasets", "estimators"},
+    "zarr": {"data", "store", "scoring", "sampling", "prediction", "datasets", "estimators"},
     "obstore": {"data", "store"},
     "xarray": {"data", "store", "scoring", "sampling", "datasets", "api", "report", "estimators"},
     "pandas": {"data", "fits", "store", "registry", "datasets", "words", "report", "estimators"},

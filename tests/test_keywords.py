@@ -23,6 +23,8 @@ from dgmm.config import (
     Fitting,
     Merge,
     Merging,
+    Predict,
+    Predicting,
     Sample,
     Sampling,
     Score,
@@ -46,6 +48,7 @@ PARTS: dict[str, tuple[type[Settings], set[str]]] = {
     "VerifyingOptions": (Verifying, set()),
     "SamplingOptions": (Sampling, {"rows"}),
     "MergingOptions": (Merging, set()),
+    "PredictingOptions": (Predicting, {"of"}),
 }
 ALIASES = {value: name for name, value in vars(dgmm.types).items() if get_origin(value) is Literal}
 
@@ -95,6 +98,7 @@ FUNCTIONS: dict[str, tuple[type[Settings], dict[str, str]]] = {
     "select": (Select, {"path": "source", "out": "", "overwrite": ""}),
     "score": (Score, {"path": "source", "weights": ""}),
     "sample": (Sample, {}),
+    "predict": (Predict, {"path": "source", "weights": ""}),
     "merge": (Merge, {"path": "source", "out": "", "overwrite": "", "weights": "weights"}),
     "GaussianMixture.select": (
         Select,

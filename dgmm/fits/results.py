@@ -15,7 +15,7 @@ from dgmm.fits.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fits.stability import Stability
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
-from dgmm.types import Criterion, IntArray
+from dgmm.types import AnyArray, Criterion, FloatArray, IntArray
 
 #: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
 STRONG = 10.0
@@ -220,6 +220,13 @@ class Fit:
         if len(set(places)) < len(places):
             raise InputError(f"a feature is given twice among {', '.join(map(str, values))}: give it once")
         return self.mixture.condition(dict(zip(places, values.values(), strict=True)))
+
+    def predict(
+        self, x: AnyArray, of: Sequence[str | int], given: Sequence[str | int] | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Means and variances of some features where others are known, by names or numbers; see `Mixture.predict`."""
+        known = None if given is None else [self.place(feature) for feature in given]
+        return self.mixture.predict(x, [self.place(feature) for feature in of], known)
 
     def __repr__(self) -> str:
         return (
