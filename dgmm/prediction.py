@@ -167,11 +167,9 @@ class PredictSegment(Sendable, Leaf[Predicted]):
 
     def working_bytes(self, n_rows: int) -> int:
         """Given values, means and variances, as they are found and as they are written; and a slice of all."""
-        m, g = len(self.wanted.of), len(self.wanted.given)
-        slice_bytes = (
-            8 * self.regression.slice_rows * (3 * self.regression.levels.size + 2 * g * len(self.regression.levels))
-        )
-        return buffer_bytes(self.regression.plan) + slice_bytes + n_rows * (16 * g + 40 * m)
+        (k, m), g = self.regression.levels.shape, len(self.wanted.given)
+        of_slice = 8 * self.regression.slice_rows * k * (3 * m + 2 * g)
+        return buffer_bytes(self.regression.plan) + of_slice + n_rows * (16 * g + 32 * m + 24)
 
     def result_bytes(self, n_rows: int) -> int:
         """Two numbers."""

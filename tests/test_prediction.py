@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import zarr
 from sklearn.linear_model import LinearRegression
 
 import dgmm
+from dgmm.blas import one_blas_thread
 from dgmm.cli import main
 from dgmm.data import grid, open_samples
-from dgmm.engine.workers import threads
 from dgmm.errors import DgmmError, InputError, OutputExistsError
+from dgmm.fits import Fit, Outcome, OutcomeKind
 from dgmm.mixture import EXPECTED, Mixture
-from dgmm.prediction import PredictSegment
-from dgmm.store import Status, digest, place_at
+from dgmm.prediction import PredictSegment, Wanted, leaf_of
+from dgmm.rows import Rows
+from dgmm.store import Status, Writer, digest, place_at
 from tests.families.test_families import dense_covariances, random_mixture
 from tests.families.toy_family import Poisson, Rates
 
@@ -347,24 +350,29 @@ class TestOverAStore:
         assert open_samples(out, ["s", "o"]).n_features == 2
 
 
-def test_a_task_needs_no_more_memory_than_it_says(fit: dgmm.Fit) -> None:
-    """Of a large segment, beside the rows themselves."""
-    import tracemalloc
-
-    from dgmm.prediction import Wanted, leaf_of
-    from dgmm.rows import Rows
-    from dgmm.store import Writer
-
-    data = np.random.default_rng(0).standard_normal((200_000, 3))
-    wanted = Wanted.asked(fit, ["s", "o"], None, True, "float64")
-    source = xr.Dataset({name: ("row", column) for name, column in zip(("o", "s", "t"), data.T, strict=True)})
-    _, leaf = leaf_of(fit, open_samples(source), wanted, Writer("", "", ""))
-    x = Rows(data[:, 2:])
-    found = leaf.regression(x.x[:100])
-    assert threads(1).n_threads == 1
-    tracemalloc.start()
-    found = leaf.regression(x.x)
-    leaf.wanted.by_name(*found)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < leaf.working_bytes(len(data))
+@pytest.mark.parametrize(("d", "k", "m"), [(3, 2, 2), (12, 20, 2), (12, 20, 10), (12, 1, 6)])
+@pytest.mark.parametrize("holes", [False, True])
+def test_a_task_takes_what_it_says_of_memory(
+    d: int, k: int, m: int, holes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the rows themselves: no more, and not much less."""
+    r = np.random.default_rng(0)
+    x = r.standard_normal((50_000, d))
+    if holes:
+        x[::10] = np.nan
+    mixture = Mixture.gaussian("full", np.ones(k), r.standard_normal((k, d)), np.tile(np.eye(d), (k, 1, 1)))
+    features = tuple(map(str, range(d)))
+    fit = Fit(mixture, -1.0, 10, 0, 1, Outcome(OutcomeKind.CONVERGED, 1), 0.0, (-1.0,), features)
+    wanted = Wanted.asked(fit, features[:m], None, True, "float64")
+    _, leaf = leaf_of(fit, open_samples(x), wanted, Writer("", "", ""))
+    monkeypatch.setattr(PredictSegment, "_write", lambda *_: None)
+    with one_blas_thread:
+        leaf(0, Rows(x[:100]))
+        tracemalloc.start()
+        found = leaf(0, Rows(x))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert (found.n, found.n_missing) == ((45_000, 5_000) if holes else (50_000, 0))
+    assert peak <= leaf.working_bytes(len(x))
+    if holes:
+        assert peak > 0.5 * leaf.working_bytes(len(x))
