@@ -190,16 +190,21 @@ class Scoring(Settings):
     probabilities: bool = Field(False, description="Write the probability of every component too.")
 
 
-class Score(Scoring, Job):
-    """Label every sample with a fitted mixture."""
+class Labelling(Scoring):
+    """What is written of every sample, and what the labels are."""
 
-    model: str = Field(description="Fitted model, a Zarr group or its JSON form.")
-    out: str = Field(min_length=1, description="Scores to write, a Zarr group on the grid of the input.")
     clusters: Count | None = Field(
         None,
         description="Label so many clusters of merged components in the place of components; the model must have its "
         "clusters with it (dgmm merge).",
     )
+
+
+class Score(Labelling, Job):
+    """Label every sample with a fitted mixture."""
+
+    model: str = Field(description="Fitted model, a Zarr group or its JSON form.")
+    out: str = Field(min_length=1, description="Scores to write, a Zarr group on the grid of the input.")
     extend: bool = Field(
         False,
         description="Scores that are there are brought up to date: of chunks of the data that are as they were, those "

@@ -116,11 +116,14 @@ class SearchOptions(TypedDict, total=False):
     """What to choose by; held_out needs training.holdout."""
 
 
-class ScoringOptions(TypedDict, total=False):
-    """Of `dgmm.config.Scoring`."""
+class LabellingOptions(TypedDict, total=False):
+    """Of `dgmm.config.Labelling`."""
 
     probabilities: bool
     """Write the probability of every component too."""
+    clusters: int | None
+    """Label so many clusters of merged components in the place of components; the model must have its clusters with it
+    (dgmm merge)."""
 
 
 class VerifyingOptions(TypedDict, total=False):
@@ -200,7 +203,7 @@ class SelectOptions(SearchOptions, TrainOptions):
     """Of `dgmm.select`."""
 
 
-class ScoreOptions(ScoringOptions, DataOptions, ClusterOptions):
+class ScoreOptions(LabellingOptions, DataOptions, ClusterOptions):
     """Of `dgmm.score`."""
 
 

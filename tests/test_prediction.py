@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from scipy.stats import poisson
 from sklearn.linear_model import LinearRegression
 
 import dgmm
@@ -139,6 +140,21 @@ class TestOfAMixture:
         for shape in ((3, 2), (3, 4), (3,)):
             with pytest.raises(InputError, match=r"have shape .*: give \(n, 3\)"):
                 random_mixture("full").predict(np.zeros(shape), [0])
+
+    def test_independent_features_follow_by_the_components_alone(self) -> None:
+        """Counts: rates of each component, by the probabilities of the components (Bayes)."""
+
+        class Counts(Poisson):
+            independent = True
+
+        rates, w = np.array([[1.0, 2.0, 7.0], [5.0, 9.0, 1.0]]), np.array([0.4, 0.6])
+        x = np.array([[0.0], [3.0], [20.0]])
+        joint = w * poisson.pmf(x, rates[:, 1])
+        r = joint / joint.sum(axis=1, keepdims=True)
+        means, variances = Mixture(Counts(), w, Rates(rates)).predict(x, [2, 0], [1])
+        np.testing.assert_allclose(means, r @ rates[:, [2, 0]], rtol=1e-12)
+        off = rates[:, [2, 0]] + (rates[:, [2, 0]] - means[:, None]) ** 2
+        np.testing.assert_allclose(variances, np.einsum("nk,nkm->nm", r, off), rtol=1e-12)
 
     def test_a_family_that_does_not_know_says_so(self) -> None:
         mixture = Mixture(Poisson(), np.array([0.4, 0.6]), Rates(np.array([[1.0, 2.0], [5.0, 9.0]])))

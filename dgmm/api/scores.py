@@ -10,7 +10,7 @@ import xarray as xr
 
 from dgmm import store
 from dgmm.api.calls import workers_named
-from dgmm.config import Cluster, Data, Sample, Sampling, Score, Scoring, Verify, Verifying
+from dgmm.config import Cluster, Data, Labelling, Sample, Sampling, Score, Verify, Verifying
 from dgmm.data import Samples, Source, open_dataset, open_samples
 from dgmm.errors import InputError
 from dgmm.fits import Fit, by_model, validated
@@ -44,7 +44,6 @@ def score(
     *,
     overwrite: bool = False,
     extend: bool = False,
-    clusters: int | None = None,
     scheduler: str | Client | None = None,
     **options: Unpack[ScoreOptions],
 ) -> xr.Dataset:
@@ -67,9 +66,6 @@ def score(
         Scores that are there are brought up to date: of chunks of the data that are as they were, those by the same
         model are kept, and what was appended or has changed is scored. Where nothing tells, or by another model, all
         of it is.
-    clusters : int, optional
-        Label so many clusters of merged components in the place of components; the model must have its clusters with
-        it (dgmm merge).
     scheduler
         As for `train`.
 
@@ -89,7 +85,7 @@ def score(
         If a chunk of the source is not there, or cannot be decoded.
     """
     data, cluster, rest = by_model(options, Data, Cluster)
-    how = validated(Scoring, rest)
+    how = validated(Labelling, rest)
     if not isinstance(model, Fit):
         model = store.model_at(model)
     fit = model if isinstance(model, Fit) else store.load(model)
@@ -103,7 +99,7 @@ def score(
     with (
         place_at(out).begin("scores", overwrite=overwrite or extend, inputs=inputs, resumes=True) as output,
         workers_named(
-            scheduler, cluster, score_projection(fit, samples, output, how.probabilities, clusters)
+            scheduler, cluster, score_projection(fit, samples, output, how.probabilities, how.clusters)
         ) as workers,
     ):
         score_samples(
@@ -112,7 +108,6 @@ def score(
             output,
             workers,
             **how.model_dump(),
-            clusters=clusters,
             settings=named,
             extend=extend and not overwrite,
         )

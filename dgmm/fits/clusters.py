@@ -83,7 +83,7 @@ class Clusters:
         """The number of clusters at which the curve of the entropies bends; None of fewer than four components.
 
         That is the common end of the two straight lines, one on either side, which are nearest to it together in the
-        sense of least squares.
+        sense of least squares. Where components hardly overlap there is no entropy to speak of, and it says nothing.
         """
         x, y = np.arange(1.0, self.n_components + 1), self.entropies
         if len(y) < LEAST_FOR_ELBOW:
@@ -158,9 +158,9 @@ def numbered(clusters: IntArray) -> IntArray:
 
 def merged(responsibilities: FloatArray, clusters: IntArray) -> FloatArray:
     """Probabilities of clusters (n, m) from those of their components (n, K)."""
-    found = np.zeros((len(responsibilities), int(clusters.max()) + 1))
-    for component, cluster in enumerate(clusters):
-        found[:, cluster] += responsibilities[:, component]
+    order = np.argsort(clusters, kind="stable")
+    first = np.searchsorted(clusters[order], np.arange(int(clusters.max()) + 1))
+    found: FloatArray = np.add.reduceat(responsibilities[:, order], first, axis=1)
     return found
 
 

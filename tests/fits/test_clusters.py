@@ -246,6 +246,16 @@ class TestOfAFit:
         assert main(["merge", model, source, "--out", model, "--overwrite"]) == 2
 
 
+def test_features_in_another_order_are_put_in_order() -> None:
+    data = dgmm.datasets.old_faithful()
+    fit = dgmm.train(data, 3, search="quick")
+    found = dgmm.merge(fit, data[["waiting", "eruptions"]], variables=["waiting", "eruptions"]).clusters
+    expected = clusters_of(fit.mixture, Rows(np.stack([data[name].values for name in fit.features], axis=1)))
+    assert found is not None
+    np.testing.assert_array_equal(found.levels, expected.levels)
+    np.testing.assert_allclose(found.entropies, expected.entropies, rtol=1e-12)
+
+
 def test_other_features_are_refused() -> None:
     fit = dgmm.train(dgmm.datasets.old_faithful(), 2)
     with pytest.raises(InputError, match="features"):

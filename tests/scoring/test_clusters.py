@@ -144,6 +144,9 @@ def test_without_clusters(tmp_path: Path) -> None:
         dgmm.score(fit(), rows(), tmp_path / "s.zarr", clusters=2)
     with pytest.raises(InputError, match="7 clusters of 6 components: give 1 to 6"):
         dgmm.score(dgmm.merge(fit(k=6), rows()), rows(), tmp_path / "s.zarr", clusters=7)
+    for wrong in (0, "many", 2.5):
+        with pytest.raises(InputError, match="clusters"):
+            dgmm.score(dgmm.merge(fit(k=6), rows()), rows(), tmp_path / "s.zarr", clusters=wrong)  # type: ignore[arg-type]
     assert not (tmp_path / "s.zarr").exists()
 
 
