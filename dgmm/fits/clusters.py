@@ -15,6 +15,8 @@ from dgmm.types import FloatArray, IntArray
 
 #: Rows whose sums are taken at a time, so that they stay in the processor's cache.
 SLICE = 4096
+#: A responsibility below this has less than 1e-14 nats of entropy.
+NEGLIGIBLE = 1e-16
 #: With fewer components there is nothing to choose among: any curve of three points is two lines.
 LEAST_FOR_ELBOW = 4
 
@@ -119,32 +121,35 @@ def clusters_of(mixture: Mixture, rows: Rows) -> Clusters:
     """
     t = mixture.responsibilities(rows.x)
     weights, k = rows.every_weight / rows.count, mixture.n_components
-    alone, level, every = weights @ entr(t), np.arange(k), [*range(k)]
-    pairs = np.array([pair_entropies(t, weights, a, every) for a in every])
-    levels, entropies = [level], [float(alone.sum())]
+    level, every, saved = np.arange(k), [*range(k)], np.full((k, k), -np.inf)
+    for a in every[:-1]:
+        saved[a, a + 1 :] = savings(t, weights, a, every[a + 1 :])
+    levels, entropies = [level], [float(weights @ entr(t).sum(axis=1))]
     while len(every) > 1:
-        # how much entropy each pair saves; of equal ones the first
-        saved = (alone[:, None] + alone - pairs)[np.ix_(every, every)]
-        first, second = np.triu_indices(len(every), 1)
-        best = int(np.argmax(saved[first, second]))
-        a, b = every[first[best]], every[second[best]]
+        # of equal ones the first
+        a, b = (int(i) for i in np.unravel_index(np.argmax(saved), saved.shape))
+        entropies.append(entropies[-1] - float(saved[a, b]))
         t[:, a] += t[:, b]
         every.remove(b)
         level = np.where(level == b, a, level)
-        alone[a] = pairs[a, b]
-        pairs[a, every] = pairs[every, a] = pair_entropies(t, weights, a, every)
         levels.append(numbered(level))
-        entropies.append(float(alone[every].sum()))
+        saved[b] = saved[:, b] = -np.inf
+        others = [c for c in every if c != a]
+        for c, value in zip(others, savings(t, weights, a, others), strict=True):
+            saved[min(a, c), max(a, c)] = value
     # one cluster has none, but for rounding
     return Clusters(len(rows), np.array(levels[::-1]), np.maximum(entropies[::-1], 0.0))
 
 
-def pair_entropies(t: FloatArray, weights: FloatArray, one: int, others: Sequence[int]) -> FloatArray:
-    """Sums of the entropies of one column of responsibilities (n, K) and each of some others together."""
+def savings(t: FloatArray, weights: FloatArray, one: int, others: Sequence[int]) -> FloatArray:
+    """How much entropy is saved where one column of responsibilities (n, K) and each of some others become one."""
     total = np.zeros(len(others))
-    for start in range(0, len(t), SLICE):
-        some = t[start : start + SLICE]
-        total += weights[start : start + SLICE] @ entr(some[:, others] + some[:, [one]])
+    # nothing is saved of rows that are surely of others
+    near = np.flatnonzero(t[:, one] > NEGLIGIBLE)
+    for start in range(0, len(near), SLICE):
+        some = near[start : start + SLICE]
+        here, there = t[some, one][:, None], t[some][:, others]
+        total += weights[some] @ (entr(here) + entr(there) - entr(here + there))
     return total
 
 
