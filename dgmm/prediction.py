@@ -263,18 +263,21 @@ def check_names(samples: Samples, wanted: Wanted) -> None:
 def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: Mapping[str, Any]) -> None:
     """Create the group and its arrays, with what they hold and its units."""
     of, given = ([model.features[i] for i in places] for places in (wanted.of, wanted.given))
-    known, mixture = shortened(given), model.mixture
+    known, sought, mixture = shortened(given), shortened(of), model.mixture
+    if wanted.feature_dim is not None:
+        known, sought = f"{wanted.feature_dim} {known}", f"{wanted.names[0]} at {wanted.feature_dim} {sought}"
     group = zarr.create_group(store, zarr_format=3)
     group.attrs.update(
         {
             **{str(name): plain(value) for name, value in samples.coords.attrs.items()},
             "format": PREDICTIONS_FORMAT,
-            "title": f"{shortened(of)} given {known}, by a {mixture.covariance_type} mixture with "
+            "title": f"{sought} given {known}, by a {mixture.covariance_type} mixture with "
             f"{mixture.n_components} components",
             "source": samples.name,
             "model": digest(mixture),
-            "of": of,
-            "given": given,
+            # netCDF takes no lists of strings
+            "of": json.dumps(of),
+            "given": json.dumps(given),
             "settings": json.dumps(dict(settings)),
         }
     )

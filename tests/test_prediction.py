@@ -213,7 +213,8 @@ class TestOverAStore:
         assert np.argwhere(np.isnan(found["s"].values)).tolist() == [[0, 3], [2, 5]]
         assert found["s"].attrs == {"long_name": "conditional mean of s given o, t", "units": "g/kg"}
         assert found["s_variance"].attrs["units"] == "(g/kg)^2"
-        assert (found.attrs["of"], found.attrs["given"]) == (["s"], ["o", "t"])
+        assert (found.attrs["of"], found.attrs["given"]) == ('["s"]', '["o", "t"]')
+        found.load().to_netcdf(tmp_path / "p.nc")
         assert (found.attrs["history"], found.attrs["model"]) == ("made", digest(fit.mixture))
         assert abs(found["s"] - data["s"]).mean() < 0.2
 
@@ -237,6 +238,12 @@ class TestOverAStore:
         one = content(tmp_path / "one.zarr")
         assert one == content(tmp_path / "two.zarr")
         assert sum(key.startswith("t_variance/c/") for key in one) > 3
+
+    def test_it_is_the_same_in_an_object_store(self, fit: dgmm.Fit, tmp_path: Path, s3: str) -> None:
+        here = dgmm.predict(fit, sea(), tmp_path / "p.zarr", of=["s"])
+        there = dgmm.predict(fit, sea(), f"{s3}/p.zarr", of=["s"]).load()
+        xr.testing.assert_identical(there, here.load())
+        assert place_at(f"{s3}/p.zarr").state().what == "predictions"
 
     def test_single_precision_is_the_same_rounded(self, fit: dgmm.Fit, tmp_path: Path) -> None:
         double, single = (
@@ -265,6 +272,8 @@ class TestOverAStore:
         np.testing.assert_allclose(found["v"].values, means, rtol=1e-12)
         np.testing.assert_allclose(found["v_variance"].values, variances, rtol=1e-9)
         assert found["v"].attrs["units"] == "K"
+        dim = names if labels is None else [str(v) for v in labels]
+        assert found.attrs["title"].startswith(f"v at level {dim[1]} given level {dim[2]}, {dim[0]}, by a full mixture")
         if labels is not None:
             xr.testing.assert_identical(found["level"], data["level"].isel(level=[1]))
             with pytest.raises(InputError, match="the model was fitted on"):
