@@ -150,14 +150,15 @@ def command(model: type[S], *places: str) -> Callable[[Callable[[S], str]], Call
             *values: str | None,
             changes: Changes = None,
             quiet: Quiet = False,
-            **given: Any,
+            **chosen: Any,
         ) -> None:
+            # no setting may be called like one of these
             first = values[0] or ""
             file = first if first.endswith(SETTINGS_SUFFIXES) else None
             named = dict(zip(places, values, strict=False))
             if file is not None:
                 del named[places[0]]
-            wanted = asked(model, {**named, **given}, changes, file)
+            wanted = asked(model, {**named, **chosen}, changes, file)
             show_progress(quiet)
             print(work(wanted))
 

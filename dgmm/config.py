@@ -277,7 +277,7 @@ class Predicting(Settings):
 
 
 class Predict(Predicting, Job):
-    """Predict some features of every sample from the others: regression by a mixture."""
+    """Predict some features of every sample from others."""
 
     model: str = Field(min_length=1, description="Fitted model, a Zarr group or its JSON form.")
     out: str = Field(min_length=1, description="Predictions to write, a Zarr group on the grid of the input.")
@@ -293,7 +293,7 @@ class Merging(Settings):
 
 
 class Merge(Merging):
-    """Merge components into clusters by entropy."""
+    """Merge the components of a fitted mixture into clusters."""
 
     model: str = Field(min_length=1, description="Fitted model, a Zarr group or its JSON form.")
     data: Data
