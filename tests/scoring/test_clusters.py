@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,15 @@ import xarray as xr
 import zarr
 
 import dgmm
+from dgmm.blas import one_blas_thread
 from dgmm.cli import main
 from dgmm.config import Score
+from dgmm.data import open_samples
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.pipeline import run_score
 from dgmm.scoring.bulk import ScoreSegment
-from dgmm.store import digest, save
+from dgmm.scoring.ledger import Recording
+from dgmm.store import Writer, digest, save
 from tests.ledgers import at_region, fit, job_of, left, rows, scored, small_for_a_while, tree
 
 
@@ -137,6 +141,25 @@ def test_scored_anew_for_comparison(model: dgmm.Fit, tmp_path: Path, monkeypatch
         patch.setattr(ScoreSegment, "score", wrong)
         run_score(job(tmp_path, overwrite=True))
     assert not dgmm.verify(out, recompute=1.0).is_sound
+
+
+@pytest.mark.parametrize(("k", "n"), [(3, 2), (30, 2), (30, 29)])
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_a_task_takes_what_it_says_of_memory(
+    k: int, n: int, probabilities: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the rows themselves: no more, and a third at least."""
+    x = np.resize(rows(), (50_000, 3))
+    level = tuple((np.arange(k) % n).tolist())
+    recording = Recording("", "", 1, Writer("", "", ""))
+    leaf = ScoreSegment.of(fit(k=k).mixture, open_samples(x), recording, probabilities, level)
+    with one_blas_thread:
+        leaf.score(x[:100])
+        tracemalloc.start()
+        leaf.score(x)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert leaf.working_bytes(len(x)) / 3 < peak <= leaf.working_bytes(len(x))
 
 
 def test_without_clusters(tmp_path: Path) -> None:
