@@ -52,7 +52,10 @@ class Regression(Sendable):
         return max(1, EXPECTED // self.levels.size)
 
     def __call__(self, x: AnyArray) -> tuple[FloatArray, FloatArray]:
-        """Conditional means and variances (n, m) for complete rows of the given features (n, g)."""
+        """Conditional means and variances (n, m) for complete rows of the given features (n, g).
+
+        NaN where the mixture has no density.
+        """
         means, variances = (np.empty((len(x), len(self.centre))) for _ in range(2))
         for start in range(0, len(x), self.slice_rows):
             some = slice(start, start + self.slice_rows)
@@ -60,10 +63,12 @@ class Regression(Sendable):
         return means, variances
 
     def _of(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        scores = score(x, self.plan, probabilities=True)
         # (K, n, 1) and (K, n, m)
-        shares = score(x, self.plan, probabilities=True).probabilities.T[..., None]
+        shares = scores.probabilities.T[..., None]
         expected = (x - self.origins[:, None]) @ np.swapaxes(self.slopes, 1, 2) + self.levels[:, None]
         mean = (shares * expected).sum(axis=0)
+        mean[~np.isfinite(scores.log_density)] = np.nan
         expected -= mean
         np.square(expected, out=expected)
         expected += self.variances[:, None]
@@ -268,7 +273,7 @@ class Mixture:
         Returns
         -------
         means, variances : ndarray, shape (n, m)
-            In the order of ``wanted``; NaN where a value is missing.
+            In the order of ``wanted``; NaN where a value is missing or there is no density.
 
         Raises
         ------

@@ -142,7 +142,11 @@ class PredictSegment(Sendable, Leaf[Predicted]):
         n = len(found[0])
         if (np.isfinite(means) & np.isfinite(variances)).sum() < means.shape[1] * n:
             refuse_infinite(self.name, tuple(self.features[i] for i in self.columns), self.grid, segment, x)
-            raise DgmmError(f"what is expected of a sample of {self.name} is no finite {self.wanted.dtype}")
+            place = self.grid.region(segment)
+            raise DgmmError(
+                f"a sample in region {place} of {self.name} has no density, or its prediction is beyond "
+                f"{self.wanted.dtype}"
+            )
         if len(rows):  # there are none where it is only tried
             self._write(segment, self.wanted.by_name(means, variances))
         return Predicted(n, len(rows) - n)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from scipy.stats import poisson
+from scipy.stats import norm
 from sklearn.linear_model import LinearRegression
 
 import dgmm
@@ -25,7 +25,6 @@ from dgmm.prediction import PredictSegment, Wanted, leaf_of
 from dgmm.rows import Rows
 from dgmm.store import Status, Writer, digest, place_at
 from tests.families.test_families import dense_covariances, random_mixture
-from tests.families.toy_family import Poisson, Rates
 
 TYPES = ("full", "tied", "diag", "spherical")
 
@@ -142,24 +141,29 @@ class TestOfAMixture:
                 random_mixture("full").predict(np.zeros(shape), [0])
 
     def test_independent_features_follow_by_the_components_alone(self) -> None:
-        """Counts: rates of each component, by the probabilities of the components (Bayes)."""
-
-        class Counts(Poisson):
-            independent = True
-
-        rates, w = np.array([[1.0, 2.0, 7.0], [5.0, 9.0, 1.0]]), np.array([0.4, 0.6])
-        x = np.array([[0.0], [3.0], [20.0]])
-        joint = w * poisson.pmf(x, rates[:, 1])
+        """By their probabilities given the known values (Bayes)."""
+        w, m, v = np.array([0.4, 0.6]), np.array([[1.0, 2.0, 7.0], [5.0, 9.0, 1.0]]), np.array([[1, 4, 2], [3, 1, 0.5]])
+        x = np.array([[0.0], [5.0], [20.0]])
+        joint = w * norm.pdf(x, m[:, 1], np.sqrt(v[:, 1]))
         r = joint / joint.sum(axis=1, keepdims=True)
-        means, variances = Mixture(Counts(), w, Rates(rates)).predict(x, [2, 0], [1])
-        np.testing.assert_allclose(means, r @ rates[:, [2, 0]], rtol=1e-12)
-        off = rates[:, [2, 0]] + (rates[:, [2, 0]] - means[:, None]) ** 2
-        np.testing.assert_allclose(variances, np.einsum("nk,nkm->nm", r, off), rtol=1e-12)
+        means, variances = Mixture.gaussian("diag", w, m, v).predict(x, [2, 0], [1])
+        np.testing.assert_allclose(means, r @ m[:, [2, 0]], rtol=1e-12)
+        inner = v[:, [2, 0]] + (m[:, [2, 0]] - means[:, None]) ** 2
+        np.testing.assert_allclose(variances, np.einsum("nk,nkm->nm", r, inner), rtol=1e-12)
+
+    def test_where_there_is_no_density_there_is_no_prediction(self) -> None:
+        with np.errstate(all="ignore"):
+            means, variances = random_mixture("full").predict(np.array([[0.0], [1e200], [0.0]]), [1], [0])
+        assert np.isnan(means[:, 0]).tolist() == np.isnan(variances[:, 0]).tolist() == [False, True, False]
 
     def test_a_family_that_does_not_know_says_so(self) -> None:
-        mixture = Mixture(Poisson(), np.array([0.4, 0.6]), Rates(np.array([[1.0, 2.0], [5.0, 9.0]])))
-        with pytest.raises(InputError, match="poisson"):
-            mixture.predict(np.zeros((3, 1)), [0])
+        diag = random_mixture("diag")
+
+        class Strange(type(diag.family)):  # type: ignore[misc]
+            name, independent = "strange", False
+
+        with pytest.raises(InputError, match="strange"):
+            Mixture(Strange(), diag.weights, diag.components).predict(np.zeros((3, 1)), [0], [1])
 
 
 @pytest.fixture
