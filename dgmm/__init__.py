@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dgmm import datasets, plot
-    from dgmm.api import em_path, sample, score, select, train, verify
+    from dgmm.api import em_path, merge, predict, sample, score, select, train, verify
     from dgmm.errors import (
         CollapseError,
         DgmmError,
@@ -41,7 +41,9 @@ __all__ = [
     "datasets",
     "em_path",
     "load",
+    "merge",
     "plot",
+    "predict",
     "sample",
     "save",
     "score",
@@ -51,7 +53,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("em_path", "sample", "score", "select", "train", "verify"),
+    "api": ("em_path", "merge", "predict", "sample", "score", "select", "train", "verify"),
     "errors": (
         "CollapseError",
         "DgmmError",

@@ -1,4 +1,4 @@
-"""The command line: ``dgmm select``, ``train``, ``score``, ``sample``, ``verify``, ``info``, and ``dgmm models``."""
+"""The command line: ``dgmm select``, ``train``, ``score``, ``sample``, ``predict`` and more, and ``dgmm models``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ COMMANDS = {
     "train": "Fit one mixture.",
     "score": "Label every sample with a fitted mixture.",
     "sample": "Draw samples from a fitted mixture.",
+    "predict": "Predict some features of every sample from others.",
+    "merge": "Merge the components of a fitted mixture into clusters.",
     "refresh": "Do what is done every night: look at new data, renew the model if asked to, score what is new.",
     "verify": "Say whether scores or a model are what was written.",
     "drift": "Say whether data are still like those that a model was fitted to.",

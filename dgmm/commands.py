@@ -11,7 +11,21 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from dgmm.config import Data, Refresh, Sample, Score, Select, Setting, Train, Verify, Watch, read_settings, settings_of
+from dgmm.config import (
+    Data,
+    Merge,
+    Predict,
+    Refresh,
+    Sample,
+    Score,
+    Select,
+    Setting,
+    Train,
+    Verify,
+    Watch,
+    read_settings,
+    settings_of,
+)
 from dgmm.errors import InputError
 from dgmm.fits import Settings, held_out_words, validated
 from dgmm.yaml12 import parse
@@ -136,14 +150,15 @@ def command(model: type[S], *places: str) -> Callable[[Callable[[S], str]], Call
             *values: str | None,
             changes: Changes = None,
             quiet: Quiet = False,
-            **given: Any,
+            **chosen: Any,
         ) -> None:
+            # no setting may be called like one of these
             first = values[0] or ""
             file = first if first.endswith(SETTINGS_SUFFIXES) else None
             named = dict(zip(places, values, strict=False))
             if file is not None:
                 del named[places[0]]
-            wanted = asked(model, {**named, **given}, changes, file)
+            wanted = asked(model, {**named, **chosen}, changes, file)
             show_progress(quiet)
             print(work(wanted))
 
@@ -216,6 +231,24 @@ def sample(settings: Sample) -> str:
     return f"{settings.rows} samples: {settings.out}"
 
 
+@command(Predict, "model", "data.path")
+def predict(settings: Predict) -> str:
+    """``dgmm predict``."""
+    from dgmm.pipeline import run_predict
+
+    found = run_predict(settings)
+    return f"{found.n} samples predicted, {found.n_missing} missing: {settings.out}"
+
+
+@command(Merge, "model", "data.path")
+def merge(settings: Merge) -> str:
+    """``dgmm merge``."""
+    from dgmm.pipeline import run_merge
+    from dgmm.words import show_merged
+
+    return show_merged(settings, run_merge(settings))
+
+
 @command(Refresh, "data.path")
 def refresh(settings: Refresh) -> str:
     """``dgmm refresh``."""
@@ -281,7 +314,7 @@ def info(
     from dgmm.pipeline import samples_of
     from dgmm.scoring import SCORES_KIND
     from dgmm.store import MODEL_KIND, from_dataset
-    from dgmm.words import describe, show_table
+    from dgmm.words import describe, show_clusters, show_table
 
     path = store.model_at(path)
     attributes = {} if path.endswith(".json") else store.attributes(path)
@@ -305,6 +338,8 @@ def info(
             print(f"component {component}: weight {weight:.4f}, mean {values}{more}")
         if stability is not None:
             print(stability.words)
+        if fit.clusters is not None:
+            print(show_clusters(fit.clusters))
         if table is not None:
             print(show_table(table, record.criterion))
             if words := held_out_words(table):

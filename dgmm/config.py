@@ -190,7 +190,17 @@ class Scoring(Settings):
     probabilities: bool = Field(False, description="Write the probability of every component too.")
 
 
-class Score(Scoring, Job):
+class Labelling(Scoring):
+    """What is written of every sample, and what the labels are."""
+
+    clusters: Count | None = Field(
+        None,
+        description="Label so many clusters of merged components in the place of components; the model must have its "
+        "clusters with it (dgmm merge).",
+    )
+
+
+class Score(Labelling, Job):
     """Label every sample with a fitted mixture."""
 
     model: str = Field(description="Fitted model, a Zarr group or its JSON form.")
@@ -246,6 +256,52 @@ def as_share(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _as_names(value: Any) -> Any:
+    """``a,b,c`` as a list of names; numbers of features as theirs."""
+    value = as_list(value)
+    return [str(part) if type(part) is int else part for part in value] if isinstance(value, (list, tuple)) else value
+
+
+Names = Annotated[list[str], Field(min_length=1), BeforeValidator(_as_names)]
+
+
+class Predicting(Settings):
+    """What is predicted of every sample."""
+
+    of: Names = Field(description="Features to predict, by name or number.")
+    given: Names | None = Field(None, description="Features that are known. Default: all others.")
+    variance: bool = Field(False, description="Write conditional variances too, as NAME_variance.")
+    dtype: Precision = Field("float64", description="Of what is written.")
+
+
+class Predict(Predicting, Job):
+    """Predict some features of every sample from others."""
+
+    model: str = Field(min_length=1, description="Fitted model, a Zarr group or its JSON form.")
+    out: str = Field(min_length=1, description="Predictions to write, a Zarr group on the grid of the input.")
+
+
+class Merging(Settings):
+    """By which rows components are merged."""
+
+    sample_rows: Count = Field(
+        100_000, description="Rows by which components are merged, drawn at random: all where there are no more."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the sample of rows.")
+
+
+class Merge(Merging):
+    """Merge the components of a fitted mixture into clusters."""
+
+    model: str = Field(min_length=1, description="Fitted model, a Zarr group or its JSON form.")
+    data: Data
+    out: str | None = Field(
+        None, min_length=1, description="Model to write, with its clusters. Default: they are shown and not kept."
+    )
+    cluster: Cluster = Cluster()
+    overwrite: bool = Field(False, description="Replace what exists.")
 
 
 class Verifying(Settings):

@@ -116,11 +116,14 @@ class SearchOptions(TypedDict, total=False):
     """What to choose by; held_out needs training.holdout."""
 
 
-class ScoringOptions(TypedDict, total=False):
-    """Of `dgmm.config.Scoring`."""
+class LabellingOptions(TypedDict, total=False):
+    """Of `dgmm.config.Labelling`."""
 
     probabilities: bool
     """Write the probability of every component too."""
+    clusters: int | None
+    """Label so many clusters of merged components in the place of components; the model must have its clusters with it
+    (dgmm merge)."""
 
 
 class VerifyingOptions(TypedDict, total=False):
@@ -153,11 +156,39 @@ class SamplingOptions(TypedDict, total=False):
     """Samples of a chunk, on which the draws depend. Default: as many as make a million values, at most 131,072."""
 
 
+class MergingOptions(TypedDict, total=False):
+    """Of `dgmm.config.Merging`."""
+
+    sample_rows: int
+    """Rows by which components are merged, drawn at random: all where there are no more."""
+    seed: int
+    """Of the sample of rows."""
+
+
+class PredictingOptions(TypedDict, total=False):
+    """Of `dgmm.config.Predicting`."""
+
+    given: Sequence[str] | None
+    """Features that are known. Default: all others."""
+    variance: bool
+    """Write conditional variances too, as NAME_variance."""
+    dtype: Precision
+    """Of what is written."""
+
+
 # ---- end ----
 
 
 class SampleOptions(SamplingOptions, ClusterOptions):
     """Of `dgmm.sample`."""
+
+
+class PredictOptions(PredictingOptions, DataOptions, ClusterOptions):
+    """Of `dgmm.predict`."""
+
+
+class MergeOptions(MergingOptions, DataOptions, ClusterOptions):
+    """Of `dgmm.merge`."""
 
 
 class GridOptions(SearchOptions, TrainingOptions):
@@ -172,7 +203,7 @@ class SelectOptions(SearchOptions, TrainOptions):
     """Of `dgmm.select`."""
 
 
-class ScoreOptions(ScoringOptions, DataOptions, ClusterOptions):
+class ScoreOptions(LabellingOptions, DataOptions, ClusterOptions):
     """Of `dgmm.score`."""
 
 

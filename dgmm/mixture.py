@@ -9,12 +9,70 @@ from typing import Any
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.estep import Plan, make_plan, score
+from dgmm.estep import Plan, complete_rows, make_plan, score
 from dgmm.families import Family, Frame, get_family, make_frame
-from dgmm.types import AnyArray, FloatArray, IntArray
+from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
 
 #: No component of a conditional mixture has a smaller weight: it may be beyond what a number can say.
 LEAST_WEIGHT = 1e-100
+#: Values of all components that are expected at a time: they stay in the processor's cache.
+EXPECTED = 2**16
+
+
+@dataclass(frozen=True)
+class Regression(Sendable):
+    """What a mixture expects of m features where g others are known.
+
+    Attributes
+    ----------
+    plan : Plan
+        Of the density of the given features.
+    origins : ndarray, shape (K, g)
+        Means of the given features in each component.
+    slopes : ndarray, shape (K, m, g)
+        Of the wanted features in the given ones.
+    centre : ndarray, shape (m,)
+        Means of the wanted features in the mixture.
+    levels : ndarray, shape (K, m)
+        Their means in each component at its origin, from the centre.
+    variances : ndarray, shape (K, m)
+        What is left of theirs in each component.
+    """
+
+    plan: Plan
+    origins: FloatArray
+    slopes: FloatArray
+    centre: FloatArray
+    levels: FloatArray
+    variances: FloatArray
+
+    @property
+    def slice_rows(self) -> int:
+        """Rows that are worked on at a time."""
+        return max(1, EXPECTED // self.levels.size)
+
+    def __call__(self, x: AnyArray) -> tuple[FloatArray, FloatArray]:
+        """Conditional means and variances (n, m) for complete rows of the given features (n, g).
+
+        NaN where the mixture has no density.
+        """
+        means, variances = (np.empty((len(x), len(self.centre))) for _ in range(2))
+        for start in range(0, len(x), self.slice_rows):
+            some = slice(start, start + self.slice_rows)
+            means[some], variances[some] = self._of(np.asarray(x[some], dtype=float))
+        return means, variances
+
+    def _of(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        scores = score(x, self.plan, probabilities=True)
+        # (K, n, 1) and (K, n, m)
+        shares = scores.probabilities.T[..., None]
+        expected = (x - self.origins[:, None]) @ np.swapaxes(self.slopes, 1, 2) + self.levels[:, None]
+        mean = (shares * expected).sum(axis=0)
+        mean[~np.isfinite(scores.log_density)] = np.nan
+        expected -= mean
+        np.square(expected, out=expected)
+        expected += self.variances[:, None]
+        return self.centre + mean, (shares * expected).sum(axis=0)
 
 
 @dataclass(frozen=True)
@@ -183,6 +241,55 @@ class Mixture:
         weights = np.maximum(there.responsibilities(known[None])[0], LEAST_WEIGHT)
         family, components = self.family.condition(self.components, given, known, rest)
         return Mixture(family, weights / weights.sum(), components)
+
+    def regression(self, wanted: Sequence[int], given: Sequence[int] | None = None) -> Regression:
+        """How some features follow others, all the others by default; see `predict`."""
+        ours = self._chosen(wanted)
+        theirs = np.setdiff1d(np.arange(self.n_features), ours) if given is None else self._chosen(given)
+        if not len(theirs):
+            raise InputError(f"all {self.n_features} features are wanted: leave at least one out")
+        if both := {*ours.tolist()} & {*theirs.tolist()}:
+            raise InputError(f"features {sorted(both)} are wanted and given: leave them out of one")
+        slopes, family, rest = self.family.regression(self.components, theirs, ours)
+        levels, centre = family.means(rest), self.weights @ self.means[:, ours]
+        plan = self.marginal(theirs.tolist()).density_plan()
+        return Regression(plan, self.means[:, theirs], slopes, centre, levels - centre, family.variances(rest))
+
+    def predict(
+        self, x: AnyArray, wanted: Sequence[int], given: Sequence[int] | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Means and variances of some features where others are known: regression by the mixture.
+
+        Every component has its own linear regression, and these count by the probabilities of the components given
+        the known values; the variance has what is left in the components and how far these differ.
+
+        Parameters
+        ----------
+        x : ndarray, shape (n, g)
+            Values of the given features, in the data's units.
+        wanted, given : sequence of int
+            Numbers of features; given are all the others by default, in their order.
+
+        Returns
+        -------
+        means, variances : ndarray, shape (n, m)
+            In the order of ``wanted``; NaN where a value is missing or there is no density.
+
+        Raises
+        ------
+        InputError
+            If there are no such features, or the family does not know how parts of it follow others.
+        """
+        regression = self.regression(wanted, given)
+        x, g = np.asarray(x), regression.origins.shape[1]
+        if x.ndim != 2 or x.shape[1] != g:
+            raise InputError(f"values of the given features have shape {x.shape}: give (n, {g})")
+        present = complete_rows(x)
+        if present is None:
+            return regression(x)
+        means, variances = (np.full((len(x), len(regression.centre)), np.nan) for _ in range(2))
+        means[present], variances[present] = regression(x[present])
+        return means, variances
 
     def _chosen(self, features: Sequence[int]) -> IntArray:
         """Numbers of features as an array; raises `InputError` for those that are none, or come twice."""

@@ -5,19 +5,34 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from dgmm import store
 from dgmm.api import open_scores, verify
-from dgmm.config import Cluster, Data, Pipeline, Sample, Sampling, Score, Select, Train, Verify, Watch
+from dgmm.config import (
+    Cluster,
+    Data,
+    Merge,
+    Merging,
+    Pipeline,
+    Predict,
+    Sample,
+    Sampling,
+    Score,
+    Select,
+    Train,
+    Verify,
+    Watch,
+)
 from dgmm.data import Samples, check_unchanged, fingerprint, open_samples
 from dgmm.datasets import DATASETS
 from dgmm.drift import Baseline, Drift, baseline_of, census_of, compare
 from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import DgmmError, InputError, OutputExistsError
-from dgmm.fits import Fit, Selection, Settings
-from dgmm.fitting import projection_of, select_samples, train_samples
+from dgmm.fits import Fit, Selection, Settings, Training
+from dgmm.fitting import merge_samples, projection_of, select_samples, train_samples
+from dgmm.prediction import Predicted, Wanted, predict_projection, predict_samples, source_layout
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
 from dgmm.scoring import Scored, Verdict, score_projection, score_samples
@@ -116,7 +131,9 @@ def run_score(settings: Score, attributes: Mapping[str, Any] | None = None) -> S
     replaces = settings.overwrite or settings.extend
     with (
         place_at(settings.out).begin("scores", overwrite=replaces, inputs=inputs, resumes=True) as output,
-        workers_of(settings.cluster, score_projection(fit, samples, output, settings.probabilities)) as workers,
+        workers_of(
+            settings.cluster, score_projection(fit, samples, output, settings.probabilities, settings.clusters)
+        ) as workers,
     ):
         return score_samples(
             fit,
@@ -124,6 +141,7 @@ def run_score(settings: Score, attributes: Mapping[str, Any] | None = None) -> S
             output,
             workers,
             probabilities=settings.probabilities,
+            clusters=settings.clusters,
             settings=made_with(settings),
             extend=settings.extend and not settings.overwrite,
             attributes=attributes,
@@ -139,6 +157,39 @@ def run_sample(settings: Sample) -> None:
         workers_of(settings.cluster) as workers,
     ):
         sample_into(store.load(model), output, workers, **drawn, settings=made_with(settings))
+
+
+def run_predict(settings: Predict) -> Predicted:
+    """Predict features and write what is expected of them."""
+    model = store.model_at(settings.model)
+    fit, inputs = store.load(model), [settings.data.path, model]
+    wanted = Wanted.asked(fit, settings.of, settings.given, settings.variance, settings.dtype)
+    data = settings.data.model_dump(exclude={"path"})
+    samples = open_samples(settings.data.path, **data, like=source_layout(fit, wanted))
+    with (
+        place_at(settings.out).begin("predictions", overwrite=settings.overwrite, inputs=inputs) as output,
+        workers_of(settings.cluster, predict_projection(fit, samples, wanted, output)) as workers,
+    ):
+        return predict_samples(fit, samples, wanted, output, workers, settings=made_with(settings))
+
+
+def run_merge(settings: Merge) -> Fit:
+    """Merge components into clusters, and write the model with these if that is asked for."""
+    model = store.model_at(settings.model)
+    record = store.read(model)
+    samples, inputs = samples_of(settings.data, record.fit), [settings.data.path, model]
+    how = Training(**settings.model_dump(include={*Merging.model_fields}))
+    with (
+        nullcontext()
+        if settings.out is None
+        else place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
+        workers_of(settings.cluster) as workers,
+    ):
+        fit = merge_samples(record.fit, samples, workers, how)
+        if output is not None:
+            store.write(output, fit, table=record.table, settings=record.settings)
+            output.finish()
+    return fit
 
 
 def run_verify(settings: Verify) -> Verdict:

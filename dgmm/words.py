@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from dgmm import store
-from dgmm.config import Pipeline, Score, Select, Train
-from dgmm.fits import CRITERION_NAMES, Fit, Selection, held_out_words
+from dgmm.config import Merge, Pipeline, Score, Select, Train
+from dgmm.fits import CRITERION_NAMES, Clusters, Fit, Selection, held_out_words
 from dgmm.pipeline import MODEL, REPORT, SCORES, TABLE
 from dgmm.scoring import Scored
 from dgmm.types import Criterion
@@ -52,11 +52,30 @@ def show_scored(settings: Score, scored: Scored) -> str:
     return "\n".join(
         [
             f"{n} samples scored, {scored.n_missing} missing, mean log density {scored.log_density / max(n, 1):.6g}",
-            *(f"component {k}: {m} samples ({m / max(n, 1):.2%})" for k, m in enumerate(scored.counts.tolist())),
+            *(
+                f"{'component' if settings.clusters is None else 'cluster'} {k}: {m} samples ({m / max(n, 1):.2%})"
+                for k, m in enumerate(scored.counts.tolist())
+            ),
             f"missing: {scored.n_missing}",
             f"scores: {settings.out}",
         ]
     )
+
+
+def show_merged(settings: Merge, fit: Fit) -> str:
+    """What merging has come to, as text."""
+    assert fit.clusters is not None
+    return "\n".join([show_clusters(fit.clusters), *([f"model: {settings.out}"] if settings.out else [])])
+
+
+def show_clusters(clusters: Clusters) -> str:
+    """A hierarchy of clusters, level by level, as text."""
+    lines = [f"{'clusters':>8}  {'entropy':>8}  merged"]
+    for n in range(clusters.n_components, 0, -1):
+        parts = clusters.merged_at(n) if n < clusters.n_components else ()
+        merged = " and ".join("+".join(map(str, part)) for part in parts)
+        lines.append(f"{n:>8}  {clusters.entropies[n - 1]:>8.4f}  {merged}".rstrip())
+    return "\n".join([*lines, clusters.words])
 
 
 def stability_words(fit: Fit) -> list[str]:

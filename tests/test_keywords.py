@@ -21,10 +21,14 @@ from dgmm.config import (
     Cluster,
     Data,
     Fitting,
+    Labelling,
+    Merge,
+    Merging,
+    Predict,
+    Predicting,
     Sample,
     Sampling,
     Score,
-    Scoring,
     Select,
     Train,
     Verifying,
@@ -40,9 +44,11 @@ PARTS: dict[str, tuple[type[Settings], set[str]]] = {
     "TrainingOptions": (Training, set()),
     "ClusterOptions": (Cluster, {"scheduler"}),
     "SearchOptions": (Search, {"n_components", "covariance_type"}),
-    "ScoringOptions": (Scoring, set()),
+    "LabellingOptions": (Labelling, set()),
     "VerifyingOptions": (Verifying, set()),
     "SamplingOptions": (Sampling, {"rows"}),
+    "MergingOptions": (Merging, set()),
+    "PredictingOptions": (Predicting, {"of"}),
 }
 ALIASES = {value: name for name, value in vars(dgmm.types).items() if get_origin(value) is Literal}
 
@@ -92,6 +98,8 @@ FUNCTIONS: dict[str, tuple[type[Settings], dict[str, str]]] = {
     "select": (Select, {"path": "source", "out": "", "overwrite": ""}),
     "score": (Score, {"path": "source", "weights": ""}),
     "sample": (Sample, {}),
+    "predict": (Predict, {"path": "source", "weights": ""}),
+    "merge": (Merge, {"path": "source", "out": "", "overwrite": "", "weights": "weights"}),
     "GaussianMixture.select": (
         Select,
         {s.name: "" for s in settings_of(Fitting) if "." not in s.path or s.path.startswith(("data", "cluster"))}

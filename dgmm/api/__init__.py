@@ -1,11 +1,14 @@
 """Train, select, score: the library from Python, as functions over keyword arguments."""
 
-from dgmm.api.fits import em_path, select, train
+from dgmm.api.fits import em_path, merge, select, train
+from dgmm.api.predictions import predict
 from dgmm.api.scores import open_scores, sample, score, verify
 
 __all__ = [
     "em_path",
+    "merge",
     "open_scores",
+    "predict",
     "sample",
     "score",
     "select",

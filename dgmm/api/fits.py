@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Unpack
 
+from dgmm import store
 from dgmm.api.calls import recorded, workers_named
-from dgmm.config import Cluster, Data, Select, Train
+from dgmm.config import Cluster, Data, Merge, Merging, Select, Train
 from dgmm.data import Source, Weights, open_samples
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, get_family
 from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
-from dgmm.fitting import path_of, projection_of, select_samples, train_samples
-from dgmm.keywords import SelectOptions, TrainOptions, takes
+from dgmm.fitting import merge_samples, path_of, projection_of, select_samples, train_samples
+from dgmm.keywords import MergeOptions, SelectOptions, TrainOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.search import Given, check_given
 
@@ -187,6 +188,50 @@ def select(
         workers_named(scheduler, cluster, projection_of(samples, search, fitting)) as workers,
     ):
         return select_samples(samples, workers, search, fitting, records)
+
+
+@takes(MergeOptions, Merge)
+def merge(
+    model: Fit | str | os.PathLike[str],
+    source: Source,
+    *,
+    weights: Weights | None = None,
+    scheduler: str | Client | None = None,
+    **options: Unpack[MergeOptions],
+) -> Fit:
+    """Merge the components of a mixture into clusters by entropy (Baudry et al. 2010), two at a time down to one.
+
+    Several components may be one cluster that is no Gaussian. Those are merged first that share their rows the most:
+    after which the entropy of the responsibilities is lowest. The mixture stays what it is.
+
+    Parameters
+    ----------
+    model : Fit or path
+    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+        What it was fitted to, or other data; read once. The features are found as `dgmm.score` finds them.
+    weights
+        How much each sample counts, as for `train`.
+    scheduler
+        As for `train`.
+
+    Returns
+    -------
+    Fit
+        The same with ``clusters``: ``clusters.level(4)`` says of which of four clusters each component is,
+        ``clusters.probabilities(responsibilities, 4)`` sums responsibilities up, ``clusters.entropies`` is the curve,
+        and ``clusters.elbow`` the number of clusters where it bends.
+
+    Raises
+    ------
+    InputError
+        If the features of the source are not those of the model, or no row is complete.
+    """
+    data, cluster, rest = by_model(options, Data, Cluster)
+    how = validated(Merging, rest)
+    fit = model if isinstance(model, Fit) else store.load(model)
+    samples = open_samples(source, weights=weights, like=fit.layout, **data)
+    with workers_named(scheduler, cluster) as workers:
+        return merge_samples(fit, samples, workers, Training(**how.model_dump()))
 
 
 def written(given: Given | None) -> dict[str, Any] | None:

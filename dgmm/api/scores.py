@@ -10,7 +10,7 @@ import xarray as xr
 
 from dgmm import store
 from dgmm.api.calls import workers_named
-from dgmm.config import Cluster, Data, Sample, Sampling, Score, Scoring, Verify, Verifying
+from dgmm.config import Cluster, Data, Labelling, Sample, Sampling, Score, Verify, Verifying
 from dgmm.data import Samples, Source, open_dataset, open_samples
 from dgmm.errors import InputError
 from dgmm.fits import Fit, by_model, validated
@@ -85,7 +85,7 @@ def score(
         If a chunk of the source is not there, or cannot be decoded.
     """
     data, cluster, rest = by_model(options, Data, Cluster)
-    how = validated(Scoring, rest)
+    how = validated(Labelling, rest)
     if not isinstance(model, Fit):
         model = store.model_at(model)
     fit = model if isinstance(model, Fit) else store.load(model)
@@ -98,10 +98,18 @@ def score(
     # workers of ours are gone before what they wrote of an output that is given up is removed
     with (
         place_at(out).begin("scores", overwrite=overwrite or extend, inputs=inputs, resumes=True) as output,
-        workers_named(scheduler, cluster, score_projection(fit, samples, output, how.probabilities)) as workers,
+        workers_named(
+            scheduler, cluster, score_projection(fit, samples, output, how.probabilities, how.clusters)
+        ) as workers,
     ):
         score_samples(
-            fit, samples, output, workers, **how.model_dump(), settings=named, extend=extend and not overwrite
+            fit,
+            samples,
+            output,
+            workers,
+            **how.model_dump(),
+            settings=named,
+            extend=extend and not overwrite,
         )
     return open_scores(out)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,15 @@ class Layout:
         if np.dtype(self.dtype).kind in "mM":
             return np.array(self.labels, dtype=np.int64).view(self.dtype)
         return np.array(self.labels, dtype=self.dtype)
+
+    def taken(self, places: Sequence[int]) -> Layout:
+        """That of some of the features, by their numbers and in this order."""
+        if self.feature_dim is not None:
+            labels = None if self.labels is None else tuple(self.labels[i] for i in places)
+            return replace(self, labels=labels)
+        units = dict(zip(self.variables, self.units, strict=False))
+        variables = tuple(self.variables[i] for i in places)
+        return replace(self, variables=variables, units=tuple(units.get(name, "") for name in variables))
 
     def describe(self, features: Sequence[str]) -> str:
         """The features of these names, their units and where they lie, in a few words."""

@@ -94,9 +94,11 @@ def from_dataset(
             )
     chosen = list(variables or known)
     fields = {variable: field_of(name, dataset[variable].variable, partial(origin, variable)) for variable in chosen}
+    # the one variable of a model that has none of its dimensions for features is a feature itself
+    one_feature = like is not None and like.feature_dim is None and list(like.variables) == chosen
     if feature_dim is None and len(chosen) == 1:
         feature_dim = known_dim(like, fields[chosen[0]].dims)
-    if feature_dim is None and len(chosen) == 1 and len(fields[chosen[0]].dims) != 1:
+    if feature_dim is None and len(chosen) == 1 and len(fields[chosen[0]].dims) != 1 and not one_feature:
         only = fields[chosen[0]]
         if len(only.dims) != 2:
             raise InputError(

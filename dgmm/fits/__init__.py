@@ -1,5 +1,6 @@
 """What a fit is asked for, and what comes of it: a fit, an outcome, a table of candidates."""
 
+from dgmm.fits.clusters import Clusters, clusters_of, merged
 from dgmm.fits.options import Count, Numbers, One, OpenRange, Search, Settings, Training, as_list, by_model, validated
 from dgmm.fits.outcome import SAME, SOUND, Outcome, OutcomeKind, Spread
 from dgmm.fits.results import CRITERION_NAMES, STRONG, CriterionTerms, Fit
@@ -13,6 +14,7 @@ __all__ = [
     "SAME",
     "SOUND",
     "STRONG",
+    "Clusters",
     "Count",
     "CriterionTerms",
     "Fit",
@@ -30,6 +32,8 @@ __all__ = [
     "as_list",
     "by_model",
     "choose",
+    "clusters_of",
     "held_out_words",
+    "merged",
     "validated",
 ]

@@ -10,11 +10,12 @@ import numpy as np
 from dgmm.data import Layout, shortened
 from dgmm.em import Evaluated
 from dgmm.errors import InputError
+from dgmm.fits.clusters import Clusters
 from dgmm.fits.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fits.stability import Stability
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
-from dgmm.types import Criterion, IntArray
+from dgmm.types import AnyArray, Criterion, FloatArray, IntArray
 
 #: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
 STRONG = 10.0
@@ -100,6 +101,8 @@ class Fit:
         What the search on the sample has seen of other tops of the likelihood; None where there was none.
     stability : Stability or None
         What refits on other weights of the sample have said; None if none were asked for.
+    clusters : Clusters or None
+        Clusters of merged components; None if none were asked for (`dgmm.merge`).
     judged : BlockSums or None
         What the mixture says of the rows that were held out, block by block, from which standard errors follow; None
         if none were. It is not stored with a model.
@@ -122,6 +125,7 @@ class Fit:
     layout: Layout | None = None
     spread: Spread | None = None
     stability: Stability | None = None
+    clusters: Clusters | None = None
     evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
     judged: BlockSums | None = field(default=None, repr=False, compare=False)
 
@@ -194,8 +198,9 @@ class Fit:
             stability = replace(stability, **columns)
         collapsed = tuple(sorted(places[component] for component in self.collapsed))
         outcome = replace(self.outcome, components=collapsed)
+        clusters = None if self.clusters is None else self.clusters.reordered(order)
         mixture = self.mixture.taken(order)
-        return replace(self, mixture=mixture, outcome=outcome, stability=stability, evaluated=None)
+        return replace(self, mixture=mixture, outcome=outcome, stability=stability, clusters=clusters, evaluated=None)
 
     def place(self, feature: str | int) -> int:
         """The number of a feature, by its name or that number."""
@@ -215,6 +220,13 @@ class Fit:
         if len(set(places)) < len(places):
             raise InputError(f"a feature is given twice among {', '.join(map(str, values))}: give it once")
         return self.mixture.condition(dict(zip(places, values.values(), strict=True)))
+
+    def predict(
+        self, x: AnyArray, of: Sequence[str | int], given: Sequence[str | int] | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Means and variances of some features where others are known, by names or numbers; see `Mixture.predict`."""
+        known = None if given is None else [self.place(feature) for feature in given]
+        return self.mixture.predict(x, [self.place(feature) for feature in of], known)
 
     def __repr__(self) -> str:
         return (

@@ -5,8 +5,9 @@ of the input, and the total over all rows. A ledger says what is to be written a
 goes on from, and whatever lies there can be verified, also by scoring it anew.
 """
 
-from dgmm.scoring.arrays import SCORES_FORMAT, SCORES_KIND
+from dgmm.scoring.arrays import SCORES_FORMAT, SCORES_KIND, plain, write_coordinates
 from dgmm.scoring.bulk import Scored, score_projection, score_samples
+from dgmm.scoring.portions import in_portions
 from dgmm.scoring.rows import scattered
 from dgmm.scoring.total import total_log_density
 from dgmm.scoring.verify import (
@@ -26,9 +27,11 @@ __all__ = [
     "SCORES_KIND",
     "Scored",
     "Verdict",
+    "in_portions",
     "kind_of",
     "open_written",
     "part_of",
+    "plain",
     "scattered",
     "score_projection",
     "score_samples",
@@ -38,4 +41,5 @@ __all__ = [
     "verify_data",
     "verify_model",
     "verify_structure",
+    "write_coordinates",
 ]

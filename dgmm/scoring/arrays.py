@@ -36,23 +36,37 @@ def label_dtype(n_components: int) -> type[np.signedinteger]:
     return np.int64
 
 
+def n_labels(n_components: int, level: Sequence[int] | None) -> int:
+    """How many labels there are: components, or clusters, of which each component is one."""
+    return n_components if level is None else max(level) + 1
+
+
 def types_of(n_components: int, probabilities: bool) -> dict[str, np.dtype[Any]]:
     """The arrays that are written, with their types."""
     found: list[Any] = [label_dtype(n_components), np.float32, np.float64, *([np.float32] if probabilities else [])]
     return {name: np.dtype(kind) for name, kind in zip(VARIABLES, found, strict=False)}
 
 
-def create(store: Any, samples: Samples, model: Fit, probabilities: bool, settings: Mapping[str, Any]) -> None:
+def create(
+    store: Any,
+    samples: Samples,
+    model: Fit,
+    probabilities: bool,
+    settings: Mapping[str, Any],
+    level: Sequence[int] | None = None,
+) -> None:
     """Create the group and its arrays in a store, around the chunks that may be there; it is not complete yet."""
-    k = model.n_components
+    k, what = n_labels(model.n_components, level), "component" if level is None else "cluster"
+    made = "" if level is None else f" in {k} clusters"
     group = zarr.create_group(store, zarr_format=3)
     group.attrs.update(
         {
             **{str(name): plain(value) for name, value in samples.coords.attrs.items()},
             "format": SCORES_FORMAT,
-            "title": f"Scores of a {model.covariance_type} Gaussian mixture with {k} components",
+            "title": f"Scores of a {model.covariance_type} Gaussian mixture with {model.n_components} components{made}",
             "source": samples.name,
             "n_components": k,
+            **({} if level is None else {"clusters": list(level)}),
             "covariance_type": model.covariance_type,
             "model": digest(model.mixture),
             "settings": json.dumps(dict(settings)),
@@ -64,14 +78,14 @@ def create(store: Any, samples: Samples, model: Fit, probabilities: bool, settin
         "label": (
             -1,
             {
-                "long_name": "most probable component",
+                "long_name": f"most probable {what}",
                 "flag_values": list(range(-1, k)),
-                "flag_meanings": " ".join(["missing", *(f"component_{i}" for i in range(k))]),
+                "flag_meanings": " ".join(["missing", *(f"{what}_{i}" for i in range(k))]),
             },
         ),
-        "probability": (np.nan, {"long_name": "probability of the most probable component"}),
+        "probability": (np.nan, {"long_name": f"probability of the most probable {what}"}),
         "log_density": (np.nan, {"long_name": "logarithm of the density, in the data's units"}),
-        "probabilities": (np.nan, {"long_name": "probability of each component"}),
+        "probabilities": (np.nan, {"long_name": f"probability of each {what}"}),
     }
     for name, dtype in types_of(k, probabilities).items():
         every = name == "probabilities"
@@ -83,7 +97,7 @@ def create(store: Any, samples: Samples, model: Fit, probabilities: bool, settin
             dtype=dtype,
             fill_value=fill,
             compressors=ZstdCodec(level=1, checksum=True),
-            dimension_names=(*dims, "component") if every else dims,
+            dimension_names=(*dims, what) if every else dims,
             attributes=attributes,
         )
 

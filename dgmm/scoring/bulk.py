@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from dgmm.data import Grid, Samples, seen
 from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
-from dgmm.fits import Fit
+from dgmm.fits import Fit, merged
 from dgmm.mixture import Mixture
 from dgmm.passes import MisfitSegment, refuse_infinite
 from dgmm.rows import Rows
@@ -28,6 +28,7 @@ from dgmm.scoring.arrays import (
     VARIABLES,
     create,
     label_dtype,
+    n_labels,
     others_in,
     stored_digest,
     sweep,
@@ -104,6 +105,8 @@ class ScoreSegment(Sendable, Leaf[Done]):
         Of one row as it is read.
     recording : Recording
     probabilities : bool
+    level : tuple of int or None
+        The cluster of each component, where clusters are labelled; None for components.
     """
 
     exact: ClassVar[bool] = True
@@ -115,19 +118,28 @@ class ScoreSegment(Sendable, Leaf[Done]):
     row_bytes: int
     recording: Recording
     probabilities: bool
+    level: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, mixture: Mixture, samples: Samples, recording: Recording, probabilities: bool) -> ScoreSegment:
+    def of(
+        cls,
+        mixture: Mixture,
+        samples: Samples,
+        recording: Recording,
+        probabilities: bool,
+        level: tuple[int, ...] | None = None,
+    ) -> ScoreSegment:
         """The leaf for a mixture and samples."""
         with one_blas_thread:
             plan = mixture.density_plan()
-        return cls(samples.name, samples.features, samples.grid, plan, samples.row_bytes, recording, probabilities)
+        what = (samples.name, samples.features, samples.grid)
+        return cls(*what, plan, samples.row_bytes, recording, probabilities, level)
 
     @contextmanager
     def over(self, run: Sequence[int]) -> Iterator[tuple[Sequence[int], Callable[[int, Any], Done]]]:
         """What is left of a run, of which another may have done something and died, and the scoring that records."""
         recorder = Recorder(
-            self.recording, Entries.nothing(0, self.plan.n_rows, len(self._types), self.grid.largest), run[0]
+            self.recording, Entries.nothing(0, self.n_labels, len(self._types), self.grid.largest), run[0]
         )
         before = recorder.before(self.grid)
         unsound = {finding.region for finding in self._written.examine(before.region.tolist(), before.checksums)}
@@ -172,7 +184,12 @@ class ScoreSegment(Sendable, Leaf[Done]):
 
     @property
     def _types(self) -> dict[str, np.dtype[Any]]:
-        return types_of(self.plan.n_rows, self.probabilities)
+        return types_of(self.n_labels, self.probabilities)
+
+    @property
+    def n_labels(self) -> int:
+        """How many labels there are."""
+        return n_labels(self.plan.n_rows, self.level)
 
     @property
     def _written(self) -> Written:
@@ -191,7 +208,8 @@ class ScoreSegment(Sendable, Leaf[Done]):
 
     def working_bytes(self, n_rows: int) -> int:
         """Rows without those that are missing, and scores, as they are found and as they are written."""
-        return buffer_bytes(self.plan) + n_rows * (self.row_bytes + 48 + 20 * self.plan.n_rows * self.probabilities)
+        every = self.plan.n_rows * self.probabilities if self.level is None else self.plan.n_rows + self.n_labels
+        return buffer_bytes(self.plan) + n_rows * (self.row_bytes + 48 + 20 * every)
 
     def result_bytes(self, n_rows: int) -> int:
         """One number; and what its task has recorded."""
@@ -199,9 +217,13 @@ class ScoreSegment(Sendable, Leaf[Done]):
 
     def score(self, x: AnyArray) -> tuple[dict[str, AnyArray], Scored]:
         """Variables of the output for the rows of ``x`` (n, d), and what they come to."""
-        n, k = len(x), self.plan.n_rows
+        n, k = len(x), self.n_labels
         present = complete_rows(x)
-        scores = score(x if present is None else x[present], self.plan, probabilities=self.probabilities)
+        each = self.probabilities or self.level is not None
+        scores = score(x if present is None else x[present], self.plan, probabilities=each)
+        if self.level is not None:
+            every = merged(scores.probabilities, np.array(self.level))
+            scores = replace(scores, label=every.argmax(axis=1), probability=every.max(axis=1), probabilities=every)
         counts = np.bincount(scores.label, minlength=k).astype(np.int64)
         scored = Scored(counts, n - len(scores.label), float(scores.log_density.sum()))
         columns: list[tuple[str, AnyArray, AnyArray]] = [
@@ -215,12 +237,24 @@ class ScoreSegment(Sendable, Leaf[Done]):
         return values, scored
 
 
-def score_projection(model: Fit, samples: Samples, output: Output, probabilities: bool) -> Projection:
+def level_of(model: Fit, clusters: int | None) -> tuple[int, ...] | None:
+    """The cluster of each component where so many clusters are to be labelled; None for components by themselves."""
+    if clusters is None:
+        return None
+    if model.clusters is None:
+        raise InputError(f"the model has no clusters, and {clusters} are asked for: merge its components (dgmm merge)")
+    return tuple(model.clusters.level(clusters).tolist())
+
+
+def score_projection(
+    model: Fit, samples: Samples, output: Output, probabilities: bool, clusters: int | None = None
+) -> Projection:
     """What a worker needs to score samples into an output."""
 
     def need(threads_per_worker: int, n_threads: int) -> int:
         ours = samples.like(model.features, model.layout)
-        leaf = ScoreSegment.of(model.mixture, ours, Ledger(output, {}).recording, probabilities)
+        level = level_of(model, clusters)
+        leaf = ScoreSegment.of(model.mixture, ours, Ledger(output, {}).recording, probabilities, level)
         return projected_bytes(ours, [leaf], threads_per_worker, n_threads)
 
     return need
@@ -233,6 +267,7 @@ def score_samples(
     workers: Workers,
     *,
     probabilities: bool = False,
+    clusters: int | None = None,
     settings: Mapping[str, Any] | None = None,
     extend: bool = False,
     attributes: Mapping[str, Any] | None = None,
@@ -249,6 +284,8 @@ def score_samples(
     workers : Workers
     probabilities : bool
         Write those of every component too.
+    clusters : int, optional
+        Label so many clusters of merged components in the place of components.
     settings : mapping, optional
         What they are made with, kept with the scores.
     extend : bool
@@ -263,26 +300,30 @@ def score_samples(
     """
     samples = samples.like(model.features, model.layout)
     taken = {*VARIABLES, GROUP} & {*map(str, samples.coords.coords), *samples.dims}
-    taken |= {"component"} & set(samples.dims)
+    level = level_of(model, clusters)
+    taken |= {"component" if level is None else "cluster"} & set(samples.dims)
     if taken:
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
     former = Former.at(output.place.name) if extend else None
     samples = samples if former is None else former.cut(samples)
     found = seen(samples)
-    ledger = Ledger(output, head_of(samples, model, probabilities, found))
+    ledger = Ledger(output, head_of(samples, model, probabilities, found, level))
     if former is not None and former.is_all(ledger.head, settings or {}, attributes or {}):
         logger.info("%s is of these data and this model already: nothing is to be scored", output.place.name)
         # what somebody has begun and not ended is of no use any more
         output.kept = False
         return Scored.of(former.table)
-    Fold(samples, workers, keep=False).check(ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities))
+    first = ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities, level)
+    Fold(samples, workers, keep=False).check(first)
     began = time.perf_counter()
     with kept_for_another(output, ledger):
         names = names_of(ledger.head)
-        how = partial(create, samples=samples, model=model, probabilities=probabilities, settings=settings or {})
+        how = partial(
+            create, samples=samples, model=model, probabilities=probabilities, settings=settings or {}, level=level
+        )
         store, todo = begun(output, ledger, how, found.regions, former, workers)
         if todo:
-            leaf = ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities)
+            leaf = ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities, level)
             in_portions(samples, workers, leaf, todo)
         ledger.check_source(samples)
         table, known = ledger.load()

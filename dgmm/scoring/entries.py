@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from zarr.codecs import ZstdCodec
 from dgmm.data import Grid, Samples, Seen, bounded, check_array, fingerprint
 from dgmm.errors import one_line
 from dgmm.fits import Fit
-from dgmm.scoring.arrays import VARIABLES, types_of
+from dgmm.scoring.arrays import VARIABLES, n_labels, types_of
 from dgmm.store import digest, to_json, versions
 from dgmm.types import AnyArray
 
@@ -81,16 +81,20 @@ class Entries:
         return bool((sums == rows[other.region]).all() and np.isfinite(other.log_density).all())
 
 
-def head_of(samples: Samples, model: Fit, probabilities: bool, found: Seen | None = None) -> dict[str, Any]:
+def head_of(
+    samples: Samples, model: Fit, probabilities: bool, found: Seen | None = None, level: Sequence[int] | None = None
+) -> dict[str, Any]:
     """What is to be written, and of what; by what the samples were seen to be, if they were looked at already."""
-    arrays = types_of(model.n_components, probabilities)
+    labels = n_labels(model.n_components, level)
+    arrays = types_of(labels, probabilities)
     sources = None if found is None else found.regions
     return {
         "format": FORMAT,
         "shape": list(samples.grid.shape),
         "segment": list(samples.grid.segment),
         "regions": len(samples.grid),
-        "n_components": model.n_components,
+        "n_components": labels,
+        **({} if level is None else {"clusters": list(level)}),
         "arrays": {name: dtype.str for name, dtype in arrays.items()},
         "model": digest(model.mixture),
         "source": fingerprint(samples) if found is None else found.fingerprint,

@@ -87,6 +87,8 @@ class Former:
         """Why nothing can be carried over, if so."""
         if self.head["model"] != head["model"]:
             return f"it was by the model {self.head['model'][:16]}, now {head['model'][:16]}"
+        if self.head.get("clusters") != head.get("clusters"):
+            return "other clusters are asked for"
         if names_of(self.head) != names_of(head):
             return "other arrays are asked for"
         if self.head["segment"] != head["segment"] or self.head["shape"][1:] != head["shape"][1:]:
@@ -99,7 +101,10 @@ class Former:
 
     def is_all(self, head: Mapping[str, Any], settings: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
         """Whether these are the scores that are asked for."""
-        same = all(self.head[name] == head[name] for name in ("model", "source", "arrays", "shape", "segment"))
+        same = all(
+            self.head.get(name) == head.get(name)
+            for name in ("model", "clusters", "source", "arrays", "shape", "segment")
+        )
         noted = all(self.attributes.get(name) == value for name, value in attributes.items())
         return same and noted and to_json(settings_in(self.attributes)) == to_json(dict(settings))
 

@@ -192,6 +192,10 @@ class Ledger:
         words = []
         if found["model"] != self.head["model"]:
             words.append(f"the model was {found['model'][:16]}, now {self.head['model'][:16]}")
+        if found.get("clusters") != self.head.get("clusters"):
+            ways = (head.get("clusters") for head in (found, self.head))
+            was, now = ("components" if way is None else f"{max(way) + 1} clusters" for way in ways)
+            words.append(f"the labels were those of {was}, now of {now}")
         before, now = (source_digest(head) for head in (found, self.head))
         if before != now:
             what = ", ".join(sorted(text.split(" was ")[0] for text in self._source_changes(found)))

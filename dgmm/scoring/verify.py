@@ -265,12 +265,13 @@ def verify_anew(
             f"{samples.name} has the grid {samples.grid.shape} in segments of {samples.grid.segment}, the scores have "
             f"{written.grid.shape} in {written.grid.segment}: name what was scored (--source)"
         )
-    now = head_of(samples, model, "probabilities" in scores.head["arrays"])
+    level = level_in(scores, model)
+    now = head_of(samples, model, "probabilities" in scores.head["arrays"], level=level)
     if now["source"] != scores.head["source"]:
         changed = sorted(text.split(" was ")[0] for text in differences(scores.head["source"], now["source"]))
         verdict.notes.append(f"note: {samples.name} is not as it was when it was scored ({', '.join(changed)})")
     recording = Recording("", "", 0, Writer("", "", ""))
-    leaf = CompareSegment(ScoreSegment.of(model.mixture, samples, recording, True), written)
+    leaf = CompareSegment(ScoreSegment.of(model.mixture, samples, recording, True, level), written)
     compared = Fold(samples, workers, keep=False, only=regions.tolist())(leaf)
     verdict.findings += compared.findings
     if compared.n_rounded:
@@ -279,6 +280,16 @@ def verify_anew(
             "or processor"
         )
     verdict.looked["regions scored anew"] = len(regions)
+
+
+def level_in(scores: Scores, model: Fit) -> tuple[int, ...] | None:
+    """The cluster of each component of a model, by the ledger of scores; None where they are of components."""
+    level, n = scores.head.get("clusters"), scores.head["n_components"]
+    if level is None:
+        return None
+    if not isinstance(level, list) or len(level) != model.n_components or {*level} != {*range(n)}:
+        raise InputError(f"{scores.path} says that its {n} clusters are {str(level)[:80]}: score again")
+    return tuple(level)
 
 
 def some_of(regions: AnyArray, share: float, seed: int) -> AnyArray:

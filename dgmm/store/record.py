@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dgmm.data import Layout
 from dgmm.errors import InputError, one_line
 from dgmm.families import get_family
-from dgmm.fits import Fit, Outcome, Spread, Stability
+from dgmm.fits import Clusters, Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
 from dgmm.types import AnyArray, Criterion
 
@@ -88,6 +88,7 @@ class Attributes(BaseModel):
     held_out_se: Finite | None = None
     stability_rows: int | None = Field(None, ge=1, lt=2**63)
     stability_blocks: int | None = Field(None, ge=0, lt=2**63)
+    cluster_rows: int | None = Field(None, ge=1, lt=2**63)
     bic: Finite | None = None
     aic: Finite | None = None
     icl: Finite | None = None
@@ -172,6 +173,9 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
     if fit.stability is not None:
         for name, dims in STABILITY.items():
             variables[f"stability_{name}"] = (dims, getattr(fit.stability, name))
+    if fit.clusters is not None:
+        variables["clusters"] = (("level", "component"), fit.clusters.levels.astype(np.float64))
+        variables["cluster_entropies"] = ("level", fit.clusters.entropies, {"units": "nat"})
     numbers = {
         "log_likelihood": fit.log_likelihood,
         **{str(c): fit.criterion(c) for c in (Criterion.BIC, Criterion.AIC, Criterion.ICL)},
@@ -201,6 +205,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
             if fit.stability is None
             else {f"stability_{n}": getattr(fit.stability, f"n_{n}") for n in ("rows", "blocks")}
         ),
+        **({} if fit.clusters is None else {"cluster_rows": fit.clusters.n_rows}),
         "converged": int(fit.converged),
         "collapsed": list(fit.collapsed),
         "state": fit.state,
@@ -310,6 +315,7 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         layout=a.layout,
         spread=None if a.spread is None else a.spread.spread(),
         stability=_stability(arrays, a),
+        clusters=_clusters(arrays, a),
     )
     k, d = fit.mixture.means.shape
     if weights.shape != (k,) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-9:
@@ -341,6 +347,13 @@ def _stability(arrays: Mapping[str, AnyArray], a: Attributes) -> Stability | Non
         if found[name].shape != tuple(sizes[dim] for dim in dims) or not sizes["refit"]:
             raise ValueError(f"its stability_{name} have shape {found[name].shape}")
     return Stability(a.stability_rows, a.stability_blocks, **found)
+
+
+def _clusters(arrays: Mapping[str, AnyArray], a: Attributes) -> Clusters | None:
+    """Clusters of components; raises `ValueError` where they do not fit the model."""
+    if a.cluster_rows is None:
+        return None
+    return Clusters.checked(a.cluster_rows, arrays["clusters"], arrays["cluster_entropies"], len(arrays["weights"]))
 
 
 def _check_layout(layout: Layout, features: tuple[str, ...]) -> None:

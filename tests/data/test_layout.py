@@ -127,3 +127,14 @@ def test_descriptions() -> None:
     assert Layout(("b", "a"), units=("K", "")).describe(["b", "a"]) == "b (K), a"
     assert shortened([str(i) for i in range(8)]) == "0, 1, 2, 3, 4, 5, 6, 7"
     assert shortened([str(i) for i in range(9)]) == "0, 1, 2, 3, 4, 5, 6, 7, ..."
+
+
+def test_some_of_the_features() -> None:
+    named = Layout(variables=("a", "b", "c"), units=("K", "", "m"))
+    assert named.taken([2, 0]) == Layout(variables=("c", "a"), units=("m", "K"))
+    along = Layout(variables=("t",), feature_dim="z", labels=(0.0, 5.0, 10.0), dtype="float64", units=("K",))
+    assert along.taken([2, 0]) == Layout(
+        variables=("t",), feature_dim="z", labels=(10.0, 0.0), dtype="float64", units=("K",)
+    )
+    plain = Layout(feature_dim="feature")
+    assert plain.taken([1]) == plain

@@ -594,3 +594,17 @@ def test_chunks_go_by_the_name_of_their_dimension(tmp_path: Path) -> None:
 def test_an_array_may_be_called_like_its_coordinate() -> None:
     depth = xr.DataArray([[1.0, 2.0], [4.0, 3.0]], {"depth": [0, 5]}, ("n", "depth"), name="depth")
     np.testing.assert_array_equal(read_all(open_samples(depth)), depth.values)
+
+
+def test_the_one_variable_of_a_model_is_a_feature_on_any_grid() -> None:
+    """Where it was one before; where nothing is known the last dimension holds the features."""
+    x = np.arange(12.0).reshape(3, 4)
+    data = xr.Dataset({"t": (("y", "x"), x), "s": (("y", "x"), x + 1)})
+    like = open_samples(xr.Dataset({"t": ("row", np.arange(9.0))})).layout
+    for source in (data, data[["t"]]):
+        samples = open_samples(source, like=like)
+        assert (samples.features, samples.grid.shape) == (("t",), (3, 4))
+        np.testing.assert_array_equal(samples.read((slice(0, 3), slice(0, 4))), x.reshape(12, 1))
+    assert open_samples(data[["t"]]).grid.shape == (3,)
+    assert open_samples(data, ["s"], like=like).grid.shape == (3,)
+    assert open_samples(data, feature_dim="y", like=like).grid.shape == (4,)

@@ -1,0 +1,316 @@
+"""Regression by mixtures over data of any size: what is expected of some features where others are known.
+
+Conditional means, and variances if asked for, are written region by region on the grid of the input; nothing appears at
+its place before all of it is there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from dgmm.blas import one_blas_thread
+from dgmm.data import Grid, Layout, Samples, fingerprint, shortened
+from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
+from dgmm.errors import DgmmError, InputError
+from dgmm.estep import buffer_bytes, complete_rows
+from dgmm.fits import Fit
+from dgmm.mixture import Regression
+from dgmm.passes import refuse_infinite
+from dgmm.rows import Rows
+from dgmm.scoring import in_portions, plain, scattered, write_coordinates
+from dgmm.store import Output, Writer, consolidate, digest, writing
+from dgmm.types import AnyArray, Precision, Sendable
+
+logger = logging.getLogger("dgmm")
+
+PREDICTIONS_FORMAT = "dgmm-predictions-1"
+#: What the names of variances end in.
+VARIANCE = "_variance"
+
+
+@dataclass(frozen=True)
+class Wanted(Sendable):
+    """Which features are predicted from which, and how the arrays are called that are written.
+
+    Attributes
+    ----------
+    of, given : tuple of int
+        Numbers of features of the model.
+    names : tuple of str
+        The arrays of the means: one for each wanted feature, or a single one that holds all of them.
+    feature_dim : str or None
+        The dimension along which that one holds them.
+    variance : bool
+        Whether variances are written, too.
+    dtype : str
+    """
+
+    of: tuple[int, ...]
+    given: tuple[int, ...]
+    names: tuple[str, ...]
+    feature_dim: str | None
+    variance: bool
+    dtype: Precision
+
+    @classmethod
+    def asked(
+        cls, model: Fit, of: Sequence[str], given: Sequence[str] | None, variance: bool, dtype: Precision
+    ) -> Wanted:
+        """From names of features; those of plain data are their numbers."""
+        ours = tuple(model.place(name) for name in of)
+        theirs = (
+            tuple(i for i in range(len(model.features)) if i not in ours)
+            if given is None
+            else tuple(model.place(name) for name in given)
+        )
+        layout = model.layout or Layout(variables=model.features)
+        if layout.feature_dim is None:
+            return cls(ours, theirs, tuple(model.features[i] for i in ours), None, variance, dtype)
+        return cls(ours, theirs, layout.variables or ("data",), layout.feature_dim, variance, dtype)
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of all arrays, those of variances after those of means."""
+        return (*self.names, *(f"{name}{VARIANCE}" for name in self.names if self.variance))
+
+    def by_name(self, means: AnyArray, variances: AnyArray) -> dict[str, AnyArray]:
+        """Values (n, m) as the arrays that are written: (n,) of a feature, or (n, m) of all."""
+        values = [means, *([variances] if self.variance else [])]
+        columns = values if self.feature_dim is not None else [column for each in values for column in each.T]
+        return dict(zip(self.arrays, columns, strict=True))
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """How many rows have a prediction, and how many have none because a given value is missing."""
+
+    n: int
+    n_missing: int
+
+    def merge(self, other: Predicted) -> Predicted:
+        """Of both."""
+        return Predicted(self.n + other.n, self.n_missing + other.n_missing)
+
+
+@dataclass(frozen=True)
+class PredictSegment(Sendable, Leaf[Predicted]):
+    """The leaf of prediction: each segment is written to the output as soon as it is known.
+
+    Attributes
+    ----------
+    name : str
+        Of the source, for messages.
+    features : tuple of str
+    grid : Grid
+    columns : tuple of int
+        The given features among those of the source.
+    regression : Regression
+    wanted : Wanted
+    writer : Writer
+    """
+
+    exact: ClassVar[bool] = True
+
+    name: str
+    features: tuple[str, ...]
+    grid: Grid
+    columns: tuple[int, ...]
+    regression: Regression
+    wanted: Wanted
+    writer: Writer
+
+    def __call__(self, segment: int, rows: Rows) -> Predicted:
+        """Predict one segment, all its rows given, and write it."""
+        x = rows.x[:, self.columns]
+        present = complete_rows(x)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = self.regression(x if present is None else x[present])
+            means, variances = (
+                scattered(values, present, np.array(np.nan, dtype=self.wanted.dtype)) for values in found
+            )
+        n = len(found[0])
+        if (np.isfinite(means) & np.isfinite(variances)).sum() < means.shape[1] * n:
+            refuse_infinite(self.name, tuple(self.features[i] for i in self.columns), self.grid, segment, x)
+            place = self.grid.region(segment)
+            raise DgmmError(
+                f"a sample in region {place} of {self.name} has no density, or its prediction is beyond "
+                f"{self.wanted.dtype}"
+            )
+        if len(rows):  # there are none where it is only tried
+            self._write(segment, self.wanted.by_name(means, variances))
+        return Predicted(n, len(rows) - n)
+
+    def _write(self, segment: int, values: Mapping[str, AnyArray]) -> None:
+        region = self.grid.region(segment)
+        shape = tuple(s.stop - s.start for s in region)
+        with writing(self.writer.place):
+            self.writer.check()
+            for name, value in values.items():
+                self._arrays[name][region] = value.reshape(shape + value.shape[1:])
+
+    @cached_property
+    def _arrays(self) -> dict[str, zarr.Array[Any]]:
+        # a chunk of nothing but missing samples is written, too
+        return {name: self.writer.array(name).with_config({"write_empty_chunks": True}) for name in self.wanted.arrays}
+
+    @property
+    def lever(self) -> str:
+        """Values are no more than those of the samples."""
+        return ""
+
+    def working_bytes(self, n_rows: int) -> int:
+        """Given values, means and variances, as they are found and as they are written; and a slice of all."""
+        (k, m), g = self.regression.levels.shape, len(self.wanted.given)
+        of_slice = 8 * self.regression.slice_rows * k * (3 * m + 2 * g)
+        return buffer_bytes(self.regression.plan) + of_slice + n_rows * (16 * g + 32 * m + 24)
+
+    def result_bytes(self, n_rows: int) -> int:
+        """Two numbers."""
+        return 64
+
+
+def source_layout(model: Fit, wanted: Wanted) -> Layout | None:
+    """How a source is opened that need not have more than the given features, where each is a variable."""
+    layout = model.layout
+    return layout.taken(wanted.given) if layout is not None and layout.feature_dim is None else layout
+
+
+def with_given(samples: Samples, model: Fit, wanted: Wanted) -> tuple[Samples, tuple[int, ...]]:
+    """Samples with the given features, and where these are among theirs.
+
+    The source may have all features of the model or only those that are given.
+    """
+    if samples.feature_dim is None or samples.n_features == len(wanted.given):
+        names = [model.features[i] for i in wanted.given]
+        layout = None if model.layout is None else model.layout.taken(wanted.given)
+        return samples.like(names, layout), tuple(range(len(names)))
+    return samples.like(model.features, model.layout), wanted.given
+
+
+def leaf_of(model: Fit, samples: Samples, wanted: Wanted, writer: Writer) -> tuple[Samples, PredictSegment]:
+    """The samples as they are read, and what is asked of them."""
+    with one_blas_thread:
+        regression = model.mixture.regression(wanted.of, wanted.given or None)
+    ours, columns = with_given(samples, model, wanted)
+    return ours, PredictSegment(samples.name, ours.features, ours.grid, columns, regression, wanted, writer)
+
+
+def predict_projection(model: Fit, samples: Samples, wanted: Wanted, output: Output) -> Projection:
+    """What a worker needs to predict into an output."""
+
+    def need(threads_per_worker: int, n_threads: int) -> int:
+        ours, leaf = leaf_of(model, samples, wanted, output.writer)
+        return projected_bytes(ours, [leaf], threads_per_worker, n_threads)
+
+    return need
+
+
+def predict_samples(
+    model: Fit,
+    samples: Samples,
+    wanted: Wanted,
+    output: Output,
+    workers: Workers,
+    *,
+    settings: Mapping[str, Any] | None = None,
+) -> Predicted:
+    """Predict features of all samples into an output that has been begun, and finish it.
+
+    Raises
+    ------
+    InputError
+        If features of the source are not those that are given, or names of what is written come twice.
+    DgmmError
+        If the source was changed meanwhile.
+    """
+    samples, leaf = leaf_of(model, samples, wanted, output.writer)
+    check_names(samples, wanted)
+    before = None if samples.in_memory else fingerprint(samples)
+    Fold(samples, workers, keep=False).check(leaf)
+    began, store = time.perf_counter(), output.store()
+    create(store, samples, model, wanted, settings or {})
+    found: Predicted = in_portions(samples, workers, leaf, range(len(samples.grid)))
+    if before is not None and before != fingerprint(samples):
+        raise DgmmError(f"{samples.name} was changed while it was read: run the same again when nobody writes to it")
+    write_coordinates(store, with_labels(samples, model, wanted))
+    consolidate(store)
+    output.finish()
+    seconds = time.perf_counter() - began
+    logger.info(
+        "predicted %d samples (%d missing) in %.1f s, %.3g rows/s",
+        found.n, found.n_missing, seconds, samples.grid.size / seconds,
+    )  # fmt: skip
+    return found
+
+
+def check_names(samples: Samples, wanted: Wanted) -> None:
+    """Refuse an output in which two things would have one name."""
+    inner = [] if wanted.feature_dim is None else [wanted.feature_dim]
+    names = [*wanted.arrays, *inner]
+    twice = {name for name in names if names.count(name) > 1}
+    twice |= {*names} & {*map(str, samples.coords.coords), *samples.dims}
+    if twice:
+        raise InputError(f"{', '.join(sorted(twice))} would come twice among what is written: rename it in the source")
+
+
+def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: Mapping[str, Any]) -> None:
+    """Create the group and its arrays, with what they hold and its units."""
+    of, given = ([model.features[i] for i in places] for places in (wanted.of, wanted.given))
+    known, sought, mixture = shortened(given), shortened(of), model.mixture
+    if wanted.feature_dim is not None:
+        known, sought = f"{wanted.feature_dim} {known}", f"{wanted.names[0]} at {wanted.feature_dim} {sought}"
+    group = zarr.create_group(store, zarr_format=3)
+    group.attrs.update(
+        {
+            **{str(name): plain(value) for name, value in samples.coords.attrs.items()},
+            "format": PREDICTIONS_FORMAT,
+            "title": f"{sought} given {known}, by a {mixture.covariance_type} mixture with "
+            f"{mixture.n_components} components",
+            "source": samples.name,
+            "model": digest(mixture),
+            # netCDF takes no lists of strings
+            "of": json.dumps(of),
+            "given": json.dumps(given),
+            "settings": json.dumps(dict(settings)),
+        }
+    )
+    units = {} if model.layout is None else dict(zip(model.layout.variables, model.layout.units, strict=False))
+    inner = () if wanted.feature_dim is None else (len(of),)
+    for array in wanted.arrays:
+        name = array if array in wanted.names else array.removesuffix(VARIANCE)
+        unit = units.get(name, "")
+        what, unit = ("mean", unit) if name == array else ("variance", f"({unit})^2" if unit else "")
+        group.create_array(
+            array,
+            shape=(*samples.grid.shape, *inner),
+            chunks=(*samples.grid.segment, *inner),
+            dtype=wanted.dtype,
+            fill_value=math.nan,
+            compressors=ZstdCodec(level=1, checksum=True),
+            dimension_names=(*samples.dims, *([wanted.feature_dim] if inner else [])),
+            attributes={
+                "long_name": f"conditional {what} of {name} given {known}",
+                **({"units": unit} if unit else {}),
+            },
+        )
+
+
+def with_labels(samples: Samples, model: Fit, wanted: Wanted) -> Samples:
+    """The samples with the labels of the wanted features among their coordinates, where these lie along a dimension."""
+    layout, dim = model.layout, wanted.feature_dim
+    labels = None if layout is None or dim is None else layout.taken(wanted.of).identities()
+    if layout is None or labels is None:
+        return samples
+    attributes = {"units": layout.label_units} if layout.label_units else {}
+    return replace(samples, coords=samples.coords.assign_coords({dim: (dim, labels, attributes)}))
