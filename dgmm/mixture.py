@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,10 @@ class Mixture:
     def n_parameters(self) -> int:
         """Number of free parameters."""
         return self.family.n_parameters(self.n_components, self.n_features)
+
+    def n_free(self, fixed: Collection[str]) -> int:
+        """Number of free parameters where some parts are held fixed; see `Family.n_fixed`."""
+        return self.n_parameters - self.family.n_fixed(fixed, self.n_components, self.n_features)
 
     @property
     def means(self) -> FloatArray:

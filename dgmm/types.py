@@ -15,6 +15,8 @@ AnyArray = NDArray[Any]
 #: How EM is accelerated, and what a start is made of.
 Acceleration = Literal["anderson", "none"]
 StartMethod = Literal["kmeans", "k-means++", "random", "random_from_data"]
+#: What of a mixture can be held fixed.
+Part = Literal["weights", "means", "covariances"]
 #: How much is searched on the sample.
 Effort = Literal["starts", "quick", "standard", "thorough"]
 #: What becomes of chunks that are not in a store, which zarr reads as the fill value.

@@ -69,6 +69,7 @@ def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
     seen = "" if fit.spread is None else f"; on the sample {fit.spread}"
     held = f", held out {fit.held_out:.4f} per sample" if np.isfinite(fit.held_out) else ""
     held += f" (standard error {fit.held_out_se:.4f})" if np.isfinite(fit.held_out_se) else ""
+    held += f", {' and '.join(fit.fixed)} held fixed" if fit.fixed else ""
     short = f", an estimated {fit.remaining_gain:.2g} nats per sample short of this top"
     return (
         f"{fit.covariance_type}, K = {fit.n_components} ({fit.n_parameters} parameters), {fit.n_samples} samples "

@@ -79,7 +79,7 @@ class Ascent:
         self.converged = False
         self.failure: CollapseError | None = None
         self.abandoned = False
-        self.least_gain = 0.5 * NEGLIGIBLE * start.n_parameters if least_gain is None else least_gain
+        self.least_gain = 0.5 * NEGLIGIBLE * start.n_free(ground.fixed) if least_gain is None else least_gain
         self.enough = self.least_gain
         self._start = start
         self._tol = tol or 0.0

@@ -172,6 +172,6 @@ class ScoringState:
 
 
 def accelerated(mixture: Mixture, ground: Ground) -> Method:
-    """Anderson's method, with scoring where there is a sample to take scores of."""
+    """Anderson's method, with scoring where there is a sample to take scores of, and all parameters are free."""
     state = AndersonState.start(mixture, ground)
-    return state if ground.sample is None else ScoringState(state, ground)
+    return state if ground.sample is None or ground.fixed else ScoringState(state, ground)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -24,7 +24,7 @@ from pydantic import (
 
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, FAMILIES
-from dgmm.types import Acceleration, Criterion, Effort, OnCollapse, Precision, StartMethod
+from dgmm.types import Acceleration, Criterion, Effort, OnCollapse, Part, Precision, StartMethod
 
 #: An open range begins with so many numbers, and goes on until so many more bring nothing, or to this number.
 FIRST_NUMBERS, STEPS, LIMIT = 8, 3, 64
@@ -205,6 +205,14 @@ def _no_single(value: int) -> int:
 BlockLengths = Annotated[dict[str, Count], Field(min_length=1)]
 
 
+def _some_parts(value: list[Part]) -> list[Part]:
+    """In the order in which they are known, each once."""
+    found = [part for part in get_args(Part) if part in value]
+    if len(found) == len(get_args(Part)):
+        raise ValueError(f"{', '.join(found)} are all there is: leave out what is to be fitted")
+    return found
+
+
 class Training(Settings):
     """How mixtures are fitted."""
 
@@ -243,6 +251,12 @@ class Training(Settings):
         "a round of 9 and 3, on the smallest sample alone, and no path where two of the starts come to the best top "
         "(quick). Where components are few, more splits. As many moves as climb in a round are evaluated on all the "
         "data once the winner has arrived there, in one shared pass.",
+    )
+    fixed: Annotated[list[Part], BeforeValidator(as_list), AfterValidator(_some_parts)] = Field(
+        [],
+        description="What keeps the values that it begins with: weights, means, covariances. It is not counted among "
+        "the parameters. Only starts are tried then: no path and no moves (search), no component on the worst rows "
+        "(worst_rows, on_collapse).",
     )
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
@@ -285,6 +299,11 @@ class Training(Settings):
         description="Refits of the result on other weights of the sample's rows, or of its blocks (holdout_by): how "
         "often each component is found again, and standard errors. 20 are a beginning. 0: none.",
     )
+
+    @property
+    def searches(self) -> bool:
+        """Whether other mixtures than starts are tried: where something is held fixed, moves would change it."""
+        return self.search != "starts" and not self.fixed
 
 
 #: Numbers of components to choose among.

@@ -100,6 +100,8 @@ class Fit:
         What the search on the sample has seen of other tops of the likelihood; None where there was none.
     stability : Stability or None
         What refits on other weights of the sample have said; None if none were asked for.
+    fixed : tuple of str
+        Which of weights, means and covariances were held fixed: they are not counted among the parameters.
     judged : BlockSums or None
         What the mixture says of the rows that were held out, block by block, from which standard errors follow; None
         if none were. It is not stored with a model.
@@ -122,6 +124,7 @@ class Fit:
     layout: Layout | None = None
     spread: Spread | None = None
     stability: Stability | None = None
+    fixed: tuple[str, ...] = ()
     evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
     judged: BlockSums | None = field(default=None, repr=False, compare=False)
 
@@ -138,7 +141,7 @@ class Fit:
     @property
     def n_parameters(self) -> int:
         """Number of free parameters p."""
-        return self.mixture.n_parameters
+        return self.mixture.n_free(self.fixed)
 
     @property
     def converged(self) -> bool:

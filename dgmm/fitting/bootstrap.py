@@ -101,10 +101,10 @@ def _refit(
     k, name = start.n_components, start.covariance_type
 
     def ground_of(sample: SampleRows) -> Ground:
-        return grounds_for([Candidate(k, name)], sample.moments, frame, options.reg_covar)[name]
+        return grounds_for([Candidate(k, name)], sample.moments, frame, options.reg_covar, options.fixed)[name]
 
     starts = [start]
-    if options.search != "starts" and k > 1:
+    if options.searches and k > 1:
         few = SampleRows(rows[:SEARCHED_ROWS], frame, n_threads)
         path = Path(start.family, few, ground_of(few), options.model_copy(update={"search": "quick"}), [k])
         path.walk()

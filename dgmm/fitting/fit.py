@@ -11,7 +11,7 @@ from dgmm.data import Samples
 from dgmm.em import Ascent, climb
 from dgmm.engine import Departed, Fold, Journal, Journaled, Workers
 from dgmm.errors import CollapseError, InputError
-from dgmm.families import get_family
+from dgmm.families import Family, get_family
 from dgmm.fits import Fit, One, OpenRange, Outcome, Search, Selection, Training, choose
 from dgmm.fitting.bootstrap import REFITTED_ROWS, stability_of
 from dgmm.fitting.departure import starts_after
@@ -50,13 +50,16 @@ def fit_candidates(
                 f"n_components={c.n_components} is more than the {profile.n_samples} complete rows of {samples.name}"
             )
     for name in dict.fromkeys(c.covariance_type for c in candidates):
+        check_fixed(get_family(name), options.fixed)
         objection = get_family(name).objection(profile.minimum, profile.maximum, samples.features)
         if objection is not None:
             raise InputError(f"{samples.name} cannot come from a {name} mixture: {objection}")
     sample = profile.sample.first(len(profile.sample.rows))
     grounds = {
         name: replace(ground, held_out=profile.held_out.in_frame(ground.frame), sample=sample)
-        for name, ground in grounds_for(candidates, profile.moments, passes.frame, options.reg_covar).items()
+        for name, ground in grounds_for(
+            candidates, profile.moments, passes.frame, options.reg_covar, options.fixed
+        ).items()
     }
     logger.info(
         "profile: %d samples of %d features, %d left out with missing values, in %d segments",
@@ -74,8 +77,11 @@ def fit_candidates(
     starts, failures = dict(found.mixtures), dict(found.failures)
     for c in candidates:
         if c.n_components == 1:
-            starts[c] = one_component(get_family(c.covariance_type), grounds[c.covariance_type])
-    scout = Scout(passes, options, found, searches=options.search != "starts" and given is None)
+            ground = grounds[c.covariance_type]
+            starts[c] = one_component(get_family(c.covariance_type), ground)
+            if given is not None and options.fixed:
+                starts[c] = given.replace_in(starts[c], ground.frame)
+    scout = Scout(passes, options, found, searches=options.searches and given is None)
     race = None
     while race is None:
         ascents = {
@@ -92,6 +98,14 @@ def fit_candidates(
     fits, failed = race.results()
     fits = {c: replace(fit, spread=found.spreads.get(c)) for c, fit in fits.items()}
     return judged(passes, fits), failures | failed
+
+
+def check_fixed(family: Family, fixed: Sequence[str]) -> None:
+    """Raise `InputError` if something is to be held fixed that a family has not."""
+    known = ("weights", *family.parts)
+    for part in fixed:
+        if part not in known:
+            raise InputError(f"a {family.name} mixture has no {part} to hold fixed: choose from {', '.join(known)}")
 
 
 def judged(passes: Passes, fits: dict[Candidate, Fit]) -> dict[Candidate, Fit]:

@@ -44,6 +44,6 @@ def leaves_of(samples: Samples, candidates: Sequence[Candidate], options: Traini
         components = family.spread(c.n_components, ground.moments, ground.floor)
         mixtures.append(Mixture(family, np.full(c.n_components, 1 / c.n_components), components))
     # where it stands, and what a round of moves proposes
-    rivals = 1 if options.search == "starts" else 2 + BUDGETS[options.search].pairs
+    rivals = 1 if not options.searches else 2 + BUDGETS[options.search].pairs
     together = [mixtures, *([m] * rivals for m in mixtures)]
     return leaves_for(samples, options, together, frame, options.worst_rows)

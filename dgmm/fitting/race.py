@@ -230,7 +230,7 @@ class Race:
                 and (other.covariance_type == c.covariance_type or family.contains(point.mixture.family))
             ]
             best = max(inner, key=lambda point: point.log_likelihood, default=None)
-            undecided = FALLEN * 0.5 * a.mixture.n_parameters
+            undecided = FALLEN * 0.5 * a.mixture.n_free(a.ground.fixed)
             gain = a.attainable_gain if runner.state is State.DROPPED else a.remaining_gain
             if best is not None and c in sound and best.log_likelihood > a.log_likelihood + gain + undecided:
                 found[c] = best
@@ -278,7 +278,7 @@ class Race:
         if runner.best is None:
             return np.inf
         log_likelihood, entropy, held_out = self.judgement(runner.best.statistics)
-        p = runner.ascent.mixture.n_parameters
+        p = runner.ascent.mixture.n_free(runner.ascent.ground.fixed)
         return CriterionTerms(log_likelihood, p, self.n, entropy, held_out).criterion(self.criterion)
 
     def judgement(self, statistics: SufficientStatistics) -> tuple[float, float, float]:
@@ -351,6 +351,7 @@ class Race:
             remaining_gains=gains,
             seconds=seconds,
             layout=self.passes.samples.layout,
+            fixed=tuple(self.options.fixed),
         )
 
     def results(self) -> tuple[dict[Candidate, Fit], dict[Candidate, Outcome]]:

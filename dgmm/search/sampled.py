@@ -69,15 +69,19 @@ class SampleRows:
 
 
 def grounds_for(
-    candidates: Iterable[Candidate], moments: Moments, frame: Callable[[FrameKind], Frame], reg_covar: float
+    candidates: Iterable[Candidate],
+    moments: Moments,
+    frame: Callable[[FrameKind], Frame],
+    reg_covar: float,
+    fixed: Iterable[str] = (),
 ) -> dict[str, Ground]:
-    """What the M-steps of each covariance type need to know about the data."""
+    """What the M-steps of each covariance type need to know about the data, and what they hold fixed."""
     grounds = {}
     for name in {c.covariance_type for c in candidates}:
         family = get_family(name)
         its_frame = frame(family.frame)
         in_frame = moments.in_frame(its_frame)
-        grounds[name] = Ground(its_frame, in_frame, family.floor(reg_covar, in_frame))
+        grounds[name] = Ground(its_frame, in_frame, family.floor(reg_covar, in_frame), fixed=frozenset(fixed))
     return grounds
 
 
@@ -95,5 +99,9 @@ def effective_counts(a: Ascent) -> FloatArray:
 def unsound_components(a: Ascent, reg_covar: float) -> tuple[int, ...]:
     """Components of the best mixture of an ascent that mean nothing; see `Family.unsound`."""
     mixture, ground = a.mixture, a.ground
+    if "covariances" in ground.fixed:
+        # of a given extent, a component means what it should while it has a row, or need not have one
+        few = effective_counts(a) < (0.0 if "means" in ground.fixed else 1.0)
+        return tuple(np.flatnonzero(few).tolist())
     unsound = mixture.family.unsound(mixture.components, effective_counts(a), ground.moments, reg_covar)
     return tuple(np.flatnonzero(unsound).tolist())

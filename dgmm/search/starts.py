@@ -102,7 +102,7 @@ def start_on_sample(
     Starts
     """
     several = [c for c in candidates if c.n_components > 1]
-    searches = options.search != "starts" and given is None
+    searches = options.searches and given is None
     sizes = sample_sizes(options, len(profile.sample.rows), profile.n_samples)
     failures: dict[Candidate, Outcome] = {}
     ascents: list[tuple[Candidate, Ascent]] = []
@@ -113,7 +113,7 @@ def start_on_sample(
     if several:
         small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads)
         x, weights = small.rows.x, small.rows.weights
-        grounds = grounds_for(several, small.moments, frame, options.reg_covar)
+        grounds = grounds_for(several, small.moments, frame, options.reg_covar, options.fixed)
         views = views_of(x, profile.moments, frame)
         n_init = 1 if given is not None and given.complete else options.n_init or ALONE
         if searches and options.n_init is None:
@@ -159,7 +159,7 @@ def start_on_sample(
     explored = sizes[:1] if all(path.budget.brief for path in paths) else sizes
     for smaller, size in pairwise(sizes):
         larger = SampleRows(profile.sample.first(size), frame, n_threads)
-        grounds = grounds_for(best, larger.moments, frame, options.reg_covar)
+        grounds = grounds_for(best, larger.moments, frame, options.reg_covar, options.fixed)
         ruled_out = screening.ruled_out(best)
         alive = [c for c in best if c not in ruled_out]
         if smaller in explored:
@@ -286,7 +286,7 @@ def sample_ascent(
     start: Mixture, ground: Ground, options: Training, acceleration: Acceleration | None = None
 ) -> Ascent:
     """A climb on the sample, as far as that tells one mixture from another."""
-    tol = SAMPLE_TOLERANCE * 0.5 * start.n_parameters / ground.moments.count
+    tol = SAMPLE_TOLERANCE * 0.5 * start.n_free(ground.fixed) / ground.moments.count
     return Ascent(start, ground, tol, acceleration or options.accelerate)
 
 
@@ -346,7 +346,7 @@ class Screening:
         criterion = Criterion.AIC if self.criterion is Criterion.HELD_OUT else self.criterion
         times = self.n_samples / a.ground.moments.count
         log_likelihood, entropy = times * a.log_likelihood, times * a.best.statistics.entropy
-        standing = CriterionTerms(log_likelihood, a.mixture.n_parameters, self.n_samples, entropy, np.nan)
+        standing = CriterionTerms(log_likelihood, a.mixture.n_free(a.ground.fixed), self.n_samples, entropy, np.nan)
         return standing.criterion(criterion) / self.n_samples
 
     def ruled_out(self, best: dict[Candidate, Ascent]) -> dict[Candidate, float]:

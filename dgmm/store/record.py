@@ -19,7 +19,7 @@ from dgmm.errors import InputError, one_line
 from dgmm.families import get_family
 from dgmm.fits import Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
-from dgmm.types import AnyArray, Criterion
+from dgmm.types import AnyArray, Criterion, Part
 
 #: How the format of a model begins.
 MODEL_KIND = "dgmm-model-"
@@ -30,7 +30,7 @@ PLAIN_FORMAT = "dgmm-model-1"
 #: A gain still to come that is not known yet; JSON has no infinity.
 UNKNOWN = -1.0
 #: Attributes that hold JSON as text: netCDF takes neither mappings nor, in its classic form, lists of strings.
-TEXTS = ("features", "layout", "spread", "settings", "candidates")
+TEXTS = ("features", "layout", "spread", "settings", "candidates", "fixed")
 #: What refits have said, as variables whose names begin with ``stability_``.
 STABILITY = {
     "rand": ("refit",),
@@ -96,6 +96,7 @@ class Attributes(BaseModel):
     spread: Ends | None = None
     settings: dict[str, Any] | None = None
     candidates: list[dict[str, Scalar]] | None = None
+    fixed: tuple[Part, ...] = ()
     digest: str | None = None
     checksum: str | None = None
 
@@ -186,6 +187,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "spread": None if fit.spread is None else Ends.of(fit.spread).model_dump(),
         "settings": None if settings is None else dict(settings),
         "candidates": None if table is None else json.loads(table.to_json(orient="records", double_precision=15)),
+        "fixed": list(fit.fixed) or None,
     }
     attributes: dict[str, Any] = {
         "format": FORMAT,
@@ -310,6 +312,7 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         layout=a.layout,
         spread=None if a.spread is None else a.spread.spread(),
         stability=_stability(arrays, a),
+        fixed=a.fixed,
     )
     k, d = fit.mixture.means.shape
     if weights.shape != (k,) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-9:
