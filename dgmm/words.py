@@ -70,10 +70,11 @@ def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
     held = f", held out {fit.held_out:.4f} per sample" if np.isfinite(fit.held_out) else ""
     held += f" (standard error {fit.held_out_se:.4f})" if np.isfinite(fit.held_out_se) else ""
     held += f", {' and '.join(fit.fixed)} held fixed" if fit.fixed else ""
+    hard = "classification " if fit.assignment == "hard" else ""
     short = f", an estimated {fit.remaining_gain:.2g} nats per sample short of this top"
     return (
         f"{fit.covariance_type}, K = {fit.n_components} ({fit.n_parameters} parameters), {fit.n_samples} samples "
-        f"({fit.n_missing} missing): log-likelihood {fit.log_likelihood:.4f}{held}, "
+        f"({fit.n_missing} missing): {hard}log-likelihood {fit.log_likelihood:.4f}{held}, "
         f"{CRITERION_NAMES[Criterion(criterion)]} {fit.criterion(criterion):.2f}, {fit.state} after "
         f"{fit.n_passes} passes{short + seen if fit.outcome.is_sound else f': {fit.reason}'}"
     )

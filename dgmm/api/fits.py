@@ -17,6 +17,7 @@ from dgmm.fitting import path_of, projection_of, select_samples, train_samples
 from dgmm.keywords import SelectOptions, TrainOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.search import Given, check_given
+from dgmm.types import Assignment, Part
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -103,6 +104,8 @@ def em_path(
     n_passes: int = 20,
     *,
     reg_covar: float = 1e-6,
+    assignment: Assignment = "soft",
+    fixed: Sequence[Part] = (),
     scheduler: str | Client | None = None,
 ) -> tuple[Mixture, ...]:
     """Follow plain EM from a mixture, pass by pass over all the data: what `dgmm.plot.steps` draws.
@@ -116,6 +119,10 @@ def em_path(
         M-steps; no rule ends them sooner.
     reg_covar : float, default=1e-6
         Added to every covariance, as a share of the data's own covariance.
+    assignment : {"soft", "hard"}
+        Whether samples are shared out among components, or count for the most probable one alone.
+    fixed : sequence of str
+        Which of weights, means and covariances stay as they are.
     scheduler
         As for `train`.
 
@@ -131,7 +138,8 @@ def em_path(
     CollapseError
         If a component collapses on the way.
     """
-    options, samples = validated(Training, {"reg_covar": reg_covar, "max_iter": n_passes}), open_samples(source)
+    asked = {"reg_covar": reg_covar, "max_iter": n_passes, "assignment": assignment, "fixed": fixed}
+    options, samples = validated(Training, asked), open_samples(source)
     if samples.n_features != start.n_features:
         raise InputError(f"{samples.name} has {samples.n_features} features, the start {start.n_features}")
     with workers_named(scheduler, {}) as workers:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dgmm.estep import SOFT, Sharing
 from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
@@ -31,6 +32,8 @@ class Ground:
         In the data's units, with weights of mean one if any: a sample of the data, where they are many more.
     fixed : frozenset of str
         Which of weights, means and covariances stay as they are.
+    sharing : Sharing
+        How the E-step shares samples out.
     """
 
     frame: Frame
@@ -39,6 +42,7 @@ class Ground:
     held_out: Moments | None = None
     sample: Rows | None = None
     fixed: frozenset[str] = frozenset()
+    sharing: Sharing = SOFT
 
 
 @dataclass(frozen=True)

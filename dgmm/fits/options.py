@@ -24,7 +24,7 @@ from pydantic import (
 
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, FAMILIES
-from dgmm.types import Acceleration, Criterion, Effort, OnCollapse, Part, Precision, StartMethod
+from dgmm.types import Acceleration, Assignment, Criterion, Effort, OnCollapse, Part, Precision, StartMethod
 
 #: An open range begins with so many numbers, and goes on until so many more bring nothing, or to this number.
 FIRST_NUMBERS, STEPS, LIMIT = 8, 3, 64
@@ -76,7 +76,9 @@ def known_in(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
 
 
 def as_list(value: Any) -> Any:
-    """``a,b,c`` as a list of its parts."""
+    """``a,b,c`` as a list of its parts, and a tuple as one."""
+    if isinstance(value, tuple):
+        return list(value)
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
@@ -252,6 +254,12 @@ class Training(Settings):
         "(quick). Where components are few, more splits. As many moves as climb in a round are evaluated on all the "
         "data once the winner has arrived there, in one shared pass.",
     )
+    assignment: Assignment = Field(
+        "soft",
+        description="soft: a sample counts for every component as probable as it is (EM). hard: for the most probable "
+        "one alone (classification EM), until no sample changes its component. The log-likelihood is then that of the "
+        "classification, and BIC is ICL; only starts are tried, as with fixed, and accelerate does nothing.",
+    )
     fixed: Annotated[list[Part], BeforeValidator(as_list), AfterValidator(_some_parts)] = Field(
         [],
         description="What keeps the values that it begins with: weights, means, covariances. It is not counted among "
@@ -302,8 +310,13 @@ class Training(Settings):
 
     @property
     def searches(self) -> bool:
-        """Whether other mixtures than starts are tried: where something is held fixed, moves would change it."""
-        return self.search != "starts" and not self.fixed
+        """Whether other mixtures than starts are tried on the sample."""
+        return self.search != "starts" and self.is_free
+
+    @property
+    def is_free(self) -> bool:
+        """Whether anything but the climb may change a mixture: nothing is held fixed, and gains are of the density."""
+        return not self.fixed and self.assignment == "soft"
 
 
 #: Numbers of components to choose among.

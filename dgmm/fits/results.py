@@ -14,7 +14,7 @@ from dgmm.fits.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fits.stability import Stability
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
-from dgmm.types import Criterion, IntArray
+from dgmm.types import Assignment, Criterion, IntArray
 
 #: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
 STRONG = 10.0
@@ -102,6 +102,9 @@ class Fit:
         What refits on other weights of the sample have said; None if none were asked for.
     fixed : tuple of str
         Which of weights, means and covariances were held fixed: they are not counted among the parameters.
+    assignment : {"soft", "hard"}
+        Where it is hard, `log_likelihood` and `trajectory` are those of the classification, ``sum log w_k p(x | k)``
+        with the most probable component k of every sample. BIC, of it, is then ICL.
     judged : BlockSums or None
         What the mixture says of the rows that were held out, block by block, from which standard errors follow; None
         if none were. It is not stored with a model.
@@ -125,6 +128,7 @@ class Fit:
     spread: Spread | None = None
     stability: Stability | None = None
     fixed: tuple[str, ...] = ()
+    assignment: Assignment = "soft"
     evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
     judged: BlockSums | None = field(default=None, repr=False, compare=False)
 

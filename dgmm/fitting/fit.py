@@ -58,7 +58,7 @@ def fit_candidates(
     grounds = {
         name: replace(ground, held_out=profile.held_out.in_frame(ground.frame), sample=sample)
         for name, ground in grounds_for(
-            candidates, profile.moments, passes.frame, options.reg_covar, options.fixed
+            candidates, profile.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing
         ).items()
     }
     logger.info(
@@ -73,6 +73,7 @@ def fit_candidates(
         given,
         criterion=None if keep_all else criterion,
         n_threads=passes.fold.workers.driver_threads,
+        sharing=passes.sharing,
     )
     starts, failures = dict(found.mixtures), dict(found.failures)
     for c in candidates:
@@ -163,7 +164,7 @@ def with_stability(passes: Passes, fit: Fit, options: Training) -> Fit:
         return fit
     rows = passes.profile.sample.first(REFITTED_ROWS)
     threads = passes.fold.workers.driver_threads
-    found = stability_of(fit.mixture, rows, fit.n_samples, options, passes.frame, threads)
+    found = stability_of(fit.mixture, rows, fit.n_samples, options, passes.frame, threads, passes.sharing)
     return replace(fit, stability=found)
 
 
@@ -229,7 +230,9 @@ def path_of(
     with one_blas_thread:
         passes, name = passes_over(samples, workers, options), start.covariance_type
         candidate = Candidate(start.n_components, name)
-        ground = grounds_for([candidate], passes.profile.moments, passes.frame, options.reg_covar)[name]
+        ground = grounds_for(
+            [candidate], passes.profile.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing
+        )[name]
         ascent = Ascent(start.to_frame(ground.frame), ground, acceleration="none", stop=lambda _: False)
         found = [start]
         for _ in climb([ascent], passes.accumulate, n_passes):

@@ -352,6 +352,7 @@ class Race:
             seconds=seconds,
             layout=self.passes.samples.layout,
             fixed=tuple(self.options.fixed),
+            assignment=self.options.assignment,
         )
 
     def results(self) -> tuple[dict[Candidate, Fit], dict[Candidate, Outcome]]:

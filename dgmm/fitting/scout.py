@@ -74,7 +74,7 @@ class Scout:
             Candidate -> its components that mean nothing.
         """
         options = self.options
-        if points and options.worst_rows and not options.fixed:
+        if points and options.worst_rows and options.is_free:
             rows = self.passes.profile.sample.first(options.start_rows)
             found = self.passes.worst([point.in_data_units() for point in points.values()], options.worst_rows)
             for (c, point), worst in zip(points.items(), found, strict=True):

@@ -12,7 +12,7 @@ import numpy as np
 from dgmm.data import Blocks, Grid, Samples
 from dgmm.engine import Fold, Journaled
 from dgmm.errors import InputError
-from dgmm.estep import make_plan, unpack
+from dgmm.estep import Sharing, make_plan, unpack
 from dgmm.families import Frame, FrameKind, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.passes.estep import EStepSegment
@@ -48,6 +48,10 @@ class PassOptions(Protocol):
     @property
     def compute_dtype(self) -> str:
         """Precision of the matrix products of an E-step."""
+
+    @property
+    def assignment(self) -> str:
+        """Whether samples are shared out among components, or count wholly for one (``hard``)."""
 
 
 def blocks_of(samples: Samples, options: PassOptions) -> Blocks | None:
@@ -137,6 +141,11 @@ class Passes:
     options : PassOptions
     ridge : float, optional
         Constant and dependent features are allowed, in a frame of covariances with this ridge; see `make_frame`.
+
+    Attributes
+    ----------
+    sharing : Sharing
+        How samples are shared out among components.
     """
 
     def __init__(
@@ -153,6 +162,7 @@ class Passes:
         self.profile = profile
         self.ridge = ridge
         self.dtype: np.dtype[Any] = np.dtype(options.compute_dtype)
+        self.sharing = Sharing(options.assignment == "hard")
         blocks = blocks_of(samples, options)
         self._division = Division(profile.n_missing > 0, options.holdout, options.seed, profile.scale, blocks)
 
@@ -175,7 +185,7 @@ class Passes:
         In the precision of these passes, unless another is asked for.
         """
         frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
-        plan = make_plan(mixtures, frames, dtype or self.dtype)
+        plan = make_plan(mixtures, frames, dtype or self.dtype, self.sharing)
         totals = self.fold(EStepSegment(plan, self._division, tuple(mixtures))).values
         return unpack(totals[Role.FIT], plan, totals.get(Role.JUDGE))
 

@@ -17,6 +17,7 @@ from dask.system import CPU_COUNT
 
 from dgmm.em import Ascent, Ground, climb
 from dgmm.errors import InputError
+from dgmm.estep import SOFT, Sharing
 from dgmm.families import Frame, FrameKind, Moments, get_family
 from dgmm.fits import CriterionTerms, Outcome, OutcomeKind, Spread, Training
 from dgmm.mixture import Mixture
@@ -77,6 +78,7 @@ def start_on_sample(
     *,
     criterion: Criterion | None = None,
     n_threads: int = CPU_COUNT,
+    sharing: Sharing = SOFT,
 ) -> Starts:
     """The best of ``n_init`` starts of every candidate, converged on the sample, in frame coordinates.
 
@@ -96,6 +98,8 @@ def start_on_sample(
         None where every candidate is wanted for its own sake.
     n_threads : int
         That work at a time; as many as there are cores by default.
+    sharing : Sharing
+        How rows are shared out among components.
 
     Returns
     -------
@@ -111,9 +115,9 @@ def start_on_sample(
     paths: list[Path] = []
     screening = Screening(criterion, profile.n_samples, options.reg_covar)
     if several:
-        small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads)
+        small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads, sharing)
         x, weights = small.rows.x, small.rows.weights
-        grounds = grounds_for(several, small.moments, frame, options.reg_covar, options.fixed)
+        grounds = grounds_for(several, small.moments, frame, options.reg_covar, options.fixed, sharing)
         views = views_of(x, profile.moments, frame)
         n_init = 1 if given is not None and given.complete else options.n_init or ALONE
         if searches and options.n_init is None:
@@ -158,8 +162,8 @@ def start_on_sample(
                     spreads[c] = Spread.of(ends, small.moments.count)
     explored = sizes[:1] if all(path.budget.brief for path in paths) else sizes
     for smaller, size in pairwise(sizes):
-        larger = SampleRows(profile.sample.first(size), frame, n_threads)
-        grounds = grounds_for(best, larger.moments, frame, options.reg_covar, options.fixed)
+        larger = SampleRows(profile.sample.first(size), frame, n_threads, sharing)
+        grounds = grounds_for(best, larger.moments, frame, options.reg_covar, options.fixed, sharing)
         ruled_out = screening.ruled_out(best)
         alive = [c for c in best if c not in ruled_out]
         if smaller in explored:

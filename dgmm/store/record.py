@@ -19,7 +19,7 @@ from dgmm.errors import InputError, one_line
 from dgmm.families import get_family
 from dgmm.fits import Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
-from dgmm.types import AnyArray, Criterion, Part
+from dgmm.types import AnyArray, Assignment, Criterion, Part
 
 #: How the format of a model begins.
 MODEL_KIND = "dgmm-model-"
@@ -97,6 +97,7 @@ class Attributes(BaseModel):
     settings: dict[str, Any] | None = None
     candidates: list[dict[str, Scalar]] | None = None
     fixed: tuple[Part, ...] = ()
+    assignment: Assignment = "soft"
     digest: str | None = None
     checksum: str | None = None
 
@@ -192,6 +193,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
     attributes: dict[str, Any] = {
         "format": FORMAT,
         "family": fit.covariance_type,
+        **({} if fit.assignment == "soft" else {"assignment": fit.assignment}),
         # what is not known is not there
         **{name: float(value) for name, value in numbers.items() if math.isfinite(value)},
         "n_parameters": fit.n_parameters,
@@ -313,6 +315,7 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         spread=None if a.spread is None else a.spread.spread(),
         stability=_stability(arrays, a),
         fixed=a.fixed,
+        assignment=a.assignment,
     )
     k, d = fit.mixture.means.shape
     if weights.shape != (k,) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-9:
