@@ -103,6 +103,12 @@ class Data(Settings):
         description="Variable that says how much each sample counts, such as its area; along some or all of the "
         "dimensions of the samples. Only the ratios matter.",
     )
+    labels: str | None = Field(
+        None,
+        description="Variable that says which class a sample is of, where that is known: a whole number from 0 up or a "
+        "text; -1, an empty text or a missing value where it is not. Mixtures are fitted with one component, or as "
+        "many, of each class, and labels are those of the classes.",
+    )
     decoder: Decoder = Field(
         "zarr", description="Who decodes chunks; zarrs (in Rust, `pip install dgmm[zarrs]`) is faster with small ones."
     )

@@ -36,7 +36,7 @@ FILE = Path(__file__).parents[1] / "dgmm" / "keywords.py"
 PLACE = re.compile(r"(# ---- generated ----\n).*?(# ---- end ----)", re.DOTALL)
 #: Each part of the schema, and what of it the functions take explicitly: Python says more there than a file can.
 PARTS: dict[str, tuple[type[Settings], set[str]]] = {
-    "DataOptions": (Data, {"path", "weights"}),
+    "DataOptions": (Data, {"path", "weights", "labels"}),
     "TrainingOptions": (Training, set()),
     "ClusterOptions": (Cluster, {"scheduler"}),
     "SearchOptions": (Search, {"n_components", "covariance_type"}),
@@ -90,7 +90,7 @@ def test_the_types_of_keywords_are_the_schemas() -> None:
 FUNCTIONS: dict[str, tuple[type[Settings], dict[str, str]]] = {
     "train": (Train, {"path": "source", "out": "", "overwrite": ""}),
     "select": (Select, {"path": "source", "out": "", "overwrite": ""}),
-    "score": (Score, {"path": "source", "weights": ""}),
+    "score": (Score, {"path": "source", "weights": "", "labels": ""}),
     "sample": (Sample, {}),
     "GaussianMixture.select": (
         Select,

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 @takes(TrainOptions, Train)
 def train(
     source: Source,
-    n_components: int,
+    n_components: int | None = None,
     covariance_type: str = "full",
     *,
     weights_init: ArrayLike | None = None,
     means_init: ArrayLike | None = None,
     precisions_init: ArrayLike | None = None,
     weights: Weights | None = None,
+    labels: Weights | None = None,
+    components_per_class: int = 1,
     scheduler: str | Client | None = None,
     journal: str | os.PathLike[str] | None = None,
     keep_journal: bool = False,
@@ -45,8 +47,8 @@ def train(
     ----------
     source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
         Samples by features. Rows with missing values (NaN) are left out.
-    n_components : int
-        Number of components K.
+    n_components : int, optional
+        Number of components K; with labels, if left out, that of the classes times ``components_per_class``.
     covariance_type : str
         One of `dgmm.families.FAMILIES`.
     weights_init : array_like, shape (K,), optional
@@ -61,6 +63,15 @@ def train(
         name, an array along some of the samples' dimensions, or one in their shape. They are normalised to a mean
         of one over the samples that have any, so that the n of BIC and of all sums is the number of those samples,
         and only the ratios of the weights matter. Samples of weight zero, or whose weight is missing, are left out.
+    labels : str, xarray.DataArray or array, optional
+        The class of each sample, given like the weights: a whole number from 0 up or a text where it is known; -1, an
+        empty text or a missing value where it is not. Known samples count for the components of their class alone, and
+        their joint density with it for the likelihood. If all are known, one component of each is what its samples say:
+        discriminant analysis, quadratic (full), linear (tied) or naive Bayes (diag). `Fit.classes` are their names, the
+        components those of one class after the other, and scores labels of classes. Starts are made of the known
+        samples, and no moves are tried (``search``, ``worst_rows``, ``on_collapse``).
+    components_per_class : int, default=1
+        Components of each class.
     scheduler : {"threads", "processes"}, address, import path or distributed.Client, optional
         Who does the work: the open client if there is one, else threads of this process. A path such as
         ``dask_jobqueue.SLURMCluster`` starts a cluster of that class for the call.
@@ -84,12 +95,15 @@ def train(
         If a component collapses in every start. A fit of which a component collapses on all the data is returned: its
         ``state`` is ``collapsed``, and a warning says what to do.
     """
-    one = validated(One, {"n_components": n_components, "covariance_type": covariance_type})
+    wanted = {"n_components": n_components, "covariance_type": covariance_type}
+    one = validated(One, {**wanted, "components_per_class": components_per_class})
     data, cluster, training = by_model(options, Data, Cluster)
     fitting = validated(Training, training)
-    samples = open_samples(source, weights=weights, **data)
+    samples = open_samples(source, weights=weights, labels=labels, **data)
     family = get_family(one.covariance_type)
-    given = check_given(family, one.n_components, samples.n_features, weights_init, means_init, precisions_init)
+    given = check_given(
+        family, one.number(samples.labels), samples.n_features, weights_init, means_init, precisions_init
+    )
     asked = {**one.model_dump(), "training": fitting.model_dump(mode="json"), **data, "given": written(given)}
     with (
         recorded(source, samples, journal, asked, keep=keep_journal) as records,
@@ -153,6 +167,7 @@ def select(
     covariance_type: Sequence[str] = DEFAULT,
     *,
     weights: Weights | None = None,
+    labels: Weights | None = None,
     scheduler: str | Client | None = None,
     journal: str | os.PathLike[str] | None = None,
     keep_journal: bool = False,
@@ -170,8 +185,8 @@ def select(
         Numbers of components to try; ``"1:"`` goes on from one until three more components bring no better criterion.
     covariance_type : sequence of str
         Covariance types to try.
-    weights, scheduler, journal, keep_journal
-        As for `train`.
+    weights, labels, scheduler, journal, keep_journal
+        As for `train`; with labels, numbers of components are multiples of that of the classes.
 
     Returns
     -------
@@ -188,7 +203,7 @@ def select(
     given, data, cluster, training = by_model(options, Search, Data, Cluster)
     search = validated(Search, {"n_components": n_components, "covariance_type": covariance_type, **given})
     fitting = validated(Training, training)
-    samples = open_samples(source, weights=weights, **data)
+    samples = open_samples(source, weights=weights, labels=labels, **data)
     asked = {**search.model_dump(mode="json"), "training": fitting.model_dump(mode="json"), **data}
     with (
         recorded(source, samples, journal, asked, keep=keep_journal) as records,

@@ -34,6 +34,8 @@ class Ground:
         Which of weights, means and covariances stay as they are.
     sharing : Sharing
         How the E-step shares samples out.
+    constant : bool
+        Whether sums do not depend on the mixture, since the component of every sample is known.
     """
 
     frame: Frame
@@ -43,6 +45,7 @@ class Ground:
     sample: Rows | None = None
     fixed: frozenset[str] = frozenset()
     sharing: Sharing = SOFT
+    constant: bool = False
 
 
 @dataclass(frozen=True)

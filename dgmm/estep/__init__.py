@@ -106,7 +106,16 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
 
 
 def score(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
-    """Scores of the rows of ``x``, shape (n, d), no missing values, by the one mixture of a plan."""
+    """Scores of the rows of ``x``, shape (n, d), no missing values, by the one mixture of a plan.
+
+    Where its components are several of a class, the label and its probability are those of the class.
+    """
+    if plan.n_labels < plan.n_rows:
+        found = score(x, plan.as_density, probabilities=True)
+        shares = found.probabilities.reshape(len(x), plan.n_labels, -1).sum(axis=2)
+        label = shares.argmax(axis=1)
+        top = np.take_along_axis(shares, label[:, None], axis=1)[:, 0]
+        return Scores(label, top, found.log_density, shares if probabilities else shares[:0])
     n, k = len(x), plan.n_rows
     scores = Scores(np.empty(n, dtype=np.int64), np.empty(n), np.empty(n), np.empty((n if probabilities else 0, k)))
     backend_of(plan).score(x, plan, scores)

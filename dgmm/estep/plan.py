@@ -146,6 +146,11 @@ class Plan(Sendable):
         """Number of components of all mixtures together."""
         return len(self.local)
 
+    @property
+    def n_labels(self) -> int:
+        """How many labels the one mixture of a plan can give: its classes, or its components."""
+        return self.sharing.n_classes or self.n_rows
+
     @cached_property
     def digest(self) -> str:
         """A name for exactly this E-step."""

@@ -22,6 +22,7 @@ from pydantic import (
     WrapValidator,
 )
 
+from dgmm.data import Labels
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, FAMILIES
 from dgmm.types import Acceleration, Assignment, Criterion, Effort, OnCollapse, Part, Precision, StartMethod
@@ -311,12 +312,7 @@ class Training(Settings):
     @property
     def searches(self) -> bool:
         """Whether other mixtures than starts are tried on the sample."""
-        return self.search != "starts" and self.is_free
-
-    @property
-    def is_free(self) -> bool:
-        """Whether anything but the climb may change a mixture: nothing is held fixed, and gains are of the density."""
-        return not self.fixed and self.assignment == "soft"
+        return self.search != "starts" and not self.fixed and self.assignment == "soft"
 
 
 #: Numbers of components to choose among.
@@ -343,8 +339,34 @@ class Search(Settings):
 class One(Settings):
     """The mixture that is fitted."""
 
-    n_components: Count = Field(description="Number of components K.")
+    n_components: Count | None = Field(
+        None, description="Number of components K. With labels it is that of the classes times components_per_class."
+    )
     covariance_type: CovarianceType = "full"
+    components_per_class: Count = Field(1, description="Components of each class, where samples have labels.")
+
+    def number(self, labels: Labels | None) -> int:
+        """K, for samples that may have labels.
+
+        Raises
+        ------
+        InputError
+            If it cannot be told, or is no multiple of the number of classes.
+        """
+        per_class, k = self.components_per_class, self.n_components
+        if labels is None:
+            if per_class > 1:
+                raise InputError(f"components_per_class ({per_class}) is for samples with labels: give n_components")
+            if k is None:
+                raise InputError("n_components is missing: give the number of components, or labels of samples")
+            return k
+        wanted = per_class * len(labels.names)
+        if k is not None and k != wanted and per_class > 1:
+            raise InputError(
+                f"n_components={k} is not {len(labels.names)} classes times components_per_class ({per_class}): leave "
+                "it out"
+            )
+        return wanted if k is None else k
 
 
 def by_model(options: Mapping[str, Any], *models: type[Settings]) -> list[dict[str, Any]]:

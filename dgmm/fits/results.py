@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dgmm.data import Layout, shortened
+from dgmm.data import Layout, Names, shortened
 from dgmm.em import Evaluated
 from dgmm.errors import InputError
 from dgmm.fits.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fits.stability import Stability
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
-from dgmm.types import Assignment, Criterion, IntArray
+from dgmm.types import AnyArray, Assignment, Criterion, FloatArray, IntArray
 
 #: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
 STRONG = 10.0
@@ -105,6 +105,9 @@ class Fit:
     assignment : {"soft", "hard"}
         Where it is hard, `log_likelihood` and `trajectory` are those of the classification, ``sum log w_k p(x | k)``
         with the most probable component k of every sample. BIC, of it, is then ICL.
+    classes : tuple of int or of str
+        Names of the classes that were known of samples; components are theirs, as many of each, one class after the
+        other. None of them where no sample had a label.
     judged : BlockSums or None
         What the mixture says of the rows that were held out, block by block, from which standard errors follow; None
         if none were. It is not stored with a model.
@@ -129,6 +132,7 @@ class Fit:
     stability: Stability | None = None
     fixed: tuple[str, ...] = ()
     assignment: Assignment = "soft"
+    classes: Names = ()
     evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
     judged: BlockSums | None = field(default=None, repr=False, compare=False)
 
@@ -136,6 +140,25 @@ class Fit:
     def n_components(self) -> int:
         """Number of components K."""
         return self.mixture.n_components
+
+    @property
+    def n_labels(self) -> int:
+        """How many labels there are: of the classes, or of the components."""
+        return len(self.classes) or self.n_components
+
+    def class_of(self, component: int) -> int | str | None:
+        """The class of a component; None where there are no classes."""
+        return self.classes[component * len(self.classes) // self.n_components] if self.classes else None
+
+    def class_probabilities(self, x: AnyArray) -> FloatArray:
+        """Probability of every class, shape (n, classes), for rows (n, d): the sum of those of its components."""
+        shares = self.mixture.responsibilities(x)
+        return shares.reshape(len(x), self.n_labels, -1).sum(axis=2)
+
+    def classify(self, x: AnyArray) -> AnyArray:
+        """The name of the most probable class, or the number of the component where there are none, shape (n,)."""
+        labels = self.class_probabilities(x).argmax(axis=1)
+        return np.array(self.classes)[labels] if self.classes else labels
 
     @property
     def covariance_type(self) -> str:

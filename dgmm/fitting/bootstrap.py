@@ -114,7 +114,7 @@ def _refit(
         return grounds_for([Candidate(k, name)], sample.moments, frame, options.reg_covar, options.fixed, sharing)[name]
 
     starts = [start]
-    if options.searches and k > 1:
+    if options.searches and sharing == SOFT and k > 1:
         few = SampleRows(rows[:SEARCHED_ROWS], frame, n_threads)
         path = Path(start.family, few, ground_of(few), options.model_copy(update={"search": "quick"}), [k])
         path.walk()

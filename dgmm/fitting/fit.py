@@ -8,18 +8,19 @@ from dataclasses import replace
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Samples
-from dgmm.em import Ascent, climb
+from dgmm.em import Ascent, Ground, climb
 from dgmm.engine import Departed, Fold, Journal, Journaled, Workers
 from dgmm.errors import CollapseError, InputError
 from dgmm.families import Family, get_family
 from dgmm.fits import Fit, One, OpenRange, Outcome, Search, Selection, Training, choose
 from dgmm.fitting.bootstrap import REFITTED_ROWS, stability_of
 from dgmm.fitting.departure import starts_after
+from dgmm.fitting.labelled import check_classes, known_starts
 from dgmm.fitting.race import Race
 from dgmm.fitting.scout import Scout
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, profile_of
-from dgmm.search import Candidate, Given, grounds_for, one_component, start_on_sample
+from dgmm.search import Candidate, Given, Starts, grounds_for, one_component, start_on_sample
 from dgmm.types import Criterion
 
 logger = logging.getLogger("dgmm")
@@ -44,6 +45,7 @@ def fit_candidates(
         Candidate -> what has become of it, where there is none.
     """
     samples, profile = passes.samples, passes.profile
+    check_classes(candidates, samples)
     for c in candidates:
         if c.n_components > profile.n_samples:
             raise InputError(
@@ -65,30 +67,39 @@ def fit_candidates(
         "profile: %d samples of %d features, %d left out with missing values, in %d segments",
         profile.n_samples, samples.n_features, profile.n_missing, len(samples.grid),
     )  # fmt: skip
-    found = start_on_sample(
-        profile,
-        candidates,
-        options,
-        passes.frame,
-        given,
-        criterion=None if keep_all else criterion,
-        n_threads=passes.fold.workers.driver_threads,
-        sharing=passes.sharing,
-    )
+    if samples.labels is not None:
+        found = Starts(*known_starts(passes, candidates, options, grounds, given), {}, {}, {})
+    else:
+        found = start_on_sample(
+            profile,
+            candidates,
+            options,
+            passes.frame,
+            given,
+            criterion=None if keep_all else criterion,
+            n_threads=passes.fold.workers.driver_threads,
+            sharing=passes.sharing,
+        )
     starts, failures = dict(found.mixtures), dict(found.failures)
     for c in candidates:
-        if c.n_components == 1:
+        if c.n_components == 1 and c not in starts:
             ground = grounds[c.covariance_type]
             starts[c] = one_component(get_family(c.covariance_type), ground)
             if given is not None and options.fixed:
                 starts[c] = given.replace_in(starts[c], ground.frame)
-    scout = Scout(passes, options, found, searches=options.searches and given is None)
+    searches = options.searches and given is None and samples.labels is None
+    scout = Scout(passes, options, found, searches=searches)
+
+    def ground_of(c: Candidate) -> Ground:
+        """Of a candidate: where every class is known and is a component, its sums do not depend on where it stands."""
+        labels = samples.labels
+        constant = labels is not None and labels.all_known and len(labels.names) == c.n_components
+        return replace(grounds[c.covariance_type], constant=constant)
+
     race = None
     while race is None:
         ascents = {
-            c: Ascent(starts[c], grounds[c.covariance_type], options.tol, options.accelerate)
-            for c in candidates
-            if c in starts
+            c: Ascent(starts[c], ground_of(c), options.tol, options.accelerate) for c in candidates if c in starts
         }
         race = Race(passes, ascents, options, criterion, found.attainable, scout)
         try:
@@ -195,7 +206,7 @@ def train_samples(
     journal: Journal | None = None,
 ) -> Fit:
     """Fit one mixture; raises `CollapseError` where there is nothing to return."""
-    candidate = Candidate(one.n_components, one.covariance_type)
+    candidate = Candidate(one.number(samples.labels), one.covariance_type)
     with one_blas_thread:
         passes = passes_over(samples, workers, options, journal=journal)
         fits, failures = fit_candidates(passes, [candidate], options, given=given)

@@ -21,7 +21,7 @@ def projection_of(samples: Samples, asked: One | Search, options: Training) -> P
     if isinstance(asked, Search):
         candidates = [Candidate(k, kind) for kind in asked.covariance_type for k in asked.n_components]
     else:
-        candidates = [Candidate(asked.n_components, asked.covariance_type)]
+        candidates = [Candidate(asked.number(samples.labels), asked.covariance_type)]
 
     def need(threads_per_worker: int, n_threads: int) -> int:
         return projected_bytes(samples, leaves_of(samples, candidates, options), threads_per_worker, n_threads)

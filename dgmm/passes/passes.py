@@ -162,7 +162,8 @@ class Passes:
         self.profile = profile
         self.ridge = ridge
         self.dtype: np.dtype[Any] = np.dtype(options.compute_dtype)
-        self.sharing = Sharing(options.assignment == "hard")
+        n_classes = 0 if samples.labels is None else len(samples.labels.names)
+        self.sharing = Sharing(options.assignment == "hard", n_classes)
         blocks = blocks_of(samples, options)
         self._division = Division(profile.n_missing > 0, options.holdout, options.seed, profile.scale, blocks)
 
@@ -188,6 +189,12 @@ class Passes:
         plan = make_plan(mixtures, frames, dtype or self.dtype, self.sharing)
         totals = self.fold(EStepSegment(plan, self._division, tuple(mixtures))).values
         return unpack(totals[Role.FIT], plan, totals.get(Role.JUDGE))
+
+    def accumulate_known(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
+        """One pass: the same over the samples alone whose class is known."""
+        plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures}, sharing=self.sharing)
+        totals = self.fold(EStepSegment(plan, replace(self._division, known=True), tuple(mixtures))).values
+        return unpack(totals[Role.FIT], plan)
 
     def judge(self, mixtures: Sequence[Mixture]) -> list[BlockSums]:
         """One pass: what mixtures, given in the data's units, say of the rows that are held out, block by block."""

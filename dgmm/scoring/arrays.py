@@ -44,15 +44,18 @@ def types_of(n_components: int, probabilities: bool) -> dict[str, np.dtype[Any]]
 
 def create(store: Any, samples: Samples, model: Fit, probabilities: bool, settings: Mapping[str, Any]) -> None:
     """Create the group and its arrays in a store, around the chunks that may be there; it is not complete yet."""
-    k = model.n_components
+    k = model.n_labels
+    kind = "class" if model.classes else "component"
+    names = [str(name).replace(" ", "_") for name in model.classes] or [f"component_{i}" for i in range(k)]
     group = zarr.create_group(store, zarr_format=3)
     group.attrs.update(
         {
             **{str(name): plain(value) for name, value in samples.coords.attrs.items()},
             "format": SCORES_FORMAT,
-            "title": f"Scores of a {model.covariance_type} Gaussian mixture with {k} components",
+            "title": f"Scores of a {model.covariance_type} Gaussian mixture with {model.n_components} components",
             "source": samples.name,
             "n_components": k,
+            **({"classes": json.dumps(list(model.classes))} if model.classes else {}),
             "covariance_type": model.covariance_type,
             "model": digest(model.mixture),
             "settings": json.dumps(dict(settings)),
@@ -64,14 +67,14 @@ def create(store: Any, samples: Samples, model: Fit, probabilities: bool, settin
         "label": (
             -1,
             {
-                "long_name": "most probable component",
+                "long_name": f"most probable {kind}",
                 "flag_values": list(range(-1, k)),
-                "flag_meanings": " ".join(["missing", *(f"component_{i}" for i in range(k))]),
+                "flag_meanings": " ".join(["missing", *names]),
             },
         ),
-        "probability": (np.nan, {"long_name": "probability of the most probable component"}),
+        "probability": (np.nan, {"long_name": f"probability of the most probable {kind}"}),
         "log_density": (np.nan, {"long_name": "logarithm of the density, in the data's units"}),
-        "probabilities": (np.nan, {"long_name": "probability of each component"}),
+        "probabilities": (np.nan, {"long_name": f"probability of each {kind}"}),
     }
     for name, dtype in types_of(k, probabilities).items():
         every = name == "probabilities"

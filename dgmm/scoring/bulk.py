@@ -21,7 +21,6 @@ from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
 from dgmm.fits import Fit
-from dgmm.mixture import Mixture
 from dgmm.passes import refuse_infinite
 from dgmm.rows import Rows
 from dgmm.scoring.arrays import (
@@ -117,17 +116,17 @@ class ScoreSegment(Sendable, Leaf[Done]):
     probabilities: bool
 
     @classmethod
-    def of(cls, mixture: Mixture, samples: Samples, recording: Recording, probabilities: bool) -> ScoreSegment:
-        """The leaf for a mixture and samples."""
+    def of(cls, model: Fit, samples: Samples, recording: Recording, probabilities: bool) -> ScoreSegment:
+        """The leaf for a model and samples."""
         with one_blas_thread:
-            plan = mixture.density_plan()
+            plan = model.mixture.density_plan(n_classes=len(model.classes))
         return cls(samples.name, samples.features, samples.grid, plan, samples.row_bytes, recording, probabilities)
 
     @contextmanager
     def over(self, run: Sequence[int]) -> Iterator[tuple[Sequence[int], Callable[[int, Any], Done]]]:
         """What is left of a run, of which another may have done something and died, and the scoring that records."""
         recorder = Recorder(
-            self.recording, Entries.nothing(0, self.plan.n_rows, len(self._types), self.grid.largest), run[0]
+            self.recording, Entries.nothing(0, self.plan.n_labels, len(self._types), self.grid.largest), run[0]
         )
         before = recorder.before(self.grid)
         unsound = {finding.region for finding in self._written.examine(before.region.tolist(), before.checksums)}
@@ -170,7 +169,7 @@ class ScoreSegment(Sendable, Leaf[Done]):
 
     @property
     def _types(self) -> dict[str, np.dtype[Any]]:
-        return types_of(self.plan.n_rows, self.probabilities)
+        return types_of(self.plan.n_labels, self.probabilities)
 
     @property
     def _written(self) -> Written:
@@ -189,15 +188,18 @@ class ScoreSegment(Sendable, Leaf[Done]):
 
     def working_bytes(self, n_rows: int) -> int:
         """Rows without those that are missing, and scores, as they are found and as they are written."""
-        return buffer_bytes(self.plan) + n_rows * (self.row_bytes + 48 + 20 * self.plan.n_rows * self.probabilities)
+        # those of a class are sums over its components
+        shares = 8 * self.plan.n_rows * (self.plan.n_labels < self.plan.n_rows)
+        written = 20 * self.plan.n_labels * self.probabilities
+        return buffer_bytes(self.plan) + n_rows * (self.row_bytes + 48 + written + shares)
 
     def result_bytes(self, n_rows: int) -> int:
         """One number; and what its task has recorded."""
-        return 64 + (8 * self.plan.n_rows + 64) * -(-n_rows // self.grid.largest)
+        return 64 + (8 * self.plan.n_labels + 64) * -(-n_rows // self.grid.largest)
 
     def score(self, x: AnyArray) -> tuple[dict[str, AnyArray], Scored]:
         """Variables of the output for the rows of ``x`` (n, d), and what they come to."""
-        n, k = len(x), self.plan.n_rows
+        n, k = len(x), self.plan.n_labels
         present = complete_rows(x)
         scores = score(x if present is None else x[present], self.plan, probabilities=self.probabilities)
         counts = np.bincount(scores.label, minlength=k).astype(np.int64)
@@ -218,7 +220,7 @@ def score_projection(model: Fit, samples: Samples, output: Output, probabilities
 
     def need(threads_per_worker: int, n_threads: int) -> int:
         ours = samples.like(model.features, model.layout)
-        leaf = ScoreSegment.of(model.mixture, ours, Ledger(output, {}).recording, probabilities)
+        leaf = ScoreSegment.of(model, ours, Ledger(output, {}).recording, probabilities)
         return projected_bytes(ours, [leaf], threads_per_worker, n_threads)
 
     return need
@@ -273,14 +275,14 @@ def score_samples(
         # what somebody has begun and not ended is of no use any more
         output.kept = False
         return Scored.of(former.table)
-    Fold(samples, workers, keep=False).check(ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities))
+    Fold(samples, workers, keep=False).check(ScoreSegment.of(model, samples, ledger.recording, probabilities))
     began = time.perf_counter()
     with kept_for_another(output, ledger):
         names = names_of(ledger.head)
         how = partial(create, samples=samples, model=model, probabilities=probabilities, settings=settings or {})
         store, todo = begun(output, ledger, how, found.regions, former, workers)
         if todo:
-            leaf = ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities)
+            leaf = ScoreSegment.of(model, samples, ledger.recording, probabilities)
             in_portions(samples, workers, leaf, todo)
         ledger.check_source(samples)
         table, known = ledger.load()

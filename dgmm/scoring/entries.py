@@ -83,14 +83,14 @@ class Entries:
 
 def head_of(samples: Samples, model: Fit, probabilities: bool, found: Seen | None = None) -> dict[str, Any]:
     """What is to be written, and of what; by what the samples were seen to be, if they were looked at already."""
-    arrays = types_of(model.n_components, probabilities)
+    arrays = types_of(model.n_labels, probabilities)
     sources = None if found is None else found.regions
     return {
         "format": FORMAT,
         "shape": list(samples.grid.shape),
         "segment": list(samples.grid.segment),
         "regions": len(samples.grid),
-        "n_components": model.n_components,
+        "n_components": model.n_labels,
         "arrays": {name: dtype.str for name, dtype in arrays.items()},
         "model": digest(model.mixture),
         "source": fingerprint(samples) if found is None else found.fingerprint,
