@@ -72,7 +72,9 @@ class Labels:
         places = np.minimum(np.searchsorted(names, texts), len(names) - 1)
         new = known & (names[places] != texts)
         if new.any():
-            raise InputError(f"the labels of {name} were changed while they were read: {texts[new][0]!r} is new")
+            raise InputError(
+                f"the labels of {name} were changed while they were read: {texts[new].tolist()[0]!r} is new"
+            )
         return np.where(known, places, -1).astype(np.int64)
 
 

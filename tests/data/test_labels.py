@@ -68,9 +68,6 @@ def test_a_variable_of_a_store_is_no_feature(labels: Any, tmp_path: Path) -> Non
     names, codes, _ = read("kind", str(tmp_path / "x.zarr"))
     assert (len(names), codes.count(-1)) == (3, 2)
     assert open_samples(str(tmp_path / "x.zarr"), labels="kind").features == ("a", "b")
-    assert any(
-        "labels" in line or "kind" in line for line in open_samples(str(tmp_path / "x.zarr"), labels="kind").storage()
-    )
 
 
 def test_labels_along_some_dimensions_are_those_of_all_there() -> None:
