@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ByteSize,
     Field,
@@ -107,7 +108,7 @@ class Data(Settings):
         None,
         description="Variable that says which class a sample is of, where that is known: a whole number from 0 up or a "
         "text; -1, an empty text or a missing value where it is not. Mixtures are fitted with one component, or as "
-        "many, of each class, and labels are those of the classes.",
+        "many, of each class, and scores label the classes; they need no labels themselves.",
     )
     decoder: Decoder = Field(
         "zarr", description="Who decodes chunks; zarrs (in Rust, `pip install dgmm[zarrs]`) is faster with small ones."
@@ -327,9 +328,16 @@ class Acceptance(Settings):
     )
 
 
+def _without_labels(data: Data) -> Data:
+    if data.labels is not None:
+        raise ValueError("classes of new data are those of the model: leave labels out, and dgmm train makes another")
+    return data
+
+
 class Refresh(Scoring, Search, Fitting):
     """What is done every night: look at the new data, renew the model where that is asked for, score what is new."""
 
+    data: Annotated[Data, AfterValidator(_without_labels)]
     registry: str = Field(min_length=1, description="Registry of the model: models/NAME.")
     out: str = Field(min_length=1, description="Scores to keep up to date, a Zarr group on the grid of the data.")
     n_components: Numbers = Field(

@@ -269,3 +269,9 @@ def test_files_that_cannot_be_read(what: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read_settings(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_night_takes_no_labels() -> None:
+    settings = {"data": {"path": "x.zarr", "labels": "kind"}, "registry": "models/x", "out": "scores.zarr"}
+    with pytest.raises(InputError, match="classes of new data are those of the model"):
+        validated(Refresh, settings)
