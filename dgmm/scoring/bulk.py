@@ -189,7 +189,7 @@ class ScoreSegment(Sendable, Leaf[Done]):
     def working_bytes(self, n_rows: int) -> int:
         """Rows without those that are missing, and scores, as they are found and as they are written."""
         # those of a class are sums over its components
-        shares = 8 * self.plan.n_rows * (self.plan.n_labels < self.plan.n_rows)
+        shares = 8 * (self.plan.n_rows + self.plan.n_labels) * (self.plan.n_labels < self.plan.n_rows)
         written = 20 * self.plan.n_labels * self.probabilities
         return buffer_bytes(self.plan) + n_rows * (self.row_bytes + 48 + written + shares)
 
