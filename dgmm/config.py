@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ByteSize,
     Field,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -183,6 +184,12 @@ class Train(One, Fitting):
     """Fit one mixture."""
 
     out: str = Field(min_length=1, description="Model to write, a Zarr group.")
+
+    @model_validator(mode="after")
+    def _check_number(self) -> Train:
+        if self.n_components is None and self.data.labels is None:
+            raise ValueError("n_components: give the number of components, or labels of samples (data.labels)")
+        return self
 
 
 class Select(Search, Fitting):

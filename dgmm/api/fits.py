@@ -71,7 +71,7 @@ def train(
         components those of one class after the other, and scores labels of classes. Starts are made of the known
         samples, and no moves are tried (``search``, ``worst_rows``, ``on_collapse``).
     components_per_class : int, default=1
-        Components of each class.
+        Components of each class, where samples have labels.
     scheduler : {"threads", "processes"}, address, import path or distributed.Client, optional
         Who does the work: the open client if there is one, else threads of this process. A path such as
         ``dask_jobqueue.SLURMCluster`` starts a cluster of that class for the call.

@@ -56,6 +56,9 @@ def validated(model: type[M], values: dict[str, Any]) -> M:
                 problems.append(f"{place} is empty: give at least {e['ctx']['min_length']}")
                 continue
             message = e["msg"].removeprefix("Value error, ")
+            if e["type"] == "value_error" and not e["loc"]:  # of several settings, which it names
+                problems.append(message)
+                continue
             if e["type"] == "extra_forbidden":
                 near = get_close_matches(str(e["loc"][-1]), known_in(model, e["loc"][:-1]), 1, NEAR)
                 message = "unknown setting" + (f": did you mean {near[0]}?" if near else "")
