@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from dgmm.data.grid import Grid
 from dgmm.errors import InputError
@@ -88,7 +89,9 @@ def plain(values: AnyArray, name: str) -> tuple[AnyArray, BoolArray]:
     """
     kind = values.dtype.kind
     if kind in "OTUS":
-        texts = np.array([_text(value) for value in values.ravel().tolist()], dtype=str).reshape(values.shape)
+        # each of them is looked at once, however many rows have it; the last text is what missing ones get
+        places, different = pd.factorize(values.ravel().astype(object))
+        texts = np.array([*map(_text, different), ""], dtype=str)[places].reshape(values.shape)
         return texts, np.asarray(texts != "")
     if kind not in "biuf":
         raise InputError(f"the labels of {name} are of type {values.dtype}: give whole numbers, or texts")
@@ -104,7 +107,5 @@ def plain(values: AnyArray, name: str) -> tuple[AnyArray, BoolArray]:
 
 
 def _text(value: Any) -> str:
-    """A label as a text, of which there is none for what is missing."""
-    if value is None or value != value:
-        return ""
+    """A label as a text."""
     return value.decode() if isinstance(value, bytes) else str(value)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from distributed import Client
 from scipy.stats import multivariate_normal
 from sklearn.datasets import load_iris
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
@@ -336,3 +337,18 @@ def test_refits_keep_the_classes() -> None:
     assert np.isfinite(fit.held_out)
     assert fit.judged is not None
     assert fit.held_out == pytest.approx(fit.judged.mean, rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.*Zarr V3 specification.*")
+def test_processes_read_the_labels_as_threads_do(tmp_path: Path, client: Client) -> None:
+    x, y, labels = moons(900, 0.3)
+    names = np.where(labels < 0, "", np.array(["upper", "lower"])[y])
+    data = {"a": ("t", x[:, 0]), "b": ("t", x[:, 1]), "moon": ("t", names)}
+    path = str(tmp_path / "x.zarr")
+    xr.Dataset(data).chunk(t=200).to_zarr(path, zarr_format=3, consolidated=False)
+    asked: dict[str, Any] = {"labels": "moon", "components_per_class": 3, "covariance_type": "spherical"}
+    here, there = (dgmm.train(path, scheduler=scheduler, **asked) for scheduler in ("threads", client))
+    assert here.classes == there.classes == ("lower", "upper")
+    assert here.mixture.means.tobytes() == there.mixture.means.tobytes()
+    in_memory = dgmm.train(x, labels=names, components_per_class=3, covariance_type="spherical")
+    np.testing.assert_allclose(in_memory.mixture.means, here.mixture.means, rtol=1e-7)
