@@ -335,7 +335,8 @@ def info(
             if stability is not None:
                 more += f"; found again in {stability.found_again[component]:.0%} of the refits, "
                 more += f"standard error of the weight {stability.weights_se[component]:.2g}"
-            print(f"component {component}: weight {weight:.4f}, mean {values}{more}")
+            of = "" if fit.class_of(component) is None else f" of class {fit.class_of(component)}"
+            print(f"component {component}{of}: weight {weight:.4f}, mean {values}{more}")
         if stability is not None:
             print(stability.words)
         if fit.clusters is not None:

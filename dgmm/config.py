@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ByteSize,
     Field,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -103,6 +105,12 @@ class Data(Settings):
         description="Variable that says how much each sample counts, such as its area; along some or all of the "
         "dimensions of the samples. Only the ratios matter.",
     )
+    labels: str | None = Field(
+        None,
+        description="Variable that says which class a sample is of, where that is known: a whole number from 0 up or a "
+        "text; -1, an empty text or a missing value where it is not. Mixtures are fitted with one component, or as "
+        "many, of each class, and scores label the classes; they need no labels themselves.",
+    )
     decoder: Decoder = Field(
         "zarr", description="Who decodes chunks; zarrs (in Rust, `pip install dgmm[zarrs]`) is faster with small ones."
     )
@@ -176,6 +184,12 @@ class Train(One, Fitting):
     """Fit one mixture."""
 
     out: str = Field(min_length=1, description="Model to write, a Zarr group.")
+
+    @model_validator(mode="after")
+    def _check_number(self) -> Train:
+        if self.n_components is None and self.data.labels is None:
+            raise ValueError("n_components: give the number of components, or labels of samples (data.labels)")
+        return self
 
 
 class Select(Search, Fitting):
@@ -377,9 +391,16 @@ class Acceptance(Settings):
     )
 
 
+def _without_labels(data: Data) -> Data:
+    if data.labels is not None:
+        raise ValueError("classes of new data are those of the model: leave labels out, and dgmm train makes another")
+    return data
+
+
 class Refresh(Scoring, Search, Fitting):
     """What is done every night: look at the new data, renew the model where that is asked for, score what is new."""
 
+    data: Annotated[Data, AfterValidator(_without_labels)]
     registry: str = Field(min_length=1, description="Registry of the model: models/NAME.")
     out: str = Field(min_length=1, description="Scores to keep up to date, a Zarr group on the grid of the data.")
     n_components: Numbers = Field(

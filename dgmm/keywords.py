@@ -12,7 +12,18 @@ from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
 
 from dgmm.config import Setting, settings_of
 from dgmm.fits import Settings
-from dgmm.types import Acceleration, Criterion, Decoder, Effort, MissingChunks, OnCollapse, Precision, StartMethod
+from dgmm.types import (
+    Acceleration,
+    Assignment,
+    Criterion,
+    Decoder,
+    Effort,
+    MissingChunks,
+    OnCollapse,
+    Part,
+    Precision,
+    StartMethod,
+)
 
 # ---- generated ----
 
@@ -58,6 +69,14 @@ class TrainingOptions(TypedDict, total=False):
     alone, and no path where two of the starts come to the best top (quick). Where components are few, more splits. As
     many moves as climb in a round are evaluated on all the data once the winner has arrived there, in one shared
     pass."""
+    assignment: Assignment
+    """soft: a sample counts for every component as probable as it is (EM). hard: for the most probable one alone
+    (classification EM), until no sample changes its component. The log-likelihood is then that of the classification,
+    and BIC is ICL; only starts are tried, as with fixed, and accelerate does nothing."""
+    fixed: Sequence[Part]
+    """What keeps the values that it begins with: weights, means, covariances. It is not counted among the parameters.
+    Only starts are tried then: no path and no moves (search), no component on the worst rows (worst_rows,
+    on_collapse)."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
     start_rows: int

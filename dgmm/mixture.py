@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.estep import Plan, complete_rows, make_plan, score
+from dgmm.estep import Plan, Sharing, complete_rows, make_plan, score
 from dgmm.families import Family, Frame, get_family, make_frame
 from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
 
@@ -136,6 +136,10 @@ class Mixture:
         """Number of free parameters."""
         return self.family.n_parameters(self.n_components, self.n_features)
 
+    def n_free(self, fixed: Collection[str]) -> int:
+        """Number of free parameters where some parts are held fixed; see `Family.n_fixed`."""
+        return self.n_parameters - self.family.n_fixed(fixed, self.n_components, self.n_features)
+
     @property
     def means(self) -> FloatArray:
         """Component means, shape (K, d)."""
@@ -170,10 +174,11 @@ class Mixture:
         """The mixture of these components in this order, with the weights that they have."""
         return Mixture(self.family, self.weights[order], self.family.taken(self.components, order))
 
-    def density_plan(self, ridge: float | None = None) -> Plan:
+    def density_plan(self, ridge: float | None = None, n_classes: int = 0) -> Plan:
         """Plan of an E-step that gives log densities sample by sample, in a frame of the mixture's own.
 
-        The weights need not sum to one; ``ridge`` is that of `make_frame`.
+        The weights need not sum to one; ``ridge`` is that of `make_frame`. Where components, one class
+        after the other, are those of ``n_classes``, labels are of these.
         """
         family, components = self.family.for_density(self.components)
         shares = self.weights / self.weights.sum()
@@ -183,7 +188,8 @@ class Mixture:
         for k, share in enumerate(shares):
             covariance += share * family.covariance(components, k)
         frame = make_frame(family.frame, mean, covariance, ridge=ridge)
-        return make_plan([Mixture(family, self.weights, components).to_frame(frame)], {family.frame: frame})
+        inside = Mixture(family, self.weights, components).to_frame(frame)
+        return make_plan([inside], {family.frame: frame}, sharing=Sharing(n_classes=n_classes))
 
     def log_density(self, x: AnyArray) -> FloatArray:
         """``log p(x)``, shape (n,), in the data's units, for the rows of ``x`` (n, d)."""

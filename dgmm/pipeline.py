@@ -56,7 +56,9 @@ REPORT_ROWS = 5000
 
 def samples_of(data: Data, model: Fit | None = None) -> Samples:
     """The samples that settings name; what they leave open is as for the samples that a model was fitted to."""
-    return open_samples(data.path, **data.model_dump(exclude={"path"}), like=None if model is None else model.layout)
+    # a model knows its classes: what is known of those of other data is of no use to it
+    how = data.model_dump(exclude={"path"} if model is None else {"path", "labels"})
+    return open_samples(data.path, **how, like=None if model is None else model.layout)
 
 
 def samples_for(data: Data, model: Fit) -> Samples:

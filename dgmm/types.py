@@ -15,6 +15,10 @@ AnyArray = NDArray[Any]
 #: How EM is accelerated, and what a start is made of.
 Acceleration = Literal["anderson", "none"]
 StartMethod = Literal["kmeans", "k-means++", "random", "random_from_data"]
+#: Whether a sample counts for every component as probable as it is, or for the most probable one.
+Assignment = Literal["soft", "hard"]
+#: What of a mixture can be held fixed.
+Part = Literal["weights", "means", "covariances"]
 #: How much is searched on the sample.
 Effort = Literal["starts", "quick", "standard", "thorough"]
 #: What becomes of chunks that are not in a store, which zarr reads as the fill value.

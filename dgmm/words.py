@@ -48,13 +48,15 @@ def show_selection(settings: Select, selection: Selection) -> str:
 
 def show_scored(settings: Score, scored: Scored) -> str:
     """What scoring has come to, as text."""
-    n = int(scored.counts.sum())
+    n, classes = int(scored.counts.sum()), store.load(settings.model).classes
+    what = "component" if settings.clusters is None else "cluster"
+    names = [f"class {name}" for name in classes] or [f"{what} {k}" for k in range(len(scored.counts))]
     return "\n".join(
         [
             f"{n} samples scored, {scored.n_missing} missing, mean log density {scored.log_density / max(n, 1):.6g}",
             *(
-                f"{'component' if settings.clusters is None else 'cluster'} {k}: {m} samples ({m / max(n, 1):.2%})"
-                for k, m in enumerate(scored.counts.tolist())
+                f"{name}: {m} samples ({m / max(n, 1):.2%})"
+                for name, m in zip(names, scored.counts.tolist(), strict=True)
             ),
             f"missing: {scored.n_missing}",
             f"scores: {settings.out}",
@@ -88,10 +90,13 @@ def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
     seen = "" if fit.spread is None else f"; on the sample {fit.spread}"
     held = f", held out {fit.held_out:.4f} per sample" if np.isfinite(fit.held_out) else ""
     held += f" (standard error {fit.held_out_se:.4f})" if np.isfinite(fit.held_out_se) else ""
+    held += f", {' and '.join(fit.fixed)} held fixed" if fit.fixed else ""
+    held += f", classes {', '.join(map(str, fit.classes))}" if fit.classes else ""
+    hard = "classification " if fit.assignment == "hard" else ""
     short = f", an estimated {fit.remaining_gain:.2g} nats per sample short of this top"
     return (
         f"{fit.covariance_type}, K = {fit.n_components} ({fit.n_parameters} parameters), {fit.n_samples} samples "
-        f"({fit.n_missing} missing): log-likelihood {fit.log_likelihood:.4f}{held}, "
+        f"({fit.n_missing} missing): {hard}log-likelihood {fit.log_likelihood:.4f}{held}, "
         f"{CRITERION_NAMES[Criterion(criterion)]} {fit.criterion(criterion):.2f}, {fit.state} after "
         f"{fit.n_passes} passes{short + seen if fit.outcome.is_sound else f': {fit.reason}'}"
     )

@@ -40,7 +40,7 @@ FILE = Path(__file__).parents[1] / "dgmm" / "keywords.py"
 PLACE = re.compile(r"(# ---- generated ----\n).*?(# ---- end ----)", re.DOTALL)
 #: Each part of the schema, and what of it the functions take explicitly: Python says more there than a file can.
 PARTS: dict[str, tuple[type[Settings], set[str]]] = {
-    "DataOptions": (Data, {"path", "weights"}),
+    "DataOptions": (Data, {"path", "weights", "labels"}),
     "TrainingOptions": (Training, set()),
     "ClusterOptions": (Cluster, {"scheduler"}),
     "SearchOptions": (Search, {"n_components", "covariance_type"}),
@@ -96,10 +96,10 @@ def test_the_types_of_keywords_are_the_schemas() -> None:
 FUNCTIONS: dict[str, tuple[type[Settings], dict[str, str]]] = {
     "train": (Train, {"path": "source", "out": "", "overwrite": ""}),
     "select": (Select, {"path": "source", "out": "", "overwrite": ""}),
-    "score": (Score, {"path": "source", "weights": ""}),
+    "score": (Score, {"path": "source", "weights": "", "labels": ""}),
     "sample": (Sample, {}),
-    "predict": (Predict, {"path": "source", "weights": ""}),
-    "merge": (Merge, {"path": "source", "out": "", "overwrite": "", "weights": "weights"}),
+    "predict": (Predict, {"path": "source", "weights": "", "labels": ""}),
+    "merge": (Merge, {"path": "source", "out": "", "overwrite": "", "weights": "weights", "labels": ""}),
     "GaussianMixture.select": (
         Select,
         {s.name: "" for s in settings_of(Fitting) if "." not in s.path or s.path.startswith(("data", "cluster"))}

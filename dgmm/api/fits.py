@@ -18,6 +18,7 @@ from dgmm.fitting import merge_samples, path_of, projection_of, select_samples, 
 from dgmm.keywords import MergeOptions, SelectOptions, TrainOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.search import Given, check_given
+from dgmm.types import Assignment, Part
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
 @takes(TrainOptions, Train)
 def train(
     source: Source,
-    n_components: int,
+    n_components: int | None = None,
     covariance_type: str = "full",
     *,
     weights_init: ArrayLike | None = None,
     means_init: ArrayLike | None = None,
     precisions_init: ArrayLike | None = None,
     weights: Weights | None = None,
+    labels: Weights | None = None,
+    components_per_class: int = 1,
     scheduler: str | Client | None = None,
     journal: str | os.PathLike[str] | None = None,
     keep_journal: bool = False,
@@ -45,8 +48,8 @@ def train(
     ----------
     source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
         Samples by features. Rows with missing values (NaN) are left out.
-    n_components : int
-        Number of components K.
+    n_components : int, optional
+        Number of components K; with labels, if left out, that of the classes times ``components_per_class``.
     covariance_type : str
         One of `dgmm.families.FAMILIES`.
     weights_init : array_like, shape (K,), optional
@@ -61,6 +64,15 @@ def train(
         name, an array along some of the samples' dimensions, or one in their shape. They are normalised to a mean
         of one over the samples that have any, so that the n of BIC and of all sums is the number of those samples,
         and only the ratios of the weights matter. Samples of weight zero, or whose weight is missing, are left out.
+    labels : str, xarray.DataArray or array, optional
+        The class of each sample, given like the weights: a whole number from 0 up or a text where it is known; -1, an
+        empty text or a missing value where it is not. Known samples count for the components of their class alone, and
+        their joint density with it for the likelihood. If all are known, one component of each is what its samples say:
+        discriminant analysis, quadratic (full), linear (tied) or naive Bayes (diag). `Fit.classes` are their names, the
+        components those of one class after the other, and scores labels of classes. Starts are made of the known
+        samples, and no moves are tried (``search``, ``worst_rows``, ``on_collapse``).
+    components_per_class : int, default=1
+        Components of each class, where samples have labels.
     scheduler : {"threads", "processes"}, address, import path or distributed.Client, optional
         Who does the work: the open client if there is one, else threads of this process. A path such as
         ``dask_jobqueue.SLURMCluster`` starts a cluster of that class for the call.
@@ -84,12 +96,15 @@ def train(
         If a component collapses in every start. A fit of which a component collapses on all the data is returned: its
         ``state`` is ``collapsed``, and a warning says what to do.
     """
-    one = validated(One, {"n_components": n_components, "covariance_type": covariance_type})
+    wanted = {"n_components": n_components, "covariance_type": covariance_type}
+    one = validated(One, {**wanted, "components_per_class": components_per_class})
     data, cluster, training = by_model(options, Data, Cluster)
     fitting = validated(Training, training)
-    samples = open_samples(source, weights=weights, **data)
+    samples = open_samples(source, weights=weights, labels=labels, **data)
     family = get_family(one.covariance_type)
-    given = check_given(family, one.n_components, samples.n_features, weights_init, means_init, precisions_init)
+    given = check_given(
+        family, one.number(samples.labels), samples.n_features, weights_init, means_init, precisions_init
+    )
     asked = {**one.model_dump(), "training": fitting.model_dump(mode="json"), **data, "given": written(given)}
     with (
         recorded(source, samples, journal, asked, keep=keep_journal) as records,
@@ -104,6 +119,8 @@ def em_path(
     n_passes: int = 20,
     *,
     reg_covar: float = 1e-6,
+    assignment: Assignment = "soft",
+    fixed: Sequence[Part] = (),
     scheduler: str | Client | None = None,
 ) -> tuple[Mixture, ...]:
     """Follow plain EM from a mixture, pass by pass over all the data: what `dgmm.plot.steps` draws.
@@ -117,6 +134,10 @@ def em_path(
         M-steps; no rule ends them sooner.
     reg_covar : float, default=1e-6
         Added to every covariance, as a share of the data's own covariance.
+    assignment : {"soft", "hard"}
+        Whether samples are shared out among components, or count for the most probable one alone.
+    fixed : sequence of str
+        Which of weights, means and covariances stay as they are.
     scheduler
         As for `train`.
 
@@ -132,7 +153,8 @@ def em_path(
     CollapseError
         If a component collapses on the way.
     """
-    options, samples = validated(Training, {"reg_covar": reg_covar, "max_iter": n_passes}), open_samples(source)
+    asked = {"reg_covar": reg_covar, "max_iter": n_passes, "assignment": assignment, "fixed": fixed}
+    options, samples = validated(Training, asked), open_samples(source)
     if samples.n_features != start.n_features:
         raise InputError(f"{samples.name} has {samples.n_features} features, the start {start.n_features}")
     with workers_named(scheduler, {}) as workers:
@@ -146,6 +168,7 @@ def select(
     covariance_type: Sequence[str] = DEFAULT,
     *,
     weights: Weights | None = None,
+    labels: Weights | None = None,
     scheduler: str | Client | None = None,
     journal: str | os.PathLike[str] | None = None,
     keep_journal: bool = False,
@@ -163,8 +186,8 @@ def select(
         Numbers of components to try; ``"1:"`` goes on from one until three more components bring no better criterion.
     covariance_type : sequence of str
         Covariance types to try.
-    weights, scheduler, journal, keep_journal
-        As for `train`.
+    weights, labels, scheduler, journal, keep_journal
+        As for `train`; with labels, numbers of components are multiples of that of the classes.
 
     Returns
     -------
@@ -181,7 +204,7 @@ def select(
     given, data, cluster, training = by_model(options, Search, Data, Cluster)
     search = validated(Search, {"n_components": n_components, "covariance_type": covariance_type, **given})
     fitting = validated(Training, training)
-    samples = open_samples(source, weights=weights, **data)
+    samples = open_samples(source, weights=weights, labels=labels, **data)
     asked = {**search.model_dump(mode="json"), "training": fitting.model_dump(mode="json"), **data}
     with (
         recorded(source, samples, journal, asked, keep=keep_journal) as records,

@@ -86,6 +86,9 @@ def _looked_at(samples: Samples, listings: dict[str, Listing | None]) -> dict[st
             if samples.weights is not None:
                 its = _of_field(samples.weights, _listing(samples.weights))
                 found |= {f"{what} of the weights": value for what, value in its}
+            if samples.labels is not None:
+                its = _of_field(samples.labels.field, _listing(samples.labels.field))
+                found |= {f"{what} of the labels": value for what, value in its}
     except Exception as error:
         if is_of_obstore(error):
             raise ReadError(f"the chunks of {samples.name} cannot be listed: {first_line(error)}") from error

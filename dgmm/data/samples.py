@@ -15,6 +15,7 @@ import xarray as xr
 from dgmm.data.chunks import Stored
 from dgmm.data.codecs import storage_of
 from dgmm.data.grid import Grid, Region
+from dgmm.data.labels import Labels
 from dgmm.data.layout import Layout, matching_order, shortened
 from dgmm.errors import InputError
 from dgmm.rows import Rows
@@ -90,6 +91,8 @@ class Samples:
         attributes say what varies along it.
     weights : Field or None
         How much each sample counts, along some of the dimensions of the grid or all; None where all count the same.
+    labels : Labels or None
+        The classes that samples are known to be of; None where nobody asks.
     order : tuple of int or None
         Places along ``feature_dim`` from which the features are taken; None where they lie as they are.
     """
@@ -104,6 +107,7 @@ class Samples:
     layout: Layout
     axis: xr.DataArray | None = None
     weights: Field | None = None
+    labels: Labels | None = None
     order: tuple[int, ...] | None = None
     #: Where the grid begins along the first dimension of what is read.
     start: int = 0
@@ -120,7 +124,8 @@ class Samples:
 
     @property
     def _all_fields(self) -> tuple[Field, ...]:
-        return self.fields if self.weights is None else (*self.fields, self.weights)
+        more = (self.weights, None if self.labels is None else self.labels.field)
+        return (*self.fields, *(field for field in more if field is not None))
 
     def check_for_cluster(self) -> None:
         """Refuse what tasks on a cluster cannot read: a Dask array whose blocks are results of another cluster task."""
@@ -166,12 +171,13 @@ class Samples:
     @property
     def row_bytes(self) -> int:
         """Bytes of one sample as it is read."""
-        return self.n_features * self.itemsize + 8 * (self.weights is not None)
+        return self.n_features * self.itemsize + 8 * (len(self._all_fields) - len(self.fields))
 
     def storage(self) -> Iterator[str]:
         """How the arrays are stored, in lines, and whether damage to them is noticed; nothing of what is in memory."""
         names = self.features if self.feature_dim is None else ("values",)
-        held = [*zip(names, self.fields, strict=True), *([] if self.weights is None else [("weights", self.weights)])]
+        beside = ("weights", self.weights), ("labels", None if self.labels is None else self.labels.field)
+        held = [*zip(names, self.fields, strict=True), *((name, f) for name, f in beside if f is not None)]
         found = {f.stored.variable or name: f.stored.array for name, f in held if f.stored is not None}
         return storage_of((name, array) for name, array in found.items() if array is not None)
 
@@ -276,16 +282,19 @@ class Samples:
         return block if self.order is None else block[:, self.order]
 
     def read_rows(self, region: Region) -> Rows:
-        """The samples of a region and their weights."""
+        """The samples of a region, their weights, and the numbers of their classes."""
         x = self.read(region)
-        if self.weights is None:
-            return Rows(x)
+        weights = None if self.weights is None else self._beside(self.weights, region).astype(float)
+        labels = None if self.labels is None else self.labels.codes(self._beside(self.labels.field, region), self.name)
+        return Rows(x, weights, labels)
+
+    def _beside(self, field: Field, region: Region) -> AnyArray:
+        """What a field along some of the dimensions says of each sample of a region, shape (n,)."""
         key = self._key(region)
-        wanted = tuple(dim for dim in self.dims if dim in self.weights.dims)
-        known = _transposed(self.weights.read(key), self.weights.dims, wanted)
+        wanted = tuple(dim for dim in self.dims if dim in field.dims)
+        known = _transposed(field.read(key), field.dims, wanted)
         shape = [s.stop - s.start if dim in wanted else 1 for dim, s in key.items()]
-        whole = np.broadcast_to(known.reshape(shape), [s.stop - s.start for s in region])
-        return Rows(x, whole.astype(float).ravel())
+        return np.broadcast_to(known.reshape(shape), [s.stop - s.start for s in region]).ravel()
 
 
 def unmasked(array: Any) -> AnyArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
@@ -18,6 +18,7 @@ import zarr.storage
 
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.codecs import bounded
+from dgmm.data.labels import Labels
 from dgmm.data.layout import Layout
 from dgmm.data.samples import Field, Samples, unmasked
 from dgmm.data.stores import awaited, members, obstore_errors, open_store
@@ -64,6 +65,7 @@ def open_samples(
     feature_dim: str | None = None,
     *,
     weights: Weights | None = None,
+    labels: Weights | None = None,
     decoder: Decoder = "zarr",
     missing_chunks: MissingChunks = "raise",
     like: Layout | None = None,
@@ -83,6 +85,9 @@ def open_samples(
         How much each sample counts: a variable or coordinate of a dataset by its name, an array along some of the
         dimensions of the samples, or one in their shape. A sample of weight zero, or whose weight is missing, is
         left out.
+    labels : str, xarray.DataArray or array, optional
+        The class of each sample, given like the weights: a whole number from zero up or a text where it is known; -1,
+        an empty text or a missing value where it is not. All of them are read once, to see which classes there are.
     decoder : {"zarr", "zarrs"}
         Who decodes the chunks of a store given by its path or URL; ``zarrs`` (Rust) is faster where they are small.
     missing_chunks : {"raise", "fill"}
@@ -137,29 +142,31 @@ def open_samples(
         # whatever its name, it is what was handed in
         like = None if like is None else replace(like, variables=())
     if isinstance(opened, xr.Dataset):
-        field = None
-        if isinstance(weights, str):
-            if weights not in opened.variables:
-                raise InputError(
-                    f"no variable {weights!r} in {name} to take the weights from: it has "
-                    f"{', '.join(sorted(map(str, opened.variables)))}"
-                )
-            column = opened[weights]
-            field = field_of("weights", column.variable, partial(origin, weights))
-            if not variables:
-                opened = opened.drop_vars({weights} & set(opened.data_vars))
-            weights = column
+        given = {"weights": weights, "labels": labels}
+        fields: dict[str, Field] = {}
+        for what, column in given.items():
+            if isinstance(column, str):
+                if column not in opened.variables:
+                    raise InputError(
+                        f"no variable {column!r} in {name} to take the {what} from: it has "
+                        f"{', '.join(sorted(map(str, opened.variables)))}"
+                    )
+                given[what] = opened[column]
+                fields[what] = field_of(what, opened[column].variable, partial(origin, column))
+        if not variables:
+            opened = opened.drop_vars({c for c in (weights, labels) if isinstance(c, str)} & set(opened.data_vars))
         samples = from_dataset(name, opened, variables, feature_dim, origin, like)
         if not named:
             samples = replace(samples, layout=replace(samples.layout, variables=()))
-        return _with_weights(samples, weights, field)
+        return _with_known(samples, given["weights"], given["labels"], fields)
     if not isinstance(opened, (zarr.Array, dask.array.Array, np.ndarray)):
         raise InputError(f"cannot read samples from a {type(source).__name__}: hand in a Zarr store, array or dataset")
     if variables is not None:
         raise InputError(f"{name} is a single array and has no variables: leave variables ({', '.join(variables)}) out")
-    if isinstance(weights, str):
-        raise InputError(f"{name} is a single array: hand in the weights as an array, not as {weights!r}")
-    return _with_weights(from_array(name, opened, feature_dim, origin, like), weights)
+    for what, column in (("weights", weights), ("labels", labels)):
+        if isinstance(column, str):
+            raise InputError(f"{name} is a single array: hand in the {what} as an array, not as {column!r}")
+    return _with_known(from_array(name, opened, feature_dim, origin, like), weights, labels, {})
 
 
 def _stored(
@@ -184,30 +191,39 @@ def _stored(
     return stored
 
 
-def _with_weights(samples: Samples, weights: Any, field: Field | None = None) -> Samples:
-    """The samples with their weights, which lie along some of their dimensions, or in an array of their shape."""
-    if weights is None:
-        return samples
+def _with_known(samples: Samples, weights: Any, labels: Any, fields: Mapping[str, Field]) -> Samples:
+    """The samples with their weights and labels, if there are any."""
+    if weights is not None:
+        field = _beside(samples, "weights", weights, fields.get("weights"))
+        check_numeric("weights", samples.name, field)
+        samples = replace(samples, weights=field)
+    if labels is not None:
+        field = _beside(samples, "labels", labels, fields.get("labels"))
+        samples = replace(samples, labels=Labels.of(field, samples.name))
+    return samples
+
+
+def _beside(samples: Samples, what: str, weights: Any, field: Field | None) -> Field:
+    """What is said of each sample, along some of their dimensions or in an array of their shape."""
     sizes = dict(zip(samples.dims, samples.grid.shape, strict=True))
     if isinstance(weights, xr.DataArray):
-        field = field or field_of("weights", weights.variable, partial(Stored, "weights", ""))
+        field = field or field_of(what, weights.variable, partial(Stored, what, ""))
         fits = all(sizes.get(dim) == n for dim, n in zip(field.dims, field.array.shape, strict=True))
         for dim in field.dims:
             ours, theirs = samples.coords.indexes.get(dim), weights.indexes.get(dim)
             if fits and ours is not None and theirs is not None and not ours.equals(theirs):
-                raise InputError(f"weights and {samples.name} differ in their coordinate {dim!r}: align them first")
+                raise InputError(f"{what} and {samples.name} differ in their coordinate {dim!r}: align them first")
     else:
         array = weights if isinstance(weights, (zarr.Array, dask.array.Array)) else unmasked(weights)
-        stored = Stored.of(array, "weights", str(array.store)) if isinstance(array, zarr.Array) else None
-        field = Field(array, samples.dims, chunks_of("weights", array), stored)
+        stored = Stored.of(array, what, str(array.store)) if isinstance(array, zarr.Array) else None
+        field = Field(array, samples.dims, chunks_of(what, array), stored)
         fits = tuple(array.shape) == samples.grid.shape
     if not fits:
         raise InputError(
-            f"weights have shape {tuple(field.array.shape)}, the samples of {samples.name} {samples.grid.shape} "
-            f"({', '.join(samples.dims)}): give one weight for each"
+            f"{what} have shape {tuple(field.array.shape)}, the samples of {samples.name} {samples.grid.shape} "
+            f"({', '.join(samples.dims)}): give one {what.removesuffix('s')} for each"
         )
-    check_numeric("weights", samples.name, field)
-    return replace(samples, weights=field)
+    return field
 
 
 def check_coordinates(group: zarr.Group, name: str) -> None:

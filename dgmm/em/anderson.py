@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dgmm.em.mstep import Evaluated, Ground
+from dgmm.em.mstep import Evaluated, Ground, holding
 from dgmm.em.plain import NOISE, Proposal
 from dgmm.mixture import Mixture
 from dgmm.types import AnyArray, FloatArray
@@ -140,7 +140,7 @@ class AndersonState:
             if state.waiting <= 0:
                 proposal = from_vector(x + secants.step(state.bound), mixture)
         if proposal is not None:
-            state = replace(state, jumped=True)
+            proposal, state = holding(proposal, mixture, point.ground.fixed), replace(state, jumped=True)
         return state, Proposal(image if proposal is None else proposal, state._remaining_gain())
 
     def _remaining_gain(self) -> float:

@@ -10,16 +10,17 @@ import numpy as np
 
 from dgmm.em.anderson import to_vector
 from dgmm.em.mstep import Accumulate, Evaluated, Ground
-from dgmm.em.plain import NEGLIGIBLE, Method, PlainState
+from dgmm.em.plain import NEGLIGIBLE, HardState, Method, PlainState
 from dgmm.em.scoring import accelerated
 from dgmm.errors import CollapseError
 from dgmm.families import SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.types import Acceleration
 
-METHODS: dict[Acceleration, Callable[[Mixture, Ground], Method]] = {
+METHODS: dict[str, Callable[[Mixture, Ground], Method]] = {
     "anderson": accelerated,
     "none": PlainState.start,
+    "hard": HardState.start,
 }
 
 
@@ -38,7 +39,7 @@ class Ascent:
     stop : callable, optional
         Another rule: asked after every evaluation, given the ascent, whether it has arrived.
     least_gain : float, optional
-        By default 0.1 % of p/2 nats.
+        By default 0.1 % of p/2 nats, and nothing where assignments are hard.
 
     Attributes
     ----------
@@ -71,7 +72,9 @@ class Ascent:
         least_gain: float | None = None,
     ) -> None:
         self.ground = ground
-        self.state: Method = METHODS[acceleration if start.family.chart else "none"](start, ground)
+        hard = ground.sharing.hard  # whose map has steps: it is not accelerated, and ends where it stands still
+        way = "hard" if hard else acceleration if start.family.chart else "none"
+        self.state: Method = METHODS[way](start, ground)
         self.proposal = start
         self.best: Evaluated | None = None
         self.trajectory: list[float] = []
@@ -79,7 +82,8 @@ class Ascent:
         self.converged = False
         self.failure: CollapseError | None = None
         self.abandoned = False
-        self.least_gain = 0.5 * NEGLIGIBLE * start.n_parameters if least_gain is None else least_gain
+        least = 0.0 if hard else 0.5 * NEGLIGIBLE * start.n_free(ground.fixed)
+        self.least_gain = least if least_gain is None else least_gain
         self.enough = self.least_gain
         self._start = start
         self._tol = tol or 0.0
@@ -124,8 +128,8 @@ class Ascent:
             self.failure = error
             return
         self.proposal, self.remaining_gain = proposal.mixture, proposal.remaining_gain
-        if self.proposal.n_components == 1:
-            # a single component's M-step does not depend on where it starts: its second value is the optimum
+        if self.proposal.n_components == 1 or self.ground.constant:
+            # such an M-step does not depend on where it starts: its second value is the optimum
             self.remaining_gain = 0.0 if len(self.trajectory) > 1 or self._is_optimum() else np.inf
         self.enough = max(self.least_gain, self._tol * statistics.count)
         self.converged = self.remaining_gain <= self.enough if self._stop is None else self._stop(self)

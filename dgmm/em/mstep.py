@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dgmm.estep import SOFT, Sharing
 from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
@@ -29,6 +30,12 @@ class Ground:
         Of rows that the fit does not see, in frame coordinates.
     sample : Rows, optional
         In the data's units, with weights of mean one if any: a sample of the data, where they are many more.
+    fixed : frozenset of str
+        Which of weights, means and covariances stay as they are.
+    sharing : Sharing
+        How the E-step shares samples out.
+    constant : bool
+        Whether sums do not depend on the mixture, since the component of every sample is known.
     """
 
     frame: Frame
@@ -36,6 +43,9 @@ class Ground:
     floor: Any
     held_out: Moments | None = None
     sample: Rows | None = None
+    fixed: frozenset[str] = frozenset()
+    sharing: Sharing = SOFT
+    constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,5 +93,18 @@ class Evaluated:
 
 def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground) -> Mixture:
     """The M-step: the mixture that maximises the expected log-likelihood."""
-    weights, components = mixture.family.maximise(statistics, mixture.components, ground.moments, ground.floor)
-    return Mixture(mixture.family, weights, components)
+    family, moments, floor, fixed = mixture.family, ground.moments, ground.floor, ground.fixed
+    if "covariances" in fixed:
+        floor = family.floor(1.0, moments)  # of any: they are not kept, and may have no extent
+    elif "means" in fixed:
+        statistics, moments = family.about(statistics, mixture.components, moments)
+    weights, components = family.maximise(statistics, mixture.components, moments, floor)
+    return holding(Mixture(family, weights, components), mixture, fixed)
+
+
+def holding(mixture: Mixture, held: Mixture, fixed: Collection[str]) -> Mixture:
+    """A mixture with those parts of another, ``held``, that are fixed."""
+    if not fixed:
+        return mixture
+    weights = held.weights if "weights" in fixed else mixture.weights
+    return Mixture(mixture.family, weights, mixture.family.holding(mixture.components, held.components, fixed))

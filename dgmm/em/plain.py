@@ -10,6 +10,7 @@ import numpy as np
 
 from dgmm.em.mstep import Evaluated, Ground
 from dgmm.mixture import Mixture
+from dgmm.types import FloatArray
 
 #: Relative rounding error of a log-likelihood.
 NOISE = 1e-14
@@ -61,6 +62,37 @@ class PlainState:
         """The state after an evaluation, and the M-step."""
         after = replace(self, values=(*self.values[-3:], point.log_likelihood))
         return after, Proposal(point.maximise(), aitken(after.values))
+
+
+@dataclass(frozen=True)
+class HardState:
+    """Classification EM (Celeux and Govaert 1992): plain EM on samples that count wholly for one component each.
+
+    It ends where their assignments do not change any more; then neither do the sums. Until then the gain still to come
+    is Aitken's extrapolation, for whoever asks for less than the end.
+
+    Attributes
+    ----------
+    values : tuple of float
+        The last classification log-likelihoods.
+    sums : ndarray, shape (K, P), or None
+        Of the last pass.
+    """
+
+    values: tuple[float, ...] = ()
+    sums: FloatArray | None = None
+
+    @classmethod
+    def start(cls, mixture: Mixture, ground: Ground) -> HardState:
+        """Before the first evaluation."""
+        return cls()
+
+    def step(self, point: Evaluated) -> tuple[HardState, Proposal]:
+        """The state after an evaluation, and the M-step."""
+        sums = point.statistics.sums
+        settled = self.sums is not None and np.array_equal(self.sums, sums)
+        after = HardState((*self.values[-3:], point.log_likelihood), sums)
+        return after, Proposal(point.maximise(), 0.0 if settled else aitken(after.values))
 
 
 def aitken(values: Sequence[float]) -> float:

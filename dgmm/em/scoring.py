@@ -10,6 +10,7 @@ from dgmm.em.anderson import AndersonState, from_vector, to_vector
 from dgmm.em.information import Information, gradients_of, is_worth_it
 from dgmm.em.mstep import Evaluated, Ground
 from dgmm.em.plain import NEGLIGIBLE, Method, Proposal
+from dgmm.estep import SOFT
 from dgmm.mixture import Mixture
 from dgmm.types import FloatArray
 
@@ -172,6 +173,7 @@ class ScoringState:
 
 
 def accelerated(mixture: Mixture, ground: Ground) -> Method:
-    """Anderson's method, with scoring where there is a sample to take scores of."""
+    """Anderson's method, with scoring where there is a sample to take scores of, and these tell of all there is."""
     state = AndersonState.start(mixture, ground)
-    return state if ground.sample is None else ScoringState(state, ground)
+    plain = ground.sample is None or ground.fixed or ground.sharing != SOFT
+    return state if plain else ScoringState(state, ground)

@@ -14,7 +14,7 @@ from dgmm.errors import InputError
 from dgmm.estep.block import complete_rows, frozen
 from dgmm.estep.compiled import Compiled
 from dgmm.estep.plain import Plain
-from dgmm.estep.plan import DOUBLE, Plan, make_plan
+from dgmm.estep.plan import DOUBLE, SOFT, Plan, Sharing, make_plan
 from dgmm.estep.totals import PassTotals, Scores, unpack
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray
@@ -22,12 +22,14 @@ from dgmm.types import AnyArray, FloatArray
 __all__ = [
     "BACKENDS",
     "DOUBLE",
+    "SOFT",
     "Backend",
     "Compiled",
     "PassTotals",
     "Plain",
     "Plan",
     "Scores",
+    "Sharing",
     "accumulate",
     "backend_of",
     "buffer_bytes",
@@ -80,8 +82,8 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
     ----------
     rows : Rows
         Of any real dtype, without missing values; weights, if any, of the order of one, for what counts as nothing
-        is told by size. A sample with a label is wholly of that component of every mixture, and adds the joint density
-        of both to the likelihood.
+        is told by size. A sample with a label is of that component of every mixture, or of those of that class, and
+        adds the joint density of both to the likelihood.
     plan : Plan
 
     Raises
@@ -90,9 +92,10 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
         On a label that is no component of every mixture.
     """
     if rows.labels is not None:
-        fewest = min(c.stop - c.start for c in plan.candidates)
+        fewest = plan.sharing.n_classes or min(c.stop - c.start for c in plan.candidates)
         if (largest := rows.labels.max(initial=-1)) >= fewest:
-            raise InputError(f"a sample has the label {largest}, and the components are 0 to {fewest - 1}")
+            what = "classes" if plan.sharing.n_classes else "components"
+            raise InputError(f"a sample has the label {largest}, and the {what} are 0 to {fewest - 1}")
     totals = backend_of(plan).accumulate(rows, plan)
     # found once for each family, however many of its mixtures there are
     measures = {family: family.log_base_measure(rows.x) for family in dict.fromkeys(plan.families)}
@@ -105,7 +108,16 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
 
 
 def score(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
-    """Scores of the rows of ``x``, shape (n, d), no missing values, by the one mixture of a plan."""
+    """Scores of the rows of ``x``, shape (n, d), no missing values, by the one mixture of a plan.
+
+    Where its components are several of a class, the label and its probability are those of the class.
+    """
+    if plan.n_labels < plan.n_rows:
+        found = score(x, plan.as_density, probabilities=True)
+        shares = found.probabilities.reshape(len(x), plan.n_labels, -1).sum(axis=2)
+        label = shares.argmax(axis=1)
+        top = np.take_along_axis(shares, label[:, None], axis=1)[:, 0]
+        return Scores(label, top, found.log_density, shares if probabilities else shares[:0])
     n, k = len(x), plan.n_rows
     scores = Scores(np.empty(n, dtype=np.int64), np.empty(n), np.empty(n), np.empty((n if probabilities else 0, k)))
     backend_of(plan).score(x, plan, scores)

@@ -122,10 +122,11 @@ class Compiled:
         log_likelihoods, flat, squares = np.zeros(len(plan.candidates)), np.zeros(len(p.theta)), np.zeros(plan.n_rows)
         weights = np.empty(0) if rows.weights is None else np.ascontiguousarray(rows.weights, dtype=np.float64)
         labels = np.empty(0, np.int64) if rows.labels is None else np.ascontiguousarray(rows.labels, dtype=np.int64)
+        owners = frozen(plan.owners)
         for place, block in blocks(rows.x, plan.n_features, width):
             kernel.accumulate(
-                block, frozen(weights[place]), frozen(labels[place]), p.origins, p.shifts, p.forwards, p.diagonals,
-                p.chains, p.panels, p.theta, p.candidates, width, memory_for(plan, p, width),
+                block, frozen(weights[place]), frozen(labels[place]), owners, plan.sharing.hard, p.origins, p.shifts,
+                p.forwards, p.diagonals, p.chains, p.panels, p.theta, p.candidates, width, memory_for(plan, p, width),
                 log_likelihoods, flat, squares,
             )  # fmt: skip
         sums = {product.rows.start: np.zeros_like(product.theta) for product in plan.products}

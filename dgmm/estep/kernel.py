@@ -215,20 +215,46 @@ def normalise(
     return result + math.log(product)
 
 
-@compiled()
-def rule_out(joint: FloatArray, n: int, labels: IntArray) -> None:
-    """Leave samples that are known to be of a component no other: a label is its row of ``joint``, or below zero."""
+@compiled(fastmath=CONTRACT)
+def harden(joint: FloatArray, n: int, weights: FloatArray, top: FloatArray, best: IntArray) -> float:
+    """Turn log joint densities (K, n) into one for the largest of each sample, the first of equals, and zeros.
+
+    Returns the sum of the largest; both are times the samples' weights, if there are any.
+    """
+    for i in range(n):
+        top[i] = joint[0, i]
+        best[i] = 0
+    for k in range(1, len(joint)):
+        line = joint[k]
+        for i in range(n):
+            best[i] = k if line[i] > top[i] else best[i]
+            top[i] = max(top[i], line[i])
+    result = 0.0
+    for i in range(n):
+        weight = weights[i] if len(weights) else 1.0
+        result += weight * top[i]
+        top[i] = weight
     for k in range(len(joint)):
         line = joint[k]
         for i in range(n):
-            if labels[i] >= 0 and labels[i] != k:
+            line[i] = top[i] if best[i] == k else 0.0
+    return result
+
+
+@compiled()
+def rule_out(joint: FloatArray, n: int, labels: IntArray, owners: IntArray) -> None:
+    """Leave samples whose label is known, and not below zero, to the rows of ``joint`` that it owns."""
+    for k in range(len(joint)):
+        line = joint[k]
+        for i in range(n):
+            if labels[i] >= 0 and labels[i] != owners[k]:
                 line[i] = -math.inf
 
 
 @compiled()
 def accumulate(
-    x: AnyArray, weights: FloatArray, labels: IntArray, origins: FloatArray, shifts: FloatArray,
-    forwards: FloatArray, diagonals: AnyArray, chains: IntArray, panels: IntArray, theta: AnyArray,
+    x: AnyArray, weights: FloatArray, labels: IntArray, owners: IntArray, hard: bool, origins: FloatArray,
+    shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray, chains: IntArray, panels: IntArray, theta: AnyArray,
     candidates: IntArray, width: int, memory: Buffers, log_likelihoods: FloatArray, sums: FloatArray,
     squares: FloatArray,
 ) -> None:  # fmt: skip
@@ -242,7 +268,11 @@ def accumulate(
     weights : ndarray, shape (n,) or (0,)
         Of the rows; none if all count the same.
     labels : ndarray of int, shape (n,) or (0,)
-        The component that a row is known to be of, below zero if it is not; none if no row is.
+        What a row is known to be, below zero if it is not; none if no row is.
+    owners : ndarray of int, shape (rows of theta,)
+        The label whose rows each component may have.
+    hard : bool
+        Whether a row counts for its most probable component alone.
     chains : ndarray of int, shape (stacks,)
         Which features each stack has.
     panels : ndarray of int, shape (panels, 6)
@@ -271,8 +301,11 @@ def accumulate(
         for c in range(len(candidates)):
             rows = joint[candidates[c, 0] : candidates[c, 1]]
             if len(labels):
-                rule_out(rows, n, labels[start : start + n])
-            log_likelihoods[c] += normalise(rows, n, weights[start : start + n], top, total, power)
+                rule_out(rows, n, labels[start : start + n], owners[candidates[c, 0] : candidates[c, 1]])
+            if hard:
+                log_likelihoods[c] += harden(rows, n, weights[start : start + n], top, power)
+            else:
+                log_likelihoods[c] += normalise(rows, n, weights[start : start + n], top, total, power)
         if len(weights):
             squares += np.dot(joint, weights[start : start + n])
         for p in range(len(panels)):

@@ -34,8 +34,9 @@ class Plain:
         for part, joint, features in slices(rows.x, plan):
             for c, place in enumerate(plan.candidates):
                 if rows.labels is not None:
-                    rule_out(joint[place], rows.labels[part])
-                log_likelihoods[c] += normalise(joint[place], weights[part])
+                    rule_out(joint[place], rows.labels[part], plan.owners[place])
+                share_out = harden if plan.sharing.hard else normalise
+                log_likelihoods[c] += share_out(joint[place], weights[part])
             squares += joint @ weights[part]
             places = iter(sums)
             for stack, phi in zip(plan.stacks, features, strict=True):
@@ -80,9 +81,9 @@ def slices(x: AnyArray, plan: Plan) -> Iterator[tuple[slice, FloatArray, list[Fl
         yield place, joint, features
 
 
-def rule_out(joint: FloatArray, labels: IntArray) -> None:
-    """Leave samples that are known to be of a component no other."""
-    others = np.arange(len(joint))[:, None] != labels
+def rule_out(joint: FloatArray, labels: IntArray, owners: IntArray) -> None:
+    """Leave samples whose label is known to the components that it owns."""
+    others = owners[:, None] != labels
     joint[others & (labels >= 0)] = -np.inf
 
 
@@ -95,3 +96,13 @@ def normalise(joint: FloatArray, weights: FloatArray) -> float:
     total = joint.sum(axis=0)
     joint *= weights / total
     return float((weights * (np.log(total) + top)).sum())
+
+
+def harden(joint: FloatArray, weights: FloatArray) -> float:
+    """Turn log joint densities (K, n) into the weight at the largest of each sample, and zeros.
+
+    Returns the weighted sum of the largest.
+    """
+    best, top = joint.argmax(axis=0), joint.max(axis=0)
+    joint[:] = np.where(np.arange(len(joint))[:, None] == best, weights, 0.0)
+    return float(weights @ top)

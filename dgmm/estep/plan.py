@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
 from dgmm.families import Family, FeatureMap, Frame, FrameKind
-from dgmm.types import AnyArray, FloatArray, Sendable
+from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
 
 #: Largest rounding error of a log density, in nats, that the expanded form may make in double precision, and in single.
 TOLERATED_ERROR, TOLERATED_ERROR_SINGLE = 1e-8, 1e-2
@@ -47,6 +47,27 @@ class Stackable(Protocol):
     @property
     def n_features(self) -> int:
         """Number of features d."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How samples are shared out among the components of a mixture.
+
+    Attributes
+    ----------
+    hard : bool
+        Whether each counts wholly for its most probable component, the first of equals; in the log-likelihood, too,
+        which is then that of the classification, ``sum log w_k p(x | k)``.
+    n_classes : int
+        Into how many classes, of as many components each and one after the other, labels of samples divide those of a
+        mixture; 0 where a label is a component.
+    """
+
+    hard: bool = False
+    n_classes: int = 0
+
+
+SOFT = Sharing()
 
 
 @dataclass(frozen=True)
@@ -105,6 +126,7 @@ class Plan(Sendable):
         Of each mixture.
     dtype : numpy.dtype
         Of the two matrix products; everything else, sums over slices first of all, is float64.
+    sharing : Sharing
     """
 
     stacks: tuple[Stack, ...]
@@ -112,6 +134,7 @@ class Plan(Sendable):
     local: tuple[bool, ...]
     families: tuple[Family, ...]
     dtype: np.dtype[Any] = DOUBLE
+    sharing: Sharing = SOFT
 
     @property
     def n_features(self) -> int:
@@ -123,11 +146,18 @@ class Plan(Sendable):
         """Number of components of all mixtures together."""
         return len(self.local)
 
+    @property
+    def n_labels(self) -> int:
+        """How many labels the one mixture of a plan can give: its classes, or its components."""
+        return self.sharing.n_classes or self.n_rows
+
     @cached_property
     def digest(self) -> str:
         """A name for exactly this E-step."""
         parts: list[Any] = [self.dtype.str, [(c.start, c.stop) for c in self.candidates], self.local]
         parts += [family.name for family in self.families]
+        if self.sharing != SOFT:
+            parts.append(self.sharing)
         for stack in self.stacks:
             parts += [stack.features.chain, stack.origin, stack.shift, stack.forward]
             parts += [part for p in stack.products for part in (p.rows.start, p.theta)]
@@ -138,6 +168,20 @@ class Plan(Sendable):
             if array:
                 found.update(np.ascontiguousarray(part).tobytes())
         return found.hexdigest()
+
+    @cached_property
+    def owners(self) -> IntArray:
+        """The label whose samples each component may have, shape (n_rows,)."""
+        found = np.empty(self.n_rows, dtype=np.int64)
+        for c in self.candidates:
+            n = c.stop - c.start
+            found[c] = np.arange(n) * (self.sharing.n_classes or n) // n
+        return found
+
+    @cached_property
+    def as_density(self) -> Plan:
+        """The same where every sample is shared out as it is probable: its log-likelihood is that of the density."""
+        return self if self.sharing == SOFT else replace(self, sharing=SOFT)
 
     def prepared(self, make: Callable[[Plan], T]) -> T:
         """What a back end makes of the plan, made once."""
@@ -155,7 +199,12 @@ class Plan(Sendable):
         return [p for s in self.stacks for p in s.products]
 
 
-def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame], dtype: np.dtype[Any] = DOUBLE) -> Plan:
+def make_plan(
+    mixtures: Sequence[Stackable],
+    frames: Mapping[FrameKind, Frame],
+    dtype: np.dtype[Any] = DOUBLE,
+    sharing: Sharing = SOFT,
+) -> Plan:
     """Stack the components of mixtures, given in frame coordinates, for one E-step.
 
     Parameters
@@ -166,6 +215,8 @@ def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame], 
         The frames of the data.
     dtype : numpy.dtype
         Precision of the products: float64, or float32 for twice the speed, where all families allow it.
+    sharing : Sharing
+        How samples are shared out.
     """
     if not all(m.family.single for m in mixtures):
         dtype = DOUBLE
@@ -197,7 +248,7 @@ def make_plan(mixtures: Sequence[Stackable], frames: Mapping[FrameKind, Frame], 
         _join(frames[kind], parts) for kind in frames for (its_kind, _), parts in common.items() if kind == its_kind
     ]
     families = tuple(m.family for m in mixtures)
-    return Plan((*stacks, *locals_), tuple(candidates), tuple(local), families, dtype)
+    return Plan((*stacks, *locals_), tuple(candidates), tuple(local), families, dtype, sharing)
 
 
 def _stack_key(mixture: Stackable) -> tuple[str, str, int]:

@@ -27,7 +27,7 @@ from dgmm.estimators.containers import Features, is_chunked, named_features, sam
 from dgmm.estimators.lazy import Scorer, What, score_array, score_chunked
 from dgmm.estimators.problem import AnySamples, Problem, Start, workers_for
 from dgmm.families import Frame, Moments, get_family
-from dgmm.fits import Training
+from dgmm.fits import Training, validated
 from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
@@ -215,6 +215,10 @@ class StreamedMixture(Bridge):
         """What is added to the log densities of that mixture."""
         return 0.0
 
+    def _climbing(self) -> dict[str, Any]:
+        """How samples are shared out and what is held fixed, as settings."""
+        return {}
+
     def _floor(self, frame: Frame, moments: Moments) -> Any:
         """Added to every covariance, in frame coordinates: `reg_covar` in squared units of the data."""
         forward = frame.forward
@@ -285,7 +289,8 @@ class StreamedMixture(Bridge):
 
     def _prepare(self, problem: Problem, workers: Workers) -> tuple[Passes, Ground]:
         """The profile pass, and what an M-step needs to know."""
-        options = Training(seed=self._seed, sample_rows=1 if problem.whole else self.sample_rows)
+        rows = 1 if problem.whole else self.sample_rows
+        options = validated(Training, {"seed": self._seed, "sample_rows": rows, **self._climbing()})
         passes = passes_over(problem.samples, workers, options, ridge=self._ridge())
         n = passes.profile.n_samples
         if n < max(2, self.n_components):
@@ -295,7 +300,8 @@ class StreamedMixture(Bridge):
             )
         frame = passes.frame(get_family(self.covariance_type).frame)
         moments = passes.profile.moments.in_frame(frame)
-        return passes, Ground(frame, moments, self._floor(frame, moments))
+        floor, fixed = self._floor(frame, moments), frozenset(options.fixed)
+        return passes, Ground(frame, moments, floor, fixed=fixed, sharing=passes.sharing)
 
     def _check_fitted_for(self, n_features: int) -> None:
         """Refuse to go on from what was fitted to something else."""

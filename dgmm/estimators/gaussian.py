@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast, get_args
 
@@ -24,7 +24,7 @@ from dgmm.fitting import select_samples
 from dgmm.keywords import GridOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.types import Acceleration, FloatArray
+from dgmm.types import Acceleration, Assignment, FloatArray
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -85,6 +85,12 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         Whether `tol` is held against the last change of the lower bound, as in scikit-learn, or against the estimated
         gain still to come, which is what matters and may be many times larger; there it is never taken below 0.1 % of
         p/2 nats in total, p the number of parameters.
+    assignment : {'soft', 'hard'}, default='soft'
+        Whether a sample counts for every component as probable as it is, or for the most probable one alone
+        (classification EM), which `accelerate` does not touch; the lower bound is then that of the classification.
+    fixed : sequence of str, default=()
+        Which of 'weights', 'means' and 'covariances' keep the values that they begin with, those given if there are
+        any; they are not counted as parameters in `aic` and `bic`.
     sample_rows : int, default=100_000
         Dask, Zarr and xarray data with more rows than this start from a random sample of so many. Other arrays start
         from all their rows, as in scikit-learn.
@@ -117,7 +123,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
 
     Notes
     -----
-    Beside the last four parameters it differs from scikit-learn where it says so: a component that has lost every
+    Beside the last six parameters it differs from scikit-learn where it says so: a component that has lost every
     sample stays where it is, rather than at the origin; single precision data are summed in double precision; rows of
     chunked data with missing values are left out. A collapsed component raises `dgmm.CollapseError`, a ValueError.
     Array API input is not supported. ``set_output`` concerns transformers, which mixtures are not.
@@ -143,6 +149,8 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         "accelerate": [StrOptions(set(get_args(Acceleration)))],
         "regularisation": [StrOptions({"absolute", "relative"})],
         "stop": [StrOptions({"change", "remaining_gain"})],
+        "assignment": [StrOptions(set(get_args(Assignment)))],
+        "fixed": [list, tuple],
         "sample_rows": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -153,6 +161,8 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         accelerate: str = "none",
         regularisation: str = "absolute",
         stop: str = "change",
+        assignment: str = "soft",
+        fixed: Sequence[str] = (),
         sample_rows: int = 100_000,
         **theirs: Unpack[GaussianParameters],
     ) -> None:
@@ -160,6 +170,8 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         self.accelerate = accelerate
         self.regularisation = regularisation
         self.stop = stop
+        self.assignment = assignment
+        self.fixed = fixed
         self.sample_rows = sample_rows
 
     @classmethod
@@ -217,6 +229,8 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             accelerate=training.accelerate,
             regularisation="relative",
             stop="remaining_gain",
+            assignment=training.assignment,
+            fixed=tuple(training.fixed),
             sample_rows=training.sample_rows,
         )
         with one_blas_thread:
@@ -228,6 +242,13 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         model.remaining_gain_ = fit.remaining_gain
         model.selection_ = selection
         return model
+
+    def _climbing(self) -> dict[str, Any]:
+        return {"assignment": self.assignment, "fixed": list(self.fixed)}
+
+    def _n_parameters(self) -> int:
+        k, d = self.means_.shape
+        return int(super()._n_parameters()) - get_family(self.covariance_type).n_fixed(self.fixed, k, d)
 
     def _floor(self, frame: Frame, moments: Moments) -> Any:
         if self.regularisation == "relative":
@@ -265,9 +286,14 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         return self._ascent(self._expected_mixture(), ground, self.lower_bound_)
 
     def _ascent(self, start: Mixture, ground: Ground, before: float) -> Ascent:
-        rule = None
+        rule: Callable[[Ascent], bool] | None = None
         if self.stop == "change":
-            rule = change_rule(self.tol, ground.moments.count, before, accelerated=self.accelerate != "none")
+            change = change_rule(self.tol, ground.moments.count, before, accelerated=self.accelerate != "none")
+
+            def rule(a: Ascent) -> bool:
+                # where hard assignments do not change, nothing will
+                return (self.assignment == "hard" and a.remaining_gain <= 0) or change(a)
+
         return Ascent(start.to_frame(ground.frame), ground, self.tol, cast(Any, self.accelerate), rule)
 
     def _unit(self, n_samples: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,6 +47,10 @@ FLOOR_FACTOR = 10.0
 #: A component that is this much narrower than the data in some direction is no more than a few rows that happen to
 #: lie on a line, unless it has this many rows per dimension.
 NARROW, ROWS_PER_DIMENSION = 1e-2, 5.0
+
+
+#: Statistics of a mixture, and moments of the data.
+Centred = tuple[SufficientStatistics, Moments]
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class Family(ABC):
     elliptical: ClassVar[bool] = False
     #: What values must be, for messages; see `misfits`.
     needs: ClassVar[str] = "finite values"
+    #: What of the components can be held fixed.
+    parts: ClassVar[tuple[str, ...]] = ()
 
     def contains(self, other: Family) -> bool:
         """Whether every mixture of another family is one of this family too, and they differ."""
@@ -138,6 +144,21 @@ class Family(ABC):
     @abstractmethod
     def n_parameters(self, n_components: int, n_features: int) -> int:
         """Number of free parameters of a mixture, weights included."""
+
+    def n_fixed(self, fixed: Collection[str], n_components: int, n_features: int) -> int:
+        """How many of the parameters are in weights, or other parts, that are held fixed."""
+        return (n_components - 1) * ("weights" in fixed)
+
+    def about(self, statistics: SufficientStatistics, components: Any, moments: Moments) -> Centred:
+        """Statistics and moments of which the M-step makes the means of these components, and what is best with them.
+
+        For families that have ``means`` among their `parts`.
+        """
+        raise NotImplementedError(f"{self.name} has no means to hold fixed")
+
+    def holding(self, components: Any, held: Any, fixed: Collection[str]) -> Any:
+        """Components with those parts of others, ``held``, that are fixed."""
+        return components
 
     @abstractmethod
     def move(self, components: Any, linear: FloatArray, before: FloatArray, after: FloatArray) -> Any:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from dgmm.errors import CollapseError, InputError
-from dgmm.families.base import Family, FeatureMap
+from dgmm.families.base import Centred, Family, FeatureMap
 from dgmm.families.frame import Moments
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import FloatArray, IntArray, Sendable
@@ -208,6 +208,7 @@ class GaussianFamily(Family):
     #: all (I: spheres, or along the axes), equally for all components (E), or freely (V).
     letters: ClassVar[str] = ""
     elliptical = True
+    parts = ("means", "covariances")
 
     def natural_parameters(self, weights: FloatArray, components: Gaussians, log_volume: float) -> FloatArray:
         """Theta, shape (K, P)."""
@@ -333,6 +334,29 @@ class GaussianFamily(Family):
     def n_parameters(self, n_components: int, n_features: int) -> int:
         """Weights, means and covariances."""
         return n_components - 1 + n_components * n_features + self.free_covariances(n_components, n_features)
+
+    def n_fixed(self, fixed: Collection[str], n_components: int, n_features: int) -> int:
+        """Those of the weights, of the means and of the covariances."""
+        found = super().n_fixed(fixed, n_components, n_features) + n_components * n_features * ("means" in fixed)
+        return found + self.free_covariances(n_components, n_features) * ("covariances" in fixed)
+
+    def about(self, statistics: SufficientStatistics, components: Gaussians, moments: Moments) -> Centred:
+        """First moments as if the means were those of the components, second ones with the scatter about these."""
+        sums, d = statistics.sums.copy(), components.means.shape[1]
+        # in coordinates of its own a component's mean is the origin
+        means = np.where(statistics.local[:, None], 0.0, components.means)
+        first, counts = sums[:, 1 : d + 1].copy(), sums[:, :1]
+        cross = means[:, :, None] * (counts * means - first)[:, None]
+        change = cross + np.swapaxes(cross, 1, 2)
+        sums[:, 1 : d + 1] = counts * means
+        sums[:, d + 1 :] += pack_second(change)[:, : sums.shape[1] - d - 1]
+        scatter = moments.scatter + change.sum(axis=0)
+        return replace(statistics, sums=sums), Moments(moments.count, moments.mean, scatter)
+
+    def holding(self, components: Gaussians, held: Gaussians, fixed: Collection[str]) -> Gaussians:
+        """With means, covariances or both of the others."""
+        means = held.means if "means" in fixed else components.means
+        return Gaussians(means, held.factors if "covariances" in fixed else components.factors)
 
     def means(self, components: Gaussians) -> FloatArray:
         """Component means, shape (K, d)."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -22,9 +22,10 @@ from pydantic import (
     WrapValidator,
 )
 
+from dgmm.data import Labels
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, GROUPS, get_family, names
-from dgmm.types import Acceleration, Criterion, Effort, OnCollapse, Precision, StartMethod
+from dgmm.types import Acceleration, Assignment, Criterion, Effort, OnCollapse, Part, Precision, StartMethod
 
 #: An open range begins with so many numbers, and goes on until so many more bring nothing, or to this number.
 FIRST_NUMBERS, STEPS, LIMIT = 8, 3, 64
@@ -55,6 +56,9 @@ def validated(model: type[M], values: dict[str, Any]) -> M:
                 problems.append(f"{place} is empty: give at least {e['ctx']['min_length']}")
                 continue
             message = e["msg"].removeprefix("Value error, ")
+            if e["type"] == "value_error" and not e["loc"]:  # of several settings, which it names
+                problems.append(message)
+                continue
             if e["type"] == "extra_forbidden":
                 near = get_close_matches(str(e["loc"][-1]), known_in(model, e["loc"][:-1]), 1, NEAR)
                 message = "unknown setting" + (f": did you mean {near[0]}?" if near else "")
@@ -76,7 +80,9 @@ def known_in(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
 
 
 def as_list(value: Any) -> Any:
-    """``a,b,c`` as a list of its parts."""
+    """``a,b,c`` as a list of its parts, and a tuple as one."""
+    if isinstance(value, tuple):
+        return list(value)
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
@@ -233,6 +239,14 @@ def _no_single(value: int) -> int:
 BlockLengths = Annotated[dict[str, Count], Field(min_length=1)]
 
 
+def _some_parts(value: list[Part]) -> list[Part]:
+    """In the order in which they are known, each once."""
+    found = [part for part in get_args(Part) if part in value]
+    if len(found) == len(get_args(Part)):
+        raise ValueError(f"{', '.join(found)} are all there is: leave out what is to be fitted")
+    return found
+
+
 class Training(Settings):
     """How mixtures are fitted."""
 
@@ -271,6 +285,18 @@ class Training(Settings):
         "a round of 9 and 3, on the smallest sample alone, and no path where two of the starts come to the best top "
         "(quick). Where components are few, more splits. As many moves as climb in a round are evaluated on all the "
         "data once the winner has arrived there, in one shared pass.",
+    )
+    assignment: Assignment = Field(
+        "soft",
+        description="soft: a sample counts for every component as probable as it is (EM). hard: for the most probable "
+        "one alone (classification EM), until no sample changes its component. The log-likelihood is then that of the "
+        "classification, and BIC is ICL; only starts are tried, as with fixed, and accelerate does nothing.",
+    )
+    fixed: Annotated[list[Part], BeforeValidator(as_list), AfterValidator(_some_parts)] = Field(
+        [],
+        description="What keeps the values that it begins with: weights, means, covariances. It is not counted among "
+        "the parameters. Only starts are tried then: no path and no moves (search), no component on the worst rows "
+        "(worst_rows, on_collapse).",
     )
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
@@ -314,6 +340,11 @@ class Training(Settings):
         "often each component is found again, and standard errors. 20 are a beginning. 0: none.",
     )
 
+    @property
+    def searches(self) -> bool:
+        """Whether other mixtures than starts are tried on the sample."""
+        return self.search != "starts" and not self.fixed and self.assignment == "soft"
+
 
 #: Numbers of components to choose among.
 _Listed = Annotated[list[Count], Field(min_length=1)]
@@ -346,8 +377,34 @@ class Search(Settings):
 class One(Settings):
     """The mixture that is fitted."""
 
-    n_components: Count = Field(description="Number of components K.")
+    n_components: Count | None = Field(
+        None, description="Number of components K. With labels it is that of the classes times components_per_class."
+    )
     covariance_type: CovarianceType = "full"
+    components_per_class: Count = Field(1, description="Components of each class, where samples have labels.")
+
+    def number(self, labels: Labels | None) -> int:
+        """K, for samples that may have labels.
+
+        Raises
+        ------
+        InputError
+            If it cannot be told, or is no multiple of the number of classes.
+        """
+        per_class, k = self.components_per_class, self.n_components
+        if labels is None:
+            if per_class > 1:
+                raise InputError(f"components_per_class ({per_class}) is for samples with labels: give n_components")
+            if k is None:
+                raise InputError("n_components is missing: give the number of components, or labels of samples")
+            return k
+        wanted = per_class * len(labels.names)
+        if k is not None and k != wanted and per_class > 1:
+            raise InputError(
+                f"n_components={k} is not {len(labels.names)} classes times components_per_class ({per_class}): leave "
+                "it out"
+            )
+        return wanted if k is None else k
 
 
 def by_model(options: Mapping[str, Any], *models: type[Settings]) -> list[dict[str, Any]]:

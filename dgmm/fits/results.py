@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dgmm.data import Layout, shortened
+from dgmm.data import Layout, Names, shortened
 from dgmm.em import Evaluated
 from dgmm.errors import InputError
 from dgmm.fits.clusters import Clusters
@@ -15,7 +15,7 @@ from dgmm.fits.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fits.stability import Stability
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
-from dgmm.types import AnyArray, Criterion, FloatArray, IntArray
+from dgmm.types import AnyArray, Assignment, Criterion, FloatArray, IntArray
 
 #: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
 STRONG = 10.0
@@ -103,6 +103,14 @@ class Fit:
         What refits on other weights of the sample have said; None if none were asked for.
     clusters : Clusters or None
         Clusters of merged components; None if none were asked for (`dgmm.merge`).
+    fixed : tuple of str
+        Which of weights, means and covariances were held fixed: they are not counted among the parameters.
+    assignment : {"soft", "hard"}
+        Where it is hard, `log_likelihood` and `trajectory` are those of the classification, ``sum log w_k p(x | k)``
+        with the most probable component k of every sample. BIC, of it, is then ICL.
+    classes : tuple of int or of str
+        Names of the classes that were known of samples; components are theirs, as many of each, one class after the
+        other. None of them where no sample had a label.
     judged : BlockSums or None
         What the mixture says of the rows that were held out, block by block, from which standard errors follow; None
         if none were. It is not stored with a model.
@@ -126,6 +134,9 @@ class Fit:
     spread: Spread | None = None
     stability: Stability | None = None
     clusters: Clusters | None = None
+    fixed: tuple[str, ...] = ()
+    assignment: Assignment = "soft"
+    classes: Names = ()
     evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
     judged: BlockSums | None = field(default=None, repr=False, compare=False)
 
@@ -135,6 +146,25 @@ class Fit:
         return self.mixture.n_components
 
     @property
+    def n_labels(self) -> int:
+        """How many labels there are: of the classes, or of the components."""
+        return len(self.classes) or self.n_components
+
+    def class_of(self, component: int) -> int | str | None:
+        """The class of a component; None where there are no classes."""
+        return self.classes[component * len(self.classes) // self.n_components] if self.classes else None
+
+    def class_probabilities(self, x: AnyArray) -> FloatArray:
+        """Probability of every class, shape (n, classes), for rows (n, d): the sum of those of its components."""
+        shares = self.mixture.responsibilities(x)
+        return shares.reshape(len(x), self.n_labels, -1).sum(axis=2)
+
+    def classify(self, x: AnyArray) -> AnyArray:
+        """The name of the most probable class, or the number of the component where there are none, shape (n,)."""
+        labels = self.class_probabilities(x).argmax(axis=1)
+        return np.array(self.classes)[labels] if self.classes else labels
+
+    @property
     def covariance_type(self) -> str:
         """Name of the family."""
         return self.mixture.covariance_type
@@ -142,7 +172,7 @@ class Fit:
     @property
     def n_parameters(self) -> int:
         """Number of free parameters p."""
-        return self.mixture.n_parameters
+        return self.mixture.n_free(self.fixed)
 
     @property
     def converged(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from dgmm.em import Ground, climb
+from dgmm.estep import SOFT, Sharing
 from dgmm.families import Frame, FrameKind
 from dgmm.fits import FOUND_AGAIN, Stability, Training
 from dgmm.mixture import Mixture
@@ -32,6 +33,7 @@ def stability_of(
     options: Training,
     frame: Callable[[FrameKind], Frame],
     n_threads: int = 1,
+    sharing: Sharing = SOFT,
 ) -> Stability:
     """Refit a mixture on the rows of a sample, with weights of the Bayesian bootstrap (Rubin 1981).
 
@@ -48,6 +50,8 @@ def stability_of(
         The frame of each kind.
     n_threads : int
         That work at a time.
+    sharing : Sharing
+        How rows are shared out among components.
     """
     from sklearn.metrics import adjusted_rand_score  # loads much
 
@@ -60,7 +64,8 @@ def stability_of(
     for refit in range(options.stability):
         draw = np.random.default_rng([options.seed, refit]).exponential(size=n_blocks or len(rows))
         drawn = base * draw[groups]
-        again = _refit(start, replace(rows, weights=drawn / drawn.mean()), options, frame, n_threads).to_data(its_frame)
+        weighted = replace(rows, weights=drawn / drawn.mean())
+        again = _refit(start, weighted, options, frame, n_threads, sharing).to_data(its_frame)
         after = again.responsibilities(rows.x)
         overlap = jaccard(before, after)
         ours, theirs = linear_sum_assignment(-overlap)
@@ -92,7 +97,12 @@ def _numbered(groups: IntArray) -> tuple[IntArray, int]:
 
 
 def _refit(
-    start: Mixture, rows: Rows, options: Training, frame: Callable[[FrameKind], Frame], n_threads: int
+    start: Mixture,
+    rows: Rows,
+    options: Training,
+    frame: Callable[[FrameKind], Frame],
+    n_threads: int,
+    sharing: Sharing,
 ) -> Mixture:
     """The best of where a mixture and what a search of its own has found climb to on these rows, in frame coordinates.
 
@@ -101,16 +111,16 @@ def _refit(
     k, name = start.n_components, start.covariance_type
 
     def ground_of(sample: SampleRows) -> Ground:
-        return grounds_for([Candidate(k, name)], sample.moments, frame, options.reg_covar)[name]
+        return grounds_for([Candidate(k, name)], sample.moments, frame, options.reg_covar, options.fixed, sharing)[name]
 
     starts = [start]
-    if options.search != "starts" and k > 1:
+    if options.searches and sharing == SOFT and k > 1:
         few = SampleRows(rows[:SEARCHED_ROWS], frame, n_threads)
         path = Path(start.family, few, ground_of(few), options.model_copy(update={"search": "quick"}), [k])
         path.walk()
         path.explore()
         starts += [top.ascent.mixture for top in path.tops.get(k, [])]
-    sample = SampleRows(rows, frame, n_threads)
+    sample = SampleRows(rows, frame, n_threads, sharing)
     ground = ground_of(sample)
     ascents = [sample_ascent(each, ground, options) for each in starts]
     for _ in climb(ascents, sample.accumulate, SAMPLE_PASSES):

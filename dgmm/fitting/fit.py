@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import Samples
-from dgmm.em import Ascent, climb
+from dgmm.data import Samples, shortened
+from dgmm.em import Ascent, Ground, climb
 from dgmm.engine import Departed, Fold, Journal, Journaled, Workers
 from dgmm.errors import CollapseError, InputError
-from dgmm.families import get_family
+from dgmm.families import Family, get_family
 from dgmm.fits import Fit, One, OpenRange, Outcome, Search, Selection, Training, choose, clusters_of
 from dgmm.fitting.bootstrap import REFITTED_ROWS, stability_of
 from dgmm.fitting.departure import starts_after
+from dgmm.fitting.labelled import check_classes, known_starts
 from dgmm.fitting.race import Race
 from dgmm.fitting.scout import Scout
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, profile_of
-from dgmm.search import Candidate, Given, grounds_for, one_component, start_on_sample
+from dgmm.search import Candidate, Given, Starts, grounds_for, one_component, start_on_sample
 from dgmm.types import Criterion
 
 logger = logging.getLogger("dgmm")
@@ -44,42 +45,59 @@ def fit_candidates(
         Candidate -> what has become of it, where there is none.
     """
     samples, profile = passes.samples, passes.profile
+    check_classes(candidates, samples)
     for c in candidates:
         if c.n_components > profile.n_samples:
             raise InputError(
                 f"n_components={c.n_components} is more than the {profile.n_samples} complete rows of {samples.name}"
             )
     for name in dict.fromkeys(c.covariance_type for c in candidates):
+        check_fixed(get_family(name), options.fixed)
         passes.check(get_family(name))
     sample = profile.sample.first(len(profile.sample.rows))
     grounds = {
         name: replace(ground, held_out=profile.held_out.in_frame(ground.frame), sample=sample)
-        for name, ground in grounds_for(candidates, profile.moments, passes.frame, options.reg_covar).items()
+        for name, ground in grounds_for(
+            candidates, profile.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing
+        ).items()
     }
     logger.info(
         "profile: %d samples of %d features, %d left out with missing values, in %d segments",
         profile.n_samples, samples.n_features, profile.n_missing, len(samples.grid),
     )  # fmt: skip
-    found = start_on_sample(
-        profile,
-        candidates,
-        options,
-        passes.frame,
-        given,
-        criterion=None if keep_all else criterion,
-        n_threads=passes.fold.workers.driver_threads,
-    )
+    if samples.labels is not None:
+        found = Starts(*known_starts(passes, candidates, options, grounds, given), {}, {}, {})
+    else:
+        found = start_on_sample(
+            profile,
+            candidates,
+            options,
+            passes.frame,
+            given,
+            criterion=None if keep_all else criterion,
+            n_threads=passes.fold.workers.driver_threads,
+            sharing=passes.sharing,
+        )
     starts, failures = dict(found.mixtures), dict(found.failures)
     for c in candidates:
-        if c.n_components == 1:
-            starts[c] = one_component(get_family(c.covariance_type), grounds[c.covariance_type])
-    scout = Scout(passes, options, found, searches=options.search != "starts" and given is None)
+        if c.n_components == 1 and c not in starts:
+            ground = grounds[c.covariance_type]
+            starts[c] = one_component(get_family(c.covariance_type), ground)
+            if given is not None and options.fixed:
+                starts[c] = given.replace_in(starts[c], ground.frame)
+    searches = options.searches and given is None and samples.labels is None
+    scout = Scout(passes, options, found, searches=searches)
+
+    def ground_of(c: Candidate) -> Ground:
+        """Of a candidate: where every class is known and is a component, its sums do not depend on where it stands."""
+        labels = samples.labels
+        constant = labels is not None and labels.all_known and len(labels.names) == c.n_components
+        return replace(grounds[c.covariance_type], constant=constant)
+
     race = None
     while race is None:
         ascents = {
-            c: Ascent(starts[c], grounds[c.covariance_type], options.tol, options.accelerate)
-            for c in candidates
-            if c in starts
+            c: Ascent(starts[c], ground_of(c), options.tol, options.accelerate) for c in candidates if c in starts
         }
         race = Race(passes, ascents, options, criterion, found.attainable, scout)
         try:
@@ -90,6 +108,14 @@ def fit_candidates(
     fits, failed = race.results()
     fits = {c: replace(fit, spread=found.spreads.get(c)) for c, fit in fits.items()}
     return judged(passes, fits), failures | failed
+
+
+def check_fixed(family: Family, fixed: Sequence[str]) -> None:
+    """Raise `InputError` if something is to be held fixed that a family has not."""
+    known = ("weights", *family.parts)
+    for part in fixed:
+        if part not in known:
+            raise InputError(f"a {family.name} mixture has no {part} to hold fixed: choose from {', '.join(known)}")
 
 
 def judged(passes: Passes, fits: dict[Candidate, Fit]) -> dict[Candidate, Fit]:
@@ -147,7 +173,7 @@ def with_stability(passes: Passes, fit: Fit, options: Training) -> Fit:
         return fit
     rows = passes.profile.sample.first(REFITTED_ROWS)
     threads = passes.fold.workers.driver_threads
-    found = stability_of(fit.mixture, rows, fit.n_samples, options, passes.frame, threads)
+    found = stability_of(fit.mixture, rows, fit.n_samples, options, passes.frame, threads, passes.sharing)
     return replace(fit, stability=found)
 
 
@@ -178,7 +204,7 @@ def train_samples(
     journal: Journal | None = None,
 ) -> Fit:
     """Fit one mixture; raises `CollapseError` where there is nothing to return."""
-    candidate = Candidate(one.n_components, one.covariance_type)
+    candidate = Candidate(one.number(samples.labels), one.covariance_type)
     with one_blas_thread:
         passes = passes_over(samples, workers, options, journal=journal)
         fits, failures = fit_candidates(passes, [candidate], options, given=given)
@@ -209,6 +235,10 @@ def merge_samples(fit: Fit, samples: Samples, workers: Workers, options: Trainin
     What a merged cluster shares with the others is known only after the merge: on all the data each would be a pass of
     its own, for means that a sample knows to 0.3 % of a row's standard deviation.
     """
+    if fit.classes:
+        raise InputError(
+            f"the model has classes ({shortened([*map(str, fit.classes)])}), whose components are together already"
+        )
     samples = samples.like(fit.features, fit.layout)
     with one_blas_thread:
         sample = profile_of(Fold(samples, workers, keep=False), samples, options).sample
@@ -225,7 +255,9 @@ def path_of(
     with one_blas_thread:
         passes, name = passes_over(samples, workers, options), start.covariance_type
         candidate = Candidate(start.n_components, name)
-        ground = grounds_for([candidate], passes.profile.moments, passes.frame, options.reg_covar)[name]
+        ground = grounds_for(
+            [candidate], passes.profile.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing
+        )[name]
         ascent = Ascent(start.to_frame(ground.frame), ground, acceleration="none", stop=lambda _: False)
         found = [start]
         for _ in climb([ascent], passes.accumulate, n_passes):

@@ -21,7 +21,7 @@ def projection_of(samples: Samples, asked: One | Search, options: Training) -> P
     if isinstance(asked, Search):
         candidates = [Candidate(k, kind) for kind in asked.covariance_type for k in asked.n_components]
     else:
-        candidates = [Candidate(asked.n_components, asked.covariance_type)]
+        candidates = [Candidate(asked.number(samples.labels), asked.covariance_type)]
 
     def need(threads_per_worker: int, n_threads: int) -> int:
         return projected_bytes(samples, leaves_of(samples, candidates, options), threads_per_worker, n_threads)
@@ -44,6 +44,6 @@ def leaves_of(samples: Samples, candidates: Sequence[Candidate], options: Traini
         components = family.spread(c.n_components, ground.moments, ground.floor)
         mixtures.append(Mixture(family, np.full(c.n_components, 1 / c.n_components), components))
     # where it stands, and what a round of moves proposes
-    rivals = 1 if options.search == "starts" else 2 + BUDGETS[options.search].pairs
+    rivals = 1 if not options.searches else 2 + BUDGETS[options.search].pairs
     together = [mixtures, *([m] * rivals for m in mixtures)]
     return leaves_for(samples, options, together, frame, options.worst_rows)

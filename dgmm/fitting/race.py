@@ -9,19 +9,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dgmm.data import Names
 from dgmm.em import Ascent, Evaluated, Pass, climb
 from dgmm.errors import InsufficientMemoryError
 from dgmm.estep import DOUBLE
 from dgmm.families import SufficientStatistics, get_family
 from dgmm.fits import STRONG, CriterionTerms, Fit, Outcome, OutcomeKind, Training
 from dgmm.fitting.forecast import passes_left
+from dgmm.fitting.labelled import in_classes
 from dgmm.fitting.runner import Runner, State
 from dgmm.fitting.scout import Proposal, Scout
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.progress import Progress
 from dgmm.search import Candidate, unsound_components
-from dgmm.types import Criterion
+from dgmm.types import Criterion, IntArray
 
 logger = logging.getLogger("dgmm")
 
@@ -230,7 +232,7 @@ class Race:
                 and (other.covariance_type == c.covariance_type or family.contains(point.mixture.family))
             ]
             best = max(inner, key=lambda point: point.log_likelihood, default=None)
-            undecided = FALLEN * 0.5 * a.mixture.n_parameters
+            undecided = FALLEN * 0.5 * a.mixture.n_free(a.ground.fixed)
             gain = a.attainable_gain if runner.state is State.DROPPED else a.remaining_gain
             if best is not None and c in sound and best.log_likelihood > a.log_likelihood + gain + undecided:
                 found[c] = best
@@ -278,7 +280,7 @@ class Race:
         if runner.best is None:
             return np.inf
         log_likelihood, entropy, held_out = self.judgement(runner.best.statistics)
-        p = runner.ascent.mixture.n_parameters
+        p = runner.ascent.mixture.n_free(runner.ascent.ground.fixed)
         return CriterionTerms(log_likelihood, p, self.n, entropy, held_out).criterion(self.criterion)
 
     def judgement(self, statistics: SufficientStatistics) -> tuple[float, float, float]:
@@ -316,17 +318,30 @@ class Race:
         if a.best is None:
             return Outcome(OutcomeKind.FAILED, n_passes, reason=f"its log-likelihood is {a.trajectory[-1]:g}")
         if collapsed:
-            place = np.argsort(a.mixture.canonical_order())
+            place = np.argsort(self.order(a.mixture))
             numbers = tuple(sorted(place[list(collapsed)].tolist()))
             ended = "" if a.failure is None else f", which ended its climb at pass {n_passes}"
             several = ", ".join(map(str, numbers))
-            which = f"components {several} have" if len(numbers) > 1 else f"component {several} has"
-            advice = f"lower n_components ({c.n_components}) or raise reg_covar ({self.options.reg_covar:g})"
-            reason = f"{which} too few samples or no extent{ended}: {advice}"
+            of = sorted({str(self.classes[n * len(self.classes) // c.n_components]) for n in numbers if self.classes})
+            which, has = (f"components {several}", " have") if len(numbers) > 1 else (f"component {several}", " has")
+            which += f" (class {', '.join(of)})" if of else ""
+            lower = "leave such a class out" if of else f"lower n_components ({c.n_components})"
+            advice = f"{lower} or raise reg_covar ({self.options.reg_covar:g})"
+            reason = f"{which}{has} too few samples or no extent{ended}: {advice}"
             return Outcome(OutcomeKind.COLLAPSED, n_passes, numbers, reason)
         if runner.dropped is not None:
             return runner.dropped
         return Outcome(OutcomeKind.CONVERGED if a.converged else OutcomeKind.STOPPED, n_passes)
+
+    @property
+    def classes(self) -> Names:
+        """Names of the classes of the samples, if they have labels."""
+        labels = self.passes.samples.labels
+        return () if labels is None else labels.names
+
+    def order(self, mixture: Mixture) -> IntArray:
+        """The order of components in what is returned: see `in_classes`."""
+        return in_classes(mixture, len(self.classes))
 
     def to_fit(self, c: Candidate) -> Fit:
         """The fit of a candidate."""
@@ -336,7 +351,7 @@ class Race:
         log_likelihood, entropy, held_out = self.judgement(runner.best.statistics)
         gains, seconds = zip(*runner.history, strict=True)
         return Fit(
-            mixture=a.mixture.canonical().to_data(a.ground.frame),
+            mixture=a.mixture.taken(self.order(a.mixture)).to_data(a.ground.frame),
             evaluated=runner.best,
             log_likelihood=log_likelihood,
             n_samples=self.n,
@@ -351,6 +366,9 @@ class Race:
             remaining_gains=gains,
             seconds=seconds,
             layout=self.passes.samples.layout,
+            fixed=tuple(self.options.fixed),
+            assignment=self.options.assignment,
+            classes=self.classes,
         )
 
     def results(self) -> tuple[dict[Candidate, Fit], dict[Candidate, Outcome]]:

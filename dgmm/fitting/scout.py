@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dgmm.em import Evaluated, Ground
+from dgmm.estep import SOFT
 from dgmm.families import get_family
 from dgmm.fits import Training
 from dgmm.fitting.reseed import reseed
@@ -74,7 +75,7 @@ class Scout:
             Candidate -> its components that mean nothing.
         """
         options = self.options
-        if points and options.worst_rows:
+        if points and options.worst_rows and not options.fixed and self.passes.sharing == SOFT:
             rows = self.passes.profile.sample.first(options.start_rows)
             found = self.passes.worst([point.in_data_units() for point in points.values()], options.worst_rows)
             for (c, point), worst in zip(points.items(), found, strict=True):

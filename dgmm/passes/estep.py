@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dgmm.engine import Leaf
 from dgmm.estep import PassTotals, Plan, accumulate, buffer_bytes
 from dgmm.mixture import Mixture
 from dgmm.passes.parts import ByRole, Division
-from dgmm.rows import Parts
+from dgmm.rows import Parts, Role
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,11 @@ class EStepSegment(Leaf[ByRole[PassTotals]]):
         return self.mixtures or None
 
     def __call__(self, segment: int, parts: Parts) -> ByRole[PassTotals]:
-        """Totals of each part of one segment."""
-        return ByRole({role: accumulate(rows, self.plan) for role, rows in parts.rows.items()})
+        """Totals of each part of one segment; rows that judge are judged by their density."""
+        found = {Role.FIT: accumulate(parts.rows[Role.FIT], self.plan)}
+        if Role.JUDGE in parts.rows:
+            found[Role.JUDGE] = accumulate(replace(parts.rows[Role.JUDGE], labels=None), self.plan.as_density)
+        return ByRole(found)
 
     @property
     def lever(self) -> str:

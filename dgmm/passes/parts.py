@@ -32,6 +32,8 @@ class Division:
         Brings the weights of the rows, if there are any, to a mean of one.
     blocks : Blocks or None
         What is held out as a whole; None for each row by itself.
+    known : bool
+        Whether only rows whose class is known are fitted.
     first : int
         Rows of the grid with a smaller number judge nothing.
     """
@@ -42,15 +44,19 @@ class Division:
     scale: float
     blocks: Blocks | None = None
     first: int = 0
+    known: bool = False
 
     @property
     def copies(self) -> bool:
         """Whether the parts take memory beside the rows."""
-        return self.missing or self.holdout > 0
+        return self.missing or self.holdout > 0 or self.known
 
     def __call__(self, grid: Grid, segment: int, rows: Rows) -> Parts:
         """The parts of a segment."""
         used = used_rows(rows) if self.missing else None
+        if self.known:
+            labelled = np.asarray(rows.labels) >= 0
+            used = labelled if used is None else used & labelled
         if rows.weights is not None:
             rows = replace(rows, weights=rows.weights * self.scale)
         if not self.holdout:

@@ -12,7 +12,7 @@ import numpy as np
 from dgmm.data import Blocks, Grid, Samples
 from dgmm.engine import Fold, Journaled
 from dgmm.errors import InputError
-from dgmm.estep import make_plan, unpack
+from dgmm.estep import Sharing, make_plan, unpack
 from dgmm.families import Family, Frame, FrameKind, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.passes.estep import EStepSegment
@@ -49,6 +49,10 @@ class PassOptions(Protocol):
     @property
     def compute_dtype(self) -> str:
         """Precision of the matrix products of an E-step."""
+
+    @property
+    def assignment(self) -> str:
+        """Whether samples are shared out among components, or count wholly for one (``hard``)."""
 
 
 def blocks_of(samples: Samples, options: PassOptions) -> Blocks | None:
@@ -138,6 +142,11 @@ class Passes:
     options : PassOptions
     ridge : float, optional
         Constant and dependent features are allowed, in a frame of covariances with this ridge; see `make_frame`.
+
+    Attributes
+    ----------
+    sharing : Sharing
+        How samples are shared out among components.
     """
 
     def __init__(
@@ -154,6 +163,8 @@ class Passes:
         self.profile = profile
         self.ridge = ridge
         self.dtype: np.dtype[Any] = np.dtype(options.compute_dtype)
+        n_classes = 0 if samples.labels is None else len(samples.labels.names)
+        self.sharing = Sharing(options.assignment == "hard", n_classes)
         blocks = blocks_of(samples, options)
         self._division = Division(profile.n_missing > 0, options.holdout, options.seed, profile.scale, blocks)
 
@@ -176,13 +187,19 @@ class Passes:
         In the precision of these passes, unless another is asked for.
         """
         frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
-        plan = make_plan(mixtures, frames, dtype or self.dtype)
+        plan = make_plan(mixtures, frames, dtype or self.dtype, self.sharing)
         totals = self.fold(EStepSegment(plan, self._division, tuple(mixtures))).values
         for part in totals.values():
             for family, base in zip(plan.families, np.broadcast_to(part.base, len(plan.families)), strict=True):
                 if not np.isfinite(base):
                     self.refuse_misfits(family)
         return unpack(totals[Role.FIT], plan, totals.get(Role.JUDGE))
+
+    def accumulate_known(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
+        """One pass: the same over the samples alone whose class is known."""
+        plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures}, sharing=self.sharing)
+        totals = self.fold(EStepSegment(plan, replace(self._division, known=True), tuple(mixtures))).values
+        return unpack(totals[Role.FIT], plan)
 
     def check(self, family: Family) -> None:
         """`InputError` where the range of the values, or the sample, says that they cannot come from a family."""

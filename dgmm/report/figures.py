@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from dgmm.data import Names
 from dgmm.fits import CRITERION_NAMES, SOUND, STRONG, Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
 from dgmm.report.looks import GREY, INK, ellipse, new_figure, prepare, with_unit
@@ -86,10 +87,19 @@ def criterion_figure(
 
 
 def map_figure(
-    scores: xr.Dataset, mixture: Mixture, *, small: bool = True, figure: FigureBase | None = None
+    scores: xr.Dataset,
+    mixture: Mixture,
+    *,
+    names: Names = (),
+    small: bool = True,
+    figure: FigureBase | None = None,
 ) -> FigureBase:
-    """Maps of the most frequent class; with ``small`` also of single positions and of the mean probability."""
+    """Maps of the most frequent class; with ``small`` also of single positions and of the mean probability.
+
+    Where classes have names, each has the colour of the first of its components.
+    """
     label, dims = scores["label"], map_dims(scores)
+    per_class = mixture.n_components // len(names) if names else 1
     if dims is None:
         raise ValueError(f"no latitude and longitude among the dimensions {', '.join(map(str, label.dims))}")
     others = [d for d in label.dims if d not in dims]
@@ -102,9 +112,9 @@ def map_figure(
     places = [axes for band, m in zip(bands, (1, n), strict=False) for axes in band.subplots(1, m, squeeze=False)[0]]
     palette = ListedColormap(class_colours(mixture))
     for i, (name, classes) in enumerate(panels.items()):
-        mesh = _draw_map(places[i], name, classes.where(classes >= 0), scores, dims, small=i > 0)
+        mesh = _draw_map(places[i], name, classes.where(classes >= 0) * per_class, scores, dims, small=i > 0)
         mesh.set(cmap=palette, clim=(-0.5, palette.N - 0.5))
-    _legend(places[0], [*_class_handles(mixture), Patch(color=MISSING, label="missing")], "class (share)")
+    _legend(places[0], [*_class_handles(mixture, names), Patch(color=MISSING, label="missing")], "class (share)")
     if small:
         mean = scores["probability"].mean(others, skipna=True)
         mesh = _draw_map(places[n], "Mean highest probability", mean, scores, dims, small=True)
@@ -265,8 +275,12 @@ def _colour_order(mixture: Mixture) -> IntArray:
     return np.argsort(mixture.means[:, 0], kind="stable")
 
 
-def _class_handles(mixture: Mixture) -> list[Patch]:
+def _class_handles(mixture: Mixture, names: Names = ()) -> list[Patch]:
     colours, shares = class_colours(mixture), mixture.weights
+    if names:
+        m = mixture.n_components // len(names)
+        parts = [(name, colours[m * i], shares[m * i : m * i + m].sum()) for i, name in enumerate(names)]
+        return [Patch(color=colour, label=f"{name}  ({share:.1%})") for name, colour, share in parts]
     return [Patch(color=colours[k], label=f"{k}  ({shares[k]:.1%})") for k in _colour_order(mixture)]
 
 
@@ -342,7 +356,7 @@ def main_figure(
     """The main pictures: where and what the classes are, and below them the screening."""
     top: list[Callable[..., FigureBase]] = []
     if view is not None:
-        top.append(partial(map_figure, view, fit.mixture, small=False))
+        top.append(partial(map_figure, view, fit.mixture, names=fit.classes, small=False))
     if along is not None:
         top.append(partial(profile_figure, fit.mixture, along, spread=not top))
     elif rows is not None:

@@ -84,7 +84,7 @@ def write_report(
     rows = rows if rows is not None and len(rows) else None
     figures = {
         "criterion": None if table is None else criterion_figure(table, fit, criterion),
-        "map": map_figure(view, mixture) if on else None,
+        "map": map_figure(view, mixture, names=fit.classes) if on else None,
         "profiles": None if along is None else profile_figure(mixture, along),
         "sample": None if rows is None else sample_figure(mixture, rows, fit.features),
         "means": means_figure(mixture, fit.features) if along is None and mixture.n_features > 2 else None,

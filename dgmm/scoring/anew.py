@@ -65,7 +65,7 @@ class CompareSegment(Leaf[Compared]):
 
     def working_bytes(self, n_rows: int) -> int:
         """What scoring takes, and twice the scores."""
-        return self.scoring.working_bytes(n_rows) + n_rows * (64 + 8 * self.scoring.plan.n_rows)
+        return self.scoring.working_bytes(n_rows) + n_rows * (64 + 8 * self.scoring.plan.n_labels)
 
     def result_bytes(self, n_rows: int) -> int:
         """Little, as long as little is wrong."""

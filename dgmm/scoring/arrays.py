@@ -36,9 +36,17 @@ def label_dtype(n_components: int) -> type[np.signedinteger]:
     return np.int64
 
 
-def n_labels(n_components: int, level: Sequence[int] | None) -> int:
-    """How many labels there are: components, or clusters, of which each component is one."""
-    return n_components if level is None else max(level) + 1
+def n_labels(n_labels: int, level: Sequence[int] | None) -> int:
+    """How many labels there are: those of a model, or clusters, of which each component is in one."""
+    return n_labels if level is None else max(level) + 1
+
+
+def labels_of(model: Fit, level: Sequence[int] | None) -> tuple[str, list[str]]:
+    """What labels are of, and the name of each without blanks."""
+    if level is None and model.classes:
+        return "class", [str(name).replace(" ", "_") for name in model.classes]
+    what = "component" if level is None else "cluster"
+    return what, [f"{what}_{i}" for i in range(n_labels(model.n_components, level))]
 
 
 def types_of(n_components: int, probabilities: bool) -> dict[str, np.dtype[Any]]:
@@ -56,8 +64,8 @@ def create(
     level: Sequence[int] | None = None,
 ) -> None:
     """Create the group and its arrays in a store, around the chunks that may be there; it is not complete yet."""
-    k, what = n_labels(model.n_components, level), "component" if level is None else "cluster"
-    made = "" if level is None else f" in {k} clusters"
+    what, names = labels_of(model, level)
+    k, made = len(names), "" if level is None else f" in {len(names)} clusters"
     group = zarr.create_group(store, zarr_format=3)
     group.attrs.update(
         {
@@ -67,6 +75,7 @@ def create(
             "source": samples.name,
             "n_components": k,
             **({} if level is None else {"clusters": list(level)}),
+            **({"classes": json.dumps(list(model.classes))} if model.classes else {}),
             "covariance_type": model.covariance_type,
             "model": digest(model.mixture),
             "settings": json.dumps(dict(settings)),
@@ -80,7 +89,7 @@ def create(
             {
                 "long_name": f"most probable {what}",
                 "flag_values": list(range(-1, k)),
-                "flag_meanings": " ".join(["missing", *(f"{what}_{i}" for i in range(k))]),
+                "flag_meanings": " ".join(["missing", *names]),
             },
         ),
         "probability": (np.nan, {"long_name": f"probability of the most probable {what}"}),

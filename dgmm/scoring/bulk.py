@@ -21,13 +21,13 @@ from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
 from dgmm.fits import Fit, merged
-from dgmm.mixture import Mixture
 from dgmm.passes import MisfitSegment, refuse_infinite
 from dgmm.rows import Rows
 from dgmm.scoring.arrays import (
     VARIABLES,
     create,
     label_dtype,
+    labels_of,
     n_labels,
     others_in,
     stored_digest,
@@ -123,15 +123,15 @@ class ScoreSegment(Sendable, Leaf[Done]):
     @classmethod
     def of(
         cls,
-        mixture: Mixture,
+        model: Fit,
         samples: Samples,
         recording: Recording,
         probabilities: bool,
         level: tuple[int, ...] | None = None,
     ) -> ScoreSegment:
-        """The leaf for a mixture and samples."""
+        """The leaf for a model and samples."""
         with one_blas_thread:
-            plan = mixture.density_plan()
+            plan = model.mixture.density_plan(n_classes=len(model.classes))
         what = (samples.name, samples.features, samples.grid)
         return cls(*what, plan, samples.row_bytes, recording, probabilities, level)
 
@@ -189,7 +189,7 @@ class ScoreSegment(Sendable, Leaf[Done]):
     @property
     def n_labels(self) -> int:
         """How many labels there are."""
-        return n_labels(self.plan.n_rows, self.level)
+        return n_labels(self.plan.n_labels, self.level)
 
     @property
     def _written(self) -> Written:
@@ -208,12 +208,15 @@ class ScoreSegment(Sendable, Leaf[Done]):
 
     def working_bytes(self, n_rows: int) -> int:
         """Rows without those that are missing, and scores, as they are found and as they are written."""
-        every = self.plan.n_rows * self.probabilities if self.level is None else self.plan.n_rows + self.n_labels
-        return buffer_bytes(self.plan) + n_rows * (self.row_bytes + 48 + 20 * every)
+        k, labels = self.plan.n_rows, self.n_labels
+        # those of a class or a cluster are sums over its components
+        shares = 8 * (k + labels) * (labels < k)
+        every = labels * self.probabilities if self.level is None else k + labels
+        return buffer_bytes(self.plan) + n_rows * (self.row_bytes + 48 + 20 * every + shares)
 
     def result_bytes(self, n_rows: int) -> int:
         """One number; and what its task has recorded."""
-        return 64 + (8 * self.plan.n_rows + 64) * -(-n_rows // self.grid.largest)
+        return 64 + (8 * self.plan.n_labels + 64) * -(-n_rows // self.grid.largest)
 
     def score(self, x: AnyArray) -> tuple[dict[str, AnyArray], Scored]:
         """Variables of the output for the rows of ``x`` (n, d), and what they come to."""
@@ -254,7 +257,7 @@ def score_projection(
     def need(threads_per_worker: int, n_threads: int) -> int:
         ours = samples.like(model.features, model.layout)
         level = level_of(model, clusters)
-        leaf = ScoreSegment.of(model.mixture, ours, Ledger(output, {}).recording, probabilities, level)
+        leaf = ScoreSegment.of(model, ours, Ledger(output, {}).recording, probabilities, level)
         return projected_bytes(ours, [leaf], threads_per_worker, n_threads)
 
     return need
@@ -301,7 +304,7 @@ def score_samples(
     samples = samples.like(model.features, model.layout)
     taken = {*VARIABLES, GROUP} & {*map(str, samples.coords.coords), *samples.dims}
     level = level_of(model, clusters)
-    taken |= {"component" if level is None else "cluster"} & set(samples.dims)
+    taken |= {labels_of(model, level)[0]} & set(samples.dims)
     if taken:
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
     former = Former.at(output.place.name) if extend else None
@@ -313,7 +316,7 @@ def score_samples(
         # what somebody has begun and not ended is of no use any more
         output.kept = False
         return Scored.of(former.table)
-    first = ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities, level)
+    first = ScoreSegment.of(model, samples, ledger.recording, probabilities, level)
     Fold(samples, workers, keep=False).check(first)
     began = time.perf_counter()
     with kept_for_another(output, ledger):
@@ -323,7 +326,7 @@ def score_samples(
         )
         store, todo = begun(output, ledger, how, found.regions, former, workers)
         if todo:
-            leaf = ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities, level)
+            leaf = ScoreSegment.of(model, samples, ledger.recording, probabilities, level)
             in_portions(samples, workers, leaf, todo)
         ledger.check_source(samples)
         table, known = ledger.load()

@@ -85,7 +85,7 @@ def head_of(
     samples: Samples, model: Fit, probabilities: bool, found: Seen | None = None, level: Sequence[int] | None = None
 ) -> dict[str, Any]:
     """What is to be written, and of what; by what the samples were seen to be, if they were looked at already."""
-    labels = n_labels(model.n_components, level)
+    labels = n_labels(model.n_labels, level)
     arrays = types_of(labels, probabilities)
     sources = None if found is None else found.regions
     return {

@@ -12,7 +12,7 @@ from dask.system import CPU_COUNT
 
 from dgmm.em import Ascent, Ground
 from dgmm.engine import Node, merge_all
-from dgmm.estep import accumulate, make_plan, unpack
+from dgmm.estep import SOFT, Sharing, accumulate, make_plan, unpack
 from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_family
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
@@ -44,11 +44,20 @@ class SampleRows:
         The frame of each kind.
     n_threads : int
         That work at a time; as many as there are cores by default.
+    sharing : Sharing
+        How they are shared out among components.
     """
 
-    def __init__(self, rows: Rows, frame: Callable[[FrameKind], Frame], n_threads: int = CPU_COUNT) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        frame: Callable[[FrameKind], Frame],
+        n_threads: int = CPU_COUNT,
+        sharing: Sharing = SOFT,
+    ) -> None:
         self.rows = rows
         self.frame = frame
+        self.sharing = sharing
         self.moments = Moments.of(rows.x, rows.weights)
         # threads that stay keep their buffers
         self.map: Any = ThreadPoolExecutor(n_threads).map if n_threads > 1 else map
@@ -62,22 +71,30 @@ class SampleRows:
 
     def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         """E-step of all mixtures over the rows."""
-        plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures})
+        frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
+        plan = make_plan(mixtures, frames, sharing=self.sharing)
         blocks = [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]
         parts = self.map(lambda block: accumulate(block, plan), blocks)
         return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
 
 
 def grounds_for(
-    candidates: Iterable[Candidate], moments: Moments, frame: Callable[[FrameKind], Frame], reg_covar: float
+    candidates: Iterable[Candidate],
+    moments: Moments,
+    frame: Callable[[FrameKind], Frame],
+    reg_covar: float,
+    fixed: Iterable[str] = (),
+    sharing: Sharing = SOFT,
 ) -> dict[str, Ground]:
-    """What the M-steps of each covariance type need to know about the data."""
+    """What the M-steps of each covariance type need to know about the data, and what they hold fixed."""
     grounds = {}
     for name in {c.covariance_type for c in candidates}:
         family = get_family(name)
         its_frame = frame(family.frame)
         in_frame = moments.in_frame(its_frame)
-        grounds[name] = Ground(its_frame, in_frame, family.floor(reg_covar, in_frame))
+        grounds[name] = Ground(
+            its_frame, in_frame, family.floor(reg_covar, in_frame), None, None, frozenset(fixed), sharing
+        )
     return grounds
 
 
@@ -89,11 +106,19 @@ def is_sound(a: Ascent, reg_covar: float) -> bool:
 def effective_counts(a: Ascent) -> FloatArray:
     """Effective rows of each component of the best mixture of an ascent, shape (K,)."""
     counts = a.mixture.weights * a.ground.moments.count
-    return counts if a.best is None else counts * a.best.statistics.effective_shares
+    if a.best is None:
+        return counts
+    if "weights" in a.ground.fixed:  # which say nothing of the rows
+        counts = a.best.statistics.sums[:, 0]
+    return counts * a.best.statistics.effective_shares
 
 
 def unsound_components(a: Ascent, reg_covar: float) -> tuple[int, ...]:
     """Components of the best mixture of an ascent that mean nothing; see `Family.unsound`."""
     mixture, ground = a.mixture, a.ground
+    if "covariances" in ground.fixed:
+        # of a given extent, a component means what it should while it has a row, or need not have one
+        few = effective_counts(a) < (0.0 if "means" in ground.fixed else 1.0)
+        return tuple(np.flatnonzero(few).tolist())
     unsound = mixture.family.unsound(mixture.components, effective_counts(a), ground.moments, reg_covar)
     return tuple(np.flatnonzero(unsound).tolist())

@@ -17,6 +17,7 @@ from dask.system import CPU_COUNT
 
 from dgmm.em import Ascent, Ground, climb
 from dgmm.errors import InputError
+from dgmm.estep import SOFT, Sharing
 from dgmm.families import Frame, FrameKind, Moments, get_family
 from dgmm.fits import CriterionTerms, Outcome, OutcomeKind, Spread, Training
 from dgmm.mixture import Mixture
@@ -77,6 +78,7 @@ def start_on_sample(
     *,
     criterion: Criterion | None = None,
     n_threads: int = CPU_COUNT,
+    sharing: Sharing = SOFT,
 ) -> Starts:
     """The best of ``n_init`` starts of every candidate, converged on the sample, in frame coordinates.
 
@@ -96,13 +98,15 @@ def start_on_sample(
         None where every candidate is wanted for its own sake.
     n_threads : int
         That work at a time; as many as there are cores by default.
+    sharing : Sharing
+        How rows are shared out among components.
 
     Returns
     -------
     Starts
     """
     several = [c for c in candidates if c.n_components > 1]
-    searches = options.search != "starts" and given is None
+    searches = options.searches and given is None
     sizes = sample_sizes(options, len(profile.sample.rows), profile.n_samples)
     failures: dict[Candidate, Outcome] = {}
     ascents: list[tuple[Candidate, Ascent]] = []
@@ -111,9 +115,9 @@ def start_on_sample(
     paths: list[Path] = []
     screening = Screening(criterion, profile.n_samples, options.reg_covar)
     if several:
-        small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads)
+        small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads, sharing)
         x, weights = small.rows.x, small.rows.weights
-        grounds = grounds_for(several, small.moments, frame, options.reg_covar)
+        grounds = grounds_for(several, small.moments, frame, options.reg_covar, options.fixed, sharing)
         own = [get_family(name).view(x) for name in dict.fromkeys(c.covariance_type for c in several)]
         views = [*(view for view in own if view is not None), *views_of(x, profile.moments, frame)]
         n_init = 1 if given is not None and given.complete else options.n_init or ALONE
@@ -159,8 +163,8 @@ def start_on_sample(
                     spreads[c] = Spread.of(ends, small.moments.count)
     explored = sizes[:1] if all(path.budget.brief for path in paths) else sizes
     for smaller, size in pairwise(sizes):
-        larger = SampleRows(profile.sample.first(size), frame, n_threads)
-        grounds = grounds_for(best, larger.moments, frame, options.reg_covar)
+        larger = SampleRows(profile.sample.first(size), frame, n_threads, sharing)
+        grounds = grounds_for(best, larger.moments, frame, options.reg_covar, options.fixed, sharing)
         ruled_out = screening.ruled_out(best)
         alive = [c for c in best if c not in ruled_out]
         if smaller in explored:
@@ -287,7 +291,7 @@ def sample_ascent(
     start: Mixture, ground: Ground, options: Training, acceleration: Acceleration | None = None
 ) -> Ascent:
     """A climb on the sample, as far as that tells one mixture from another."""
-    tol = SAMPLE_TOLERANCE * 0.5 * start.n_parameters / ground.moments.count
+    tol = SAMPLE_TOLERANCE * 0.5 * start.n_free(ground.fixed) / ground.moments.count
     return Ascent(start, ground, tol, acceleration or options.accelerate)
 
 
@@ -346,7 +350,7 @@ class Screening:
         A nat for each parameter (Akaike 1974), none where the sample is all of the data. To the best mixture of all the
         data one half of it is lost and the other half gained.
         """
-        return a.mixture.n_parameters * (1 - a.ground.moments.count / self.n_samples)
+        return a.mixture.n_free(a.ground.fixed) * (1 - a.ground.moments.count / self.n_samples)
 
     def value(self, a: Ascent) -> float:
         """The criterion per sample, if all the data were as this sample is, but for what is chance in it."""
@@ -356,7 +360,7 @@ class Screening:
         criterion = Criterion.AIC if self.criterion is Criterion.HELD_OUT else self.criterion
         times = self.n_samples / a.ground.moments.count
         log_likelihood, entropy = times * (a.log_likelihood - self.chance(a)), times * a.best.statistics.entropy
-        standing = CriterionTerms(log_likelihood, a.mixture.n_parameters, self.n_samples, entropy, np.nan)
+        standing = CriterionTerms(log_likelihood, a.mixture.n_free(a.ground.fixed), self.n_samples, entropy, np.nan)
         return standing.criterion(criterion) / self.n_samples
 
     def ruled_out(self, best: dict[Candidate, Ascent]) -> dict[Candidate, float]:

@@ -19,7 +19,7 @@ from dgmm.errors import InputError, one_line
 from dgmm.families import get_family
 from dgmm.fits import Clusters, Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
-from dgmm.types import AnyArray, Criterion
+from dgmm.types import AnyArray, Assignment, Criterion, Part
 
 #: How the format of a model begins.
 MODEL_KIND = "dgmm-model-"
@@ -30,7 +30,7 @@ PLAIN_FORMAT = "dgmm-model-1"
 #: A gain still to come that is not known yet; JSON has no infinity.
 UNKNOWN = -1.0
 #: Attributes that hold JSON as text: netCDF takes neither mappings nor, in its classic form, lists of strings.
-TEXTS = ("features", "layout", "spread", "settings", "candidates")
+TEXTS = ("features", "layout", "spread", "settings", "candidates", "fixed", "classes")
 #: What refits have said, as variables whose names begin with ``stability_``.
 STABILITY = {
     "rand": ("refit",),
@@ -97,6 +97,9 @@ class Attributes(BaseModel):
     spread: Ends | None = None
     settings: dict[str, Any] | None = None
     candidates: list[dict[str, Scalar]] | None = None
+    fixed: tuple[Part, ...] = ()
+    assignment: Assignment = "soft"
+    classes: tuple[int, ...] | tuple[str, ...] = ()
     digest: str | None = None
     checksum: str | None = None
 
@@ -190,10 +193,13 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "spread": None if fit.spread is None else Ends.of(fit.spread).model_dump(),
         "settings": None if settings is None else dict(settings),
         "candidates": None if table is None else json.loads(table.to_json(orient="records", double_precision=15)),
+        "fixed": list(fit.fixed) or None,
+        "classes": list(fit.classes) or None,
     }
     attributes: dict[str, Any] = {
         "format": FORMAT,
         "family": fit.covariance_type,
+        **({} if fit.assignment == "soft" else {"assignment": fit.assignment}),
         # what is not known is not there
         **{name: float(value) for name, value in numbers.items() if math.isfinite(value)},
         "n_parameters": fit.n_parameters,
@@ -316,12 +322,17 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         spread=None if a.spread is None else a.spread.spread(),
         stability=_stability(arrays, a),
         clusters=_clusters(arrays, a),
+        fixed=a.fixed,
+        assignment=a.assignment,
+        classes=a.classes,
     )
     k, d = fit.mixture.means.shape
     if weights.shape != (k,) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-9:
         raise ValueError(f"its weights {weights.shape} are not positive with sum one")
     if len(fit.features) != d:
         raise ValueError(f"{len(fit.features)} names for {d} features")
+    if fit.classes and (k % len(fit.classes) or len(set(fit.classes)) < len(fit.classes)):
+        raise ValueError(f"classes: {_shown(list(fit.classes))} of {k} components")
     if any(c not in range(k) for c in fit.collapsed):
         raise ValueError(f"collapsed: {_shown(list(fit.collapsed))} of {k} components")
     for name, series in (

@@ -55,6 +55,7 @@ class Climb:
             mixture="point",
             statistics=SimpleNamespace(local=np.zeros(1, dtype=bool)),
             maximise=lambda: "image",
+            ground=SimpleNamespace(fixed=frozenset()),
         )
         if gain >= 0:
             self.value += gain

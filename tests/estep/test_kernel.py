@@ -8,7 +8,7 @@ from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
 import dgmm
 from dgmm.errors import InputError
-from dgmm.estep import Backend, Compiled, Plain, accumulate, buffer_bytes, kernel, make_plan, score, unpack
+from dgmm.estep import Backend, Compiled, Plain, Sharing, accumulate, buffer_bytes, kernel, make_plan, score, unpack
 from dgmm.estep import block as blocks_module
 from dgmm.estep import compiled as compiled_form
 from dgmm.estep import plan as planning
@@ -377,6 +377,26 @@ def test_samples_whose_component_is_known(backend: Backend, weighted: bool) -> N
         assert statistics.log_likelihood + shared == pytest.approx(w @ density, rel=1e-11)
         responsibilities = w[:, None] * np.exp(log_joint - density[:, None])
         np.testing.assert_allclose(statistics.sums[:, 0], responsibilities.sum(axis=0), rtol=1e-10)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("backend", [Compiled(), Plain()], ids=lambda b: b.name)
+def test_samples_whose_class_is_known_are_shared_out_within_it(backend: Backend, hard: bool) -> None:
+    """Two classes of two components each: a label leaves the sample to those of its class."""
+    x, labels = clouds(), np.random.default_rng(1).integers(-1, 2, 1200)
+    frames = frames_of(x)
+    mixture = Mixture.gaussian("full", [0.1, 0.2, 0.3, 0.4], x[:4], np.tile(np.eye(3), (4, 1, 1)))
+    plan = make_plan([mixture.to_frame(frames["whitening"])], frames, sharing=Sharing(hard, 2))
+    (found,) = unpack(backend.accumulate(Rows(x, labels=labels), plan), plan)
+    normals = [multivariate_normal(m, np.eye(3)).logpdf(x) for m in mixture.means]
+    joint = np.log(mixture.weights) + np.stack(normals, axis=1)
+    joint[(labels[:, None] >= 0) & (np.array([0, 0, 1, 1]) != labels[:, None])] = -np.inf
+    density = joint.max(axis=1) if hard else np.logaddexp.reduce(joint, axis=1)
+    shares = np.eye(4)[joint.argmax(axis=1)] if hard else np.exp(joint - density[:, None])
+    assert found.log_likelihood == pytest.approx(density.sum(), rel=1e-11)
+    np.testing.assert_allclose(found.sums[:, 0], shares.sum(axis=0), rtol=1e-10)
+    with pytest.raises(InputError, match="a sample has the label 2, and the classes are 0 to 1"):
+        accumulate(Rows(x, labels=np.full(1200, 2)), plan)
 
 
 def test_a_label_that_is_no_component_is_refused() -> None:

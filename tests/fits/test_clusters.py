@@ -260,3 +260,10 @@ def test_other_features_are_refused() -> None:
     fit = dgmm.train(dgmm.datasets.old_faithful(), 2)
     with pytest.raises(InputError, match="features"):
         dgmm.merge(fit, np.zeros((10, 2)))
+
+
+def test_components_of_classes_are_not_merged() -> None:
+    x = np.random.default_rng(0).standard_normal((60, 2))
+    fit = dgmm.train(x, labels=np.arange(60) % 2, components_per_class=2, covariance_type="spherical")
+    with pytest.raises(dgmm.InputError, match=r"has classes \(0, 1\)"):
+        dgmm.merge(fit, x)

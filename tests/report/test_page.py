@@ -156,6 +156,21 @@ def test_map_shows_the_modal_label_north_up_from_180_west(scores: xr.Dataset) ->
     assert certainty.collections[0].get_array().mask.sum() == 1
 
 
+def test_classes_have_their_names_and_the_colour_of_their_first_component(tmp_path: Path, scores: xr.Dataset) -> None:
+    """Three classes of two components each: labels 0, 1 and 2 are components 0, 2 and 4 on the map."""
+    fit = dataclasses.replace(make_fit(6), classes=("ice", "land", "sea"))
+    figure = map_figure(scores, fit.mixture, names=fit.classes)
+    shown = figure.axes[0].collections[0].get_array().filled(-1)
+    np.testing.assert_array_equal(shown, [[4, -1, 0, 2], [2, 4, 0, 0]])
+    words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    shares = fit.mixture.weights.reshape(3, 2).sum(axis=1)
+    assert words == [*(f"{n}  ({s:.1%})" for n, s in zip(fit.classes, shares, strict=True)), "missing"]
+    write_report(tmp_path / "report.html", title="Classes", fit=fit, table=None, scores=scores)
+    page = (tmp_path / "report.html").read_text()
+    assert "</span>3 of land</td>" in page
+    assert "scores label the classes" in page
+
+
 def test_most_frequent() -> None:
     label = xr.DataArray([[[3, -1, 1]], [[3, -1, 0]], [[1, -1, -1]], [[-1, 2, -1]]], dims=("a", "y", "x"))
     np.testing.assert_array_equal(most_frequent(label, ("y", "x")), [[3, 2, 0]])

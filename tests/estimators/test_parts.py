@@ -1,0 +1,59 @@
+"""Hard assignments and parts held fixed, with scikit-learn's interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_iris
+from sklearn.mixture import GaussianMixture as Theirs
+
+import dgmm
+
+X, Y = load_iris(return_X_y=True)
+HELD: dict[str, Any] = {"weights_init": np.full(3, 1 / 3), "precisions_init": np.ones(3), "means_init": X[[0, 60, 120]]}
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_it_is_k_means(chunked: bool) -> None:
+    x = dask.array.from_array(X, chunks=(40, 4)) if chunked else X
+    ours = dgmm.GaussianMixture(
+        3, covariance_type="spherical", assignment="hard", fixed=("weights", "covariances"), tol=0, **HELD
+    ).fit(x)
+    theirs = KMeans(3, init=HELD["means_init"], n_init=1, tol=0, algorithm="lloyd").fit(X)
+    np.testing.assert_allclose(ours.means_, theirs.cluster_centers_, rtol=1e-10)
+    np.testing.assert_array_equal(np.asarray(ours.predict(x)), theirs.labels_)
+    constant = -np.log(3) - 2 * np.log(2 * np.pi)
+    assert ours.lower_bound_ == pytest.approx(constant - theirs.inertia_ / 2 / len(X), rel=1e-12)
+
+
+@pytest.mark.parametrize("part", ["weights", "means", "covariances"])
+def test_what_is_held_is_what_was_given_and_is_not_counted(part: str) -> None:
+    ours = dgmm.GaussianMixture(3, covariance_type="spherical", fixed=[part], **HELD).fit(X)
+    theirs = Theirs(3, covariance_type="spherical", **HELD).fit(X)
+    expected = {"weights": np.full(3, 1 / 3), "means": HELD["means_init"], "covariances": np.ones(3)}[part]
+    np.testing.assert_allclose(getattr(ours, f"{part}_"), expected, rtol=1e-12)
+    assert not np.allclose(getattr(theirs, f"{part}_"), expected, rtol=1e-3)
+    free = theirs._n_parameters() - {"weights": 2, "means": 12, "covariances": 3}[part]
+    assert ours.aic(X) == pytest.approx(-2 * len(X) * ours.score(X) + 2 * free)
+    assert clone(ours).get_params()["fixed"] == [part]
+
+
+def test_labels_of_scikit_learn_are_ignored_by_convention() -> None:
+    with_labels, without = (dgmm.GaussianMixture(3, random_state=0).fit(X, y) for y in (Y, None))
+    np.testing.assert_array_equal(with_labels.means_, without.means_)
+
+
+def test_a_selection_keeps_what_it_was_asked_for() -> None:
+    chosen = dgmm.GaussianMixture.select(X, [2, 3], ["diag"], assignment="hard", fixed=["weights"])
+    assert (chosen.assignment, chosen.fixed) == ("hard", ("weights",))
+
+
+@pytest.mark.parametrize("settings", [{"assignment": "firm"}, {"fixed": ["mean"]}, {"fixed": "means"}])
+def test_what_there_is_not_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        dgmm.GaussianMixture(2, **settings).fit(X)
