@@ -210,7 +210,7 @@ class ScoreSegment(Sendable, Leaf[Done]):
         """Rows without those that are missing, and scores, as they are found and as they are written."""
         k, labels = self.plan.n_rows, self.n_labels
         # those of a class or a cluster are sums over its components
-        shares = 8 * (k + labels) * (labels < k)
+        shares = 8 * (k + labels) * (labels < k) if self.level is None else 0
         every = labels * self.probabilities if self.level is None else k + labels
         return buffer_bytes(self.plan) + n_rows * (self.row_bytes + 48 + 20 * every + shares)
 
