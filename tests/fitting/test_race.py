@@ -18,6 +18,7 @@ import pytest
 from dgmm import em
 from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.errors import CollapseError, InsufficientMemoryError
+from dgmm.estep import SOFT
 from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.fits import Outcome, OutcomeKind, Training
 from dgmm.fits.results import CriterionTerms
@@ -94,7 +95,8 @@ class Play:
         self.scripts |= {(c.n_components, ELSEWHERE): s for c, s in (challengers or {}).items()}
         self.scripts |= {(c.n_components, BEYOND): s for c, s in (beyond or {}).items()}
         self.dtype = np.dtype(dtype)
-        self.samples = SimpleNamespace(features=("x",), layout=None)
+        self.samples = SimpleNamespace(features=("x",), layout=None, labels=None)
+        self.sharing = SOFT
         sample = SimpleNamespace(first=lambda n: None)
         self.profile = SimpleNamespace(n_samples=N, n_missing=0, held_out=SimpleNamespace(count=0.0), sample=sample)
         #: Who took part in each pass, and in those in double precision.
