@@ -69,11 +69,8 @@ class Wanted(Sendable):
     ) -> Wanted:
         """From names of features; those of plain data are their numbers."""
         ours = tuple(model.place(name) for name in of)
-        theirs = (
-            tuple(i for i in range(len(model.features)) if i not in ours)
-            if given is None
-            else tuple(model.place(name) for name in given)
-        )
+        others: Sequence[str | int] = given or [i for i in range(len(model.features)) if i not in ours]
+        theirs = tuple(model.place(name) for name in others)
         layout = model.layout or Layout(variables=model.features)
         if layout.feature_dim is None:
             return cls(ours, theirs, tuple(model.features[i] for i in ours), None, variance, dtype)
@@ -142,11 +139,8 @@ class PredictSegment(Sendable, Leaf[Predicted]):
         n = len(found[0])
         if (np.isfinite(means) & np.isfinite(variances)).sum() < means.shape[1] * n:
             refuse_infinite(self.name, tuple(self.features[i] for i in self.columns), self.grid, segment, x)
-            place = self.grid.region(segment)
-            raise DgmmError(
-                f"a sample in region {place} of {self.name} has no density, or its prediction is beyond "
-                f"{self.wanted.dtype}"
-            )
+            where = f"a sample in region {self.grid.region(segment)} of {self.name}"
+            raise DgmmError(f"{where} has no density, or its prediction is beyond {self.wanted.dtype}")
         if len(rows):  # there are none where it is only tried
             self._write(segment, self.wanted.by_name(means, variances))
         return Predicted(n, len(rows) - n)
@@ -163,11 +157,6 @@ class PredictSegment(Sendable, Leaf[Predicted]):
     def _arrays(self) -> dict[str, zarr.Array[Any]]:
         # a chunk of nothing but missing samples is written, too
         return {name: self.writer.array(name).with_config({"write_empty_chunks": True}) for name in self.wanted.arrays}
-
-    @property
-    def lever(self) -> str:
-        """Values are no more than those of the samples."""
-        return ""
 
     def working_bytes(self, n_rows: int) -> int:
         """Given values, means and variances, as they are found and as they are written; and a slice of all."""
@@ -187,10 +176,7 @@ def source_layout(model: Fit, wanted: Wanted) -> Layout | None:
 
 
 def with_given(samples: Samples, model: Fit, wanted: Wanted) -> tuple[Samples, tuple[int, ...]]:
-    """Samples with the given features, and where these are among theirs.
-
-    The source may have all features of the model or only those that are given.
-    """
+    """Samples with the given features or with all of the model's, and where the given ones are among theirs."""
     if samples.feature_dim is None or samples.n_features == len(wanted.given):
         names = [model.features[i] for i in wanted.given]
         layout = None if model.layout is None else model.layout.taken(wanted.given)
@@ -291,6 +277,7 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
         name = array if array in wanted.names else array.removesuffix(VARIANCE)
         unit = units.get(name, "")
         what, unit = ("mean", unit) if name == array else ("variance", f"({unit})^2" if unit else "")
+        about: dict[str, Any] = {"long_name": f"conditional {what} of {name} given {known}"}
         group.create_array(
             array,
             shape=(*samples.grid.shape, *inner),
@@ -299,10 +286,7 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
             fill_value=math.nan,
             compressors=ZstdCodec(level=1, checksum=True),
             dimension_names=(*samples.dims, *([wanted.feature_dim] if inner else [])),
-            attributes={
-                "long_name": f"conditional {what} of {name} given {known}",
-                **({"units": unit} if unit else {}),
-            },
+            attributes=about | ({"units": unit} if unit else {}),
         )
 
 

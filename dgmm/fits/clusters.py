@@ -42,7 +42,8 @@ class Clusters:
     @classmethod
     def checked(cls, n_rows: int, levels: FloatArray, entropies: FloatArray, n_components: int) -> Clusters:
         """From what was stored of a mixture of so many components; raises `ValueError` for what cannot be."""
-        k, found = n_components, levels.astype(np.int64)
+        with np.errstate(invalid="ignore"):
+            k, found = n_components, levels.astype(np.int64)
         if levels.shape != (k, k) or entropies.shape != (k,) or (entropies < 0).any() or (found != levels).any():
             raise ValueError(f"its clusters {levels.shape} and their entropies {entropies.shape} are none")
         for m, level in enumerate(found, 1):

@@ -197,7 +197,8 @@ class TestOfAFit:
             assert again.entropies.tobytes() == merged_fit.clusters.entropies.tobytes()
 
     @pytest.mark.parametrize(
-        ("row", "level"), [(0, [0, 0, 0, 0, 0, 1]), (3, [0, 1, 2, 3, 3.5, 0]), (5, [1, 0, 2, 3, 4, 5]), (2, [0] * 6)]
+        ("row", "level"),
+        [(0, [0, 0, 0, 0, 0, 1]), (3, [0, 1, 2, 3, 3.5, 0]), (5, [1, 0, 2, 3, 4, 5]), (2, [0] * 6), (4, [1e300] * 6)],
     )
     def test_clusters_that_are_none_are_damage(
         self, fit: dgmm.Fit, data: np.ndarray, row: int, level: list[float]
