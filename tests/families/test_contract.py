@@ -69,6 +69,21 @@ def test_plain_em_never_falls(family: Family) -> None:
     assert values[-1] > values[0] + 1
 
 
+def test_hard_assignments_never_fall(family: Family) -> None:
+    """The classification likelihood: the joint one of samples and their most probable components."""
+    path = dgmm.em_path(X, start_of(family), 15, assignment="hard")
+    values = np.array([(m.log_density(X) + np.log(m.responsibilities(X).max(axis=1))).sum() for m in path])
+    assert (np.diff(values) > -1e-9 * abs(values[0])).all()
+    assert values[-1] > values[0] + 1
+
+
+def test_known_classes_are_one_pass(family: Family) -> None:
+    fit = dgmm.train(X, covariance_type=family.name, labels=LABELS)
+    assert fit.n_passes == 1
+    np.testing.assert_allclose(fit.mixture.weights, np.bincount(LABELS) / N, rtol=1e-12)
+    np.testing.assert_allclose(fit.mixture.means, [X[LABELS == k].mean(axis=0) for k in range(K)], rtol=1e-6)
+
+
 def test_statistics_of_parts_add_up(family: Family) -> None:
     """To those of the whole, up to rounding, wherever it is cut."""
     ground = ground_of(family, X)
