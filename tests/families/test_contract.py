@@ -81,7 +81,7 @@ def test_known_classes_are_one_pass(family: Family) -> None:
     fit = dgmm.train(X, covariance_type=family.name, labels=LABELS)
     assert fit.n_passes == 1
     np.testing.assert_allclose(fit.mixture.weights, np.bincount(LABELS) / N, rtol=1e-12)
-    np.testing.assert_allclose(fit.mixture.means, [X[LABELS == k].mean(axis=0) for k in range(K)], rtol=1e-6)
+    np.testing.assert_allclose(fit.mixture.means, [X[k == LABELS].mean(axis=0) for k in range(K)], rtol=1e-6)
 
 
 def test_statistics_of_parts_add_up(family: Family) -> None:
