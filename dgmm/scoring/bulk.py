@@ -21,6 +21,7 @@ from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
 from dgmm.fits import Fit
+from dgmm.mixture import Mixture
 from dgmm.passes import refuse_infinite
 from dgmm.rows import Rows
 from dgmm.scoring.arrays import (
@@ -116,10 +117,12 @@ class ScoreSegment(Sendable, Leaf[Done]):
     probabilities: bool
 
     @classmethod
-    def of(cls, model: Fit, samples: Samples, recording: Recording, probabilities: bool) -> ScoreSegment:
-        """The leaf for a model and samples."""
+    def of(
+        cls, mixture: Mixture, samples: Samples, recording: Recording, probabilities: bool, n_classes: int = 0
+    ) -> ScoreSegment:
+        """The leaf for a mixture and samples; components, one class after the other, may be those of classes."""
         with one_blas_thread:
-            plan = model.mixture.density_plan(n_classes=len(model.classes))
+            plan = mixture.density_plan(n_classes=n_classes)
         return cls(samples.name, samples.features, samples.grid, plan, samples.row_bytes, recording, probabilities)
 
     @contextmanager
@@ -220,7 +223,7 @@ def score_projection(model: Fit, samples: Samples, output: Output, probabilities
 
     def need(threads_per_worker: int, n_threads: int) -> int:
         ours = samples.like(model.features, model.layout)
-        leaf = ScoreSegment.of(model, ours, Ledger(output, {}).recording, probabilities)
+        leaf = ScoreSegment.of(model.mixture, ours, Ledger(output, {}).recording, probabilities, len(model.classes))
         return projected_bytes(ours, [leaf], threads_per_worker, n_threads)
 
     return need
@@ -275,15 +278,19 @@ def score_samples(
         # what somebody has begun and not ended is of no use any more
         output.kept = False
         return Scored.of(former.table)
-    Fold(samples, workers, keep=False).check(ScoreSegment.of(model, samples, ledger.recording, probabilities))
+
+    def leaf() -> ScoreSegment:
+        """Made when it is wanted: who records what may have changed."""
+        return ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities, len(model.classes))
+
+    Fold(samples, workers, keep=False).check(leaf())
     began = time.perf_counter()
     with kept_for_another(output, ledger):
         names = names_of(ledger.head)
         how = partial(create, samples=samples, model=model, probabilities=probabilities, settings=settings or {})
         store, todo = begun(output, ledger, how, found.regions, former, workers)
         if todo:
-            leaf = ScoreSegment.of(model, samples, ledger.recording, probabilities)
-            in_portions(samples, workers, leaf, todo)
+            in_portions(samples, workers, leaf(), todo)
         ledger.check_source(samples)
         table, known = ledger.load()
         lost = {*np.flatnonzero(~known).tolist()}.union(*(sweep(store, name, samples.grid) for name in names))

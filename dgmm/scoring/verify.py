@@ -269,7 +269,7 @@ def verify_anew(
         changed = sorted(text.split(" was ")[0] for text in differences(scores.head["source"], now["source"]))
         verdict.notes.append(f"note: {samples.name} is not as it was when it was scored ({', '.join(changed)})")
     recording = Recording("", "", 0, Writer("", "", ""))
-    leaf = CompareSegment(ScoreSegment.of(model, samples, recording, True), written)
+    leaf = CompareSegment(ScoreSegment.of(model.mixture, samples, recording, True, len(model.classes)), written)
     compared = Fold(samples, workers, keep=False, only=regions.tolist())(leaf)
     verdict.findings += compared.findings
     if compared.n_rounded:
