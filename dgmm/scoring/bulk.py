@@ -21,6 +21,7 @@ from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
 from dgmm.fits import Fit, merged
+from dgmm.mixture import Mixture
 from dgmm.passes import MisfitSegment, refuse_infinite
 from dgmm.rows import Rows
 from dgmm.scoring.arrays import (
@@ -123,15 +124,17 @@ class ScoreSegment(Sendable, Leaf[Done]):
     @classmethod
     def of(
         cls,
-        model: Fit,
+        mixture: Mixture,
         samples: Samples,
         recording: Recording,
         probabilities: bool,
         level: tuple[int, ...] | None = None,
+        *,
+        n_classes: int = 0,
     ) -> ScoreSegment:
-        """The leaf for a model and samples."""
+        """The leaf for a mixture and samples; components, one class after the other, may be those of classes."""
         with one_blas_thread:
-            plan = model.mixture.density_plan(n_classes=len(model.classes))
+            plan = mixture.density_plan(n_classes=n_classes)
         what = (samples.name, samples.features, samples.grid)
         return cls(*what, plan, samples.row_bytes, recording, probabilities, level)
 
@@ -256,8 +259,8 @@ def score_projection(
 
     def need(threads_per_worker: int, n_threads: int) -> int:
         ours = samples.like(model.features, model.layout)
-        level = level_of(model, clusters)
-        leaf = ScoreSegment.of(model, ours, Ledger(output, {}).recording, probabilities, level)
+        level, n = level_of(model, clusters), len(model.classes)
+        leaf = ScoreSegment.of(model.mixture, ours, Ledger(output, {}).recording, probabilities, level, n_classes=n)
         return projected_bytes(ours, [leaf], threads_per_worker, n_threads)
 
     return need
@@ -316,8 +319,13 @@ def score_samples(
         # what somebody has begun and not ended is of no use any more
         output.kept = False
         return Scored.of(former.table)
-    first = ScoreSegment.of(model, samples, ledger.recording, probabilities, level)
-    Fold(samples, workers, keep=False).check(first)
+
+    def leaf() -> ScoreSegment:
+        """Made when it is wanted: who records what may have changed."""
+        n = len(model.classes)
+        return ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities, level, n_classes=n)
+
+    Fold(samples, workers, keep=False).check(leaf())
     began = time.perf_counter()
     with kept_for_another(output, ledger):
         names = names_of(ledger.head)
@@ -326,8 +334,7 @@ def score_samples(
         )
         store, todo = begun(output, ledger, how, found.regions, former, workers)
         if todo:
-            leaf = ScoreSegment.of(model, samples, ledger.recording, probabilities, level)
-            in_portions(samples, workers, leaf, todo)
+            in_portions(samples, workers, leaf(), todo)
         ledger.check_source(samples)
         table, known = ledger.load()
         lost = {*np.flatnonzero(~known).tolist()}.union(*(sweep(store, name, samples.grid) for name in names))

@@ -271,7 +271,8 @@ def verify_anew(
         changed = sorted(text.split(" was ")[0] for text in differences(scores.head["source"], now["source"]))
         verdict.notes.append(f"note: {samples.name} is not as it was when it was scored ({', '.join(changed)})")
     recording = Recording("", "", 0, Writer("", "", ""))
-    leaf = CompareSegment(ScoreSegment.of(model, samples, recording, True, level), written)
+    anew = ScoreSegment.of(model.mixture, samples, recording, True, level, n_classes=len(model.classes))
+    leaf = CompareSegment(anew, written)
     compared = Fold(samples, workers, keep=False, only=regions.tolist())(leaf)
     verdict.findings += compared.findings
     if compared.n_rounded:

@@ -152,7 +152,7 @@ def test_a_task_takes_what_it_says_of_memory(
     x = np.resize(rows(), (50_000, 3))
     level = tuple((np.arange(k) % n).tolist())
     recording = Recording("", "", 1, Writer("", "", ""))
-    leaf = ScoreSegment.of(fit(k=k), open_samples(x), recording, probabilities, level)
+    leaf = ScoreSegment.of(fit(k=k).mixture, open_samples(x), recording, probabilities, level)
     with one_blas_thread:
         leaf.score(x[:100])
         tracemalloc.start()
