@@ -14,7 +14,7 @@ from dgmm.engine.workers import Workers
 from dgmm.errors import InsufficientMemoryError
 
 #: What a worker process needs for itself: the interpreter, the libraries and the compiled E-step, as measured.
-BASE_BYTES = 272 * 2**20
+BASE_BYTES = 280 * 2**20
 #: What small things need, and the memory that is not given back at once.
 BUFFER_BYTES = 4 * 2**20
 #: While a segment is read there is what is read, what it is decoded from, and that before it was decompressed; while
