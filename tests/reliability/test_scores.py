@@ -150,8 +150,8 @@ class Fatal(bulk.ScoreSegment):
     mark = ""
 
     @classmethod
-    def of(cls, *given: Any) -> Fatal:
-        found = super().of(*given)
+    def of(cls, *given: Any, **named: Any) -> Fatal:
+        found = super().of(*given, **named)
         object.__setattr__(found, "mark", cls.mark)
         return found
 
