@@ -405,3 +405,12 @@ def test_a_task_takes_what_it_says_of_memory(
     assert peak <= leaf.working_bytes(len(x))
     if holes:
         assert peak > 0.5 * leaf.working_bytes(len(x))
+
+
+def test_values_that_cannot_come_from_the_family_are_named(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).poisson([3.0, 9.0], (60, 2)).astype(float)
+    fit = dgmm.train(x, 1, "poisson")
+    x[40, 1] = -1
+    with pytest.raises(InputError, match=r"is -1 at sample \(40\): a poisson mixture is of counts"):
+        dgmm.predict(fit, x, tmp_path / "p.zarr", of=["0"])
+    assert list(tmp_path.iterdir()) == []
