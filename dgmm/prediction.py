@@ -26,7 +26,7 @@ from dgmm.errors import DgmmError, InputError
 from dgmm.estep import buffer_bytes, complete_rows
 from dgmm.fits import Fit
 from dgmm.mixture import Regression
-from dgmm.passes import MisfitSegment, refuse_infinite
+from dgmm.passes import refuse_values
 from dgmm.rows import Rows
 from dgmm.scoring import in_portions, plain, scattered, write_coordinates
 from dgmm.store import Output, Writer, consolidate, digest, writing
@@ -139,9 +139,8 @@ class PredictSegment(Sendable, Leaf[Predicted]):
         n = len(found[0])
         if (np.isfinite(means) & np.isfinite(variances)).sum() < means.shape[1] * n:
             names = tuple(self.features[i] for i in self.columns)
-            refuse_infinite(self.name, names, self.grid, segment, x)
-            for family in self.regression.plan.families:
-                MisfitSegment(family.name, self.name, names, self.grid)(segment, replace(rows, x=x))
+            families = self.regression.plan.families
+            refuse_values(families, self.name, names, self.grid, segment, replace(rows, x=x))
             where = f"a sample in region {self.grid.region(segment)} of {self.name}"
             raise DgmmError(f"{where} has no density, or its prediction is beyond {self.wanted.dtype}")
         if len(rows):  # there are none where it is only tried

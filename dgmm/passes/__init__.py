@@ -8,7 +8,7 @@ from dgmm.passes.census import Census, CensusSegment
 from dgmm.passes.codec import from_parts, packed, to_parts, unpacked
 from dgmm.passes.judge import BlockSums
 from dgmm.passes.leaves import leaves_for
-from dgmm.passes.misfits import MisfitSegment
+from dgmm.passes.misfits import refuse_values
 from dgmm.passes.passes import Passes, judge_rows, profile_of
 from dgmm.passes.profile import Profile, refuse_infinite
 from dgmm.passes.sample import Sample, row_hashes
@@ -17,7 +17,6 @@ __all__ = [
     "BlockSums",
     "Census",
     "CensusSegment",
-    "MisfitSegment",
     "Passes",
     "Profile",
     "Sample",
@@ -27,6 +26,7 @@ __all__ = [
     "packed",
     "profile_of",
     "refuse_infinite",
+    "refuse_values",
     "row_hashes",
     "to_parts",
     "unpacked",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from dgmm.data import Grid
 from dgmm.engine import Leaf
 from dgmm.errors import InputError
-from dgmm.families import get_family
+from dgmm.families import Family, get_family
 from dgmm.passes.judge import BlockSums
-from dgmm.passes.profile import place_of, used_rows
+from dgmm.passes.profile import place_of, refuse_infinite, used_rows
 from dgmm.rows import Rows
 
 
@@ -55,3 +56,24 @@ class MisfitSegment(Leaf[BlockSums]):
     def result_bytes(self, n_rows: int) -> int:
         """Next to nothing."""
         return 64
+
+
+def refuse_values(
+    families: Iterable[Family], name: str, features: tuple[str, ...], grid: Grid, segment: int, rows: Rows
+) -> None:
+    """Raise `InputError` that names the first value of a segment, all its rows given, of no density; if there is one.
+
+    Parameters
+    ----------
+    families : iterable of Family
+        Those of which the values should come.
+    name : str
+        Of the source.
+    features : tuple of str
+    grid : Grid
+    segment : int
+    rows : Rows
+    """
+    refuse_infinite(name, features, grid, segment, rows.x)
+    for family in families:
+        MisfitSegment(family.name, name, features, grid)(segment, rows)

@@ -22,7 +22,7 @@ from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
 from dgmm.fits import Fit, merged
 from dgmm.mixture import Mixture
-from dgmm.passes import MisfitSegment, refuse_infinite
+from dgmm.passes import refuse_values
 from dgmm.rows import Rows
 from dgmm.scoring.arrays import (
     VARIABLES,
@@ -170,9 +170,7 @@ class ScoreSegment(Sendable, Leaf[Done]):
         values, scored = self.score(rows.x)
         region = self.grid.region(segment)
         if not np.isfinite(scored.log_density):
-            refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
-            for family in self.plan.families:
-                MisfitSegment(family.name, self.name, self.features, self.grid)(segment, rows)
+            refuse_values(self.plan.families, self.name, self.features, self.grid, segment, rows)
             raise DgmmError(f"the log density of a sample in region {region} of {self.name} is not finite")
         checksums = []
         if len(rows):  # there are none where it is only tried
