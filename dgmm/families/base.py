@@ -42,8 +42,9 @@ class FeatureMap:
         return features
 
 
-#: A component at the regularisation floor: its smallest variance is within this factor of it.
-FLOOR_FACTOR = 10.0
+#: A component at the regularisation floor: its smallest variance is within this factor of it, so that more of it is
+#: the floor's than the data's.
+FLOOR_FACTOR = 2.0
 #: A component that is this much narrower than the data in some direction is no more than a few rows that happen to
 #: lie on a line, unless it has this many rows per dimension.
 NARROW, ROWS_PER_DIMENSION = 1e-2, 5.0

@@ -320,14 +320,19 @@ class Race:
         if collapsed:
             place = np.argsort(self.order(a.mixture))
             numbers = tuple(sorted(place[list(collapsed)].tolist()))
-            ended = "" if a.failure is None else f", which ended its climb at pass {n_passes}"
+            ended = f", which ended its climb at pass {n_passes}"
             several = ", ".join(map(str, numbers))
             of = sorted({str(self.classes[n * len(self.classes) // c.n_components]) for n in numbers if self.classes})
             which, has = (f"components {several}", " have") if len(numbers) > 1 else (f"component {several}", " has")
             which += f" (class {', '.join(of)})" if of else ""
             lower = "leave such a class out" if of else f"lower n_components ({c.n_components})"
-            advice = f"{lower} or raise reg_covar ({self.options.reg_covar:g})"
-            reason = f"{which}{has} too few samples or no extent{ended}: {advice}"
+            reg_covar = f"reg_covar ({self.options.reg_covar:g})"
+            if a.failure is None:
+                lack = f"too few samples, or less extent than {reg_covar} of the data's"
+                advice = f"{lower}, or reg_covar if clusters so thin are real"
+            else:
+                lack, advice = f"too few samples or no extent{ended}", f"{lower} or raise {reg_covar}"
+            reason = f"{which}{has} {lack}: {advice}"
             return Outcome(OutcomeKind.COLLAPSED, n_passes, numbers, reason)
         if runner.dropped is not None:
             return runner.dropped

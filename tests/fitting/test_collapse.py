@@ -148,6 +148,16 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return run
 
 
+def test_a_thin_cluster_of_many_rows_is_data() -> None:
+    """In one direction its variance is 1.5 times `reg_covar` of the data's; none is to be had without it."""
+    r = np.random.default_rng(0)
+    clusters = 3 * r.standard_normal((3, 4))[r.choice(3, 6000, p=[0.5, 0.3, 0.2])] + r.standard_normal((6000, 4))
+    clusters[:1500, 0] = 1.0 + np.sqrt(1.5e-6 * clusters[:, 0].var()) * r.standard_normal(1500)
+    fit = dgmm.train(clusters, 4)
+    assert fit.state == "converged"
+    assert fit.mixture.covariances[:, 0, 0].min() < 3e-6 * clusters[:, 0].var()
+
+
 def test_the_command_line_warns_of_a_collapse_and_ends_well(command: Any) -> None:
     code, out, err = command(clean_in_the_sample(), "train x.zarr --k 3 --out m.zarr --set training.n_init=3")
     assert code == 0

@@ -87,7 +87,8 @@ def test_a_component_on_one_row_is_reported_or_tries_again() -> None:
     assert reported.state == "collapsed"
     assert reported.collapsed == (1,)
     assert reported.reason == (
-        "component 1 has too few samples or no extent: lower n_components (2) or raise reg_covar (1e-06)"
+        "component 1 has too few samples, or less extent than reg_covar (1e-06) of the data's: lower n_components (2), "
+        "or reg_covar if clusters so thin are real"
     )
     again = dgmm.train(x, 2, **start, on_collapse="reseed")
     assert again.state == "converged"

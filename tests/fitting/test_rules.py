@@ -58,9 +58,9 @@ def ascent_to(count: float, smallest: float, kind: str = "full") -> Ascent:
         # fewer rows than d + 1 = 4
         (3.99, 1.0, False),
         (4.01, 1.0, True),
-        # within ten times the floor of 1e-4, on however many rows
-        (500.0, 0.99e-3, False),
-        (500.0, 1.01e-3, True),
+        # within twice the floor of 1e-4, on however many rows
+        (500.0, 1.99e-4, False),
+        (500.0, 2.01e-4, True),
         # narrower than a hundredth on fewer than five rows per dimension
         (14.9, 0.99e-2, False),
         (15.1, 0.99e-2, True),

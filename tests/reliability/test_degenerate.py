@@ -85,7 +85,10 @@ def test_a_finite_model_and_a_word_where_one_is_due(
         names = ", ".join(map(str, fit.collapsed))
         (warning,) = warnings
         assert warning.startswith(f"collapsed: component{'s' * (len(fit.collapsed) > 1)} {names} ha")
-        assert warning.endswith(f"lower n_components ({k}) or raise reg_covar (1e-06)")
+        assert warning.endswith(
+            f"too few samples, or less extent than reg_covar (1e-06) of the data's: lower n_components ({k}), or "
+            "reg_covar if clusters so thin are real"
+        )
     else:
         assert fit.state == "converged"
         assert not fit.collapsed
