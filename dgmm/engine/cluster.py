@@ -9,7 +9,7 @@ import queue
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
@@ -94,7 +94,8 @@ class Leases:
                 self._held[place] = Lease(self.owner, place)
             else:
                 key = f"Lease-{self.owner}-{place}"
-                self._held[place] = self._client.submit(Lease, self.owner, place, key=key, workers=[place])
+                with connected(self._client):
+                    self._held[place] = self._client.submit(Lease, self.owner, place, key=key, workers=[place])
 
     def end(self) -> None:
         """Give all leases up."""
@@ -149,8 +150,8 @@ class Call(Generic[T]):
     def results(self) -> list[T]:
         """Results in order; what goes wrong first is raised once nothing of the call runs any more."""
         try:
-            self._send(range(len(self.arguments)))
-            with waits.Patience(self._awaited) as patience:
+            with connected(self.client), waits.Patience(self._awaited) as patience:
+                self._send(range(len(self.arguments)))
                 while len(self._found) < len(self.arguments):
                     done = self._next()
                     if done:
@@ -261,8 +262,9 @@ class Call(Generic[T]):
             return
         from distributed import wait
 
-        self.client.run(give_up, self.id, wait=False, on_error="ignore")
-        with self.client.as_current(), contextlib.suppress(TimeoutError, CancelledError):
+        with self.client.as_current(), contextlib.suppress(TimeoutError, CancelledError, ClusterError):
+            with connected(self.client):
+                self.client.run(give_up, self.id, wait=False, on_error="ignore")
             wait(list(self._current.values()), timeout=GRACE)
 
 
@@ -274,6 +276,17 @@ def address_of(client: Client) -> str:
 def lost_scheduler(client: Client) -> ClusterError:
     """The error that the scheduler of a client is gone."""
     return ClusterError(f"lost the scheduler at {address_of(client)}: start it anew, and the same run again")
+
+
+@contextlib.contextmanager
+def connected(client: Client) -> Iterator[None]:
+    """Context in which a connection that closes is the one to the scheduler; raises `ClusterError`."""
+    from distributed.comm.core import CommClosedError
+
+    try:
+        yield
+    except CommClosedError as error:
+        raise lost_scheduler(client) from error
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 
 from dgmm import waits
-from dgmm.engine.cluster import Call, Leases, places_of, workers_of
+from dgmm.engine.cluster import Call, Leases, connected, places_of, workers_of
 from dgmm.engine.schedulers import wait_for_a_worker
 from dgmm.engine.versions import check_versions
 
@@ -104,7 +104,8 @@ class Workers:
         """Refuse workers that have come meanwhile and are not what the others are."""
         new = set(places) - self._known
         if self.client is not None and not self.local and new:
-            self._known.update(check_versions(self.client, new))
+            with connected(self.client):
+                self._known.update(check_versions(self.client, new))
 
     def share(self, value: Any, *, heavy: bool = False) -> Any:
         """A value that many tasks take: it travels to the workers once.
@@ -116,10 +117,12 @@ class Workers:
             return value
         if heavy:
             wait_for_a_worker(self.client, self.patience)
-            # hash=False: equal data scattered a second time would be lost with the first
-            return self.client.scatter(value, broadcast=True, hash=False)
         key = f"{type(value).__name__}-{uuid.uuid4().hex}"
-        return self.client.submit(itself, value, key=key, pure=False)
+        with connected(self.client):
+            # hash=False: equal data scattered a second time would be lost with the first
+            if heavy:
+                return self.client.scatter(value, broadcast=True, hash=False)
+            return self.client.submit(itself, value, key=key, pure=False)
 
     def map(
         self,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from distributed import Client
+from distributed.comm.core import CommClosedError
 
 from dgmm.engine import Workers
 from dgmm.engine.cluster import places_of
@@ -105,6 +106,34 @@ def test_a_scheduler_that_hangs_up_is_told(client: Client, monkeypatch: pytest.M
     monkeypatch.setattr(client.scheduler, "identity", hang_up, raising=False)
     with pytest.raises(ClusterError, match=r"lost the scheduler at tcp://127.0.0.1:.*: start it anew"):
         places_of(client)
+
+
+@pytest.mark.parametrize("where", ["gather", "compute"])
+def test_a_scheduler_that_hangs_up_in_the_middle_of_a_call_is_told(
+    where: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client does not know yet, and telling the tasks to stop fails as well."""
+
+    def hang_up(*_: object, **__: object) -> None:
+        raise CommClosedError("the line is dead")
+
+    workers = of_client(client)
+    for name in (where, "run"):
+        monkeypatch.setattr(client, name, hang_up)
+    with pytest.raises(ClusterError, match=r"lost the scheduler at tcp://127.0.0.1:.*: start it anew"):
+        workers.map(abs, [(-1,), (-2,)])
+
+
+@pytest.mark.parametrize(("where", "heavy"), [("submit", False), ("scatter", True)])
+def test_a_scheduler_that_hangs_up_as_values_are_sent_is_told(
+    where: str, heavy: bool, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang_up(*_: object, **__: object) -> None:
+        raise CommClosedError("the line is dead")
+
+    monkeypatch.setattr(client, where, hang_up)
+    with pytest.raises(ClusterError, match="lost the scheduler"):
+        of_client(client).share(1, heavy=heavy)
 
 
 # ---- when a call ends, nothing of it runs any more -------------------------------------------------------------------
