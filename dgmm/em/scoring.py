@@ -175,5 +175,5 @@ class ScoringState:
 def accelerated(mixture: Mixture, ground: Ground) -> Method:
     """Anderson's method, with scoring where there is a sample to take scores of, and these tell of all there is."""
     state = AndersonState.start(mixture, ground)
-    plain = ground.sample is None or ground.fixed or ground.sharing != SOFT
+    plain = ground.sample is None or ground.fixed or ground.sharing != SOFT or ground.prior is not None
     return state if plain else ScoringState(state, ground)
