@@ -52,8 +52,7 @@ class Conjugate(Prior):
         features; the degrees of freedom are d + 2.
         """
         d = len(moments.mean)
-        # weights may sum to less than one
-        covariance = moments.scatter / max(moments.count - 1, 0.5 * moments.count)
+        covariance = moments.scatter / max(moments.count - 1, 1.0)
         if family.square:
             return cls(family, moments.mean, covariance, 2 * d + 3.0)
         variance = float(np.diagonal(covariance).mean())

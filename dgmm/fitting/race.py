@@ -263,7 +263,8 @@ class Race:
             better = challenger.objective > runner.objective or bool(self.collapsed(runner.ascent))
             if a.best is None or self.collapsed(a) or not better:
                 continue
-            logger.info("%s: log-likelihood %.9g becomes %.9g", challenge, runner.objective, challenger.objective)
+            what = "log-likelihood" if self.options.prior == "none" else "objective"
+            logger.info("%s: %s %.9g becomes %.9g", challenge, what, runner.objective, challenger.objective)
             challenger.earlier = runner.trajectory
             challenger.history[:0] = runner.history
             self.runners[c] = challenger
