@@ -53,22 +53,18 @@ def test_a_selection_keeps_what_it_was_asked_for() -> None:
     assert (chosen.assignment, chosen.fixed, chosen.prior) == ("hard", ("weights",), "default")
 
 
-@pytest.mark.parametrize(
-    ("kind", "top", "accelerate"),
-    [
-        ("full", -192.695283865326, "none"),
-        ("tied", -257.739376609873, "none"),
-        ("tied", -257.739376609873, "anderson"),
-    ],
-)
+@pytest.mark.parametrize("accelerate", ["none", "anderson"])
+@pytest.mark.parametrize(("kind", "top"), [("full", -192.695283865326), ("tied", -257.739376609873)])
 def test_the_prior_comes_to_mclusts_top(kind: str, top: float, accelerate: str) -> None:
     """Of Iris by species, by mclust 6.0.0 with its default prior."""
-    labels = np.eye(3)[Y].T
-    means = labels @ X / 50
-    ours = dgmm.GaussianMixture(
-        3, covariance_type=kind, prior="default", reg_covar=0, tol=1e-9, max_iter=1000, accelerate=accelerate,
-        means_init=means,
-    ).fit(X)  # fmt: skip
+    precisions = np.array([np.linalg.inv(np.cov(X[k == Y].T)) for k in range(3)])
+    start: dict[str, Any] = {
+        "weights_init": np.full(3, 1 / 3),
+        "means_init": np.eye(3)[Y].T @ X / 50,
+        "precisions_init": precisions if kind == "full" else np.linalg.inv(np.linalg.inv(precisions).mean(axis=0)),
+    }
+    how: dict[str, Any] = {"reg_covar": 0, "tol": 1e-9, "max_iter": 1000, "accelerate": accelerate}
+    ours = dgmm.GaussianMixture(3, covariance_type=kind, prior="default", **how, **start).fit(X)
     assert len(X) * ours.score(X) == pytest.approx(top, abs=1e-3)
     assert np.diff(ours.lower_bounds_).min() > -1e-9 or accelerate == "anderson"
     assert clone(ours).prior == "default"
