@@ -16,6 +16,7 @@ from dgmm.cli import main
 from dgmm.words import describe
 from tests.families.test_conjugate import closed_form
 from tests.families.test_structures import faithful
+from tests.journals import Stop, at_record, bits, train, work, write_data
 
 KINDS = ["full", "tied", "diag", "spherical", "EII", "EEI"]
 
@@ -145,3 +146,14 @@ def test_refits_have_it_too() -> None:
     fit = dgmm.train(with_a_handful(), 3, "full", prior="default", reg_covar=0, search="starts", stability=3)
     assert fit.stability is not None
     assert np.isfinite(fit.stability.means_se).all()
+
+
+def test_a_fit_that_is_resumed_comes_to_the_same_bits(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise Stop
+
+    data = write_data(tmp_path)
+    whole, resumed = (train(data, tmp_path / name, training={"prior": "default"}) for name in ("whole", "resumed"))
+    with at_record(4, stop), pytest.raises(Stop):
+        work(resumed)
+    assert bits(work(resumed)) == bits(work(whole)) != bits(work(train(data, tmp_path / "without")))
