@@ -22,6 +22,7 @@ from dgmm.types import (
     OnCollapse,
     Part,
     Precision,
+    PriorName,
     StartMethod,
 )
 
@@ -77,6 +78,12 @@ class TrainingOptions(TypedDict, total=False):
     """What keeps the values that it begins with: weights, means, covariances. It is not counted among the parameters.
     Only starts are tried then: no path and no moves (search), no component on the worst rows (worst_rows,
     on_collapse)."""
+    prior: PriorName
+    """default: the conjugate prior of Fraley and Raftery (2007) with the settings of mclust, for VVV (full), EEE
+    (tied), VVI (diag), VII (spherical), EEI and EII: it keeps components of few samples from collapsing, and counts for
+    less the more samples there are. Where covariances have axes along the features it goes by their mean variance: give
+    features of similar units. The log-likelihood and the criteria are those of the mixture that is most probable with
+    it; steps of scoring (accelerate) are not taken. none: maximum likelihood."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
     start_rows: int

@@ -17,6 +17,8 @@ Acceleration = Literal["anderson", "none"]
 StartMethod = Literal["kmeans", "k-means++", "random", "random_from_data"]
 #: Whether a sample counts for every component as probable as it is, or for the most probable one.
 Assignment = Literal["soft", "hard"]
+#: What is believed of components before any sample is seen.
+PriorName = Literal["none", "default"]
 #: What of a mixture can be held fixed.
 Part = Literal["weights", "means", "covariances"]
 #: How much is searched on the sample.

@@ -91,6 +91,7 @@ def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
     held = f", held out {fit.held_out:.4f} per sample" if np.isfinite(fit.held_out) else ""
     held += f" (standard error {fit.held_out_se:.4f})" if np.isfinite(fit.held_out_se) else ""
     held += f", {' and '.join(fit.fixed)} held fixed" if fit.fixed else ""
+    held += ", with the conjugate prior" if fit.prior != "none" else ""
     held += f", classes {', '.join(map(str, fit.classes))}" if fit.classes else ""
     hard = "classification " if fit.assignment == "hard" else ""
     short = f", an estimated {fit.remaining_gain:.2g} nats per sample short of this top"

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 #: The rooms, each of which may import those above it, and what is in each, in the same order.
 HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "waits": "", "progress": "", "rows": "",
-    "families": "frame statistics base gaussian full diag tied spherical aligned orientation ellipsoids independent "
-    "gamma poisson",
+    "families": "frame statistics base gaussian conjugate full diag tied spherical aligned orientation ellipsoids "
+    "independent gamma poisson",
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "", "matching": "",
     "data": "retries runs grid labels layout codecs chunks stores samples variables sources fingerprints",

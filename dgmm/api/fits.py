@@ -18,7 +18,7 @@ from dgmm.fitting import merge_samples, path_of, projection_of, select_samples, 
 from dgmm.keywords import MergeOptions, SelectOptions, TrainOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.search import Given, check_given
-from dgmm.types import Assignment, Part
+from dgmm.types import Assignment, Part, PriorName
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -121,6 +121,7 @@ def em_path(
     reg_covar: float = 1e-6,
     assignment: Assignment = "soft",
     fixed: Sequence[Part] = (),
+    prior: PriorName = "none",
     scheduler: str | Client | None = None,
 ) -> tuple[Mixture, ...]:
     """Follow plain EM from a mixture, pass by pass over all the data: what `dgmm.plot.steps` draws.
@@ -138,6 +139,8 @@ def em_path(
         Whether samples are shared out among components, or count for the most probable one alone.
     fixed : sequence of str
         Which of weights, means and covariances stay as they are.
+    prior : {"none", "default"}
+        Whether components have a conjugate prior.
     scheduler
         As for `train`.
 
@@ -153,7 +156,7 @@ def em_path(
     CollapseError
         If a component collapses on the way.
     """
-    asked = {"reg_covar": reg_covar, "max_iter": n_passes, "assignment": assignment, "fixed": fixed}
+    asked = {"reg_covar": reg_covar, "max_iter": n_passes, "assignment": assignment, "fixed": fixed, "prior": prior}
     options, samples = validated(Training, asked), open_samples(source)
     if samples.n_features != start.n_features:
         raise InputError(f"{samples.name} has {samples.n_features} features, the start {start.n_features}")

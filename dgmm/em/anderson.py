@@ -52,7 +52,7 @@ class AndersonState:
     image : Mixture
         Of EM, of the last point that was accepted; the start before there is any.
     value : float
-        Log-likelihood of that point.
+        Log-likelihood of that point; with a prior its objective, as everywhere here.
     expected : float
         What the EM step from there gains at the least.
     jumped : bool
@@ -93,7 +93,7 @@ class AndersonState:
 
     def step(self, point: Evaluated) -> tuple[AndersonState, Proposal]:
         """The state after an evaluation, and what is to be evaluated next."""
-        if self.jumped and not point.log_likelihood >= self.value:
+        if self.jumped and not point.objective >= self.value:
             return self._rejected()
         return self._accepted(point)
 
@@ -112,7 +112,7 @@ class AndersonState:
 
     def _accepted(self, point: Evaluated) -> tuple[AndersonState, Proposal]:
         """On from here: by extrapolation, if the last points tell where to."""
-        value, mixture = point.log_likelihood, point.mixture
+        value, mixture = point.objective, point.mixture
         noise = NOISE * max(abs(value), 1.0)
         image = point.maximise()
         # sums in coordinates of their own do not say what an EM step gains: not more than the step before
@@ -213,14 +213,18 @@ class Secants:
 
 
 def expected_gain(point: Evaluated, image: Mixture) -> float:
-    """Gain in expected log-likelihood from a mixture to its EM image: what the EM step gains at the least.
+    """Gain in expected log-likelihood, and of the prior, from a mixture to its EM image: an EM step gains it at least.
 
     For sums in the coordinates of the frame.
     """
     family, mixture, sums = point.mixture.family, point.mixture, point.statistics.sums
     before, after = (family.natural_parameters(m.weights, m.components, 0.0) for m in (mixture, image))
     shared = [family.shared_log_likelihood(m.components, point.ground.moments) for m in (mixture, image)]
-    return float(((after - before) * sums[:, : after.shape[1]]).sum()) + shared[1] - shared[0]
+    gain = float(((after - before) * sums[:, : after.shape[1]]).sum()) + shared[1] - shared[0]
+    prior = point.ground.prior
+    if prior is not None:
+        gain += prior.log_density(image.components) - prior.log_density(mixture.components)
+    return gain
 
 
 def to_vector(mixture: Mixture) -> FloatArray:

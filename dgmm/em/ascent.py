@@ -48,11 +48,12 @@ class Ascent:
     proposal : Mixture
         To be evaluated next, in frame coordinates.
     best : Evaluated or None
-        The most likely that was evaluated.
+        The most likely that was evaluated, with the prior if there is one.
     trajectory : list of float
-        Log-likelihood of every mixture evaluated, in the data's units.
+        Objective of every mixture evaluated: the log-likelihood in the data's units, and with a prior the logarithm of
+        its density, up to a constant.
     remaining_gain : float
-        Estimated gain in log-likelihood still to come, in nats.
+        Estimated gain in the objective still to come, in nats.
     enough : float
         The gain still to come, in nats, at which to stop.
     converged : bool
@@ -100,6 +101,11 @@ class Ascent:
         return -np.inf if self.best is None else self.best.log_likelihood
 
     @property
+    def objective(self) -> float:
+        """Of the best mixture evaluated: by it climbs of as many components are compared."""
+        return -np.inf if self.best is None else self.best.objective
+
+    @property
     def done(self) -> bool:
         """Whether there is nothing left to evaluate."""
         return self.converged or self.abandoned or self.failure is not None
@@ -114,13 +120,13 @@ class Ascent:
         if not self.trajectory:
             return np.inf
         before = max(self.trajectory[: (len(self.trajectory) + 1) // 2])
-        return 2 * max(self.remaining_gain, self.log_likelihood - before)
+        return 2 * max(self.remaining_gain, self.objective - before)
 
     def update(self, statistics: SufficientStatistics) -> None:
         """Go on from what was said of the proposal."""
         point = Evaluated.of(self.proposal, statistics, self.ground)
-        self.trajectory.append(point.log_likelihood)
-        if point.log_likelihood > self.log_likelihood:
+        self.trajectory.append(point.objective)
+        if point.objective > self.objective:
             self.best = point
         try:
             self.state, proposal = self.state.step(point)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from dgmm.estep import SOFT, Sharing
-from dgmm.families import Frame, Moments, SufficientStatistics
-from dgmm.mixture import Mixture
+from dgmm.families import Frame, Moments, Prior, SufficientStatistics
+from dgmm.mixture import LEAST_WEIGHT, Mixture
 from dgmm.rows import Rows
 
 #: The seam: "apply the E-step of these mixtures to every sample and add up".
@@ -36,6 +39,8 @@ class Ground:
         How the E-step shares samples out.
     constant : bool
         Whether sums do not depend on the mixture, since the component of every sample is known.
+    prior : Prior, optional
+        Of the components, as the family's `prior` makes it.
     """
 
     frame: Frame
@@ -46,6 +51,7 @@ class Ground:
     fixed: frozenset[str] = frozenset()
     sharing: Sharing = SOFT
     constant: bool = False
+    prior: Prior | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,12 @@ class Evaluated:
         """Total, in the data's units, in nats."""
         return self.statistics.log_likelihood
 
+    @cached_property
+    def objective(self) -> float:
+        """What climbs go by: the log-likelihood, and with a prior the logarithm of its density up to a constant."""
+        prior = self.ground.prior
+        return self.log_likelihood + (0.0 if prior is None else prior.log_density(self.mixture.components))
+
     def maximise(self) -> Mixture:
         """The mixture after an M-step."""
         return maximise(self.mixture, self.statistics, self.ground)
@@ -92,13 +104,19 @@ class Evaluated:
 
 
 def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground) -> Mixture:
-    """The M-step: the mixture that maximises the expected log-likelihood."""
+    """The M-step: the mixture that maximises the expected log-likelihood, and the prior's density if there is one."""
     family, moments, floor, fixed = mixture.family, ground.moments, ground.floor, ground.fixed
+    counts = statistics.sums[:, 0]
+    if ground.prior is not None:
+        held = "means" in fixed
+        statistics, moments = ground.prior.added(statistics, mixture.components, moments, held=held)
     if "covariances" in fixed:
         floor = family.floor(1.0, moments)  # of any: they are not kept, and may have no extent
     elif "means" in fixed:
         statistics, moments = family.about(statistics, mixture.components, moments)
     weights, components = family.maximise(statistics, mixture.components, moments, floor)
+    if ground.prior is not None:
+        weights = np.maximum(counts / counts.sum(), LEAST_WEIGHT)
     return holding(Mixture(family, weights, components), mixture, fixed)
 
 

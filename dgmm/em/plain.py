@@ -48,7 +48,7 @@ class PlainState:
     Attributes
     ----------
     values : tuple of float
-        The last log-likelihoods.
+        The last values of what it climbs.
     """
 
     values: tuple[float, ...] = ()
@@ -60,7 +60,7 @@ class PlainState:
 
     def step(self, point: Evaluated) -> tuple[PlainState, Proposal]:
         """The state after an evaluation, and the M-step."""
-        after = replace(self, values=(*self.values[-3:], point.log_likelihood))
+        after = replace(self, values=(*self.values[-3:], point.objective))
         return after, Proposal(point.maximise(), aitken(after.values))
 
 
@@ -74,7 +74,7 @@ class HardState:
     Attributes
     ----------
     values : tuple of float
-        The last classification log-likelihoods.
+        The last values of what it climbs, the classification log-likelihood.
     sums : ndarray, shape (K, P), or None
         Of the last pass.
     """
@@ -91,7 +91,7 @@ class HardState:
         """The state after an evaluation, and the M-step."""
         sums = point.statistics.sums
         settled = self.sums is not None and np.array_equal(self.sums, sums)
-        after = HardState((*self.values[-3:], point.log_likelihood), sums)
+        after = HardState((*self.values[-3:], point.objective), sums)
         return after, Proposal(point.maximise(), 0.0 if settled else aitken(after.values))
 
 

@@ -111,7 +111,7 @@ class ScoringState:
         now = replace(self, waiting=self.waiting - 1)
         if self.model is None:
             return now._by_anderson(point)
-        gained = point.log_likelihood - self.model.value
+        gained = point.objective - self.model.value
         return now._held(point, gained) if gained >= 0 else now._failed(self.model)
 
     def _by_anderson(self, point: Evaluated) -> tuple[ScoringState, Proposal]:
@@ -154,7 +154,7 @@ class ScoringState:
         chance = 0.5 * point.mixture.n_parameters
         if not information.step(of_floor, 0.0)[1] <= FLOORED * chance:
             return replace(self, model=None, waiting=self.patience, patience=2 * self.patience), otherwise
-        model = Model(point.mixture, point.log_likelihood, gradient - of_floor, information)
+        model = Model(point.mixture, point.objective, gradient - of_floor, information)
         remaining = model.remaining_gain if trusted else otherwise.remaining_gain
         if trusted and self.failed >= DOUBTS and remaining <= NEGLIGIBLE * chance:
             return replace(self, model=None, waiting=SETTLED), Proposal(self.anderson.image, np.inf)
@@ -175,5 +175,5 @@ class ScoringState:
 def accelerated(mixture: Mixture, ground: Ground) -> Method:
     """Anderson's method, with scoring where there is a sample to take scores of, and these tell of all there is."""
     state = AndersonState.start(mixture, ground)
-    plain = ground.sample is None or ground.fixed or ground.sharing != SOFT
+    plain = ground.sample is None or ground.fixed or ground.sharing != SOFT or ground.prior is not None
     return state if plain else ScoringState(state, ground)

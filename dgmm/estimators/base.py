@@ -301,7 +301,8 @@ class StreamedMixture(Bridge):
         frame = passes.frame(get_family(self.covariance_type).frame)
         moments = passes.profile.moments.in_frame(frame)
         floor, fixed = self._floor(frame, moments), frozenset(options.fixed)
-        return passes, Ground(frame, moments, floor, fixed=fixed, sharing=passes.sharing)
+        prior = None if options.prior == "none" else get_family(self.covariance_type).prior(moments)
+        return passes, Ground(frame, moments, floor, fixed=fixed, sharing=passes.sharing, prior=prior)
 
     def _check_fitted_for(self, n_features: int) -> None:
         """Refuse to go on from what was fitted to something else."""

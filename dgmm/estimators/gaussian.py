@@ -24,7 +24,7 @@ from dgmm.fitting import select_samples
 from dgmm.keywords import GridOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.types import Acceleration, Assignment, FloatArray
+from dgmm.types import Acceleration, Assignment, FloatArray, PriorName
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -91,6 +91,9 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
     fixed : sequence of str, default=()
         Which of 'weights', 'means' and 'covariances' keep the values that they begin with, those given if there are
         any; they are not counted as parameters in `aic` and `bic`.
+    prior : {'none', 'default'}, default='none'
+        Whether components have the conjugate prior of Fraley and Raftery (2007), with the settings of mclust, under
+        which none of few samples collapses; lower bounds have the logarithm of its density, up to a constant.
     sample_rows : int, default=100_000
         Dask, Zarr and xarray data with more rows than this start from a random sample of so many. Other arrays start
         from all their rows, as in scikit-learn.
@@ -151,6 +154,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         "stop": [StrOptions({"change", "remaining_gain"})],
         "assignment": [StrOptions(set(get_args(Assignment)))],
         "fixed": [list, tuple],
+        "prior": [StrOptions(set(get_args(PriorName)))],
         "sample_rows": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -163,6 +167,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         stop: str = "change",
         assignment: str = "soft",
         fixed: Sequence[str] = (),
+        prior: str = "none",
         sample_rows: int = 100_000,
         **theirs: Unpack[GaussianParameters],
     ) -> None:
@@ -172,6 +177,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         self.stop = stop
         self.assignment = assignment
         self.fixed = fixed
+        self.prior = prior
         self.sample_rows = sample_rows
 
     @classmethod
@@ -231,20 +237,21 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             stop="remaining_gain",
             assignment=training.assignment,
             fixed=tuple(training.fixed),
+            prior=training.prior,
             sample_rows=training.sample_rows,
         )
         with one_blas_thread:
             model._set_mixture(fit.mixture, problem.dtype)
         model.converged_ = fit.converged
         model.n_iter_ = fit.n_passes
-        model.lower_bound_ = fit.log_likelihood / fit.n_samples
+        model.lower_bound_ = (fit.log_likelihood if fit.prior == "none" else max(fit.trajectory)) / fit.n_samples
         model.lower_bounds_ = [value / fit.n_samples for value in fit.trajectory]
         model.remaining_gain_ = fit.remaining_gain
         model.selection_ = selection
         return model
 
     def _climbing(self) -> dict[str, Any]:
-        return {"assignment": self.assignment, "fixed": list(self.fixed)}
+        return {"assignment": self.assignment, "fixed": list(self.fixed), "prior": self.prior}
 
     def _n_parameters(self) -> int:
         k, d = self.means_.shape
@@ -300,7 +307,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         return float(n_samples)
 
     def _final(self, start: Ascent) -> float:
-        return super()._final(start) if self.accelerate == "none" else start.log_likelihood
+        return super()._final(start) if self.accelerate == "none" else start.objective
 
     def _keep(self, start: Ascent, frame: Frame, dtype: np.dtype[Any]) -> None:
         # scikit-learn returns what the last M-step made, which nobody has evaluated

@@ -7,7 +7,7 @@ covariance type or a number of dimensions. A new family is a file here and a lin
 
 from dgmm.errors import InputError
 from dgmm.families.aligned import EEI, EII, EVI, VEI
-from dgmm.families.base import Family, FeatureMap, LocalFrames
+from dgmm.families.base import Family, FeatureMap, LocalFrames, Prior
 from dgmm.families.diag import Diag
 from dgmm.families.ellipsoids import EEV, EVE, EVV, VEE, VEV, VVE
 from dgmm.families.frame import Frame, FrameKind, Moments, apply_linear, make_frame
@@ -36,6 +36,7 @@ __all__ = [
     "Gaussians",
     "LocalFrames",
     "Moments",
+    "Prior",
     "Rates",
     "SufficientStatistics",
     "apply_linear",

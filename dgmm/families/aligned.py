@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.families.base import Prior
 from dgmm.families.diag import Diag
 from dgmm.families.frame import Moments
 from dgmm.families.gaussian import Gaussians, collapsed
@@ -77,6 +78,10 @@ class PartlyAligned(Diag):
     """Variances (K, d) of which volume or shape is shared."""
 
     aliases = ()
+
+    def prior(self, moments: Moments) -> Prior | None:
+        """None: what is believed of parts that are shared is not settled."""
+        return None
 
     def unconstrained(self) -> Diag:
         """As diag."""

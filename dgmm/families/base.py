@@ -70,6 +70,39 @@ class LocalFrames:
     forwards: FloatArray
 
 
+class Prior(ABC):
+    """What is believed of components before any sample is seen, in frame coordinates; weights have no prior."""
+
+    @abstractmethod
+    def log_density(self, components: Any) -> float:
+        """Logarithm of its density at components, up to a constant of their number."""
+
+    @abstractmethod
+    def merged(self, moments: Moments) -> Moments:
+        """Moments of which the best single component is that with the prior."""
+
+    @abstractmethod
+    def added(
+        self, statistics: SufficientStatistics, components: Any, moments: Moments, *, held: bool = False
+    ) -> Centred:
+        """Statistics and moments of which the M-step makes components that are best with the prior.
+
+        Parameters
+        ----------
+        statistics : SufficientStatistics
+        components
+            Those that the statistics were taken at.
+        moments : Moments
+            Of all the data, in frame coordinates.
+        held : bool
+            Whether the means of the components stay as they are; see `Family.about`.
+        """
+
+    @abstractmethod
+    def within(self, n_components: int) -> Prior:
+        """The prior of some components of a mixture of so many."""
+
+
 class Family(ABC):
     """A family of components: features, theta from parameters, parameters from statistics.
 
@@ -156,6 +189,10 @@ class Family(ABC):
         For families that have ``means`` among their `parts`.
         """
         raise NotImplementedError(f"{self.name} has no means to hold fixed")
+
+    def prior(self, moments: Moments) -> Prior | None:
+        """The conjugate prior of components for data with these moments, in frame coordinates; None without one."""
+        return None
 
     def holding(self, components: Any, held: Any, fixed: Collection[str]) -> Any:
         """Components with those parts of others, ``held``, that are fixed."""

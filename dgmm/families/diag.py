@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.families.base import LocalFrames
+from dgmm.families.base import LocalFrames, Prior
+from dgmm.families.conjugate import Conjugate
 from dgmm.families.frame import Moments
 from dgmm.families.gaussian import (
     ROUNDOFF,
@@ -76,6 +77,10 @@ class Diag(GaussianFamily):
         means = np.where(gone, reference.means, means)
         factors = np.sqrt(variances).reshape(reference.factors.shape)
         return weights, Gaussians(means, self.structured(factors, counted, reference.factors))
+
+    def prior(self, moments: Moments) -> Prior | None:
+        """See `Conjugate`."""
+        return Conjugate.of(self, moments)
 
     def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
         """Shape (K, d)."""

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dgmm.families.aligned import ITERATIONS, SETTLED, common_shape, common_volume, extended, pooled, volumes
-from dgmm.families.base import Family
-from dgmm.families.frame import FrameKind
+from dgmm.families.base import Family, Prior
+from dgmm.families.frame import FrameKind, Moments
 from dgmm.families.full import Full
 from dgmm.families.gaussian import Gaussians, log_diagonal
 from dgmm.families.orientation import (
@@ -34,6 +34,10 @@ class Ellipsoids(Full):
 
     aliases = ()
     frame: ClassVar[FrameKind] = "rigid"
+
+    def prior(self, moments: Moments) -> Prior | None:
+        """None: what is believed of parts that are shared is not settled."""
+        return None
 
     def unconstrained(self) -> Full:
         """As full."""

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dgmm.families.base import LocalFrames
+from dgmm.families.base import LocalFrames, Prior
+from dgmm.families.conjugate import Conjugate
 from dgmm.families.frame import FrameKind, Moments, apply_linear
 from dgmm.families.gaussian import (
     PRODUCTS,
@@ -71,6 +72,10 @@ class Full(MatrixFamily):
             new = scale @ self.roots(covariances, counts, total)
         means[gone], new[gone] = reference.means[gone], reference.factors[gone]
         return weights, Gaussians(means, self.structured(new, np.where(gone, 0.0, counts), reference.factors))
+
+    def prior(self, moments: Moments) -> Prior | None:
+        """See `Conjugate`."""
+        return Conjugate.of(self, moments)
 
     def roots(self, covariances: FloatArray, counts: FloatArray, total: float) -> FloatArray:
         """Square roots of covariances (K, d, d): lower triangular, or what `structured` takes."""

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dgmm.families.base import Family, LocalFrames
+from dgmm.families.base import Family, LocalFrames, Prior
+from dgmm.families.conjugate import Conjugate
 from dgmm.families.frame import Moments, apply_linear
 from dgmm.families.full import Full
 from dgmm.families.gaussian import (
@@ -73,6 +74,10 @@ class Tied(MatrixFamily):
         else:
             factor = reference.factors @ cholesky(scatter[None] / statistics.count, counts, statistics.count)[0]
         return weights, Gaussians(reference.means + means @ reference.factors.T, factor)
+
+    def prior(self, moments: Moments) -> Prior | None:
+        """See `Conjugate`."""
+        return Conjugate.of(self, moments)
 
     def factors(self, n_components: int, covariance: FloatArray) -> FloatArray:
         """Shape (d, d)."""

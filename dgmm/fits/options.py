@@ -25,7 +25,7 @@ from pydantic import (
 from dgmm.data import Labels
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, GROUPS, get_family, names
-from dgmm.types import Acceleration, Assignment, Criterion, Effort, OnCollapse, Part, Precision, StartMethod
+from dgmm.types import Acceleration, Assignment, Criterion, Effort, OnCollapse, Part, Precision, PriorName, StartMethod
 
 #: An open range begins with so many numbers, and goes on until so many more bring nothing, or to this number.
 FIRST_NUMBERS, STEPS, LIMIT = 8, 3, 64
@@ -297,6 +297,15 @@ class Training(Settings):
         description="What keeps the values that it begins with: weights, means, covariances. It is not counted among "
         "the parameters. Only starts are tried then: no path and no moves (search), no component on the worst rows "
         "(worst_rows, on_collapse).",
+    )
+    prior: PriorName = Field(
+        "none",
+        description="default: the conjugate prior of Fraley and Raftery (2007) with the settings of mclust, for "
+        "VVV (full), EEE (tied), VVI (diag), VII (spherical), EEI and EII: it keeps components of few samples from "
+        "collapsing, and counts for less the more samples there are. Where covariances have axes along the features "
+        "it goes by their mean variance: give features of similar units. The log-likelihood and the criteria are those "
+        "of the mixture that is most probable with it; steps of scoring (accelerate) are not taken. none: maximum "
+        "likelihood.",
     )
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")

@@ -15,7 +15,7 @@ from dgmm.fits.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fits.stability import Stability
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
-from dgmm.types import AnyArray, Assignment, Criterion, FloatArray, IntArray
+from dgmm.types import AnyArray, Assignment, Criterion, FloatArray, IntArray, PriorName
 
 #: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
 STRONG = 10.0
@@ -77,8 +77,8 @@ class Fit:
     remaining_gain : float
         Estimated log-likelihood still to be gained, in nats per sample; inf where too few passes tell nothing.
     trajectory : tuple of float
-        Total log-likelihood of the mixture evaluated in each pass; accelerated training tries points that it
-        rejects, so that only its running maximum must rise.
+        Total log-likelihood of the mixture evaluated in each pass, and with a prior the logarithm of its density up to
+        a constant; accelerated training tries points that it rejects, so that only its running maximum must rise.
     features : tuple of str
         Names of the features.
     entropy : float
@@ -108,6 +108,9 @@ class Fit:
     assignment : {"soft", "hard"}
         Where it is hard, `log_likelihood` and `trajectory` are those of the classification, ``sum log w_k p(x | k)``
         with the most probable component k of every sample. BIC, of it, is then ICL.
+    prior : {"none", "default"}
+        Whether the mixture is the most probable one with the conjugate prior; `log_likelihood` and the criteria have
+        none of it.
     classes : tuple of int or of str
         Names of the classes that were known of samples; components are theirs, as many of each, one class after the
         other. None of them where no sample had a label.
@@ -136,6 +139,7 @@ class Fit:
     clusters: Clusters | None = None
     fixed: tuple[str, ...] = ()
     assignment: Assignment = "soft"
+    prior: PriorName = "none"
     classes: Names = ()
     evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
     judged: BlockSums | None = field(default=None, repr=False, compare=False)

@@ -111,7 +111,9 @@ def _refit(
     k, name = start.n_components, start.covariance_type
 
     def ground_of(sample: SampleRows) -> Ground:
-        return grounds_for([Candidate(k, name)], sample.moments, frame, options.reg_covar, options.fixed, sharing)[name]
+        moments, fixed = sample.moments, options.fixed
+        grounds = grounds_for([Candidate(k, name)], moments, frame, options.reg_covar, fixed, sharing, options.prior)
+        return grounds[name]
 
     starts = [start]
     if options.searches and sharing == SOFT and k > 1:
@@ -125,4 +127,4 @@ def _refit(
     ascents = [sample_ascent(each, ground, options) for each in starts]
     for _ in climb(ascents, sample.accumulate, SAMPLE_PASSES):
         pass
-    return max(ascents, key=lambda a: (is_sound(a, options.reg_covar), a.log_likelihood)).mixture
+    return max(ascents, key=lambda a: (is_sound(a, options.reg_covar), a.objective)).mixture

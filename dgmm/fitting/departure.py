@@ -49,17 +49,17 @@ def starts_after(
 def best_of(entries: tuple[Entry, ...], passes: Passes, grounds: Mapping[str, Ground], start: Mixture) -> Mixture:
     """The most likely mixture of the kind of another among entries; that one where there is none."""
     best, highest = start, -np.inf
-    for mixture, log_likelihood in _recorded(entries, passes, grounds):
+    for mixture, objective in _recorded(entries, passes, grounds):
         same = mixture.covariance_type == start.covariance_type and mixture.n_components == start.n_components
-        if same and log_likelihood > highest:
-            best, highest = mixture, log_likelihood
+        if same and objective > highest:
+            best, highest = mixture, objective
     return best
 
 
 def _recorded(
     entries: tuple[Entry, ...], passes: Passes, grounds: Mapping[str, Ground]
 ) -> Iterator[tuple[Mixture, float]]:
-    """Every mixture of E-steps, and its log-likelihood."""
+    """Every mixture of E-steps, and its objective."""
     for entry in entries:
         if entry.key == DEPARTURE or entry.about is None:
             continue
@@ -71,4 +71,4 @@ def _recorded(
             base = np.broadcast_to(totals.base, len(totals.log_likelihoods))[i]
             value = float(totals.log_likelihoods[i] + base)
             said = SufficientStatistics(value, totals.count, np.empty((0, 0)), np.array(plan.local))
-            yield mixture, Evaluated.of(mixture, said, grounds[mixture.covariance_type]).log_likelihood
+            yield mixture, Evaluated.of(mixture, said, grounds[mixture.covariance_type]).objective

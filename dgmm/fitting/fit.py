@@ -11,7 +11,7 @@ from dgmm.data import Samples, shortened
 from dgmm.em import Ascent, Ground, climb
 from dgmm.engine import Departed, Fold, Journal, Journaled, Workers
 from dgmm.errors import CollapseError, InputError
-from dgmm.families import Family, get_family
+from dgmm.families import FAMILIES, Family, Moments, get_family
 from dgmm.fits import Fit, One, OpenRange, Outcome, Search, Selection, Training, choose, clusters_of
 from dgmm.fitting.bootstrap import REFITTED_ROWS, stability_of
 from dgmm.fitting.departure import starts_after
@@ -21,7 +21,7 @@ from dgmm.fitting.scout import Scout
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, profile_of
 from dgmm.search import Candidate, Given, Starts, grounds_for, one_component, start_on_sample
-from dgmm.types import Criterion
+from dgmm.types import Criterion, PriorName
 
 logger = logging.getLogger("dgmm")
 
@@ -53,12 +53,13 @@ def fit_candidates(
             )
     for name in dict.fromkeys(c.covariance_type for c in candidates):
         check_fixed(get_family(name), options.fixed)
+        check_prior(get_family(name), options.prior, profile.moments)
         passes.check(get_family(name))
     sample = profile.sample.first(len(profile.sample.rows))
     grounds = {
         name: replace(ground, held_out=profile.held_out.in_frame(ground.frame), sample=sample)
         for name, ground in grounds_for(
-            candidates, profile.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing
+            candidates, profile.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing, options.prior
         ).items()
     }
     logger.info(
@@ -116,6 +117,13 @@ def check_fixed(family: Family, fixed: Sequence[str]) -> None:
     for part in fixed:
         if part not in known:
             raise InputError(f"a {family.name} mixture has no {part} to hold fixed: choose from {', '.join(known)}")
+
+
+def check_prior(family: Family, prior: PriorName, moments: Moments) -> None:
+    """Raise `InputError` if there is to be a prior that a family has not."""
+    if prior != "none" and family.prior(moments) is None:
+        known = ", ".join(name for name, other in FAMILIES.items() if other.prior(moments) is not None)
+        raise InputError(f"a {family.name} mixture has no conjugate prior: choose from {known}, or leave prior out")
 
 
 def judged(passes: Passes, fits: dict[Candidate, Fit]) -> dict[Candidate, Fit]:
@@ -255,8 +263,10 @@ def path_of(
     with one_blas_thread:
         passes, name = passes_over(samples, workers, options), start.covariance_type
         candidate = Candidate(start.n_components, name)
+        moments, reg_covar = passes.profile.moments, options.reg_covar
+        check_prior(start.family, options.prior, moments)
         ground = grounds_for(
-            [candidate], passes.profile.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing
+            [candidate], moments, passes.frame, reg_covar, options.fixed, passes.sharing, options.prior
         )[name]
         ascent = Ascent(start.to_frame(ground.frame), ground, acceleration="none", stop=lambda _: False)
         found = [start]

@@ -24,6 +24,7 @@ from dgmm.search import (
     Candidate,
     Given,
     SampleRows,
+    copies,
     from_labels,
     grounds_for,
     is_sound,
@@ -90,7 +91,9 @@ def known_starts(
     profile = passes.profile
     size = sample_sizes(options, len(profile.sample.rows), profile.n_samples)[-1]
     rows = SampleRows(profile.sample.first(size), passes.frame, passes.fold.workers.driver_threads, passes.sharing)
-    its = grounds_for(candidates, rows.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing)
+    its = grounds_for(
+        candidates, rows.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing, options.prior
+    )
     starts = {c: [found[c]] for c in found}
     starts |= {c: list(_divided(c, rows, passes, options, given)) for c in candidates if c not in single}
     told = np.bincount(_known(rows.rows)[1], minlength=len(labels.names))
@@ -100,7 +103,7 @@ def known_starts(
         ascents = [sample_ascent(start, its[c.covariance_type], options) for start in mixtures]
         for _ in climb(ascents, rows.accumulate, SAMPLE_PASSES):
             pass
-        found[c] = max(ascents, key=lambda a: (is_sound(a, options.reg_covar), a.log_likelihood)).mixture
+        found[c] = max(ascents, key=lambda a: (is_sound(a, options.reg_covar), a.objective)).mixture
         logger.info("%s: %d starts on %d rows of the sample", c, len(ascents), len(rows.rows))
     return found, failures
 
@@ -114,7 +117,7 @@ def in_classes(mixture: Mixture, n_classes: int) -> AnyArray:
 def _blank(c: Candidate, grounds: Mapping[str, Ground], given: Given | None) -> Mixture:
     """As many copies of the data, or what is given of a mixture."""
     family, ground, k = get_family(c.covariance_type), grounds[c.covariance_type], c.n_components
-    blank = Mixture(family, np.full(k, 1 / k), family.spread(k, ground.moments, ground.floor))
+    blank = Mixture(family, np.full(k, 1 / k), copies(family, k, ground))
     return blank if given is None else given.replace_in(blank, ground.frame)
 
 

@@ -200,11 +200,11 @@ class Race:
             for challenge, challenger in challengers.items():
                 c, a = challenge.candidate, challenger.ascent
                 if not collapsed.get(c) and not a.done:
-                    old = self.runners[c].ascent.log_likelihood
+                    old = self.runners[c].ascent.objective
                     if challenge.proposal.at_once:
-                        a.abandoned = a.log_likelihood <= old
+                        a.abandoned = a.objective <= old
                     elif step.number >= SETTLED:
-                        a.abandoned = a.log_likelihood + a.attainable_gain < old
+                        a.abandoned = a.objective + a.attainable_gain < old
                     if c in fallen and step.number >= SETTLED and not a.abandoned:
                         self._drop_loser(challenger, c, keep_all=keep_all)
         return challengers
@@ -216,7 +216,12 @@ class Race:
             self._drop(runner, c, leader)
 
     def fallen(self) -> dict[Candidate, Evaluated]:
-        """Candidates that remain less likely than a simpler one that they contain -> the most likely of these."""
+        """Candidates that remain less likely than a simpler one that they contain -> the most likely of these.
+
+        None with a prior, which may have it so.
+        """
+        if self.options.prior != "none":
+            return {}
         sound = {
             c: r.ascent.best
             for c, r in self.runners.items()
@@ -255,12 +260,11 @@ class Race:
         for challenge, challenger in challengers.items():
             c = challenge.candidate
             a, runner = challenger.ascent, self.runners[c]
-            better = challenger.log_likelihood > runner.log_likelihood or bool(self.collapsed(runner.ascent))
+            better = challenger.objective > runner.objective or bool(self.collapsed(runner.ascent))
             if a.best is None or self.collapsed(a) or not better:
                 continue
-            logger.info(
-                "%s: log-likelihood %.9g becomes %.9g", challenge, runner.log_likelihood, challenger.log_likelihood
-            )
+            what = "log-likelihood" if self.options.prior == "none" else "objective"
+            logger.info("%s: %s %.9g becomes %.9g", challenge, what, runner.objective, challenger.objective)
             challenger.earlier = runner.trajectory
             challenger.history[:0] = runner.history
             self.runners[c] = challenger
@@ -373,6 +377,7 @@ class Race:
             layout=self.passes.samples.layout,
             fixed=tuple(self.options.fixed),
             assignment=self.options.assignment,
+            prior=self.options.prior,
             classes=self.classes,
         )
 

@@ -96,6 +96,6 @@ class Runner:
         return self.exact or self.ascent.best
 
     @property
-    def log_likelihood(self) -> float:
-        """Of its best mixture."""
-        return -np.inf if self.best is None else self.best.log_likelihood
+    def objective(self) -> float:
+        """Of its best mixture; see `Ascent`."""
+        return -np.inf if self.best is None else self.best.objective

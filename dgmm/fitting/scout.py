@@ -122,7 +122,8 @@ class Scout:
 
     def _ground(self, c: Candidate) -> Ground:
         """Of the sample, for a candidate."""
-        grounds = grounds_for([c], self.sample.moments, self.passes.frame, self.options.reg_covar)
+        options, moments = self.options, self.sample.moments
+        grounds = grounds_for([c], moments, self.passes.frame, options.reg_covar, prior=options.prior)
         return grounds[c.covariance_type]
 
     def _standing(self, c: Candidate, point: Evaluated) -> Standing:

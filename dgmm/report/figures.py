@@ -212,7 +212,9 @@ def convergence_figure(fit: Fit) -> FigureBase:
     figure = new_figure(10.5, 3.4)
     axes, values = figure.subplots(), np.array(fit.trajectory)
     still = fit.remaining_gain * fit.n_samples if np.isfinite(fit.remaining_gain) else 0.0
-    gap = max(fit.log_likelihood, values.max()) + still - values
+    # with a prior these are no log-likelihoods
+    top = values.max() if fit.prior != "none" else max(fit.log_likelihood, values.max())
+    gap = top + still - values
     gap[gap <= 0] = np.nan
     passes, best = np.arange(1, len(gap) + 1), np.fmin.accumulate(gap)
     kept = gap <= best

@@ -4,7 +4,7 @@ Mixtures grow there by splits, shrink by merges and move by both, for every numb
 its like compete with them, or stand alone where they are asked for by name.
 """
 
-from dgmm.search.initialise import START_FLOOR, Given, check_given, from_labels, one_component
+from dgmm.search.initialise import START_FLOOR, Given, check_given, copies, from_labels, one_component
 from dgmm.search.moves import Standing, twin
 from dgmm.search.path import BUDGETS, Path
 from dgmm.search.sampled import Candidate, SampleRows, grounds_for, is_sound, unsound_components
@@ -21,6 +21,7 @@ __all__ = [
     "Standing",
     "Starts",
     "check_given",
+    "copies",
     "from_labels",
     "grounds_for",
     "is_sound",

@@ -176,11 +176,7 @@ def from_sums(family: Family, sums: FloatArray, ground: Ground, *, begin: bool =
     """
     n_components = len(sums)
     floor = ground.floor + family.floor(START_FLOOR, ground.moments) if begin else ground.floor
-    blank = Mixture(
-        family,
-        np.full(n_components, 1 / n_components),
-        family.spread(n_components, ground.moments, ground.floor),
-    )
+    blank = Mixture(family, np.full(n_components, 1 / n_components), copies(family, n_components, ground))
     return maximise(blank, summed(ground.moments.count, sums), replace(ground, floor=floor))
 
 
@@ -279,4 +275,10 @@ def _check_all(name: str, numbers: FloatArray, good: AnyArray, advice: str) -> N
 
 def one_component(family: Family, ground: Ground) -> Mixture:
     """The best single component, in closed form, in frame coordinates."""
-    return Mixture(family, np.ones(1), family.spread(1, ground.moments, ground.floor))
+    return Mixture(family, np.ones(1), copies(family, 1, ground))
+
+
+def copies(family: Family, n_components: int, ground: Ground) -> Any:
+    """As many copies of the best single component."""
+    moments = ground.moments if ground.prior is None else ground.prior.merged(ground.moments)
+    return family.spread(n_components, moments, ground.floor)

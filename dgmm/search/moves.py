@@ -15,7 +15,7 @@ from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.search.cuts import cut
 from dgmm.search.initialise import feature_sums, from_sums, one_component, summed
-from dgmm.search.sampled import SampleRows
+from dgmm.search.sampled import SampleRows, fewest, unsound_in
 from dgmm.types import FloatArray, IntArray
 
 #: Rows that belong to a component with a smaller probability say nothing about where to cut it.
@@ -82,7 +82,7 @@ class Trial:
     ascent : Ascent or None
         None where there is nothing to climb.
     before : float
-        Log-likelihood of the three as they were.
+        Objective of the three as they were.
     sound : bool
     """
 
@@ -94,7 +94,7 @@ class Trial:
     @property
     def gain(self) -> float:
         """What it has gained so far."""
-        return -np.inf if self.ascent is None else self.ascent.log_likelihood - self.before
+        return -np.inf if self.ascent is None else self.ascent.objective - self.before
 
 
 class Standing:
@@ -158,14 +158,14 @@ class Standing:
         starts = list(cut(family, self.coordinates[:, own], r, ground, self._scale))
         ascents = [Ascent(start, ground, acceleration="none", stop=_never) for start in starts]
         list(climb([whole, *ascents], local.accumulate, FIRST_PASSES))
-        ascents = sorted((a for a in ascents if a.failure is None), key=lambda a: -a.log_likelihood)
+        ascents = sorted((a for a in ascents if a.failure is None), key=lambda a: -a.objective)
         ascents = ascents[: max(CUTS_KEPT, CUTS_TOGETHER // self.mixture.n_components)]
         # a single component of a family without a closed form has its optimum only after another pass
         list(climb([whole, *ascents], local.accumulate, MORE_PASSES))
         found = []
         for a in ascents:
             if a.failure is None and self._means_something(a.mixture, local):
-                found.append(Split(k, a.mixture, a.log_likelihood - whole.log_likelihood))
+                found.append(Split(k, a.mixture, a.objective - whole.objective))
         return found
 
     def split(self, split: Split) -> Mixture:
@@ -176,7 +176,7 @@ class Standing:
     def merges(self) -> list[tuple[float, int, int]]:
         """All pairs of components with the nats that their merging costs, at most, the cheapest first."""
         i, j = np.triu_indices(self.mixture.n_components, 1)
-        costs = merge_costs(self.mixture, self.sums, self.ground, i, j)
+        costs = merge_costs(self.mixture, self.sums, self._ground, i, j)
         return sorted(zip(costs.tolist(), i.tolist(), j.tolist(), strict=True))
 
     def merge(self, i: int, j: int) -> Mixture | None:
@@ -217,7 +217,7 @@ class Standing:
         i, j, split = move
         family, three = self.mixture.family, [i, j, split.component]
         try:
-            merged = from_sums(family, (self.sums[i] + self.sums[j])[None], self.ground)
+            merged = from_sums(family, (self.sums[i] + self.sums[j])[None], self._ground)
         except CollapseError:
             return Trial(three)
         local, ground = self._alone(*self._own(three))
@@ -228,9 +228,7 @@ class Standing:
         weights = weights / weights.sum()
         start = Mixture(family, weights, family.joined([merged.components, split.parts.components], weights))
         list(climb([before], local.accumulate, 1))
-        return self._climbed(
-            Trial(three, Ascent(start, ground, stop=_never), before.log_likelihood), local, LOCAL_PASSES
-        )
+        return self._climbed(Trial(three, Ascent(start, ground, stop=_never), before.objective), local, LOCAL_PASSES)
 
     def _climbed_on(self, trial: Trial) -> Trial:
         return self._climbed(trial, self._alone(*self._own(trial.three))[0], LOCAL_MORE)
@@ -264,7 +262,13 @@ class Standing:
     def _alone(self, own: IntArray, r: FloatArray) -> tuple[SampleRows, Ground]:
         """Some rows with other weights, as if there were no more."""
         local = SampleRows(Rows(self.sample.rows.x[own], r), self.sample.frame, 1)
-        return local, replace(self.ground, moments=local.moments.in_frame(self.ground.frame))
+        return local, replace(self._ground, moments=local.moments.in_frame(self.ground.frame))
+
+    @property
+    def _ground(self) -> Ground:
+        """For some of the components by themselves."""
+        prior = self.ground.prior
+        return self.ground if prior is None else replace(self.ground, prior=prior.within(self.mixture.n_components))
 
     def _with(self, components: Sequence[int], parts: Mixture) -> Mixture:
         """The mixture with others in the place of some of its components; they come last, with the weight of these."""
@@ -278,8 +282,8 @@ class Standing:
     def _means_something(self, mixture: Mixture, local: SampleRows) -> bool:
         """Whether every component is sound and has rows enough to stay so."""
         counts = mixture.weights * local.rows.count
-        unsound = mixture.family.unsound(mixture.components, counts, self.ground.moments, self.reg_covar)
-        return not unsound.any() and bool(counts.min() >= FIRM * (mixture.n_features + 1))
+        unsound = unsound_in(mixture, counts, self.ground, self.reg_covar)
+        return not unsound.any() and bool(counts.min() >= fewest(self.ground, FIRM))
 
     def as_family(self, family: Family, ground: Ground) -> Mixture:
         """The M-step of another family, on the same responsibilities: no less likely, if that contains this one.
@@ -330,7 +334,8 @@ def merge_costs(mixture: Mixture, sums: FloatArray, ground: Ground, i: IntArray,
         return 0.5 * harmonic * (differences**2).sum(axis=0)
 
     def expected(its: FloatArray, reference: object) -> FloatArray:
-        _, components = family.maximise(summed(ground.moments.count, its), reference, ground.moments, ground.floor)
+        blank = Mixture(family, np.ones(len(its)), reference)
+        components = maximise(blank, summed(ground.moments.count, its), ground).components
         return np.einsum("kp,kp->k", family.natural_parameters(np.ones(len(its)), components, 0.0), its)
 
     apart = expected(sums, mixture.components)

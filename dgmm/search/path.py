@@ -19,7 +19,7 @@ from dgmm.fits import SAME, Spread, Training
 from dgmm.mixture import Mixture
 from dgmm.search.initialise import one_component
 from dgmm.search.moves import FIRM, Standing, twin
-from dgmm.search.sampled import SampleRows, effective_counts, is_sound
+from dgmm.search.sampled import SampleRows, effective_counts, fewest, is_sound
 from dgmm.types import Effort
 
 #: Passes of a proposal at most, and the share of p/2 nats that may be missing at its end; of those on the way.
@@ -90,9 +90,9 @@ class Top:
     standing: Standing
 
     @property
-    def log_likelihood(self) -> float:
+    def objective(self) -> float:
         """On the sample."""
-        return self.ascent.log_likelihood
+        return self.ascent.objective
 
 
 class Path:
@@ -177,8 +177,12 @@ class Path:
         return after
 
     def best(self, k: int) -> float:
-        """The highest log-likelihood of so many components."""
-        return self.tops[k][0].log_likelihood if self.tops.get(k) else -np.inf
+        """The highest objective of so many components."""
+        return self.tops[k][0].objective if self.tops.get(k) else -np.inf
+
+    def likelihood(self, k: int) -> float:
+        """The log-likelihood of the best top of so many components, which others can be compared with."""
+        return self.tops[k][0].ascent.log_likelihood if self.tops.get(k) else -np.inf
 
     def rivals(self, k: int) -> tuple[Mixture, ...]:
         """Other tops, in frame coordinates, of which the sample cannot tell whether they are lower than the best."""
@@ -200,7 +204,7 @@ class Path:
     def grow(self, k: int) -> None:
         """From K to K + 1 by the best splits."""
         pool = [
-            (top.log_likelihood + split.gain, top.standing.split(split))
+            (top.objective + split.gain, top.standing.split(split))
             for top in self.tops.get(k, [])
             for split in top.standing.splits
         ]
@@ -213,7 +217,7 @@ class Path:
             for cost, i, j in top.standing.merges[: self.budget.width(k - 1)]:
                 merged = top.standing.merge(i, j)
                 if merged is not None:
-                    pool.append((top.log_likelihood - cost, merged))
+                    pool.append((top.objective - cost, merged))
         self._try(k - 1, pool, self.budget.width(k - 1))
 
     def move(self, k: int) -> bool:
@@ -222,17 +226,17 @@ class Path:
             return False
         top = self.tops[k][0]
         made = top.standing.replaced(top.standing.moves(self.budget.pairs))
-        pool = [(top.log_likelihood + m.gain, m.mixture) for m in made]
+        pool = [(top.objective + m.gain, m.mixture) for m in made]
         return self._try(k, pool, max(self.budget.width(k), self.budget.pairs))
 
     def settle(self) -> None:
         """See to it that the likelihood falls neither as K grows nor from a family to one that contains it."""
         for k in sorted(self.tops):
             for path in self.simpler:
-                if path.best(k) > self.best(k):
+                if path.likelihood(k) > self.likelihood(k):
                     self.climb(k, [path.tops[k][0].standing.as_family(self.family, self.ground)])
             # where no mixture of so many is sound, none is made of fewer: it would be two names for one component
-            if k + 1 in self.wanted and k + 1 in self.tops and self.best(k + 1) < self.best(k):
+            if k + 1 in self.wanted and k + 1 in self.tops and self.likelihood(k + 1) < self.likelihood(k):
                 self.climb(k + 1, [twin(self.tops[k][0].ascent.mixture)])
 
     def _try(self, k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> bool:
@@ -262,22 +266,22 @@ class Path:
         if a.best is None or not is_sound(a, self.options.reg_covar):
             return
         # with fewer rows it would be a matter of a few more passes
-        if k > 1 and effective_counts(a).min() < firm * (self.sample.rows.x.shape[1] + 1):
+        if k > 1 and effective_counts(a).min() < fewest(self.ground, firm):
             return
-        self.ends.setdefault(k, []).append(a.log_likelihood)
+        self.ends.setdefault(k, []).append(a.objective)
         new = Top(a, Standing(a.mixture, self.ground, self.sample, self.options.reg_covar))
         kept: list[Top] = []
-        for top in sorted([*self.tops.get(k, []), new], key=lambda t: -t.log_likelihood):
-            if not kept or kept[-1].log_likelihood - top.log_likelihood > SAME * self.ground.moments.count:
+        for top in sorted([*self.tops.get(k, []), new], key=lambda t: -t.objective):
+            if not kept or kept[-1].objective - top.objective > SAME * self.ground.moments.count:
                 kept.append(top)
         self.tops[k] = kept[: self.budget.beam]
 
     def _give_up(self, k: int, ascents: Sequence[Ascent]) -> None:
         """Take out those that will hardly be among the best."""
-        known = [top.log_likelihood for top in self.tops.get(k, [])]
-        ranked = sorted([*known, *(a.log_likelihood for a in ascents if a.failure is None)], reverse=True)
+        known = [top.objective for top in self.tops.get(k, [])]
+        ranked = sorted([*known, *(a.objective for a in ascents if a.failure is None)], reverse=True)
         if len(ranked) > self.budget.beam:
             bar = ranked[self.budget.beam - 1]
             for a in ascents:
-                if not a.done and a.log_likelihood + a.attainable_gain < bar:
+                if not a.done and a.objective + a.attainable_gain < bar:
                     a.abandoned = True

@@ -16,7 +16,7 @@ from dgmm.estep import SOFT, Sharing, accumulate, make_plan, unpack
 from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_family
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
-from dgmm.types import FloatArray
+from dgmm.types import BoolArray, FloatArray, PriorName
 
 #: Rows of the in-memory sample per task.
 SAMPLE_BLOCK = 2048
@@ -85,15 +85,21 @@ def grounds_for(
     reg_covar: float,
     fixed: Iterable[str] = (),
     sharing: Sharing = SOFT,
+    prior: PriorName = "none",
 ) -> dict[str, Ground]:
-    """What the M-steps of each covariance type need to know about the data, and what they hold fixed."""
+    """What the M-steps of each covariance type need to know about the data, what they hold fixed, and the prior."""
     grounds = {}
     for name in {c.covariance_type for c in candidates}:
         family = get_family(name)
         its_frame = frame(family.frame)
         in_frame = moments.in_frame(its_frame)
         grounds[name] = Ground(
-            its_frame, in_frame, family.floor(reg_covar, in_frame), None, None, frozenset(fixed), sharing
+            its_frame,
+            in_frame,
+            family.floor(reg_covar, in_frame),
+            fixed=frozenset(fixed),
+            sharing=sharing,
+            prior=None if prior == "none" else family.prior(in_frame),
         )
     return grounds
 
@@ -120,5 +126,16 @@ def unsound_components(a: Ascent, reg_covar: float) -> tuple[int, ...]:
         # of a given extent, a component means what it should while it has a row, or need not have one
         few = effective_counts(a) < (0.0 if "means" in ground.fixed else 1.0)
         return tuple(np.flatnonzero(few).tolist())
-    unsound = mixture.family.unsound(mixture.components, effective_counts(a), ground.moments, reg_covar)
-    return tuple(np.flatnonzero(unsound).tolist())
+    return tuple(np.flatnonzero(unsound_in(mixture, effective_counts(a), ground, reg_covar)).tolist())
+
+
+def unsound_in(mixture: Mixture, counts: FloatArray, ground: Ground, reg_covar: float) -> BoolArray:
+    """Components that mean nothing, shape (K,), of so many effective rows each: with a prior, those without a row."""
+    if ground.prior is not None:
+        return counts < 1
+    return mixture.family.unsound(mixture.components, counts, ground.moments, reg_covar)
+
+
+def fewest(ground: Ground, firm: int) -> float:
+    """The rows that a component must have: so many per dimension and one more, or with a prior a single one."""
+    return 1.0 if ground.prior is not None else firm * (len(ground.moments.mean) + 1.0)

@@ -117,7 +117,7 @@ def start_on_sample(
     if several:
         small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads, sharing)
         x, weights = small.rows.x, small.rows.weights
-        grounds = grounds_for(several, small.moments, frame, options.reg_covar, options.fixed, sharing)
+        grounds = grounds_for(several, small.moments, frame, options.reg_covar, options.fixed, sharing, options.prior)
         own = [get_family(name).view(x) for name in dict.fromkeys(c.covariance_type for c in several)]
         views = [*(view for view in own if view is not None), *views_of(x, profile.moments, frame)]
         n_init = 1 if given is not None and given.complete else options.n_init or ALONE
@@ -158,13 +158,13 @@ def start_on_sample(
             )
             for c in best:
                 sound = [a for a in _most_likely(c, kept, STARTS_KEPT) if is_sound(a, options.reg_covar)]
-                ends = [a.log_likelihood for a in sound if a.best is not None]
+                ends = [a.objective for a in sound if a.best is not None]
                 if ends:
                     spreads[c] = Spread.of(ends, small.moments.count)
     explored = sizes[:1] if all(path.budget.brief for path in paths) else sizes
     for smaller, size in pairwise(sizes):
         larger = SampleRows(profile.sample.first(size), frame, n_threads, sharing)
-        grounds = grounds_for(best, larger.moments, frame, options.reg_covar, options.fixed, sharing)
+        grounds = grounds_for(best, larger.moments, frame, options.reg_covar, options.fixed, sharing, options.prior)
         ruled_out = screening.ruled_out(best)
         alive = [c for c in best if c not in ruled_out]
         if smaller in explored:
@@ -273,7 +273,7 @@ def _most_likely(
     its = [a for candidate, a in ascents if candidate == c and a.failure is None]
 
     def merit(a: Ascent) -> tuple[bool, float]:
-        return reg_covar is None or is_sound(a, reg_covar), a.log_likelihood
+        return reg_covar is None or is_sound(a, reg_covar), a.objective
 
     return sorted(its, key=merit, reverse=True)[:n]
 
@@ -377,7 +377,7 @@ class Screening:
         found = {}
         for c, a in best.items():
             m = a.ground.moments.count
-            gain = max(a.attainable_gain, a.log_likelihood - a.trajectory[0]) if a.trajectory else np.inf
+            gain = max(a.attainable_gain, a.objective - a.trajectory[0]) if a.trajectory else np.inf
             if values[c] - 2 * gain / m > values[leader] + CERTAIN / m:
                 found[c] = (gain + self.chance(a)) / m
         return found

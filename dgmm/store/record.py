@@ -19,7 +19,7 @@ from dgmm.errors import InputError, one_line
 from dgmm.families import get_family
 from dgmm.fits import Clusters, Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
-from dgmm.types import AnyArray, Assignment, Criterion, Part
+from dgmm.types import AnyArray, Assignment, Criterion, Part, PriorName
 
 #: How the format of a model begins.
 MODEL_KIND = "dgmm-model-"
@@ -99,6 +99,7 @@ class Attributes(BaseModel):
     candidates: list[dict[str, Scalar]] | None = None
     fixed: tuple[Part, ...] = ()
     assignment: Assignment = "soft"
+    prior: PriorName = "none"
     classes: tuple[int, ...] | tuple[str, ...] = ()
     digest: str | None = None
     checksum: str | None = None
@@ -200,6 +201,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "format": FORMAT,
         "family": fit.covariance_type,
         **({} if fit.assignment == "soft" else {"assignment": fit.assignment}),
+        **({} if fit.prior == "none" else {"prior": fit.prior}),
         # what is not known is not there
         **{name: float(value) for name, value in numbers.items() if math.isfinite(value)},
         "n_parameters": fit.n_parameters,
@@ -324,6 +326,7 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         clusters=_clusters(arrays, a),
         fixed=a.fixed,
         assignment=a.assignment,
+        prior=a.prior,
         classes=a.classes,
     )
     k, d = fit.mixture.means.shape

@@ -51,7 +51,7 @@ class Climb:
     def tell(self, gain: float) -> tuple[str, float]:
         """The point that was wanted is better by so much; what is wanted next, and the gain estimated to come."""
         point: Any = SimpleNamespace(
-            log_likelihood=self.value + gain,
+            objective=self.value + gain,
             mixture="point",
             statistics=SimpleNamespace(local=np.zeros(1, dtype=bool)),
             maximise=lambda: "image",

@@ -268,7 +268,7 @@ class Climb:
         """The point that was wanted is better by so much; what is wanted next, and the gain said to come."""
         mixture = SimpleNamespace(n_parameters=20)
         point: Any = SimpleNamespace(
-            log_likelihood=self.value + gain, mixture=mixture, statistics=SimpleNamespace(local=np.zeros(1, dtype=bool))
+            objective=self.value + gain, mixture=mixture, statistics=SimpleNamespace(local=np.zeros(1, dtype=bool))
         )
         self.value += max(gain, 0.0)
         self.state, found = self.state.step(point)

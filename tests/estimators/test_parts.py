@@ -1,4 +1,4 @@
-"""Hard assignments and parts held fixed, with scikit-learn's interface."""
+"""Hard assignments, parts held fixed and the conjugate prior, with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -49,11 +49,30 @@ def test_labels_of_scikit_learn_are_ignored_by_convention() -> None:
 
 
 def test_a_selection_keeps_what_it_was_asked_for() -> None:
-    chosen = dgmm.GaussianMixture.select(X, [2, 3], ["diag"], assignment="hard", fixed=["weights"])
-    assert (chosen.assignment, chosen.fixed) == ("hard", ("weights",))
+    chosen = dgmm.GaussianMixture.select(X, [2, 3], ["diag"], assignment="hard", fixed=["weights"], prior="default")
+    assert (chosen.assignment, chosen.fixed, chosen.prior) == ("hard", ("weights",), "default")
 
 
-@pytest.mark.parametrize("settings", [{"assignment": "firm"}, {"fixed": ["mean"]}, {"fixed": "means"}])
+@pytest.mark.parametrize("accelerate", ["none", "anderson"])
+@pytest.mark.parametrize(("kind", "top"), [("full", -192.695283865326), ("tied", -257.739376609873)])
+def test_the_prior_comes_to_mclusts_top(kind: str, top: float, accelerate: str) -> None:
+    """Of Iris by species, by mclust 6.0.0 with its default prior."""
+    precisions = np.array([np.linalg.inv(np.cov(X[k == Y].T)) for k in range(3)])
+    start: dict[str, Any] = {
+        "weights_init": np.full(3, 1 / 3),
+        "means_init": np.eye(3)[Y].T @ X / 50,
+        "precisions_init": precisions if kind == "full" else np.linalg.inv(np.linalg.inv(precisions).mean(axis=0)),
+    }
+    how: dict[str, Any] = {"reg_covar": 0, "tol": 1e-9, "max_iter": 1000, "accelerate": accelerate}
+    ours = dgmm.GaussianMixture(3, covariance_type=kind, prior="default", **how, **start).fit(X)
+    assert len(X) * ours.score(X) == pytest.approx(top, abs=1e-3)
+    assert np.diff(ours.lower_bounds_).min() > -1e-9 or accelerate == "anderson"
+    assert clone(ours).prior == "default"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"assignment": "firm"}, {"prior": "flat"}, {"fixed": ["mean"]}, {"fixed": "means"}]
+)
 def test_what_there_is_not_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         dgmm.GaussianMixture(2, **settings).fit(X)
