@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 #: The rooms, each of which may import those above it, and what is in each, in the same order.
 HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "waits": "", "progress": "", "rows": "",
-    "families": "frame statistics base gaussian full diag tied spherical aligned orientation ellipsoids independent "
+    "families": "frame statistics base gaussian full diag tied spherical aligned orientation ellipsoids "
+    "loadings factors independent "
     "gamma poisson",
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "", "matching": "",
