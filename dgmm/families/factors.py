@@ -17,8 +17,8 @@ from dgmm.families.orientation import lower_factors
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import FloatArray, IntArray
 
-#: No uniqueness is a smaller share of the feature's variance in its component.
-LEAST = 1e-9
+#: No uniqueness is a smaller share of the feature's variance in its component: what is next to it keeps ten digits.
+LEAST = 1e-6
 #: A covariance is one of loadings and uniquenesses if they come to it by this share of the features' deviations.
 ALIKE = 1e-6
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from dgmm.types import FloatArray
 
-#: Steps at most. One that should gain less than this share of the cost, or of one, is the last.
-STEPS, SETTLED = 100, 1e-13
+#: Steps at most. The last one is shorter than this, and should gain less than this share of the cost, or of one; or
+#: than the last number: where the data hardly tell, steps are long all the same.
+STEPS, SHORT, SETTLED, NOTHING = 100, 1e-6, 1e-10, 1e-18
 #: The furthest a step goes, in logarithms of uniquenesses.
 FURTHEST = 3.0
 #: Halvings of a step that gains nothing, at most.
@@ -55,8 +56,8 @@ class Point:
         values, vectors = np.linalg.eigh(shrink[:, None] * covariance * shrink)
         values, vectors = values[::-1], vectors[:, ::-1]
         used = int((values[:n_factors] > 1).sum())
-        top = values[:used]
-        cost = float(logs.sum() + values.sum() - (top - 1 - np.log(top)).sum())
+        # the largest values are not added up: they may have few digits beside the others
+        cost = float(logs.sum() + (1 + np.log(values[:used])).sum() + values[used:].sum())
         return cls(logs, cost, values, vectors, used)
 
     @property
@@ -131,23 +132,23 @@ def first_uniquenesses(covariance: FloatArray, n_factors: int) -> FloatArray:
 def _descended(here: Point, covariance: FloatArray, n_factors: int, bounds: FloatArray) -> Point:
     """Down to where no step gains: Newton's method within bounds (Bertsekas 1982)."""
     for _ in range(STEPS):
-        gradient, nothing = here.gradient, SETTLED * max(abs(here.cost), 1.0)
+        gradient, size = here.gradient, max(abs(here.cost), 1.0)
         free = (here.logs > bounds) | (gradient < 0)
         if not free.any():
             break
         step = np.zeros_like(gradient)
         step[free] = _newton(*(part[np.ix_(free, free)] for part in here.curvature), gradient[free])
         step *= min(1.0, FURTHEST / max(np.abs(step).max(), np.finfo(float).tiny))
-        promised = -float(gradient @ step)
+        promised = -float(gradient @ step) / size
         for share in 0.5 ** np.arange(HALVINGS):
             after = Point.of(np.maximum(here.logs + share * step, bounds), covariance, n_factors)
-            gained = here.cost - after.cost
-            if gained > ENOUGH * share * promised or (promised < nothing and gained > -nothing):
+            gained = (here.cost - after.cost) / size
+            if gained > ENOUGH * share * promised or (promised < SETTLED and gained > -SETTLED):
                 break
         else:
             break
         here = after
-        if promised < nothing:
+        if promised < (SETTLED if np.abs(step).max() < SHORT else NOTHING):
             break
     return here
 
