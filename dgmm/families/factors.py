@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -66,10 +67,10 @@ class Factors(Full):
     """
 
     aliases = ()
-    frame: FrameKind = "standard"
+    frame: ClassVar[FrameKind] = "standard"
 
     def __init__(self, n_factors: int) -> None:
-        self.name = f"factors:{n_factors}"
+        self.name = f"factors:{n_factors}"  # one of several of its class
         self.n_factors = n_factors
 
     def unconstrained(self) -> Full:
@@ -223,9 +224,14 @@ class Factors(Full):
             raise InputError(f"covariances of a {self.name} model are not made of {self.n_factors} factors")
 
     def narrowness(self, components: Gaussians, moments: Moments) -> FloatArray:
-        """Smallest variance in any direction relative to the data's; the data may have none in some."""
-        inside = components.inverses @ moments.covariance @ np.swapaxes(components.inverses, 1, 2)
-        return np.asarray(1 / np.linalg.eigvalsh(inside)[:, -1])
+        """Smallest uniqueness relative to the feature's variance, but for as many as there are factors.
+
+        So many may vanish and leave the covariance what it is; and along the factors of one component another one is as
+        narrow as it likes.
+        """
+        assert isinstance(components, Analysers)
+        shares = components.uniquenesses / np.diagonal(moments.covariance)
+        return np.asarray(np.sort(shares, axis=1)[:, self.n_factors])
 
 
 def turned(loadings: FloatArray, before: FloatArray, uniquenesses: FloatArray) -> FloatArray:

@@ -29,7 +29,7 @@ from dgmm.types import AnyArray, BoolArray, FloatArray
 class Full(MatrixFamily):
     """``N(mu_k, Sigma_k)`` with any positive definite ``Sigma_k``."""
 
-    name = "full"
+    name: str = "full"
     aliases: ClassVar[tuple[str, ...]] = ("VVV",)
     letters = "VVV"
     dims = ("component", "feature", "feature_")
@@ -137,8 +137,8 @@ def own_moments(
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, BoolArray]:
     """Weights (K,) and means (K, d), covariances (K, d, d), their scale (K, d, d), and who has no samples (K,).
 
-    With a scale F the covariance is ``F C F'``: the identity, or the factor of a component whose sums are in coordinates
-    of its own. One without samples has the identity.
+    With a scale F the covariance is ``F C F'``: the identity, or the factor of a component whose sums are in
+    coordinates of its own. One without samples has the identity.
     """
     weights, counts, means = first_moments(statistics, reference)
     d = means.shape[1]

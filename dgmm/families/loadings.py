@@ -1,7 +1,7 @@
 """Factor analysis by maximum likelihood: loadings and uniquenesses of one covariance matrix.
 
-Given uniquenesses the best loadings are eigenvectors (Lawley and Maxwell 1971), so that only the uniquenesses are looked
-for: by Newton's method in their logarithms, with the exact second derivatives (Joreskog 1967, Clarke 1970).
+Given uniquenesses the best loadings are eigenvectors (Lawley and Maxwell 1971), so that only the uniquenesses are
+looked for: by Newton's method in their logarithms, with the exact second derivatives (Jöreskog 1967, Clarke 1970).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 
 from dgmm.types import FloatArray
 
@@ -116,7 +117,7 @@ def analysed(
 def first_uniquenesses(covariance: FloatArray, n_factors: int) -> FloatArray:
     """Where to begin if nothing is known, shape (starts, d).
 
-    What the other features leave of each one's variance, and a little less (Joreskog 1967), and half of it.
+    What the other features leave of each one's variance, and a little less (Jöreskog 1967), and half of it.
     """
     variances = np.diagonal(covariance)
     starts = [0.5 * variances]
@@ -137,7 +138,8 @@ def _descended(here: Point, covariance: FloatArray, n_factors: int, bounds: Floa
         if not free.any():
             break
         step = np.zeros_like(gradient)
-        step[free] = _newton(*(part[np.ix_(free, free)] for part in here.curvature), gradient[free])
+        exact, sure = (part[np.ix_(free, free)] for part in here.curvature)
+        step[free] = _newton(exact, sure, gradient[free])
         step *= min(1.0, FURTHEST / max(np.abs(step).max(), np.finfo(float).tiny))
         promised = -float(gradient @ step) / size
         for share in 0.5 ** np.arange(HALVINGS):
@@ -158,9 +160,7 @@ def _newton(exact: FloatArray, sure: FloatArray, gradient: FloatArray) -> FloatA
     ridge = RIDGE * np.trace(sure) / len(sure) * np.eye(len(sure))
     for curvature in (exact, sure):
         try:
-            root = np.linalg.cholesky(curvature + ridge)
+            return -cho_solve(cho_factor(curvature + ridge, lower=True), gradient)
         except np.linalg.LinAlgError:
             continue
-        whitening = np.linalg.inv(root)
-        return -(whitening.T @ (whitening @ gradient))
     return -gradient
