@@ -141,7 +141,7 @@ class Ascent:
         self.converged = self.remaining_gain <= self.enough if self._stop is None else self._stop(self)
 
     def _is_optimum(self) -> bool:
-        return bool(np.allclose(to_vector(self.proposal), to_vector(self.mixture), rtol=1e-10, atol=1e-12))
+        return bool(np.allclose(to_vector(self.proposal), to_vector(self.mixture), rtol=1e-9, atol=1e-9))
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,16 @@ M-step, how they are stored, moved from one frame to another, regularised and pu
 covariance type or a number of dimensions. A new family is a file here and a line in `FAMILIES`.
 """
 
+import re
+from collections.abc import Callable
+from functools import cache
+
 from dgmm.errors import InputError
 from dgmm.families.aligned import EEI, EII, EVI, VEI
 from dgmm.families.base import Family, FeatureMap, LocalFrames, Prior
 from dgmm.families.diag import Diag
 from dgmm.families.ellipsoids import EEV, EVE, EVV, VEE, VEV, VVE
+from dgmm.families.factors import Analysers, Factors
 from dgmm.families.frame import Frame, FrameKind, Moments, apply_linear, make_frame
 from dgmm.families.full import Full
 from dgmm.families.gamma import LOGARITHMIC_CHAIN, Gamma, Gammas
@@ -27,6 +32,10 @@ __all__ = [
     "GROUPS",
     "LOGARITHMIC_CHAIN",
     "SCIKIT_LEARN",
+    "SERIES",
+    "SERIES_PATTERN",
+    "Analysers",
+    "Factors",
     "Family",
     "FeatureMap",
     "Frame",
@@ -52,6 +61,10 @@ __all__ = [
 FAMILIES: dict[str, Family] = {}
 #: Other names of families -> theirs.
 ALIASES: dict[str, str] = {}
+#: Names before a colon and a number, which say how to make one of endlessly many families.
+SERIES: dict[str, Callable[[int], Family]] = {"factors": Factors}
+#: What all names of `SERIES` are like.
+SERIES_PATTERN = f"^({'|'.join(SERIES)}):[1-9][0-9]*$"
 #: Names that stand for several families.
 GROUPS = {
     # the covariance structures of Celeux and Govaert (1995), in the order of mclust
@@ -68,14 +81,24 @@ def register(family: Family) -> None:
 
 def get_family(name: str) -> Family:
     """The family of this name, or an `InputError` that lists all of them."""
+    if re.fullmatch(SERIES_PATTERN, name):
+        return _of_series(name)
     try:
         return FAMILIES[ALIASES.get(name, name)]
     except KeyError:
-        raise InputError(f"unknown covariance type {name!r}: choose from {', '.join(names())}") from None
+        series = [f"{first}:1 (2, 3, ...)" for first in SERIES]
+        raise InputError(f"unknown covariance type {name!r}: choose from {', '.join([*names(), *series])}") from None
+
+
+@cache
+def _of_series(name: str) -> Family:
+    """One for each number: what asks whether families are the same asks for the same object."""
+    first, _, number = name.partition(":")
+    return SERIES[first](int(number))
 
 
 def names() -> list[str]:
-    """Every name of a family."""
+    """Every name of a family, but for those of `SERIES`."""
     return [*FAMILIES, *ALIASES]
 
 

@@ -111,7 +111,7 @@ class Family(ABC):
     """
 
     #: The name under which settings, files and tables know the family.
-    name: ClassVar[str]
+    name: str
     #: The coordinates in which its statistics are taken.
     frame: ClassVar[FrameKind]
     #: Features of its E-step, and those of a component in coordinates of its own.

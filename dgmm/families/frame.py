@@ -16,7 +16,7 @@ from scipy.linalg import eigh, solve_triangular
 from dgmm.errors import InputError
 from dgmm.types import FloatArray, Sendable
 
-FrameKind = Literal["whitening", "isotropic", "rigid", "identity", "scaling"]
+FrameKind = Literal["whitening", "isotropic", "rigid", "standard", "identity", "scaling"]
 
 #: Below this smallest eigenvalue of the correlation matrix features count as linearly dependent.
 DEPENDENT = 1e-13
@@ -142,11 +142,11 @@ def make_frame(
 
     Parameters
     ----------
-    kind : {"whitening", "isotropic", "rigid", "identity", "scaling"}
+    kind : {"whitening", "isotropic", "rigid", "standard", "identity", "scaling"}
         ``whitening`` makes the covariance the identity; ``isotropic`` is one common scale, which keeps diagonal and
         spherical covariances what they are; ``rigid`` is the same for matrices, whose shapes and orientations it
-        keeps; ``identity`` are the data's own coordinates; ``scaling`` takes each feature in units of its mean, its
-        origin being zero.
+        keeps; ``standard`` takes each feature in units of its standard deviation; ``identity`` are the data's own
+        coordinates; ``scaling`` takes each feature in units of its mean, its origin being zero.
     mean : ndarray, shape (d,)
     covariance : ndarray, shape (d, d)
     features : tuple of str, optional
@@ -178,6 +178,8 @@ def make_frame(
     if kind == "isotropic":
         return Frame(mean, 1 / scale, scale)
     deviations = np.sqrt(variances)
+    if kind == "standard":
+        return Frame(mean, 1 / deviations, deviations)
     correlation = covariance / deviations / deviations[:, None]
     eigenvalues, vectors = eigh(correlation)
     if eigenvalues[0] < DEPENDENT:

@@ -24,13 +24,13 @@ from dgmm.families.gaussian import (
     unpack_second,
 )
 from dgmm.families.statistics import SufficientStatistics
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import AnyArray, BoolArray, FloatArray
 
 
 class Full(MatrixFamily):
     """``N(mu_k, Sigma_k)`` with any positive definite ``Sigma_k``."""
 
-    name = "full"
+    name: str = "full"
     aliases: ClassVar[tuple[str, ...]] = ("VVV",)
     letters = "VVV"
     dims = ("component", "feature", "feature_")
@@ -57,13 +57,8 @@ class Full(MatrixFamily):
         self, statistics: SufficientStatistics, reference: Gaussians, moments: Moments, floor: FloatArray
     ) -> tuple[FloatArray, Gaussians]:
         """Weighted means and covariances."""
-        weights, counts, means = first_moments(statistics, reference)
-        total, d = statistics.count, means.shape[1]
-        covariances = unpack_second(statistics.sums, d) / counts[:, None, None] - means[:, :, None] * means[:, None]
-        gone, local = statistics.sums[:, 0] <= VANISHED, statistics.local[:, None, None]
-        covariances[gone] = np.eye(d)  # a component without samples stays as it is
-        scale = np.where(local, reference.factors, np.eye(d))
-        means = np.where(statistics.local[:, None], reference.means, 0.0) + np.einsum("kij,kj->ki", scale, means)
+        weights, means, covariances, scale, gone = own_moments(statistics, reference)
+        counts, total = np.where(statistics.sums[:, 0] > VANISHED, statistics.sums[:, 0], 1.0), statistics.count
         if floor.any():
             covariances = scale @ covariances @ np.swapaxes(scale, 1, 2)
             new = self.roots(covariances + floor, counts, total)
@@ -140,3 +135,21 @@ class Full(MatrixFamily):
         """Smallest eigenvalue relative to the data's covariance."""
         whitening = np.linalg.inv(np.linalg.cholesky(moments.covariance))
         return np.linalg.svd(whitening @ components.factors, compute_uv=False)[:, -1] ** 2
+
+
+def own_moments(
+    statistics: SufficientStatistics, reference: Gaussians
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, BoolArray]:
+    """Weights (K,) and means (K, d), covariances (K, d, d), their scale (K, d, d), and who has no samples (K,).
+
+    With a scale F the covariance is ``F C F'``: the identity, or the factor of a component whose sums are in
+    coordinates of its own. One without samples has the identity.
+    """
+    weights, counts, means = first_moments(statistics, reference)
+    d = means.shape[1]
+    covariances = unpack_second(statistics.sums, d) / counts[:, None, None] - means[:, :, None] * means[:, None]
+    gone, local = statistics.sums[:, 0] <= VANISHED, statistics.local[:, None, None]
+    covariances[gone] = np.eye(d)
+    scale = np.where(local, reference.factors, np.eye(d))
+    means = np.where(statistics.local[:, None], reference.means, 0.0) + np.einsum("kij,kj->ki", scale, means)
+    return weights, means, covariances, scale, gone

@@ -238,8 +238,10 @@ class GaussianFamily(Family):
     def contains(self, other: Family) -> bool:
         """Whether every mixture of the other is one of this: its covariances vary as much in every respect."""
         theirs = other.letters if isinstance(other, GaussianFamily) else ""
-        if not theirs or theirs == self.letters:
+        if not theirs:
             return False
+        if theirs == self.letters:  # of as many letters as this one, but more in common
+            return type(other) is not type(self) is type(other.unconstrained())
         return all("IEV".index(a) >= "IEV".index(b) for a, b in zip(self.letters, theirs, strict=True))
 
     @property

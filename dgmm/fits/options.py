@@ -24,7 +24,7 @@ from pydantic import (
 
 from dgmm.data import Labels
 from dgmm.errors import InputError
-from dgmm.families import DEFAULT, GROUPS, get_family, names
+from dgmm.families import DEFAULT, GROUPS, SERIES_PATTERN, get_family, names
 from dgmm.types import Acceleration, Assignment, Criterion, Effort, OnCollapse, Part, Precision, PriorName, StartMethod
 
 #: An open range begins with so many numbers, and goes on until so many more bring nothing, or to this number.
@@ -151,20 +151,23 @@ class _Families:
     groups: bool = False
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), "enum": [*names(), *GROUPS] if self.groups else names()}
+        known = [*names(), *GROUPS] if self.groups else names()
+        return {**handler(schema), "anyOf": [{"enum": known}, {"pattern": SERIES_PATTERN}]}
 
 
 def _known_family(value: Any) -> Any:
-    if value not in names():
-        raise ValueError(f"unknown covariance type {value!r}: choose from {', '.join(names())}")
-    return get_family(value).name
+    try:
+        return get_family(str(value)).name
+    except InputError as error:
+        raise ValueError(str(error)) from None
 
 
 CovarianceType = Annotated[
     str,
     Field(
-        description="Structure of the covariances; poisson (counts) and gamma (positive values) are families without, "
-        "independent per feature."
+        description="Structure of the covariances. factors:2 are two factors and a variance of each feature, and so on "
+        "for any number of factors. poisson (counts) and gamma (positive values) are families without, independent per "
+        "feature."
     ),
     BeforeValidator(_known_family),
     _Families(),
