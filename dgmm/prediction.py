@@ -263,8 +263,7 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
         {
             **{str(name): plain(value) for name, value in samples.coords.attrs.items()},
             "format": PREDICTIONS_FORMAT,
-            "title": f"{sought} given {known}, by a {mixture.covariance_type} mixture with "
-            f"{mixture.n_components} components",
+            "title": f"{sought} given {known}, by a {mixture.family.title} with {mixture.n_components} components",
             "source": samples.name,
             "model": digest(mixture),
             # netCDF takes no lists of strings

@@ -96,7 +96,7 @@ def test_gridded(tmp_path: Path, scores: xr.Dataset) -> None:
     )
     page = (tmp_path / "report.html").read_text()
     assert f"{best.bic:,.1f}" in page
-    assert "mixture of 3 components with full covariances" in page
+    assert "A full Gaussian mixture of 3 components, fitted" in page
     assert "1,234" in page
     assert "Classes &lt;of&gt; water" in page
     assert "<of>" not in page
