@@ -203,14 +203,8 @@ def train_samples(
     given: Given | None = None,
     journal: Journal | None = None,
 ) -> Fit:
-    """Fit one mixture; raises `CollapseError` where there is nothing to return."""
-    candidate = Candidate(one.number(samples.labels), one.covariance_type)
-    with one_blas_thread:
-        passes = passes_over(samples, workers, options, journal=journal)
-        fits, failures = fit_candidates(passes, [candidate], options, given=given)
-        if failures:
-            raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
-        fit = with_stability(passes, fits[candidate], options)
+    """Fit one mixture, and warn of what it lacks; raises `CollapseError` where there is nothing to return."""
+    fit = fit_one(samples, workers, one, options, given, journal)
     if not fit.outcome.is_sound:
         logger.warning("%s: %s", fit.state, fit.reason)
     elif not fit.converged:
@@ -219,6 +213,24 @@ def train_samples(
             fit.state, fit.remaining_gain, options.max_iter,
         )  # fmt: skip
     return fit
+
+
+def fit_one(
+    samples: Samples,
+    workers: Workers,
+    one: One,
+    options: Training,
+    given: Given | None = None,
+    journal: Journal | None = None,
+) -> Fit:
+    """Fit one mixture without a word; raises `CollapseError` where there is nothing to return."""
+    candidate = Candidate(one.number(samples.labels), one.covariance_type)
+    with one_blas_thread:
+        passes = passes_over(samples, workers, options, journal=journal)
+        fits, failures = fit_candidates(passes, [candidate], options, given=given)
+        if failures:
+            raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
+        return with_stability(passes, fits[candidate], options)
 
 
 def select_samples(
