@@ -20,7 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, column_or_1d
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import is_known
+from dgmm.data import Names, is_known
 from dgmm.errors import InputError
 from dgmm.estimators.containers import is_chunked
 from dgmm.estimators.lazy import Scorer, What
@@ -153,7 +153,7 @@ class GaussianMixtureClassifier(Streamed, ClassifierMixin, BaseEstimator):  # ty
             X = beside(beside(X, y, "y"), sample_weight, "sample_weight")
             problem = self._problem(X, feature_dims, labels, weights)
         else:
-            labels, classes = self._coded(X, y)
+            labels, classes, names = self._known(X, y)
             if sample_weight is not None:
                 sample_weight = _check_sample_weight(sample_weight, labels)
             problem = self._problem(X, feature_dims, labels, sample_weight)
@@ -166,7 +166,7 @@ class GaussianMixtureClassifier(Streamed, ClassifierMixin, BaseEstimator):  # ty
                 stacklevel=2,
             )
         if not chunked:
-            fit = replace(fit, classes=plain_names(classes))
+            fit = replace(fit, classes=names)
         self.classes_ = np.array(fit.classes) if chunked else classes
         self.fit_: Fit = replace(fit, evaluated=None, judged=None)
         self.weights_, self.means_, self.covariances_ = fit.mixture.weights, fit.mixture.means, fit.mixture.covariances
@@ -236,8 +236,8 @@ class GaussianMixtureClassifier(Streamed, ClassifierMixin, BaseEstimator):  # ty
             return int(given)
         return int(check_random_state(given).randint(np.iinfo(np.int32).max))
 
-    def _coded(self, X: AnySamples, y: ArrayLike) -> tuple[AnyArray, AnyArray]:
-        """The number of each label in memory, -1 where it is unknown, and the classes."""
+    def _known(self, X: AnySamples, y: ArrayLike) -> tuple[AnyArray, AnyArray, Names]:
+        """Labels in memory as fits take them, the classes, and what a model calls these."""
         if y is None:
             raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         labels = column_or_1d(y, warn=True)
@@ -250,14 +250,16 @@ class GaussianMixtureClassifier(Streamed, ClassifierMixin, BaseEstimator):  # ty
         classes, numbers = np.unique(labels[known], return_inverse=True)
         codes = np.full(len(labels), UNKNOWN, dtype=np.int64)
         codes[known] = numbers
-        return codes, classes
+        names = plain_names(classes)
+        # by their names, if a fit takes such, for its messages
+        negative = classes.dtype.kind in "if" and classes[0] < 0
+        return codes if negative else with_unknown(names)[codes], classes, names
 
     def _scorer(self, what: What) -> Scorer:
-        names = self.fit_.classes
+        names: Names = self.fit_.classes
         with one_blas_thread:
             plan = self.fit_.mixture.density_plan(n_classes=len(names))
-        missing = UNKNOWN if isinstance(names[0], int) else ""
-        return Scorer(plan, what, names=np.array([*names, missing]))
+        return Scorer(plan, what, names=with_unknown(names))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -275,7 +277,12 @@ def unknown(labels: AnyArray) -> BoolArray:
     return found
 
 
-def plain_names(classes: AnyArray) -> tuple[int, ...] | tuple[str, ...]:
+def with_unknown(names: Names) -> AnyArray:
+    """Names of classes, and last what stands for none of them."""
+    return np.array([*names, UNKNOWN if isinstance(names[0], int) else ""])
+
+
+def plain_names(classes: AnyArray) -> Names:
     """Classes as a model keeps them: whole numbers, or texts."""
     whole = classes.dtype.kind in "biu" or (classes.dtype.kind == "f" and bool((classes == np.floor(classes)).all()))
     return tuple(map(int, classes)) if whole else tuple(map(str, classes))
