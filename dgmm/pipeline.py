@@ -48,6 +48,8 @@ MODEL, TABLE, SCORES, REPORT, PICTURE = (
     "report.html",
     "report.png",
 )
+#: Under which the settings of a model say how its components were merged.
+MERGED = "merge"
 #: Written into a bundled data set.
 EXAMPLE_FORMAT = "dgmm-example-1"
 #: Rows of the sample that the report draws.
@@ -163,8 +165,8 @@ def run_sample(settings: Sample) -> None:
 
 def run_predict(settings: Predict) -> Predicted:
     """Predict features and write what is expected of them."""
-    model = store.model_at(settings.model)
-    fit, inputs = store.load(model), [settings.data.path, model]
+    settings = settings.model_copy(update={"model": store.model_at(settings.model)})
+    fit, inputs = store.load(settings.model), [settings.data.path, settings.model]
     wanted = Wanted.asked(fit, settings.of, settings.given, settings.variance, settings.dtype)
     data = settings.data.model_dump(exclude={"path"})
     samples = open_samples(settings.data.path, **data, like=source_layout(fit, wanted))
@@ -177,9 +179,9 @@ def run_predict(settings: Predict) -> Predicted:
 
 def run_merge(settings: Merge) -> Fit:
     """Merge components into clusters, and write the model with these if that is asked for."""
-    model = store.model_at(settings.model)
-    record = store.read(model)
-    samples, inputs = samples_of(settings.data, record.fit), [settings.data.path, model]
+    settings = settings.model_copy(update={"model": store.model_at(settings.model)})
+    record = store.read(settings.model)
+    samples, inputs = samples_of(settings.data, record.fit), [settings.data.path, settings.model]
     how = Training(**settings.model_dump(include={*Merging.model_fields}))
     with (
         nullcontext()
@@ -189,7 +191,8 @@ def run_merge(settings: Merge) -> Fit:
     ):
         fit = merge_samples(record.fit, samples, workers, how)
         if output is not None:
-            store.write(output, fit, table=record.table, settings=record.settings)
+            merged = {**record.settings, MERGED: made_with(settings)}
+            store.write(output, fit, table=record.table, settings=merged)
             output.finish()
     return fit
 
@@ -315,14 +318,17 @@ def verified(path: str) -> Verdict:
     return verdict
 
 
-def is_done(path: str, wanted: Train | Select | Score) -> bool:
+def is_done(path: str, wanted: Train | Select | Score | Predict | Merge) -> bool:
     """Whether a result is there, made with these settings; one made with others is not replaced unasked."""
     if wanted.overwrite or place_at(path).state().status is not Status.FINISHED:
         return False
     found = store.attributes(path)
     before, now = settings_in(found), made_with(wanted)
-    if isinstance(wanted, Score):
-        before["model_digest"] = found.get("model")
+    if isinstance(wanted, Merge):
+        before = dict(before.get(MERGED, {}))
+    if isinstance(wanted, (Score, Predict, Merge)):
+        # a merged model is the same mixture
+        before["model_digest"] = found.get("digest" if isinstance(wanted, Merge) else "model")
         now["model_digest"] = digest(store.load(wanted.model).mixture)
     if before == now:
         logger.info("%s exists, made with the same settings: kept (--overwrite makes it anew)", path)

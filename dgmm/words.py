@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from dgmm import store
-from dgmm.config import Merge, Pipeline, Score, Select, Train
+from dgmm.config import Merge, Pipeline, Predict, Score, Select, Train
 from dgmm.fits import CRITERION_NAMES, Clusters, Fit, Selection, held_out_words
 from dgmm.pipeline import MODEL, REPORT, SCORES, TABLE
+from dgmm.prediction import Predicted
 from dgmm.scoring import Scored
 from dgmm.types import Criterion
 
@@ -60,6 +61,11 @@ def show_scored(settings: Score, scored: Scored) -> str:
             f"scores: {settings.out}",
         ]
     )
+
+
+def show_predicted(settings: Predict, found: Predicted) -> str:
+    """What predicting has come to, as text."""
+    return f"{found.n} samples predicted, {found.n_missing} missing: {settings.out}"
 
 
 def show_merged(settings: Merge, fit: Fit) -> str:
