@@ -27,7 +27,7 @@ from dgmm.estimators.lazy import Scorer, What
 from dgmm.estimators.problem import AnySamples, Streamed
 from dgmm.families import gaussian_family
 from dgmm.fits import Fit, One, Training, validated
-from dgmm.fitting import fit_one
+from dgmm.fitting import fit_one, passes_over
 from dgmm.types import AnyArray, BoolArray
 
 if TYPE_CHECKING:
@@ -157,8 +157,8 @@ class GaussianMixtureClassifier(Streamed, ClassifierMixin, BaseEstimator):  # ty
             if sample_weight is not None:
                 sample_weight = _check_sample_weight(sample_weight, labels)
             problem = self._problem(X, feature_dims, labels, sample_weight)
-        with problem.open_workers() as workers:
-            fit = fit_one(problem.samples, workers, one, options)
+        with problem.open_workers() as workers, one_blas_thread:
+            fit = fit_one(passes_over(problem.samples, workers, options), one, options)
         if not fit.converged:
             warnings.warn(
                 f"{fit.state}: {fit.reason or f'raise max_iter ({self.max_iter}) or tol'}",

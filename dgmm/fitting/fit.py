@@ -204,7 +204,8 @@ def train_samples(
     journal: Journal | None = None,
 ) -> Fit:
     """Fit one mixture, and warn of what it lacks; raises `CollapseError` where there is nothing to return."""
-    fit = fit_one(samples, workers, one, options, given, journal)
+    with one_blas_thread:
+        fit = fit_one(passes_over(samples, workers, options, journal=journal), one, options, given)
     if not fit.outcome.is_sound:
         logger.warning("%s: %s", fit.state, fit.reason)
     elif not fit.converged:
@@ -215,22 +216,13 @@ def train_samples(
     return fit
 
 
-def fit_one(
-    samples: Samples,
-    workers: Workers,
-    one: One,
-    options: Training,
-    given: Given | None = None,
-    journal: Journal | None = None,
-) -> Fit:
+def fit_one(passes: Passes, one: One, options: Training, given: Given | None = None) -> Fit:
     """Fit one mixture without a word; raises `CollapseError` where there is nothing to return."""
-    candidate = Candidate(one.number(samples.labels), one.covariance_type)
-    with one_blas_thread:
-        passes = passes_over(samples, workers, options, journal=journal)
-        fits, failures = fit_candidates(passes, [candidate], options, given=given)
-        if failures:
-            raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
-        return with_stability(passes, fits[candidate], options)
+    candidate = Candidate(one.number(passes.samples.labels), one.covariance_type)
+    fits, failures = fit_candidates(passes, [candidate], options, given=given)
+    if failures:
+        raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
+    return with_stability(passes, fits[candidate], options)
 
 
 def select_samples(

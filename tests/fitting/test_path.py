@@ -61,7 +61,13 @@ def test_it_is_stored_and_drawn(kind: str, name: str, tmp_path: Path) -> None:
 
 
 def test_it_is_the_same_where_a_journal_is_replayed(tmp_path: Path) -> None:
-    asked = {"sample_rows": 30, "search": "starts", "keep_path": True, "journal": str(tmp_path / "j"), "keep_journal": True}
+    asked = {
+        "sample_rows": 30,
+        "search": "starts",
+        "keep_path": True,
+        "journal": str(tmp_path / "j"),
+        "keep_journal": True,
+    }
     first, again = (dgmm.train(X, 3, "diag", **asked) for _ in range(2))
     for ours, theirs in zip(first.path, again.path, strict=True):
         np.testing.assert_array_equal(ours.means, theirs.means)
