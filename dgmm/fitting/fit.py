@@ -216,6 +216,30 @@ def train_samples(
     return fit
 
 
+def started(one: One, samples: Samples, start: Fit | Mixture) -> tuple[One, Samples, Given]:
+    """What is fitted from a whole mixture: with its number of components, to its features in its order.
+
+    Raises
+    ------
+    InputError
+        If another mixture is asked for, or samples have other features, or labels.
+    """
+    mixture = start if isinstance(start, Mixture) else start.mixture
+    if samples.labels is not None:
+        raise InputError("a start is for samples without labels, whose own starts are what is known: leave it out")
+    k, kind = one.n_components or mixture.n_components, one.covariance_type
+    if (k, kind) != (mixture.n_components, mixture.covariance_type):
+        raise InputError(
+            f"n_components={k}, covariance_type={kind} are not those of the start, {mixture.n_components} and "
+            f"{mixture.covariance_type}: ask for these"
+        )
+    if isinstance(start, Fit):
+        samples = samples.like(start.features, start.layout)
+    if samples.n_features != mixture.n_features:
+        raise InputError(f"{samples.name} has {samples.n_features} features, the start {mixture.n_features}")
+    return one.model_copy(update={"n_components": k}), samples, Given(mixture=mixture)
+
+
 def fit_one(passes: Passes, one: One, options: Training, given: Given | None = None) -> Fit:
     """Fit one mixture without a word; raises `CollapseError` where there is nothing to return."""
     candidate = Candidate(one.number(passes.samples.labels), one.covariance_type)
