@@ -2,7 +2,8 @@
 
 `train`, `select` and `score` take a Zarr store, an xarray object, a Dask or a NumPy array; `load` reads a model, and
 `verify` says whether scores or a model are what was written.
-`GaussianMixture` and `BayesianGaussianMixture` are scikit-learn's estimators on the same data.
+`GaussianMixture` and `BayesianGaussianMixture` are scikit-learn's estimators on the same data, and
+`GaussianMixtureClassifier` is one of samples whose classes are known, all or some.
 """
 
 from importlib import import_module
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
         OutputExistsError,
         ReadError,
     )
-    from dgmm.estimators import BayesianGaussianMixture, GaussianMixture
+    from dgmm.estimators import BayesianGaussianMixture, GaussianMixture, GaussianMixtureClassifier
     from dgmm.fits import Fit, Selection
     from dgmm.mixture import Mixture
     from dgmm.store import load, save
@@ -32,6 +33,7 @@ __all__ = [
     "DgmmError",
     "Fit",
     "GaussianMixture",
+    "GaussianMixtureClassifier",
     "InputError",
     "InsufficientMemoryError",
     "Mixture",
@@ -62,7 +64,7 @@ _HOMES = {
         "OutputExistsError",
         "ReadError",
     ),
-    "estimators": ("BayesianGaussianMixture", "GaussianMixture"),
+    "estimators": ("BayesianGaussianMixture", "GaussianMixture", "GaussianMixtureClassifier"),
     "mixture": ("Mixture",),
     "fits": ("Fit", "Selection"),
     "store": ("load", "save"),

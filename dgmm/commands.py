@@ -235,9 +235,9 @@ def sample(settings: Sample) -> str:
 def predict(settings: Predict) -> str:
     """``dgmm predict``."""
     from dgmm.pipeline import run_predict
+    from dgmm.words import show_predicted
 
-    found = run_predict(settings)
-    return f"{found.n} samples predicted, {found.n_missing} missing: {settings.out}"
+    return show_predicted(settings, run_predict(settings))
 
 
 @command(Merge, "model", "data.path")

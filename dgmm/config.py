@@ -184,10 +184,18 @@ class Train(One, Fitting):
     """Fit one mixture."""
 
     out: str = Field(min_length=1, description="Model to write, a Zarr group.")
+    start: str | None = Field(
+        None,
+        min_length=1,
+        description="Model to begin with, of the same covariance type, in the place of the starts that n_init makes; "
+        "what is fixed keeps its values. Its number of components is that of the fit.",
+    )
 
     @model_validator(mode="after")
     def _check_number(self) -> Train:
-        if self.n_components is None and self.data.labels is None:
+        if self.start is not None and self.data.labels is not None:
+            raise ValueError("start: samples with labels (data.labels) begin with what is known of them: leave it out")
+        if self.n_components is None and self.data.labels is None and self.start is None:
             raise ValueError("n_components: give the number of components, or labels of samples (data.labels)")
         return self
 

@@ -110,6 +110,9 @@ class TrainingOptions(TypedDict, total=False):
     stability: int
     """Refits of the result on other weights of the sample's rows, or of its blocks (holdout_by): how often each
     component is found again, and standard errors. 20 are a beginning. 0: none."""
+    keep_path: bool
+    """Keep the mixtures of the last climb over all the data with the model, one for each pass (Fit.path, which
+    dgmm.plot.steps draws)."""
 
 
 class ClusterOptions(TypedDict, total=False):

@@ -30,8 +30,8 @@ from dgmm.datasets import DATASETS
 from dgmm.drift import Baseline, Drift, baseline_of, census_of, compare
 from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import DgmmError, InputError, OutputExistsError
-from dgmm.fits import Fit, Selection, Settings, Training
-from dgmm.fitting import merge_samples, projection_of, select_samples, train_samples
+from dgmm.fits import Fit, One, Selection, Settings, Training
+from dgmm.fitting import merge_samples, projection_of, select_samples, started, train_samples
 from dgmm.prediction import Predicted, Wanted, predict_projection, predict_samples, source_layout
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
@@ -48,6 +48,8 @@ MODEL, TABLE, SCORES, REPORT, PICTURE = (
     "report.html",
     "report.png",
 )
+#: Under which the settings of a model say how its components were merged.
+MERGED = "merge"
 #: Written into a bundled data set.
 EXAMPLE_FORMAT = "dgmm-example-1"
 #: Rows of the sample that the report draws.
@@ -73,20 +75,35 @@ def workers_of(cluster: Cluster, need: Projection | None = None) -> AbstractCont
 
 def run_train(settings: Train, *, again: bool = False) -> Fit:
     """Train and write the model; another try of the same run goes on from its journal, whatever is to be replaced."""
-    samples = samples_of(settings.data)
-    before = fingerprint(samples)
+    one: One = settings
+    start, given, inputs = start_of(settings), None, [settings.data.path]
+    samples = samples_of(settings.data, start)
+    if settings.start is not None and start is not None:
+        one, samples, given = started(settings, samples, start)
+        inputs.append(store.model_at(settings.start))
+    before, made = fingerprint(samples), made_with(settings) | about_start(start)
     # claimed first: what cannot be written is better found before the work than after it
     with (
-        place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=[settings.data.path]) as output,
-        journal_beside(settings.out, settings, before, again=again) as journal,
-        workers_of(settings.cluster, projection_of(samples, settings, settings.training)) as workers,
+        place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
+        journal_beside(settings.out, settings, before, made, again=again) as journal,
+        workers_of(settings.cluster, projection_of(samples, one, settings.training)) as workers,
     ):
-        fit = train_samples(samples, workers, settings, settings.training, journal=journal)
+        fit = train_samples(samples, workers, one, settings.training, given, journal)
         check_unchanged(samples, before)
-        with store.rescued(fit, settings.out, settings=made_with(settings)):
-            store.write(output, fit, settings=made_with(settings))
+        with store.rescued(fit, settings.out, settings=made):
+            store.write(output, fit, settings=made)
             output.finish()
     return fit
+
+
+def start_of(settings: Settings) -> Fit | None:
+    """The model that a fit begins with, if settings name one."""
+    return store.load(settings.start) if isinstance(settings, Train) and settings.start is not None else None
+
+
+def about_start(start: Fit | None) -> dict[str, Any]:
+    """What is said of it beside where it lies."""
+    return {} if start is None else {"start_digest": digest(start.mixture)}
 
 
 def run_select(settings: Select, *, again: bool = False) -> Selection:
@@ -99,7 +116,7 @@ def run_select(settings: Select, *, again: bool = False) -> Selection:
     with (
         model.begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
         table.begin("table", overwrite=stale, inputs=inputs) as listing,
-        journal_beside(model.name, settings, before, again=again) as journal,
+        journal_beside(model.name, settings, before, made_with(settings), again=again) as journal,
         workers_of(settings.cluster, projection_of(samples, settings, settings.training)) as workers,
     ):
         selection = select_samples(samples, workers, settings, settings.training, journal)
@@ -113,13 +130,13 @@ def run_select(settings: Select, *, again: bool = False) -> Selection:
 
 
 def journal_beside(
-    out: str, settings: Train | Select, source: Mapping[str, str], *, again: bool = False
+    out: str, settings: Train | Select, source: Mapping[str, str], made: Mapping[str, Any], *, again: bool = False
 ) -> AbstractContextManager[Records]:
     """Context of the journal of a fit, beside its output: what an interrupted run with these settings goes on from."""
     return journal_at(
         out.rstrip("/") + JOURNAL,
         source,
-        made_with(settings),
+        made,
         overwrite=settings.overwrite and not again,
         keep=settings.keep_journal,
     )
@@ -163,8 +180,8 @@ def run_sample(settings: Sample) -> None:
 
 def run_predict(settings: Predict) -> Predicted:
     """Predict features and write what is expected of them."""
-    model = store.model_at(settings.model)
-    fit, inputs = store.load(model), [settings.data.path, model]
+    settings = settings.model_copy(update={"model": store.model_at(settings.model)})
+    fit, inputs = store.load(settings.model), [settings.data.path, settings.model]
     wanted = Wanted.asked(fit, settings.of, settings.given, settings.variance, settings.dtype)
     data = settings.data.model_dump(exclude={"path"})
     samples = open_samples(settings.data.path, **data, like=source_layout(fit, wanted))
@@ -177,9 +194,9 @@ def run_predict(settings: Predict) -> Predicted:
 
 def run_merge(settings: Merge) -> Fit:
     """Merge components into clusters, and write the model with these if that is asked for."""
-    model = store.model_at(settings.model)
-    record = store.read(model)
-    samples, inputs = samples_of(settings.data, record.fit), [settings.data.path, model]
+    settings = settings.model_copy(update={"model": store.model_at(settings.model)})
+    record = store.read(settings.model)
+    samples, inputs = samples_of(settings.data, record.fit), [settings.data.path, settings.model]
     how = Training(**settings.model_dump(include={*Merging.model_fields}))
     with (
         nullcontext()
@@ -189,7 +206,8 @@ def run_merge(settings: Merge) -> Fit:
     ):
         fit = merge_samples(record.fit, samples, workers, how)
         if output is not None:
-            store.write(output, fit, table=record.table, settings=record.settings)
+            merged = {**record.settings, MERGED: made_with(settings)}
+            store.write(output, fit, table=record.table, settings=merged)
             output.finish()
     return fit
 
@@ -315,14 +333,17 @@ def verified(path: str) -> Verdict:
     return verdict
 
 
-def is_done(path: str, wanted: Train | Select | Score) -> bool:
+def is_done(path: str, wanted: Train | Select | Score | Predict | Merge) -> bool:
     """Whether a result is there, made with these settings; one made with others is not replaced unasked."""
     if wanted.overwrite or place_at(path).state().status is not Status.FINISHED:
         return False
     found = store.attributes(path)
-    before, now = settings_in(found), made_with(wanted)
-    if isinstance(wanted, Score):
-        before["model_digest"] = found.get("model")
+    before, now = settings_in(found), made_with(wanted) | about_start(start_of(wanted))
+    if isinstance(wanted, Merge):
+        before = dict(before.get(MERGED, {}))
+    if isinstance(wanted, (Score, Predict, Merge)):
+        # a merged model is the same mixture
+        before["model_digest"] = found.get("digest" if isinstance(wanted, Merge) else "model")
         now["model_digest"] = digest(store.load(wanted.model).mixture)
     if before == now:
         logger.info("%s exists, made with the same settings: kept (--overwrite makes it anew)", path)

@@ -26,7 +26,7 @@ def steps(
     features: tuple[int, int] = (0, 1),
     hard: bool = False,
 ) -> Figure:
-    """Draw mixtures on a way, such as that of `dgmm.em_path`, over the samples: a panel for each.
+    """Draw mixtures on a way, that of `dgmm.em_path` or of a fit, over the samples: a panel for each.
 
     Samples have the colours of the components in the proportions of their responsibilities, components are ellipses at
     one and two standard deviations around their means.
@@ -34,7 +34,7 @@ def steps(
     Parameters
     ----------
     path : sequence of Mixture
-        In the data's units; the first is the start.
+        In the data's units; the first is the start. ``fit.path`` is that of a fit with ``keep_path``.
     source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
         Samples, of which 5000 are drawn where they are more.
     at : sequence of int

@@ -99,6 +99,11 @@ class Predicted:
         """Of both."""
         return Predicted(self.n + other.n, self.n_missing + other.n_missing)
 
+    @classmethod
+    def in_attributes(cls, found: Mapping[str, Any]) -> Predicted:
+        """As the attributes of complete predictions say it."""
+        return cls(int(found["n_predicted"]), int(found["n_missing"]))
+
 
 @dataclass(frozen=True)
 class PredictSegment(Sendable, Leaf[Predicted]):
@@ -232,6 +237,8 @@ def predict_samples(
     if before is not None and before != fingerprint(samples):
         raise DgmmError(f"{samples.name} was changed while it was read: run the same again when nobody writes to it")
     write_coordinates(store, with_labels(samples, model, wanted))
+    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    group.attrs.update({"n_predicted": found.n, "n_missing": found.n_missing})
     consolidate(store)
     output.finish()
     seconds = time.perf_counter() - began
@@ -263,8 +270,7 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
         {
             **{str(name): plain(value) for name, value in samples.coords.attrs.items()},
             "format": PREDICTIONS_FORMAT,
-            "title": f"{sought} given {known}, by a {mixture.covariance_type} mixture with "
-            f"{mixture.n_components} components",
+            "title": f"{sought} given {known}, by a {mixture.family.title} with {mixture.n_components} components",
             "source": samples.name,
             "model": digest(mixture),
             # netCDF takes no lists of strings

@@ -217,7 +217,7 @@ def create(store: Any, drawing: Drawing, layout: Layout, settings: Mapping[str, 
     group.attrs.update(
         {
             "format": SAMPLES_FORMAT,
-            "title": f"{drawing.n_rows} samples of a {drawing.mixture.covariance_type} mixture with "
+            "title": f"{drawing.n_rows} samples of a {drawing.mixture.family.title} with "
             f"{drawing.mixture.n_components} components",
             "model": digest(drawing.mixture),
             "seed": drawing.seed,

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from dgmm import store
-from dgmm.config import Merge, Pipeline, Score, Select, Train
+from dgmm.config import Merge, Pipeline, Predict, Score, Select, Train
 from dgmm.fits import CRITERION_NAMES, Clusters, Fit, Selection, held_out_words
 from dgmm.pipeline import MODEL, REPORT, SCORES, TABLE
+from dgmm.prediction import Predicted
 from dgmm.scoring import Scored
 from dgmm.types import Criterion
 
@@ -48,20 +49,23 @@ def show_selection(settings: Select, selection: Selection) -> str:
 
 def show_scored(settings: Score, scored: Scored) -> str:
     """What scoring has come to, as text."""
-    n, classes = int(scored.counts.sum()), store.load(settings.model).classes
-    what = "component" if settings.clusters is None else "cluster"
-    names = [f"class {name}" for name in classes] or [f"{what} {k}" for k in range(len(scored.counts))]
+    n = int(scored.counts.sum())
     return "\n".join(
         [
             f"{n} samples scored, {scored.n_missing} missing, mean log density {scored.log_density / max(n, 1):.6g}",
             *(
                 f"{name}: {m} samples ({m / max(n, 1):.2%})"
-                for name, m in zip(names, scored.counts.tolist(), strict=True)
+                for name, m in zip(scored.labels, scored.counts.tolist(), strict=True)
             ),
             f"missing: {scored.n_missing}",
             f"scores: {settings.out}",
         ]
     )
+
+
+def show_predicted(settings: Predict, found: Predicted) -> str:
+    """What predicting has come to, as text."""
+    return f"{found.n} samples predicted, {found.n_missing} missing: {settings.out}"
 
 
 def show_merged(settings: Merge, fit: Fit) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 from dgmm import store
 from dgmm.errors import without_secrets
+from dgmm.prediction import Predicted
 from dgmm.refresh import last_night
 from dgmm.scoring import Scored
 from dgmm.store import digest
@@ -37,6 +39,18 @@ def about_model(path: str) -> dict[str, Any]:
         "bic": fit.bic,
         "passes": fit.n_passes,
         "state": fit.state,
+    }
+
+
+def about_predictions(path: str) -> dict[str, Any]:
+    """Of predictions: by which model, of what, given what, and of how many rows."""
+    found = store.attributes(path)
+    predicted = Predicted.in_attributes(found)
+    return {
+        "model_digest": found.get("model"),
+        **{name: json.loads(found[name]) for name in ("of", "given")},
+        "rows": predicted.n,
+        "missing": predicted.n_missing,
     }
 
 

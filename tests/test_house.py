@@ -35,7 +35,7 @@ HOUSE: dict[str, str] = {
     "report": "looks figures steps page",
     "plot": "",
     "yaml12": "", "config": "", "keywords": "",
-    "estimators": "containers lazy problem bridge base gaussian bayesian",
+    "estimators": "containers lazy problem bridge base gaussian bayesian classifier",
     "api": "calls fits scores predictions", "pipeline": "", "words": "",
     "refresh": "structure night state renewal judging stages",
     "commands": "", "models": "", "cli": "",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Unpack
 
 from dgmm import store
@@ -14,7 +13,7 @@ from dgmm.data import Source, Weights, open_samples
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, get_family
 from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
-from dgmm.fitting import merge_samples, path_of, projection_of, select_samples, train_samples
+from dgmm.fitting import merge_samples, path_of, projection_of, select_samples, started, train_samples
 from dgmm.keywords import MergeOptions, SelectOptions, TrainOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.search import Given, check_given
@@ -37,6 +36,7 @@ def train(
     weights: Weights | None = None,
     labels: Weights | None = None,
     components_per_class: int = 1,
+    start: Fit | Mixture | str | os.PathLike[str] | None = None,
     scheduler: str | Client | None = None,
     journal: str | os.PathLike[str] | None = None,
     keep_journal: bool = False,
@@ -73,6 +73,10 @@ def train(
         samples, and no moves are tried (``search``, ``worst_rows``, ``on_collapse``).
     components_per_class : int, default=1
         Components of each class, where samples have labels.
+    start : Fit, Mixture or path, optional
+        Model to begin with, of the same covariance type, in the place of the starts that n_init makes; what is fixed
+        keeps its values. Its number of components is that of the fit. The features are found as `dgmm.score` finds
+        them. Like any start it climbs on the sample first.
     scheduler : {"threads", "processes"}, address, import path or distributed.Client, optional
         Who does the work: the open client if there is one, else threads of this process. A path such as
         ``dask_jobqueue.SLURMCluster`` starts a cluster of that class for the call.
@@ -100,11 +104,18 @@ def train(
     one = validated(One, {**wanted, "components_per_class": components_per_class})
     data, cluster, training = by_model(options, Data, Cluster)
     fitting = validated(Training, training)
-    samples = open_samples(source, weights=weights, labels=labels, **data)
-    family = get_family(one.covariance_type)
-    given = check_given(
-        family, one.number(samples.labels), samples.n_features, weights_init, means_init, precisions_init
-    )
+    begun = start if start is None or isinstance(start, (Fit, Mixture)) else store.load(start)
+    like = begun.layout if isinstance(begun, Fit) else None
+    samples = open_samples(source, weights=weights, labels=labels, like=like, **data)
+    parts = weights_init, means_init, precisions_init
+    given: Given | None
+    if begun is None:
+        family = get_family(one.covariance_type)
+        given = check_given(family, one.number(samples.labels), samples.n_features, *parts)
+    elif any(part is not None for part in parts):
+        raise InputError("start is a whole mixture: give it, or weights_init, means_init and precisions_init")
+    else:
+        one, samples, given = started(one, samples, begun)
     asked = {**one.model_dump(), "training": fitting.model_dump(mode="json"), **data, "given": written(given)}
     with (
         recorded(source, samples, journal, asked, keep=keep_journal) as records,
@@ -264,4 +275,7 @@ def written(given: Given | None) -> dict[str, Any] | None:
     """What was given of a start, as JSON has it."""
     if given is None:
         return None
-    return {part.name: None if (v := getattr(given, part.name)) is None else v.tolist() for part in fields(given)}
+    if given.mixture is not None:
+        return {"mixture": store.digest(given.mixture)}
+    parts = {name: getattr(given, name) for name in ("weights", "means", "factors")}
+    return {name: None if values is None else values.tolist() for name, values in parts.items()}

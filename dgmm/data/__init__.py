@@ -9,7 +9,7 @@ from dgmm.data.chunks import Stored, Watched
 from dgmm.data.codecs import bounded, check_array
 from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in, seen
 from dgmm.data.grid import Blocks, Grid, Region
-from dgmm.data.labels import Labels, Names
+from dgmm.data.labels import Labels, Names, is_known
 from dgmm.data.layout import Layout, comparable, matching_order, shortened
 from dgmm.data.retries import again, content_of, delete, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
@@ -59,6 +59,7 @@ __all__ = [
     "content_of",
     "delete",
     "fingerprint",
+    "is_known",
     "is_run_id",
     "length_in",
     "listed",

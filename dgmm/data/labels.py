@@ -106,6 +106,11 @@ def plain(values: AnyArray, name: str) -> tuple[AnyArray, BoolArray]:
     return np.where(known, values, -1).astype(np.int64), known
 
 
+def is_known(values: AnyArray) -> BoolArray:
+    """Where labels say a class."""
+    return plain(values, "samples")[1]
+
+
 def _text(value: Any) -> str:
     """A label as a text."""
     return value.decode() if isinstance(value, bytes) else str(value)

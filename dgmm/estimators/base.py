@@ -9,23 +9,21 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from inspect import signature
 from typing import Any, Self, TypedDict
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from dgmm.blas import one_blas_thread, one_thread
-from dgmm.data import open_samples
 from dgmm.em import Ground, climb
 from dgmm.engine import Workers
 from dgmm.errors import InputError
 from dgmm.estimators.bridge import Bridge
-from dgmm.estimators.containers import Features, is_chunked, named_features, samples_of
+from dgmm.estimators.containers import is_chunked, samples_of
 from dgmm.estimators.lazy import Scorer, What, score_array, score_chunked
-from dgmm.estimators.problem import AnySamples, Problem, Start, workers_for
+from dgmm.estimators.problem import AnySamples, Problem, Start, Streamed, workers_for
 from dgmm.families import Frame, Moments, get_family
 from dgmm.fits import Training, validated
 from dgmm.fitting import passes_over
@@ -50,7 +48,7 @@ class Parameters(TypedDict, total=False):
     verbose_interval: int
 
 
-class StreamedMixture(Bridge):
+class StreamedMixture(Streamed, Bridge):
     """What both mixture estimators do differently from scikit-learn's, of which they are subclasses too."""
 
     n_components: int
@@ -69,8 +67,6 @@ class StreamedMixture(Bridge):
     covariances_: AnyArray
     precisions_: AnyArray
     precisions_cholesky_: AnyArray
-    n_features_in_: int
-    feature_names_in_: AnyArray
     lower_bound_: float
 
     def __init_subclass__(cls, **named: Any) -> None:
@@ -229,24 +225,6 @@ class StreamedMixture(Bridge):
         """About the least variance of a component, in squared units of the data: for the frame."""
         return self.reg_covar
 
-    def _problem(self, X: AnySamples, feature_dims: str | Sequence[str] | None) -> Problem:
-        """Validated data."""
-        if is_chunked(X):
-            features = named_features(X, feature_dims)
-            problem = Problem(X, samples_of(X, features), features)
-            self.n_features_in_ = problem.samples.n_features
-            if hasattr(self, "feature_names_in_"):
-                del self.feature_names_in_
-            if features.names:
-                self.feature_names_in_ = np.array(features.names, dtype=object)
-        else:
-            if feature_dims is not None:
-                raise InputError(f"feature_dims={feature_dims!r} is for xarray objects, not for {type(X).__name__}")
-            x = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
-            problem = Problem(x, open_samples(x), Features())
-        self._features = problem.features
-        return problem
-
     def _fit(self, X: AnySamples, feature_dims: str | Sequence[str] | None) -> Problem:
         """Climb from all starts in shared passes; set the attributes to the best."""
         self._validate_params()  # type: ignore[attr-defined]
@@ -362,16 +340,6 @@ class StreamedMixture(Bridge):
         with one_blas_thread:
             plan = self._expected_mixture().density_plan(ridge=0.0)
         return Scorer(plan, what, self._log_scale(), self.means_.dtype == np.float32)
-
-    def _remembered(self) -> Features:
-        names = tuple(map(str, getattr(self, "feature_names_in_", ())))
-        return replace(getattr(self, "_features", Features()), names=names)
-
-    def _score(self, what: What, X: AnySamples) -> Any:
-        check_is_fitted(self)
-        if is_chunked(X):
-            return score_chunked(X, self._scorer(what), self._remembered())
-        return score_array(validate_data(self, X, reset=False), self._scorer(what))
 
     def _total(self, X: AnySamples) -> tuple[float, int]:
         """Sum of the log densities of the complete rows, and how many there are."""

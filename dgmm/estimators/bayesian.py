@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval
 
 from dgmm.em import PRIOR, Ground, Posterior, Priors, VariationalAscent
 from dgmm.estimators.base import Parameters, StreamedMixture
-from dgmm.estimators.bridge import change_rule, components_of
+from dgmm.estimators.bridge import change_rule, components_of, set_components
 from dgmm.families import Frame, Moments, gaussian_family
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
@@ -161,17 +161,13 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
 
     def _keep(self, start: VariationalAscent, frame: Frame, dtype: np.dtype[Any]) -> None:
         posterior = start.posterior.to_data(frame)
-        family, components = posterior.family, posterior.components
         concentration = posterior.weight_concentration
         self.weight_concentration_ = tuple(concentration) if concentration.ndim == 2 else concentration
         self.mean_precision_ = posterior.mean_precision
         self.degrees_of_freedom_ = posterior.degrees_of_freedom[()]
         self.weights_ = posterior.expected_weights.astype(dtype)
-        self.means_ = posterior.means.astype(dtype)
-        self.covariances_ = posterior.covariances.astype(dtype)
-        self.precisions_cholesky_ = family.roots_of_precisions(components).astype(dtype)
-        self.precisions_ = family.precisions(components).astype(dtype)
-        self._fitted_type = family.name
+        set_components(self, posterior.family, posterior.components, dtype)
+        self._fitted_type = posterior.family.name
 
     def _expected_mixture(self) -> Mixture:
         return posterior_of(self).expected_mixture

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from dgmm.errors import InputError
 from dgmm.estimators.problem import Start
-from dgmm.families import SCIKIT_LEARN, Gaussians, gaussian_family, get_family
+from dgmm.families import SCIKIT_LEARN, GaussianFamily, Gaussians, gaussian_family, get_family
 from dgmm.mixture import Mixture
 from dgmm.types import AnyArray
 
@@ -79,11 +79,8 @@ class Bridge:
             theirs = next(candidate for candidate in known if candidate.contains(family))
             own = components_of(family.name, self.means_, self.precisions_cholesky_)
             each = [theirs.factors(1, family.covariance(own, k)) for k in range(len(own.means))]
-            components = Gaussians(own.means, np.concatenate(each))
             model.covariance_type = theirs.name
-            model.covariances_ = theirs.covariances(components)
-            model.precisions_cholesky_ = theirs.roots_of_precisions(components)
-            model.precisions_ = theirs.precisions(components)
+            set_components(model, theirs, Gaussians(own.means, np.concatenate(each)), self.means_.dtype)
         return model
 
     @classmethod
@@ -141,6 +138,18 @@ def components_of(covariance_type: str, means: AnyArray, precisions_cholesky: An
     family = gaussian_family(covariance_type, "precisions")
     factors = family.factors_from_roots(np.asarray(precisions_cholesky, dtype=float))
     return Gaussians(np.array(means, dtype=float), factors)
+
+
+def set_components(model: Any, family: GaussianFamily, components: Gaussians, dtype: np.dtype[Any]) -> None:
+    """Set scikit-learn's attributes to components in the data's units."""
+    found = {
+        "means_": components.means,
+        "covariances_": family.covariances(components),
+        "precisions_cholesky_": family.roots_of_precisions(components),
+        "precisions_": family.precisions(components),
+    }
+    for name, values in found.items():
+        setattr(model, name, values.astype(dtype))
 
 
 def mixture_of(covariance_type: str, weights: AnyArray, means: AnyArray, precisions_cholesky: AnyArray) -> Mixture:

@@ -208,14 +208,15 @@ def chunked_as_stored(x: Any, feature_dims: Sequence[str] = ()) -> Any:
     return x.assign(cut) if isinstance(x, xr.Dataset) else x.copy(deep=False, data=cut[None].data)
 
 
-def samples_of(x: Chunked, features: Features) -> Samples:
-    """Samples to be read segment by segment, their coordinates left aside."""
+def samples_of(x: Chunked, features: Features, labels: Any = None, weights: Any = None) -> Samples:
+    """Samples to be read segment by segment, with what is known of each, their coordinates left aside."""
     if not isinstance(x, (xr.DataArray, xr.Dataset)):
-        return open_samples(x)
+        return open_samples(x, labels=labels, weights=weights)
     if isinstance(x, xr.Dataset) and features.names and not features.dims:
-        return open_samples(x.drop_vars(list(x.coords)), features.names)
+        return open_samples(x.drop_vars(list(x.coords)), features.names, labels=labels, weights=weights)
     array, dim = as_array(x, features)
-    return open_samples(array.drop_vars([c for c in array.coords if c != dim]), feature_dim=dim)
+    array = array.drop_vars([c for c in array.coords if c != dim])
+    return open_samples(array, feature_dim=dim, labels=labels, weights=weights)
 
 
 def rows_in_order(sample: Sample, size: int, seed: int) -> FloatArray:

@@ -16,7 +16,7 @@ from dgmm.config import Select
 from dgmm.em import Ascent, Ground
 from dgmm.errors import InputError
 from dgmm.estimators.base import Parameters, StreamedMixture
-from dgmm.estimators.bridge import change_rule, mixture_of
+from dgmm.estimators.bridge import change_rule, mixture_of, set_components
 from dgmm.estimators.problem import AnySamples
 from dgmm.families import DEFAULT, Frame, Moments, gaussian_family, get_family
 from dgmm.fits import Search, Selection, Training, by_model, validated
@@ -318,10 +318,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         family = gaussian_family(mixture.covariance_type, "precisions")
         self._fitted_type = family.name
         self.weights_ = mixture.weights.astype(dtype)
-        self.means_ = mixture.means.astype(dtype)
-        self.covariances_ = mixture.covariances.astype(dtype)
-        self.precisions_cholesky_ = family.roots_of_precisions(mixture.components).astype(dtype)
-        self.precisions_ = family.precisions(mixture.components).astype(dtype)
+        set_components(self, family, mixture.components, dtype)
 
     def _expected_mixture(self) -> Mixture:
         return mixture_of(self.covariance_type, self.weights_, self.means_, self.precisions_cholesky_)

@@ -25,8 +25,8 @@ from dgmm.types import AnyArray
 BLOCK_ROWS = 65_536
 What = Literal["label", "probabilities", "log_density"]
 LONG_NAMES: dict[What, str] = {
-    "label": "most probable component, -1 where a value is missing",
-    "probabilities": "probability of each component",
+    "label": "most probable {}, {} where a value is missing",
+    "probabilities": "probability of each {}",
     "log_density": "logarithm of the density, in the data's units",
 }
 
@@ -44,17 +44,35 @@ class Scorer:
         Added to the log densities of that mixture.
     single : bool
         Whether the model is of single precision.
+    names : ndarray or None
+        What chunked samples are labelled with where labels are of classes: the name of each, and last what stands
+        where a value is missing. None for components, which are numbered.
     """
 
     plan: Plan
     what: What
     log_scale: float = 0.0
     single: bool = False
+    names: AnyArray | None = None
 
     @property
-    def n_components(self) -> int:
-        """Number of components K."""
-        return self.plan.n_rows
+    def n_labels(self) -> int:
+        """Number of components K, or of classes."""
+        return self.plan.n_labels
+
+    @property
+    def of(self) -> str:
+        """What labels are of."""
+        return "component" if self.names is None else "class"
+
+    @property
+    def unknown(self) -> str:
+        """What stands for the label of a sample with a missing value, in words."""
+        return "-1" if self.names is None or self.names.dtype.kind == "i" else "empty"
+
+    def dtype_of_blocks(self, x: np.dtype[Any]) -> np.dtype[Any]:
+        """Of the scores of blocks of samples of this type."""
+        return self.names.dtype if self.names is not None and self.what == "label" else self.dtype(x)
 
     def dtype(self, x: np.dtype[Any]) -> np.dtype[Any]:
         """Of the scores of samples of this type: single precision if samples and model are, as in scikit-learn."""
@@ -63,7 +81,7 @@ class Scorer:
         return np.dtype(np.float32 if self.single and x == np.float32 else np.float64)
 
     def rows(self, x: AnyArray) -> AnyArray:
-        """Scores of complete rows (n, d): shape (n,), or (n, K) for probabilities."""
+        """Scores of complete rows (n, d): shape (n,), or (n, K) for probabilities; labels are numbers."""
         scores = score(x, self.plan, probabilities=self.what == "probabilities")
         values: AnyArray = getattr(scores, self.what)
         if self.what == "log_density":
@@ -84,6 +102,8 @@ class Scorer:
             values = score_array(kept, self) if threads else self.rows(kept)
         missing = np.array(-1 if self.what == "label" else np.nan, dtype=self.dtype(block.dtype))
         values = scattered(values, present, missing)
+        if self.names is not None and self.what == "label":
+            values = self.names[values]
         return values.reshape(block.shape[:-1] + values.shape[1:])
 
 
@@ -109,9 +129,10 @@ def score_chunked(x: Chunked, scorer: Scorer, features: Features) -> dask.array.
     check_features(int(lazy.shape[-1]), scorer)
     lazy = lazy.rechunk({lazy.ndim - 1: -1})
     wide = scorer.what == "probabilities"
-    chunks = (*lazy.chunks[:-1], (scorer.n_components,)) if wide else lazy.chunks[:-1]
-    dtype, plan = scorer.dtype(lazy.dtype), scorer.plan
-    token = dask.base.tokenize(lazy.name, plan.digest, scorer.what, scorer.log_scale, scorer.single)
+    chunks = (*lazy.chunks[:-1], (scorer.n_labels,)) if wide else lazy.chunks[:-1]
+    dtype = scorer.dtype_of_blocks(lazy.dtype)
+    how = scorer.what, scorer.log_scale, scorer.single, scorer.n_labels, scorer.names
+    token = dask.base.tokenize(lazy.name, scorer.plan.digest, *how)
     return lazy.map_blocks(
         partial(Scorer.block, scorer),
         dtype=dtype,
@@ -130,7 +151,7 @@ def _score_xarray(x: xr.DataArray | xr.Dataset, scorer: Scorer, features: Featur
     if lazy:
         array = array.chunk({dim: -1})
     wide = scorer.what == "probabilities"
-    component = "component" if "component" not in array.dims else "component_"
+    component = scorer.of if scorer.of not in array.dims else f"{scorer.of}_"
     scores: xr.DataArray = xr.apply_ufunc(
         partial(Scorer.block, scorer, threads=not lazy),
         array,
@@ -138,10 +159,10 @@ def _score_xarray(x: xr.DataArray | xr.Dataset, scorer: Scorer, features: Featur
         output_core_dims=[[component] if wide else []],
         dask="parallelized",
         keep_attrs=False,
-        output_dtypes=[scorer.dtype(array.dtype)],
-        dask_gufunc_kwargs={"output_sizes": {component: scorer.n_components}} if wide else {},
+        output_dtypes=[scorer.dtype_of_blocks(array.dtype)],
+        dask_gufunc_kwargs={"output_sizes": {component: scorer.n_labels}} if wide else {},
     )
-    return scores.rename(scorer.what).assign_attrs(long_name=LONG_NAMES[scorer.what])
+    return scores.rename(scorer.what).assign_attrs(long_name=LONG_NAMES[scorer.what].format(scorer.of, scorer.unknown))
 
 
 def check_features(n: int, scorer: Scorer) -> None:

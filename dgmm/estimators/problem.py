@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dgmm.data import Samples
+from dgmm.data import Samples, open_samples
 from dgmm.em import Climber
 from dgmm.engine import Workers, open_workers
-from dgmm.errors import CollapseError
-from dgmm.estimators.containers import Features, rows_in_order
+from dgmm.errors import CollapseError, InputError
+from dgmm.estimators.containers import Features, is_chunked, named_features, rows_in_order, samples_of
+from dgmm.estimators.lazy import Scorer, What, score_array, score_chunked
 from dgmm.passes import Passes
-from dgmm.types import FloatArray
+from dgmm.types import AnyArray, FloatArray
 
 #: Something with shape (n, d) that scikit-learn takes, or a chunked container.
 AnySamples = Any
@@ -63,6 +68,48 @@ class Problem:
             return np.asarray(self.source, dtype=np.float64)
         sample, size = passes.profile.sample, self.samples.grid.size
         return rows_in_order(sample, size, seed) if size <= limit else sample.rows.x
+
+
+class Streamed:
+    """An estimator whose samples may lie anywhere: how it is given them, and scores in what held them."""
+
+    n_features_in_: int
+    feature_names_in_: AnyArray
+    _features: Features
+
+    @abstractmethod
+    def _scorer(self, what: What) -> Scorer:
+        """What the fitted model says of every sample."""
+
+    def _problem(
+        self, X: AnySamples, feature_dims: str | Sequence[str] | None, labels: Any = None, weights: Any = None
+    ) -> Problem:
+        """Validated data, with what is known of each sample."""
+        if is_chunked(X):
+            features = named_features(X, feature_dims)
+            problem = Problem(X, samples_of(X, features, labels, weights), features)
+            self.n_features_in_ = problem.samples.n_features
+            if hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+            if features.names:
+                self.feature_names_in_ = np.array(features.names, dtype=object)
+        else:
+            if feature_dims is not None:
+                raise InputError(f"feature_dims={feature_dims!r} is for xarray objects, not for {type(X).__name__}")
+            x = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+            problem = Problem(x, open_samples(x, labels=labels, weights=weights), Features())
+        self._features = problem.features
+        return problem
+
+    def _remembered(self) -> Features:
+        names = tuple(map(str, getattr(self, "feature_names_in_", ())))
+        return replace(getattr(self, "_features", Features()), names=names)
+
+    def _score(self, what: What, X: AnySamples) -> Any:
+        check_is_fitted(self)
+        if is_chunked(X):
+            return score_chunked(X, self._scorer(what), self._remembered())
+        return score_array(validate_data(self, X, reset=False), self._scorer(what))
 
 
 def workers_for(samples: Samples) -> AbstractContextManager[Workers]:

@@ -134,6 +134,11 @@ class Family(ABC):
     #: What of the components can be held fixed.
     parts: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def title(self) -> str:
+        """What a mixture of it is called."""
+        return f"{self.name} mixture"
+
     def contains(self, other: Family) -> bool:
         """Whether every mixture of another family is one of this family too, and they differ."""
         return False

@@ -67,6 +67,11 @@ class Gamma(Independent):
     single = False
     needs = "positive values"
 
+    @property
+    def title(self) -> str:
+        """What a mixture of it is called."""
+        return "Gamma mixture"
+
     def natural_parameters(self, weights: FloatArray, components: Gammas, log_volume: float) -> FloatArray:
         """Theta = (log w + sum_j (a log b - log Gamma(a)), -b, a - 1)."""
         shapes, rates = components.shapes, components.rates

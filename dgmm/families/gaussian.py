@@ -210,6 +210,11 @@ class GaussianFamily(Family):
     elliptical = True
     parts = ("means", "covariances")
 
+    @property
+    def title(self) -> str:
+        """What a mixture of it is called."""
+        return f"{self.name} Gaussian mixture"
+
     def natural_parameters(self, weights: FloatArray, components: Gaussians, log_volume: float) -> FloatArray:
         """Theta, shape (K, P)."""
         return self.expand(self.log_peaks(weights, components, log_volume), components)

@@ -49,6 +49,11 @@ class Poisson(Independent):
     single = False
     needs = "counts, which are whole numbers from zero up"
 
+    @property
+    def title(self) -> str:
+        """What a mixture of it is called."""
+        return "Poisson mixture"
+
     def natural_parameters(self, weights: FloatArray, components: Rates, log_volume: float) -> FloatArray:
         """Theta = (log w - sum of the rates, log rates)."""
         peaks = np.log(weights) - components.means.sum(axis=1) + log_volume

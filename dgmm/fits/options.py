@@ -352,6 +352,12 @@ class Training(Settings):
         "often each component is found again, and standard errors. 20 are a beginning. 0: none.",
     )
 
+    keep_path: bool = Field(
+        False,
+        description="Keep the mixtures of the last climb over all the data with the model, one for each pass "
+        "(Fit.path, which dgmm.plot.steps draws).",
+    )
+
     @property
     def searches(self) -> bool:
         """Whether other mixtures than starts are tried on the sample."""

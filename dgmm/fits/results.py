@@ -114,6 +114,9 @@ class Fit:
     classes : tuple of int or of str
         Names of the classes that were known of samples; components are theirs, as many of each, one class after the
         other. None of them where no sample had a label.
+    path : tuple of Mixture
+        What each pass of the last climb over all the data has evaluated, in the data's units, its components in the
+        order of those of `mixture`; none where it was not kept (`keep_path`). Accelerated training rejects some.
     judged : BlockSums or None
         What the mixture says of the rows that were held out, block by block, from which standard errors follow; None
         if none were. It is not stored with a model.
@@ -141,6 +144,7 @@ class Fit:
     assignment: Assignment = "soft"
     prior: PriorName = "none"
     classes: Names = ()
+    path: tuple[Mixture, ...] = field(default=(), repr=False, compare=False)
     evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
     judged: BlockSums | None = field(default=None, repr=False, compare=False)
 
@@ -233,8 +237,9 @@ class Fit:
         collapsed = tuple(sorted(places[component] for component in self.collapsed))
         outcome = replace(self.outcome, components=collapsed)
         clusters = None if self.clusters is None else self.clusters.reordered(order)
-        mixture = self.mixture.taken(order)
-        return replace(self, mixture=mixture, outcome=outcome, stability=stability, clusters=clusters, evaluated=None)
+        mixture, path = self.mixture.taken(order), tuple(step.taken(order) for step in self.path)
+        changed = replace(self, mixture=mixture, outcome=outcome, stability=stability, clusters=clusters)
+        return replace(changed, path=path, evaluated=None)
 
     def place(self, feature: str | int) -> int:
         """The number of a feature, by its name or that number."""

@@ -4,14 +4,24 @@ The race carries those that may still win over all the data, in shared passes, d
 what has become of each candidate is an `Outcome`. A fit is given out with all that is known of how it was come by.
 """
 
-from dgmm.fitting.fit import merge_samples, passes_over, path_of, select_samples, train_samples
+from dgmm.fitting.fit import (
+    fit_one,
+    merge_samples,
+    passes_over,
+    path_of,
+    select_samples,
+    started,
+    train_samples,
+)
 from dgmm.fitting.projection import projection_of
 
 __all__ = [
+    "fit_one",
     "merge_samples",
     "passes_over",
     "path_of",
     "projection_of",
     "select_samples",
+    "started",
     "train_samples",
 ]

@@ -211,14 +211,9 @@ def train_samples(
     given: Given | None = None,
     journal: Journal | None = None,
 ) -> Fit:
-    """Fit one mixture; raises `CollapseError` where there is nothing to return."""
-    candidate = Candidate(one.number(samples.labels), one.covariance_type)
+    """Fit one mixture, and warn of what it lacks; raises `CollapseError` where there is nothing to return."""
     with one_blas_thread:
-        passes = passes_over(samples, workers, options, journal=journal)
-        fits, failures = fit_candidates(passes, [candidate], options, given=given)
-        if failures:
-            raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
-        fit = with_stability(passes, fits[candidate], options)
+        fit = fit_one(passes_over(samples, workers, options, journal=journal), one, options, given)
     if not fit.outcome.is_sound:
         logger.warning("%s: %s", fit.state, fit.reason)
     elif not fit.converged:
@@ -227,6 +222,39 @@ def train_samples(
             fit.state, fit.remaining_gain, options.max_iter,
         )  # fmt: skip
     return fit
+
+
+def started(one: One, samples: Samples, start: Fit | Mixture) -> tuple[One, Samples, Given]:
+    """What is fitted from a whole mixture: with its number of components, to its features in its order.
+
+    Raises
+    ------
+    InputError
+        If another mixture is asked for, or samples have other features, or labels.
+    """
+    mixture = start if isinstance(start, Mixture) else start.mixture
+    if samples.labels is not None:
+        raise InputError("a start is for samples without labels, whose own starts are what is known: leave it out")
+    k, kind = one.n_components or mixture.n_components, one.covariance_type
+    if (k, kind) != (mixture.n_components, mixture.covariance_type):
+        raise InputError(
+            f"n_components={k}, covariance_type={kind} are not those of the start, {mixture.n_components} and "
+            f"{mixture.covariance_type}: ask for these"
+        )
+    if isinstance(start, Fit):
+        samples = samples.like(start.features, start.layout)
+    if samples.n_features != mixture.n_features:
+        raise InputError(f"{samples.name} has {samples.n_features} features, the start {mixture.n_features}")
+    return one.model_copy(update={"n_components": k}), samples, Given(mixture=mixture)
+
+
+def fit_one(passes: Passes, one: One, options: Training, given: Given | None = None) -> Fit:
+    """Fit one mixture without a word; raises `CollapseError` where there is nothing to return."""
+    candidate = Candidate(one.number(passes.samples.labels), one.covariance_type)
+    fits, failures = fit_candidates(passes, [candidate], options, given=given)
+    if failures:
+        raise CollapseError(f"{candidate} collapsed: {failures[candidate].reason}")
+    return with_stability(passes, fits[candidate], options)
 
 
 def select_samples(

@@ -124,12 +124,17 @@ class Race:
     def _pass_by_pass(self, runners: Mapping[K, Runner], where: str = "") -> Iterator[tuple[Pass, K]]:
         """Climb for as many passes as are left, keep the records and log a line for each; yields it and who leads."""
         climbing, began = list(runners.values()), self.passes.clock()
+        evaluated = [r.ascent.proposal for r in climbing]
         for step in climb([r.ascent for r in climbing], self._evaluate, self.options.max_iter - self.done):
             self.done += 1
             seconds = self.passes.clock() - began
             for runner in (climbing[i] for i in step.ascents):
                 runner.history.append((runner.ascent.remaining_gain / self.n, seconds))
                 runner.exact = None
+            if self.options.keep_path:
+                for i in step.ascents:
+                    climbing[i].path.append(evaluated[i])
+                evaluated = [r.ascent.proposal for r in climbing]
             leader = self._lowest(runners)
             self._log(leader, runners, len(step.ascents), where, seconds)
             yield step, leader
@@ -359,8 +364,10 @@ class Race:
         assert runner.best is not None
         log_likelihood, entropy, held_out = self.judgement(runner.best.statistics)
         gains, seconds = zip(*runner.history, strict=True)
+        order, frame = self.order(a.mixture), a.ground.frame
         return Fit(
-            mixture=a.mixture.taken(self.order(a.mixture)).to_data(a.ground.frame),
+            mixture=a.mixture.taken(order).to_data(frame),
+            path=tuple(mixture.taken(order).to_data(frame) for mixture in runner.path),
             evaluated=runner.best,
             log_likelihood=log_likelihood,
             n_samples=self.n,

@@ -9,6 +9,7 @@ import numpy as np
 
 from dgmm.em import Ascent, Evaluated
 from dgmm.fits import Outcome
+from dgmm.mixture import Mixture
 
 
 class State(StrEnum):
@@ -52,6 +53,8 @@ class Runner:
         Whether single precision has dropped it by mistake, and may not do so again.
     exact : Evaluated or None
         Its best mixture by a pass in double precision, where all the others are in single.
+    path : list of Mixture
+        What each pass has evaluated, in frame coordinates, if that is kept.
     """
 
     ascent: Ascent
@@ -61,6 +64,7 @@ class Runner:
     dropped: Outcome | None = None
     pardoned: bool = False
     exact: Evaluated | None = None
+    path: list[Mixture] = field(default_factory=list)
 
     @property
     def state(self) -> State:

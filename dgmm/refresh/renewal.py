@@ -14,7 +14,7 @@ from dgmm.fitting import select_samples, train_samples
 from dgmm.pipeline import samples_of, stage, workers_of
 from dgmm.refresh.night import CANDIDATE, Night, note, noted
 from dgmm.refresh.state import State
-from dgmm.search import check_given
+from dgmm.search import Given
 from dgmm.store import JOURNAL, Record, Status, journal_at, place_at, settings_in
 from dgmm.words import describe
 
@@ -74,9 +74,7 @@ def fit_stage(job: Refresh) -> str | None:
             if champion is not None and job.how == "update":
                 m = champion.fit.mixture
                 one = One(n_components=m.n_components, covariance_type=m.covariance_type)
-                precisions = m.family.precisions(m.components)  # type: ignore[attr-defined]
-                given = check_given(m.family, m.n_components, m.n_features, m.weights, m.means, precisions)
-                fit = train_samples(state.samples, workers, one, training, given, journal)
+                fit = train_samples(state.samples, workers, one, training, Given(mixture=m), journal)
             else:
                 selection = select_samples(state.samples, workers, stage(Search, job), training, journal)
                 fit, table = selection.best, selection.table

@@ -26,6 +26,8 @@ SCORES_KIND = "dgmm-scores-"
 SCORES_FORMAT = f"{SCORES_KIND}2"
 #: The last one only if asked for.
 VARIABLES = ("label", "probability", "log_density", "probabilities")
+#: Attributes that say what labels are of, where there are any: those of a source by these names are not kept.
+OF_LABELS = ("classes", "clusters")
 
 
 def label_dtype(n_components: int) -> type[np.signedinteger]:
@@ -49,6 +51,14 @@ def labels_of(model: Fit, level: Sequence[int] | None) -> tuple[str, list[str]]:
     return what, [f"{what}_{i}" for i in range(n_labels(model.n_components, level))]
 
 
+def labels_in(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Each label in words, as the attributes of scores say them."""
+    if "classes" in attributes:
+        return tuple(f"class {name}" for name in json.loads(attributes["classes"]))
+    what = "cluster" if "clusters" in attributes else "component"
+    return tuple(f"{what} {k}" for k in range(int(attributes["n_components"])))
+
+
 def types_of(n_components: int, probabilities: bool) -> dict[str, np.dtype[Any]]:
     """The arrays that are written, with their types."""
     found: list[Any] = [label_dtype(n_components), np.float32, np.float64, *([np.float32] if probabilities else [])]
@@ -69,9 +79,9 @@ def create(
     group = zarr.create_group(store, zarr_format=3)
     group.attrs.update(
         {
-            **{str(name): plain(value) for name, value in samples.coords.attrs.items()},
+            **{str(name): plain(value) for name, value in samples.coords.attrs.items() if name not in OF_LABELS},
             "format": SCORES_FORMAT,
-            "title": f"Scores of a {model.covariance_type} Gaussian mixture with {model.n_components} components{made}",
+            "title": f"Scores of a {model.mixture.family.title} with {model.n_components} components{made}",
             "source": samples.name,
             "n_components": k,
             **({} if level is None else {"clusters": list(level)}),

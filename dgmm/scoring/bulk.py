@@ -28,6 +28,7 @@ from dgmm.scoring.arrays import (
     VARIABLES,
     create,
     label_dtype,
+    labels_in,
     labels_of,
     n_labels,
     others_in,
@@ -61,22 +62,26 @@ class Scored:
         Samples with a missing value.
     log_density : float
         Sum of the log densities: the total log-likelihood of the data.
+    labels : tuple of str
+        What each label is, in words; empty while that does not matter.
     """
 
     counts: IntArray
     n_missing: int
     log_density: float
+    labels: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, table: Entries) -> Scored:
+    def of(cls, table: Entries, labels: tuple[str, ...] = ()) -> Scored:
         """Of all regions; the order in which they were written does not matter."""
         counts = table.counts.sum(axis=0, dtype=np.int64)
-        return cls(counts, int(table.missing.sum(dtype=np.int64)), math.fsum(table.log_density))
+        return cls(counts, int(table.missing.sum(dtype=np.int64)), math.fsum(table.log_density), labels)
 
     @classmethod
     def in_attributes(cls, found: Mapping[str, Any]) -> Scored:
         """As the attributes of complete scores say it; see `attributes_of`."""
-        return cls(np.array(found["counts"], dtype=np.int64), int(found["n_missing"]), float(found["log_likelihood"]))
+        counts = np.array(found["counts"], dtype=np.int64)
+        return cls(counts, int(found["n_missing"]), float(found["log_likelihood"]), labels_in(found))
 
 
 @dataclass(frozen=True)
@@ -316,7 +321,7 @@ def score_samples(
         logger.info("%s is of these data and this model already: nothing is to be scored", output.place.name)
         # what somebody has begun and not ended is of no use any more
         output.kept = False
-        return Scored.of(former.table)
+        return Scored.of(former.table, labels_in(former.attributes))
 
     def leaf() -> ScoreSegment:
         """Made when it is wanted: who records what may have changed."""
@@ -341,8 +346,8 @@ def score_samples(
                 f"{len(lost)} regions of {output.place.name} are gone (first {min(lost)}): run the same again"
             )
         write_coordinates(store, samples)
-        scored = Scored.of(table)
         group = zarr.open_group(store, mode="r+", use_consolidated=False)
+        scored = Scored.of(table, labels_in(group.attrs))
         coordinates = {name: stored_digest(store, name) for name in others_in(store)}
         write_ledger(group, ledger.head, table, coordinates, found.regions)
         # what others have said of scores that are brought up to date is still said

@@ -9,7 +9,7 @@ import numpy as np
 from dgmm.data import Grid, Samples
 from dgmm.engine import Fold, Leaf, Workers
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
-from dgmm.passes import refuse_infinite
+from dgmm.passes import refuse_values
 from dgmm.rows import Rows
 
 
@@ -54,7 +54,7 @@ class TotalSegment(Leaf[Total]):
         # in double precision, whatever the samples are
         total = float(score(kept, self.plan).log_density.sum()) + len(kept) * self.log_scale
         if not np.isfinite(total):
-            refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
+            refuse_values(self.plan.families, self.name, self.features, self.grid, segment, rows)
         return Total(total, len(kept))
 
     def working_bytes(self, n_rows: int) -> int:

@@ -191,19 +191,25 @@ class Given:
     means : ndarray, shape (K, d), or None
     factors : ndarray or None
         Square roots of the covariances, as the family keeps them.
+    mixture : Mixture or None
+        All of it, of any family, in the place of parts.
     """
 
     weights: FloatArray | None = None
     means: FloatArray | None = None
     factors: FloatArray | None = None
+    mixture: Mixture | None = None
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to the method, so that all starts are the same."""
-        return self.weights is not None and self.means is not None and self.factors is not None
+        parts = self.weights, self.means, self.factors
+        return self.mixture is not None or all(part is not None for part in parts)
 
     def replace_in(self, start: Mixture, frame: Frame) -> Mixture:
         """A start, in frame coordinates, with the given parts in place of its own."""
+        if self.mixture is not None:
+            return self.mixture.to_frame(frame)
         family = start.family
         arrays = {name: values for name, (_, values) in family.arrays(start.to_data(frame).components).items()}
         if self.means is not None:

@@ -38,6 +38,8 @@ STABILITY = {
     "weights_se": ("component",),
     "means_se": ("component", "feature"),
 }
+#: How the names of variables begin that hold the mixtures of a climb, step by step.
+OF_PATH = "path_"
 #: How much is quoted of what is wrong: values may be long.
 MOST_SAID = 300
 #: To what share the stored values of what follows from others may differ from what follows here.
@@ -158,7 +160,8 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
     """A fit as a dataset.
 
     Variables: ``weights`` (component), ``means`` (component, feature), ``covariances`` in the shape of the covariance
-    type, ``factors`` (their square roots, from which the mixture is rebuilt exactly) and ``trajectory`` (pass).
+    type, ``factors`` (their square roots, from which the mixture is rebuilt exactly) and ``trajectory`` (pass); with
+    ``path_`` before their names those of a path, if there is one (step).
     Everything else is in the attributes: numbers and texts; lists of texts, the settings and the table of candidates
     as JSON. ``digest`` is a name of the mixture, ``checksum`` one of everything.
     """
@@ -180,6 +183,8 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
     if fit.clusters is not None:
         variables["clusters"] = (("level", "component"), fit.clusters.levels.astype(np.float64))
         variables["cluster_entropies"] = ("level", fit.clusters.entropies, {"units": "nat"})
+    for name, (dims, values) in _together(fit.path).items():
+        variables[f"{OF_PATH}{name}"] = (("step", *dims), values)
     numbers = {
         "log_likelihood": fit.log_likelihood,
         **{str(c): fit.criterion(c) for c in (Criterion.BIC, Criterion.AIC, Criterion.ICL)},
@@ -223,6 +228,15 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
     }
     dataset = xr.Dataset(variables, attrs=attributes)
     return dataset.assign_attrs(checksum=checksum(dataset))
+
+
+def _together(path: tuple[Mixture, ...]) -> dict[str, tuple[tuple[str, ...], AnyArray]]:
+    """Weights and arrays of the mixtures of a path, stacked, with the dimensions of each."""
+    if not path:
+        return {}
+    every = [mixture.family.arrays(mixture.components) for mixture in path]
+    found = {name: (dims, np.stack([arrays[name][1] for arrays in every])) for name, (dims, _) in every[0].items()}
+    return {"weights": (("component",), np.stack([mixture.weights for mixture in path])), **found}
 
 
 def check_format(attributes: Mapping[str, Any], name: str) -> None:
@@ -324,6 +338,7 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         spread=None if a.spread is None else a.spread.spread(),
         stability=_stability(arrays, a),
         clusters=_clusters(arrays, a),
+        path=_path(arrays, a),
         fixed=a.fixed,
         assignment=a.assignment,
         prior=a.prior,
@@ -361,6 +376,19 @@ def _stability(arrays: Mapping[str, AnyArray], a: Attributes) -> Stability | Non
         if found[name].shape != tuple(sizes[dim] for dim in dims) or not sizes["refit"]:
             raise ValueError(f"its stability_{name} have shape {found[name].shape}")
     return Stability(a.stability_rows, a.stability_blocks, **found)
+
+
+def _path(arrays: Mapping[str, AnyArray], a: Attributes) -> tuple[Mixture, ...]:
+    """The mixtures of a climb; raises `ValueError` where they are none of the model's kind."""
+    family = get_family(a.family)
+    found = {name.removeprefix(OF_PATH): values for name, values in arrays.items() if name.startswith(OF_PATH)}
+    if any(values.shape[1:] != arrays[name].shape or len(values) > a.n_passes for name, values in found.items()):
+        raise ValueError("its path is not one of such mixtures")
+    n = {len(values) for values in found.values()}
+    if len(n) > 1:
+        raise ValueError(f"its path has {' and '.join(map(str, sorted(n)))} steps")
+    steps = ({name: values[i] for name, values in found.items()} for i in range(max(n, default=0)))
+    return tuple(Mixture(family, step["weights"], family.from_arrays(step)) for step in steps)
 
 
 def _clusters(arrays: Mapping[str, AnyArray], a: Attributes) -> Clusters | None:

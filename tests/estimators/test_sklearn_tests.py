@@ -13,7 +13,7 @@ import sklearn.mixture.tests.test_bayesian_mixture as of_bayesian
 import sklearn.mixture.tests.test_gaussian_mixture as of_gaussian
 import sklearn.mixture.tests.test_mixture as of_both
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_classifiers_classes, parametrize_with_checks
 
 import dgmm
 
@@ -114,3 +114,32 @@ def test_what_is_left_out_is_there() -> None:
 @parametrize_with_checks([dgmm.GaussianMixture(), dgmm.BayesianGaussianMixture()])
 def test_checks_of_estimators(estimator: Any, check: Any) -> None:
     check(estimator)
+
+
+UNKNOWN = "one of its classes is called -1, which is unknown in semi-supervised learning"
+FEWER_ROWS = "fewer rows than features, which have no covariance of full rank"
+
+
+def left_out_of(classifier: dgmm.GaussianMixtureClassifier) -> dict[str, str]:
+    """Checks that it cannot pass, and why."""
+    few = ("check_sample_weight_equivalence_on_dense_data", "check_classifiers_one_label_sample_weights")
+    return {
+        "check_classifiers_classes": UNKNOWN,
+        **({} if classifier.covariance_type == "diag" else dict.fromkeys(few, FEWER_ROWS)),
+    }
+
+
+CLASSIFIERS = [dgmm.GaussianMixtureClassifier(), dgmm.GaussianMixtureClassifier(covariance_type="diag")]
+
+
+# of a handful of rows
+@pytest.mark.filterwarnings("ignore:collapsed.*too few samples:sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(CLASSIFIERS, expected_failed_checks=left_out_of, xfail_strict=True)
+def test_checks_of_the_classifier(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_classes_of_the_classifier_but_for_the_unknown(classifier: dgmm.GaussianMixtureClassifier) -> None:
+    """As scikit-learn checks its own semi-supervised ones, by their names."""
+    check_classifiers_classes("LabelPropagation", classifier)

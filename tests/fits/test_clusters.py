@@ -238,7 +238,8 @@ class TestOfAFit:
         assert main(["info", out]) == 0
         assert shown.rpartition("\nmodel: ")[0] in capsys.readouterr().out
         record = store.read(out)
-        assert record.settings == {"criterion": "aic"}
+        assert record.settings["criterion"] == "aic"
+        assert record.settings["merge"]["sample_rows"] == 500
         clusters = record.fit.clusters
         assert clusters is not None
         assert clusters.n_rows == 500

@@ -20,6 +20,7 @@ from dgmm.api import open_scores
 from dgmm.cli import main
 from dgmm.estep import score as score_rows
 from dgmm.mixture import Mixture
+from dgmm.scoring import Scored
 
 X, Y = load_iris(return_X_y=True)
 NAMES = np.array(load_iris().target_names)[Y]
@@ -295,6 +296,7 @@ def test_classes_come_back_by_their_names(per_class: int, tmp_path: Path, capsys
     assert attributes["flag_meanings"] == "missing setosa versicolor virginica"
     assert list(attributes["flag_values"]) == [-1, 0, 1, 2]
     assert json.loads(scores.attrs["classes"]) == list(fit.classes)
+    assert Scored.in_attributes(scores.attrs).labels == ("class setosa", "class versicolor", "class virginica")
     expected = fit.class_probabilities(X)
     np.testing.assert_array_equal(scores["label"], expected.argmax(axis=1))
     np.testing.assert_allclose(scores["probability"], expected.max(axis=1), rtol=1e-6)

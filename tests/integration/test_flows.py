@@ -8,11 +8,13 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import xarray as xr
 
 import dgmm
-from dgmm.config import Cluster, Data, Pipeline, Score, Select, Train
+from dgmm.config import Cluster, Data, Merge, Pipeline, Predict, Score, Select, Train
 from dgmm.errors import ClusterError
 from dgmm.fits import Training
 from tests import journals
@@ -142,6 +144,49 @@ def test_train_select_and_score(job: Pipeline, tmp_path: Path) -> None:
     assert artifacts("dgmm-select")
     (summary,) = artifacts("dgmm-score")
     assert "272 samples scored, 0 missing" in str(summary.data)
+
+
+def test_merge_and_predict_keep_what_is_there(job: Pipeline, lines: Lines, tmp_path: Path) -> None:
+    from dgmm.pipeline import run_train, write_example
+    from flows.merge import merge
+    from flows.predict import predict
+
+    write_example(job)
+    common = {"data": job.data, "cluster": job.cluster}
+    for name, k in (("m", 4), ("other", 3)):
+        run_train(Train(**common, out=str(tmp_path / name), n_components=k, training=Training(n_init=2)))
+    merging = Merge(**common, model=str(tmp_path / "m"), out=str(tmp_path / "merged"))
+    said = {}
+    for done in (False, True):
+        lines.text = ""
+        assert merge(merging) == merging.out
+        said[done] = str(artifacts("dgmm-merge")[-1].data)
+        assert ("kept" in lines.text) == done
+    clusters = dgmm.load(tmp_path / "merged").clusters
+    assert clusters is not None
+    assert clusters.words in said[False] == said[True]
+    assert clusters.levels[2].tolist() == dgmm.merge(tmp_path / "m", job.data.path).clusters.level(3).tolist()
+    merge(merging.model_copy(update={"out": None}))
+    for other in ({"seed": 1}, {"model": str(tmp_path / "other")}):
+        with pytest.raises(dgmm.OutputExistsError, match=f"made with other settings \\(.*{next(iter(other))}"):
+            merge(merging.model_copy(update=other))
+    # of a merged model the clusters may be found anew
+    again = Merge(**common, model=str(tmp_path / "merged"), out=str(tmp_path / "again"))
+    merge(again)
+
+    asked = Predict(**common, model=str(tmp_path / "m"), out=str(tmp_path / "p"), of=["waiting"])
+    for done in (False, True):
+        lines.text = ""
+        assert predict(asked) == asked.out
+        assert ("kept" in lines.text) == done
+        assert f"272 samples predicted, 0 missing: {asked.out}" in str(artifacts("dgmm-predict")[-1].data)
+    found, samples = (xr.open_zarr(path, consolidated=False) for path in (asked.out, job.data.path))
+    mean, _ = dgmm.load(tmp_path / "m").predict(samples["eruptions"].values[:, None], ["waiting"])
+    np.testing.assert_allclose(found["waiting"], mean[:, 0], rtol=1e-10)
+    for other in ({"variance": True}, {"model": str(tmp_path / "other")}):
+        with pytest.raises(dgmm.OutputExistsError, match=f"made with other settings \\(.*{next(iter(other))}"):
+            predict(asked.model_copy(update=other))
+    predict(asked.model_copy(update={"variance": True, "overwrite": True}))
 
 
 def test_wrong_settings_are_one_line_and_exit_code_two(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_gridded(tmp_path: Path, scores: xr.Dataset) -> None:
     )
     page = (tmp_path / "report.html").read_text()
     assert f"{best.bic:,.1f}" in page
-    assert "mixture of 3 components with full covariances" in page
+    assert "A full Gaussian mixture of 3 components, fitted" in page
     assert "1,234" in page
     assert "Classes &lt;of&gt; water" in page
     assert "<of>" not in page
@@ -139,7 +139,7 @@ def test_nothing_but_the_model(tmp_path: Path) -> None:
     scores = xr.Dataset({"label": ("row", [-1]), "probability": ("row", [np.nan])})
     write_report(tmp_path / "report.html", title="Bare", fit=fit, table=None, scores=scores)
     page = (tmp_path / "report.html").read_text()
-    assert "mixture of 1 component with" in page
+    assert "A full Gaussian mixture of 1 component, fitted" in page
     assert images(page) == []
 
 

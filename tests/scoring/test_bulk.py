@@ -25,6 +25,7 @@ import zarr
 from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import poisson
 from sklearn.mixture import GaussianMixture
 from zarr.storage import MemoryStore
 
@@ -40,7 +41,7 @@ from dgmm.errors import InputError, OutputExistsError
 from dgmm.fits import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
 from dgmm.pipeline import made_with, run_score
-from dgmm.scoring import score_samples
+from dgmm.scoring import Scored, score_samples, total_log_density
 from dgmm.scoring.arrays import label_dtype
 from dgmm.scoring.bulk import ScoreSegment
 from dgmm.scoring.ledger import Recording
@@ -213,6 +214,24 @@ def test_values_that_cannot_come_from_the_family_are_named(value: float, tmp_pat
     with pytest.raises(InputError, match=rf"is {value:g} at sample \(40\): a poisson mixture is of counts"):
         dgmm.score(fit, x, tmp_path / "s.zarr")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("value", "said"), [(2.5, "is 2.5 at sample \\(40\\): a poisson"), (np.inf, "inf at sample")])
+def test_a_total_of_values_that_cannot_be_is_refused(value: float, said: str) -> None:
+    x = np.random.default_rng(0).poisson([3.0, 9.0], (60, 2)).astype(float)
+    plan = dgmm.train(x, 1, "poisson").mixture.density_plan()
+    expected = poisson(x.mean(axis=0)).logpmf(x).sum()
+    assert total_log_density(open_samples(x), plan, 0.0, threads(2)).log_density == pytest.approx(expected, rel=1e-10)
+    x[40, 1], x[50] = value, np.nan
+    with pytest.raises(InputError, match=said):
+        total_log_density(open_samples(x), plan, 0.0, threads(2))
+
+
+@pytest.mark.parametrize(("kind", "title"), [("tied", "tied Gaussian"), ("poisson", "Poisson"), ("gamma", "Gamma")])
+def test_scores_say_of_what_mixture_they_are(kind: str, title: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).poisson([3.0, 9.0], (60, 2)) + 1.0
+    found = dgmm.score(dgmm.train(x, 1, kind), x, tmp_path / "s.zarr")
+    assert found.attrs["title"] == f"Scores of a {title} mixture with 1 components"
 
 
 @pytest.mark.parametrize(
@@ -978,3 +997,12 @@ def test_the_summary_adds_up(tmp_path: Path) -> None:
     np.testing.assert_array_equal(total.counts, np.bincount(expected.predict(x[present]), minlength=3))
     assert total.n_missing == (~present).sum()
     assert total.log_density == pytest.approx(expected.score_samples(x[present]).sum(), rel=1e-12)
+    assert total.labels == ("component 0", "component 1", "component 2")
+
+
+def test_what_a_source_says_of_classes_is_not_said_of_labels(tmp_path: Path) -> None:
+    attributes = {"classes": "forest, water", "clusters": 9}
+    source = xr.Dataset({"x": (("s", "f"), table())}, attrs=attributes)
+    found = dgmm.score(fit_of(make_mixture()), source, tmp_path / "s.zarr").attrs
+    assert not {*attributes} & {*found}
+    assert Scored.in_attributes(found).labels == ("component 0", "component 1", "component 2")
