@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dgmm.estep import SOFT, Sharing
-from dgmm.families import Frame, Moments, SufficientStatistics
+from dgmm.families import Frame, Moments, Noise, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 
@@ -36,6 +36,8 @@ class Ground:
         How the E-step shares samples out.
     constant : bool
         Whether sums do not depend on the mixture, since the component of every sample is known.
+    noise : Noise, optional
+        What mixtures have beside their components to begin with.
     """
 
     frame: Frame
@@ -46,6 +48,7 @@ class Ground:
     fixed: frozenset[str] = frozenset()
     sharing: Sharing = SOFT
     constant: bool = False
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,9 @@ def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground)
     elif "means" in fixed:
         statistics, moments = family.about(statistics, mixture.components, moments)
     weights, components = family.maximise(statistics, mixture.components, moments, floor)
-    return holding(Mixture(family, weights, components), mixture, fixed)
+    made = holding(Mixture(family, weights, components), mixture, fixed)
+    noise = mixture.noise
+    return made if noise is None else made.beside(noise.weighing(statistics.noise / statistics.count))
 
 
 def holding(mixture: Mixture, held: Mixture, fixed: Collection[str]) -> Mixture:
@@ -107,4 +112,6 @@ def holding(mixture: Mixture, held: Mixture, fixed: Collection[str]) -> Mixture:
     if not fixed:
         return mixture
     weights = held.weights if "weights" in fixed else mixture.weights
-    return Mixture(mixture.family, weights, mixture.family.holding(mixture.components, held.components, fixed))
+    components = mixture.family.holding(mixture.components, held.components, fixed)
+    made = Mixture(mixture.family, weights, components)
+    return made if mixture.noise is None else made.beside(mixture.noise)

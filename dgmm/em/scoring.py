@@ -173,7 +173,10 @@ class ScoringState:
 
 
 def accelerated(mixture: Mixture, ground: Ground) -> Method:
-    """Anderson's method, with scoring where there is a sample to take scores of, and these tell of all there is."""
+    """Anderson's method, with scoring where there is a sample to take scores of, and these tell of all there is.
+
+    Of noise they do not.
+    """
     state = AndersonState.start(mixture, ground)
-    plain = ground.sample is None or ground.fixed or ground.sharing != SOFT
+    plain = ground.sample is None or ground.fixed or ground.sharing != SOFT or mixture.noise is not None
     return state if plain else ScoringState(state, ground)

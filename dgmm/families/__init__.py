@@ -14,6 +14,7 @@ from dgmm.families.frame import Frame, FrameKind, Moments, apply_linear, make_fr
 from dgmm.families.full import Full
 from dgmm.families.gamma import LOGARITHMIC_CHAIN, Gamma, Gammas
 from dgmm.families.gaussian import GAUSSIAN_CHAIN, GaussianFamily, Gaussians, pack_second
+from dgmm.families.noise import NOISE, Noise
 from dgmm.families.poisson import Poisson, Rates
 from dgmm.families.spherical import Spherical
 from dgmm.families.statistics import SufficientStatistics
@@ -26,6 +27,7 @@ __all__ = [
     "GAUSSIAN_CHAIN",
     "GROUPS",
     "LOGARITHMIC_CHAIN",
+    "NOISE",
     "SCIKIT_LEARN",
     "Family",
     "FeatureMap",
@@ -36,6 +38,7 @@ __all__ = [
     "Gaussians",
     "LocalFrames",
     "Moments",
+    "Noise",
     "Rates",
     "SufficientStatistics",
     "apply_linear",

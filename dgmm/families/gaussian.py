@@ -209,6 +209,7 @@ class GaussianFamily(Family):
     letters: ClassVar[str] = ""
     elliptical = True
     parts = ("means", "covariances")
+    noisy = True
 
     def natural_parameters(self, weights: FloatArray, components: Gaussians, log_volume: float) -> FloatArray:
         """Theta, shape (K, P)."""

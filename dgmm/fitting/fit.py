@@ -53,12 +53,13 @@ def fit_candidates(
             )
     for name in dict.fromkeys(c.covariance_type for c in candidates):
         check_fixed(get_family(name), options.fixed)
+        check_noise(get_family(name), samples, options)
         passes.check(get_family(name))
     sample = profile.sample.first(len(profile.sample.rows))
     grounds = {
         name: replace(ground, held_out=profile.held_out.in_frame(ground.frame), sample=sample)
         for name, ground in grounds_for(
-            candidates, profile.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing
+            candidates, profile.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing, passes.noise
         ).items()
     }
     logger.info(
@@ -77,6 +78,7 @@ def fit_candidates(
             criterion=None if keep_all else criterion,
             n_threads=passes.fold.workers.driver_threads,
             sharing=passes.sharing,
+            noise=passes.noise,
         )
     starts, failures = dict(found.mixtures), dict(found.failures)
     for c in candidates:
@@ -116,6 +118,16 @@ def check_fixed(family: Family, fixed: Sequence[str]) -> None:
     for part in fixed:
         if part not in known:
             raise InputError(f"a {family.name} mixture has no {part} to hold fixed: choose from {', '.join(known)}")
+
+
+def check_noise(family: Family, samples: Samples, options: Training) -> None:
+    """Raise `InputError` if there is to be noise where there cannot be any."""
+    if not options.noise:
+        return
+    if not family.noisy:
+        raise InputError(f"noise stands beside Gaussian components, not beside {family.name} ones: leave it out")
+    if samples.labels is not None:
+        raise InputError(f"noise is for samples whose classes are not known, and {samples.name} has labels: leave one out")
 
 
 def judged(passes: Passes, fits: dict[Candidate, Fit]) -> dict[Candidate, Fit]:

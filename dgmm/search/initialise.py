@@ -216,7 +216,7 @@ class Given:
             del arrays["covariances"]
             arrays["factors"] = self.factors
         weights = start.weights if self.weights is None else self.weights
-        return Mixture(family, weights, family.from_arrays(arrays)).to_frame(frame)
+        return Mixture(family, weights, family.from_arrays(arrays)).beside(start.noise).to_frame(frame)
 
 
 def check_given(

@@ -13,7 +13,7 @@ from dask.system import CPU_COUNT
 from dgmm.em import Ascent, Ground
 from dgmm.engine import Node, merge_all
 from dgmm.estep import SOFT, Sharing, accumulate, make_plan, unpack
-from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_family
+from dgmm.families import Frame, FrameKind, Moments, Noise, SufficientStatistics, get_family
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.types import FloatArray
@@ -85,15 +85,21 @@ def grounds_for(
     reg_covar: float,
     fixed: Iterable[str] = (),
     sharing: Sharing = SOFT,
+    noise: Noise | None = None,
 ) -> dict[str, Ground]:
-    """What the M-steps of each covariance type need to know about the data, and what they hold fixed."""
+    """What the M-steps of each covariance type need to know about the data, what they hold fixed and begin with."""
     grounds = {}
     for name in {c.covariance_type for c in candidates}:
         family = get_family(name)
         its_frame = frame(family.frame)
         in_frame = moments.in_frame(its_frame)
         grounds[name] = Ground(
-            its_frame, in_frame, family.floor(reg_covar, in_frame), None, None, frozenset(fixed), sharing
+            its_frame,
+            in_frame,
+            family.floor(reg_covar, in_frame),
+            fixed=frozenset(fixed),
+            sharing=sharing,
+            noise=noise,
         )
     return grounds
 
