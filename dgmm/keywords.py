@@ -77,6 +77,10 @@ class TrainingOptions(TypedDict, total=False):
     """What keeps the values that it begins with: weights, means, covariances. It is not counted among the parameters.
     Only starts are tried then: no path and no moves (search), no component on the worst rows (worst_rows,
     on_collapse)."""
+    noise: bool
+    """A component of constant density in the box of the data beside the K, for rows that belong to none of them; it
+    adds its weight and its volume to the parameters (Gaussian types, samples without labels). No component is put on
+    the worst rows then (worst_rows, on_collapse)."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
     start_rows: int

@@ -48,9 +48,12 @@ def show_selection(settings: Select, selection: Selection) -> str:
 
 def show_scored(settings: Score, scored: Scored) -> str:
     """What scoring has come to, as text."""
-    n, classes = int(scored.counts.sum()), store.load(settings.model).classes
+    model = store.load(settings.model)
+    n, classes = int(scored.counts.sum()), model.classes
     what = "component" if settings.clusters is None else "cluster"
     names = [f"class {name}" for name in classes] or [f"{what} {k}" for k in range(len(scored.counts))]
+    if model.noise is not None:
+        names[-1] = "noise"
     return "\n".join(
         [
             f"{n} samples scored, {scored.n_missing} missing, mean log density {scored.log_density / max(n, 1):.6g}",
@@ -92,6 +95,7 @@ def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
     held += f" (standard error {fit.held_out_se:.4f})" if np.isfinite(fit.held_out_se) else ""
     held += f", {' and '.join(fit.fixed)} held fixed" if fit.fixed else ""
     held += f", classes {', '.join(map(str, fit.classes))}" if fit.classes else ""
+    held += "" if fit.noise is None else f", noise {fit.noise:.1%} of the rows"
     hard = "classification " if fit.assignment == "hard" else ""
     short = f", an estimated {fit.remaining_gain:.2g} nats per sample short of this top"
     return (

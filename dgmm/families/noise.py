@@ -39,7 +39,9 @@ class Noise(Sendable):
         """Noise of a weight in a box; `InputError` if there is no such thing."""
         same = minimum.ndim == 1 and minimum.shape == maximum.shape
         if not same or not (np.isfinite(minimum) & np.isfinite(maximum) & (minimum < maximum)).all():
-            raise InputError("the box of the noise has no volume: its maximum must be above its minimum in all features")
+            raise InputError(
+                "the box of the noise has no volume: its maximum must be above its minimum in all features"
+            )
         if not 0 < weight < 1:
             raise InputError(f"the weight of the noise is {weight:g}: it must be between 0 and 1")
         return cls(weight, minimum, maximum)

@@ -127,7 +127,9 @@ def check_noise(family: Family, samples: Samples, options: Training) -> None:
     if not family.noisy:
         raise InputError(f"noise stands beside Gaussian components, not beside {family.name} ones: leave it out")
     if samples.labels is not None:
-        raise InputError(f"noise is for samples whose classes are not known, and {samples.name} has labels: leave one out")
+        raise InputError(
+            f"noise is for samples whose classes are not known, and {samples.name} has labels: leave one out"
+        )
 
 
 def judged(passes: Passes, fits: dict[Candidate, Fit]) -> dict[Candidate, Fit]:
@@ -251,6 +253,8 @@ def merge_samples(fit: Fit, samples: Samples, workers: Workers, options: Trainin
         raise InputError(
             f"the model has classes ({shortened([*map(str, fit.classes)])}), whose components are together already"
         )
+    if fit.noise is not None:
+        raise InputError("the model has noise beside its components, which belongs to no cluster: train without it")
     samples = samples.like(fit.features, fit.layout)
     with one_blas_thread:
         sample = profile_of(Fold(samples, workers, keep=False), samples, options).sample

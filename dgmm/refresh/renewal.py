@@ -75,7 +75,8 @@ def fit_stage(job: Refresh) -> str | None:
                 m = champion.fit.mixture
                 one = One(n_components=m.n_components, covariance_type=m.covariance_type)
                 precisions = m.family.precisions(m.components)  # type: ignore[attr-defined]
-                given = check_given(m.family, m.n_components, m.n_features, m.weights, m.means, precisions)
+                weights = m.beside(None).weights
+                given = check_given(m.family, m.n_components, m.n_features, weights, m.means, precisions)
                 fit = train_samples(state.samples, workers, one, training, given, journal)
             else:
                 selection = select_samples(state.samples, workers, stage(Search, job), training, journal)

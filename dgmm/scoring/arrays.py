@@ -18,6 +18,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from dgmm.data import Grid, Samples
+from dgmm.families import NOISE
 from dgmm.fits import Fit
 from dgmm.store import UNSETTLED_DTYPE, digest
 
@@ -29,7 +30,7 @@ VARIABLES = ("label", "probability", "log_density", "probabilities")
 
 
 def label_dtype(n_components: int) -> type[np.signedinteger]:
-    """The smallest integer type that holds all labels and -1."""
+    """The smallest integer type that holds all labels, -1 and -2."""
     for dtype in (np.int8, np.int16, np.int32):
         if n_components - 1 <= np.iinfo(dtype).max:
             return dtype
@@ -46,7 +47,8 @@ def labels_of(model: Fit, level: Sequence[int] | None) -> tuple[str, list[str]]:
     if level is None and model.classes:
         return "class", [str(name).replace(" ", "_") for name in model.classes]
     what = "component" if level is None else "cluster"
-    return what, [f"{what}_{i}" for i in range(n_labels(model.n_components, level))]
+    noise = [] if model.noise is None else ["noise"]
+    return what, [*(f"{what}_{i}" for i in range(n_labels(model.n_components, level))), *noise]
 
 
 def types_of(n_components: int, probabilities: bool) -> dict[str, np.dtype[Any]]:
@@ -74,6 +76,7 @@ def create(
             "title": f"Scores of a {model.covariance_type} Gaussian mixture with {model.n_components} components{made}",
             "source": samples.name,
             "n_components": k,
+            **({} if model.noise is None else {"noise": k - 1}),
             **({} if level is None else {"clusters": list(level)}),
             **({"classes": json.dumps(list(model.classes))} if model.classes else {}),
             "covariance_type": model.covariance_type,
@@ -88,7 +91,7 @@ def create(
             -1,
             {
                 "long_name": f"most probable {what}",
-                "flag_values": list(range(-1, k)),
+                "flag_values": [-1, *(range(k) if model.noise is None else [*range(k - 1), NOISE])],
                 "flag_meanings": " ".join(["missing", *names]),
             },
         ),
