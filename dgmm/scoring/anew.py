@@ -81,8 +81,9 @@ def departures(stored: dict[str, AnyArray], anew: dict[str, AnyArray], *, noisy:
     off: dict[str, Any] = {}
     for name, values in stored.items():
         if name == "label":
-            # noise has the last column
-            values = np.where(values == NOISE, every.shape[1] - 1, values) if noisy else values
+            if noisy:  # which has the last column, and no number of a component
+                last = every.shape[1] - 1
+                values = np.where(values == NOISE, last, np.where(values == last, -1, values))
             known = (values >= 0) & (values < every.shape[1])
             given = np.take_along_axis(every, np.where(known, values, 0).astype(int)[:, None], axis=1)[:, 0]
             # of components that are as probable as each other, either
