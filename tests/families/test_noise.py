@@ -10,7 +10,8 @@ from scipy.optimize import minimize
 from scipy.stats import kstest, multivariate_normal, norm
 
 import dgmm
-from dgmm.em import Ground
+from dgmm.em import Evaluated, Ground, from_vector, to_vector
+from dgmm.em.anderson import expected_gain
 from dgmm.errors import InputError
 from dgmm.estep import accumulate, make_plan, unpack
 from dgmm.families import NOISE, Frame, Moments, Noise, get_family, make_frame
@@ -178,6 +179,37 @@ def test_statistics_add_up_and_weights_are_repeated_rows(name: str) -> None:
     np.testing.assert_allclose(weighted.sums, plain.sums, rtol=1e-8, atol=1e-8 * np.abs(plain.sums).max())
 
 
+def test_a_known_row_is_no_noise() -> None:
+    """In the E-step of samples with labels: neither in sums nor in the likelihood."""
+    ground = ground_of("full")
+    mixture = start_of("full")
+    plan = make_plan([mixture.to_frame(ground.frame)], {"whitening": ground.frame})
+    labels = np.where(np.arange(N) % 2 == 0, np.maximum(LABELS, 0), -1)
+    (found,) = unpack(accumulate(Rows(X, labels=labels), plan), plan)
+    each, known = joint(mixture, X), labels >= 0
+    log_densities = np.where(known, each[np.arange(N), labels], np.logaddexp.reduce(each, axis=1))
+    assert found.log_likelihood == pytest.approx(log_densities.sum(), rel=1e-10)
+    noise = np.exp(each[:, -1] - np.logaddexp.reduce(each, axis=1))[~known].sum()
+    assert found.noise == pytest.approx(noise, rel=1e-9)
+    with pytest.raises(InputError, match="a sample has the label 3, and the components are 0 to 2"):
+        accumulate(Rows(X, labels=np.full(N, K)), plan)
+
+
+@pytest.mark.parametrize("name", ["full", "tied"])
+def test_what_a_step_gains_at_the_least(name: str) -> None:
+    """The gain in expected log-likelihood, as SciPy has it, is no more than that in log-likelihood."""
+    ground = ground_of(name)
+    before, after = dgmm.em_path(X, start_of(name), 1)
+    start = before.to_frame(ground.frame)
+    plan = make_plan([start], {start.family.frame: ground.frame})
+    (statistics,) = unpack(accumulate(Rows(X), plan), plan)
+    found = expected_gain(Evaluated.of(start, statistics, ground), after.to_frame(ground.frame))
+    each = joint(before, X)
+    r = np.exp(each - np.logaddexp.reduce(each, axis=1)[:, None])
+    assert found == pytest.approx((r * (joint(after, X) - each)).sum(), rel=1e-8)
+    assert 0 < found < log_likelihood(after) - log_likelihood(before)
+
+
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_the_search_finds_clusters_and_noise(name: str) -> None:
     """The share of the noise within three standard errors, every mean near one that the rows come from."""
@@ -270,6 +302,17 @@ def test_frames_leave_the_box_alone() -> None:
     there = mixture.to_frame(frame)
     assert there.noise is mixture.noise
     np.testing.assert_allclose(there.to_data(frame).log_density(X), mixture.log_density(X), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_unconstrained_coordinates_and_back(name: str) -> None:
+    mixture = start_of(name)
+    vector = to_vector(mixture)
+    again = from_vector(vector + 3.0 * (np.arange(len(vector)) <= K), mixture)  # of log weights only differences count
+    assert again is not None
+    assert again.noise is not None
+    assert again.noise.weight == pytest.approx(0.05, rel=1e-12)
+    np.testing.assert_allclose(again.log_density(X), mixture.log_density(X), rtol=1e-8)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
