@@ -337,6 +337,8 @@ def info(
                 more += f"standard error of the weight {stability.weights_se[component]:.2g}"
             of = "" if fit.class_of(component) is None else f" of class {fit.class_of(component)}"
             print(f"component {component}{of}: weight {weight:.4f}, mean {values}{more}")
+        if fit.noise is not None:
+            print(f"noise: weight {fit.noise:.4f}")
         if stability is not None:
             print(stability.words)
         if fit.clusters is not None:

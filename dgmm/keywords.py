@@ -84,6 +84,10 @@ class TrainingOptions(TypedDict, total=False):
     less the more samples there are. Where covariances have axes along the features it goes by their mean variance: give
     features of similar units. The log-likelihood and the criteria are those of the mixture that is most probable with
     it; steps of scoring (accelerate) are not taken. none: maximum likelihood."""
+    noise: bool
+    """A component of constant density in the box of the data beside the K, for rows that belong to none of them; it
+    adds its weight and its volume to the parameters (Gaussian types, samples without labels). No component is put on
+    the worst rows then (worst_rows, on_collapse)."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
     start_rows: int

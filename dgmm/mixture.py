@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from dgmm.errors import InputError
 from dgmm.estep import Plan, Sharing, complete_rows, make_plan, score
-from dgmm.families import Family, Frame, get_family, make_frame
+from dgmm.families import NOISE, Family, Frame, Noise, get_family, make_frame
 from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
 
 #: No component of a conditional mixture has a smaller weight: it may be beyond what a number can say.
@@ -83,14 +83,21 @@ class Mixture:
     ----------
     family : Family
     weights : ndarray, shape (K,)
-        Positive, summing to one.
+        Positive, summing to one with that of the noise, if there is noise.
     components : dataclass
         Parameters in the form the family keeps them in; see `means` and `covariances`.
+    noise : Noise or None
+        Rows of no component. It is none of the K, and the last where probabilities have a column for each.
     """
 
     family: Family
     weights: FloatArray
     components: Any
+    noise: Noise | None = None
+
+    def __post_init__(self) -> None:
+        if self.noise is not None:
+            object.__setattr__(self, "family", self.family.beside_noise())
 
     @classmethod
     def gaussian(cls, covariance_type: str, weights: FloatArray, means: FloatArray, covariances: FloatArray) -> Mixture:
@@ -134,7 +141,8 @@ class Mixture:
     @property
     def n_parameters(self) -> int:
         """Number of free parameters."""
-        return self.family.n_parameters(self.n_components, self.n_features)
+        own = self.family.n_parameters(self.n_components, self.n_features)
+        return own if self.noise is None else own + self.noise.n_parameters
 
     def n_free(self, fixed: Collection[str]) -> int:
         """Number of free parameters where some parts are held fixed; see `Family.n_fixed`."""
@@ -153,14 +161,12 @@ class Mixture:
     def to_frame(self, frame: Frame) -> Mixture:
         """The same mixture in frame coordinates."""
         zero = np.zeros(self.n_features)
-        moved = self.family.move(self.components, frame.forward, frame.origin, zero)
-        return Mixture(self.family, self.weights, moved)
+        return replace(self, components=self.family.move(self.components, frame.forward, frame.origin, zero))
 
     def to_data(self, frame: Frame) -> Mixture:
         """The mixture in the data's units, from frame coordinates."""
         zero = np.zeros(self.n_features)
-        moved = self.family.move(self.components, frame.backward, zero, frame.origin)
-        return Mixture(self.family, self.weights, moved)
+        return replace(self, components=self.family.move(self.components, frame.backward, zero, frame.origin))
 
     def canonical_order(self) -> IntArray:
         """The components by weight, largest first, shape (K,); see `Family.order`."""
@@ -172,7 +178,14 @@ class Mixture:
 
     def taken(self, order: IntArray) -> Mixture:
         """The mixture of these components in this order, with the weights that they have."""
-        return Mixture(self.family, self.weights[order], self.family.taken(self.components, order))
+        return replace(self, weights=self.weights[order], components=self.family.taken(self.components, order))
+
+    def beside(self, noise: Noise | None) -> Mixture:
+        """The components in their proportions beside noise, or with none."""
+        if noise is None and self.noise is None:
+            return self
+        left = 1.0 if noise is None else 1.0 - noise.weight
+        return Mixture(self.family, self.weights / self.weights.sum() * left, self.components, noise)
 
     def density_plan(self, ridge: float | None = None, n_classes: int = 0) -> Plan:
         """Plan of an E-step that gives log densities sample by sample, in a frame of the mixture's own.
@@ -188,7 +201,7 @@ class Mixture:
         for k, share in enumerate(shares):
             covariance += share * family.covariance(components, k)
         frame = make_frame(family.frame, mean, covariance, ridge=ridge)
-        inside = Mixture(family, self.weights, components).to_frame(frame)
+        inside = Mixture(family, self.weights, components, self.noise).to_frame(frame)
         return make_plan([inside], {family.frame: frame}, sharing=Sharing(n_classes=n_classes))
 
     def log_density(self, x: AnyArray) -> FloatArray:
@@ -196,13 +209,20 @@ class Mixture:
         return score(x, self.density_plan()).log_density
 
     def responsibilities(self, x: AnyArray) -> FloatArray:
-        """``p(k | x)``, shape (n, K), for the rows of ``x`` (n, d)."""
+        """``p(k | x)``, shape (n, K), for the rows of ``x`` (n, d); with noise (n, K + 1), that in the last column."""
         return score(x, self.density_plan(), probabilities=True).probabilities
 
     def sample(self, n: int, generator: np.random.Generator) -> tuple[FloatArray, IntArray]:
-        """Draw n samples (n, d) and the components (n,) they came from."""
-        labels = generator.choice(self.n_components, size=n, p=self.weights)
-        return self.family.sample(self.components, labels, generator), labels
+        """Draw n samples (n, d) and the components (n,) they came from, `NOISE` for noise."""
+        if self.noise is None:
+            labels = generator.choice(self.n_components, size=n, p=self.weights)
+            return self.family.sample(self.components, labels, generator), labels
+        shares = np.append(self.weights, self.noise.weight)
+        labels = generator.choice(len(shares), size=n, p=shares)
+        x, own = np.empty((n, self.n_features)), labels < self.n_components
+        x[own] = self.family.sample(self.components, labels[own], generator)
+        x[~own] = self.noise.sample(int((~own).sum()), generator)
+        return x, np.where(own, labels, NOISE)
 
     def marginal(self, features: Sequence[int]) -> Mixture:
         """The mixture of some of the features, by their numbers and in this order.
@@ -214,8 +234,9 @@ class Mixture:
         InputError
             If there is no such feature, or the family has no marginals.
         """
-        family, components = self.family.marginal(self.components, self._chosen(features))
-        return Mixture(family, self.weights, components)
+        chosen = self._chosen(features)
+        family, components = self.family.marginal(self.components, chosen)
+        return Mixture(family, self.weights, components, None if self.noise is None else self.noise.of(chosen))
 
     def condition(self, values: Mapping[int, float]) -> Mixture:
         """The mixture of the other features where these have known values, in the data's units.
@@ -246,7 +267,9 @@ class Mixture:
             raise InputError(f"the mixture has no density at {{{words}}}: give values that are possible")
         weights = np.maximum(there.responsibilities(known[None])[0], LEAST_WEIGHT)
         family, components = self.family.condition(self.components, given, known, rest)
-        return Mixture(family, weights / weights.sum(), components)
+        shares = weights / weights.sum()
+        noise = None if self.noise is None else self.noise.of(rest).weighing(shares[-1])
+        return Mixture(family, shares[: self.n_components], components, noise)
 
     def regression(self, wanted: Sequence[int], given: Sequence[int] | None = None) -> Regression:
         """How some features follow others, all the others by default; see `predict`."""
@@ -258,8 +281,16 @@ class Mixture:
             raise InputError(f"features {sorted(both)} are wanted and given: leave them out of one")
         slopes, family, rest = self.family.regression(self.components, theirs, ours)
         levels, centre = family.means(rest), self.weights @ self.means[:, ours]
-        plan = self.marginal(theirs.tolist()).density_plan()
-        return Regression(plan, self.means[:, theirs], slopes, centre, levels - centre, family.variances(rest))
+        plan, origins, variances = (
+            self.marginal(theirs.tolist()).density_plan(), self.means[:, theirs], family.variances(rest)
+        )  # fmt: skip
+        if self.noise is not None:
+            # whatever is given, noise is anywhere in its box
+            origins = np.vstack([origins, self.noise.mean[theirs]])
+            slopes = np.concatenate([slopes, np.zeros((1, *slopes.shape[1:]))])
+            levels = np.vstack([levels, self.noise.mean[ours]])
+            variances = np.vstack([variances, self.noise.variances[ours]])
+        return Regression(plan, origins, slopes, centre, levels - centre, variances)
 
     def predict(
         self, x: AnyArray, wanted: Sequence[int], given: Sequence[int] | None = None

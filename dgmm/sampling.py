@@ -24,6 +24,7 @@ from dgmm.blas import one_blas_thread
 from dgmm.data import Layout
 from dgmm.engine import BASE_BYTES, Workers, cut, mib
 from dgmm.errors import InputError, InsufficientMemoryError
+from dgmm.families import NOISE
 from dgmm.fits import Fit
 from dgmm.mixture import Mixture
 from dgmm.progress import Progress
@@ -239,15 +240,17 @@ def create(store: Any, drawing: Drawing, layout: Layout, settings: Mapping[str, 
             attributes={"units": units[name]} if units.get(name) else {},
             **made,
         )
+    of_noise = "" if drawing.mixture.noise is None else f", {NOISE} for noise"
     if drawing.labels:
         group.create_group(LABELS).create_array(
             LABEL,
             shape=(drawing.n_rows,),
             chunks=(drawing.chunk_rows,),
-            dtype=np.min_scalar_type(-drawing.mixture.n_components),
+            # -2, that of noise, too
+            dtype=np.min_scalar_type(-max(2, drawing.mixture.n_components)),
             fill_value=-1,
             dimension_names=(rows,),
-            attributes={"long_name": "component that the sample was drawn from"},
+            attributes={"long_name": f"component that the sample was drawn from{of_noise}"},
             **made,
         )
     if layout.feature_dim is not None and (labels := layout.identities()) is not None:

@@ -97,6 +97,7 @@ def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
     held += f", {' and '.join(fit.fixed)} held fixed" if fit.fixed else ""
     held += ", with the conjugate prior" if fit.prior != "none" else ""
     held += f", classes {', '.join(map(str, fit.classes))}" if fit.classes else ""
+    held += "" if fit.noise is None else f", noise {fit.noise:.1%} of the rows"
     hard = "classification " if fit.assignment == "hard" else ""
     short = f", an estimated {fit.remaining_gain:.2g} nats per sample short of this top"
     return (

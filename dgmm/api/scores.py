@@ -58,8 +58,9 @@ def score(
     model : Fit or path
     source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
     out : path or URL
-        Gets ``label`` (-1 where a value is missing), ``probability`` (of the label), ``log_density`` and, if asked
-        for, ``probabilities`` (a last dimension ``component``), with the coordinates of the source.
+        Gets ``label`` (-1 where a value is missing, -2 for noise), ``probability`` (of the label), ``log_density`` and,
+        if asked for, ``probabilities`` (a last dimension ``component``, in the last place noise), with the coordinates
+        of the source.
     overwrite : bool
         Replace what exists.
     extend : bool

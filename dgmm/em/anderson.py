@@ -224,22 +224,29 @@ def expected_gain(point: Evaluated, image: Mixture) -> float:
     prior = point.ground.prior
     if prior is not None:
         gain += prior.log_density(image.components) - prior.log_density(mixture.components)
+    if mixture.noise is not None and image.noise is not None:
+        gain += point.statistics.noise * (image.noise.log_density - mixture.noise.log_density)
     return gain
 
 
 def to_vector(mixture: Mixture) -> FloatArray:
-    """Unconstrained coordinates: log weights, then the family's."""
-    return np.concatenate([np.log(mixture.weights), mixture.family.to_vector(mixture.components)])
+    """Unconstrained coordinates: log weights, that of noise the last, then the family's."""
+    noise = [] if mixture.noise is None else [mixture.noise.weight]
+    weights = np.concatenate([mixture.weights, noise])
+    return np.concatenate([np.log(weights), mixture.family.to_vector(mixture.components)])
 
 
 def from_vector(vector: FloatArray, like: Mixture) -> Mixture | None:
     """Inverse of `to_vector`; None where the parameters overflow."""
     k = like.n_components
+    of_all = k + (like.noise is not None)
     with np.errstate(all="ignore"):
-        weights = np.exp(vector[:k] - vector[:k].max())
+        weights = np.exp(vector[:of_all] - vector[:of_all].max())
+        weights /= weights.sum()
         try:
-            components = like.family.from_vector(vector[k:], like.components)
-            mixture = Mixture(like.family, weights / weights.sum(), components)
+            components = like.family.from_vector(vector[of_all:], like.components)
+            noise = None if like.noise is None else like.noise.weighing(float(weights[k]))
+            mixture = Mixture(like.family, weights[:k], components, noise)
             theta = mixture.family.natural_parameters(mixture.weights, components, 0.0)
         except np.linalg.LinAlgError:  # a diagonal that underflowed, or a factor that overflowed
             return None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dgmm.estep import SOFT, Sharing
-from dgmm.families import Frame, Moments, Prior, SufficientStatistics
+from dgmm.families import Frame, Moments, Noise, Prior, SufficientStatistics
 from dgmm.mixture import LEAST_WEIGHT, Mixture
 from dgmm.rows import Rows
 
@@ -41,6 +41,8 @@ class Ground:
         Whether sums do not depend on the mixture, since the component of every sample is known.
     prior : Prior, optional
         Of the components, as the family's `prior` makes it.
+    noise : Noise, optional
+        What mixtures have beside their components to begin with.
     """
 
     frame: Frame
@@ -52,6 +54,7 @@ class Ground:
     sharing: Sharing = SOFT
     constant: bool = False
     prior: Prior | None = None
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Evaluated:
 def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground) -> Mixture:
     """The M-step: the mixture that maximises the expected log-likelihood, and the prior's density if there is one."""
     family, moments, floor, fixed = mixture.family, ground.moments, ground.floor, ground.fixed
-    counts = statistics.sums[:, 0]
+    counts, of_noise = statistics.sums[:, 0], statistics.noise / statistics.count
     if ground.prior is not None:
         held = "means" in fixed
         statistics, moments = ground.prior.added(statistics, mixture.components, moments, held=held)
@@ -117,7 +120,9 @@ def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground)
     weights, components = family.maximise(statistics, mixture.components, moments, floor)
     if ground.prior is not None:
         weights = np.maximum(counts / counts.sum(), LEAST_WEIGHT)
-    return holding(Mixture(family, weights, components), mixture, fixed)
+    made = holding(Mixture(family, weights, components), mixture, fixed)
+    noise = mixture.noise
+    return made if noise is None else made.beside(noise.weighing(of_noise))
 
 
 def holding(mixture: Mixture, held: Mixture, fixed: Collection[str]) -> Mixture:
@@ -125,4 +130,6 @@ def holding(mixture: Mixture, held: Mixture, fixed: Collection[str]) -> Mixture:
     if not fixed:
         return mixture
     weights = held.weights if "weights" in fixed else mixture.weights
-    return Mixture(mixture.family, weights, mixture.family.holding(mixture.components, held.components, fixed))
+    components = mixture.family.holding(mixture.components, held.components, fixed)
+    made = Mixture(mixture.family, weights, components)
+    return made if mixture.noise is None else made.beside(mixture.noise)

@@ -173,7 +173,11 @@ class ScoringState:
 
 
 def accelerated(mixture: Mixture, ground: Ground) -> Method:
-    """Anderson's method, with scoring where there is a sample to take scores of, and these tell of all there is."""
+    """Anderson's method, with scoring where there is a sample to take scores of, and these tell of all there is.
+
+    Of noise they do not.
+    """
     state = AndersonState.start(mixture, ground)
-    plain = ground.sample is None or ground.fixed or ground.sharing != SOFT or ground.prior is not None
+    plain = ground.sample is None or ground.fixed or ground.sharing != SOFT
+    plain = plain or ground.prior is not None or mixture.noise is not None
     return state if plain else ScoringState(state, ground)

@@ -92,7 +92,8 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
         On a label that is no component of every mixture.
     """
     if rows.labels is not None:
-        fewest = plan.sharing.n_classes or min(c.stop - c.start for c in plan.candidates)
+        sizes = (c.stop - c.start - noisy for c, noisy in zip(plan.candidates, plan.noisy, strict=True))
+        fewest = plan.sharing.n_classes or min(sizes)
         if (largest := rows.labels.max(initial=-1)) >= fewest:
             what = "classes" if plan.sharing.n_classes else "components"
             raise InputError(f"a sample has the label {largest}, and the {what} are 0 to {fewest - 1}")

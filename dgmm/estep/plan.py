@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from dgmm.families import Family, FeatureMap, Frame, FrameKind
+from dgmm.families import NOISE, Family, FeatureMap, Frame, FrameKind, Noise
 from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
 
 #: Largest rounding error of a log density, in nats, that the expanded form may make in double precision, and in single.
@@ -39,6 +39,10 @@ class Stackable(Protocol):
     @property
     def components(self) -> Any:
         """Parameters, in frame coordinates."""
+
+    @property
+    def noise(self) -> Noise | None:
+        """What stands beside the components, if anything."""
 
     @property
     def n_components(self) -> int:
@@ -119,7 +123,7 @@ class Plan(Sendable):
     ----------
     stacks : tuple of Stack
     candidates : tuple of slice
-        The rows of each mixture, in the order in which the mixtures were given.
+        The rows of each mixture, in the order in which the mixtures were given; its noise, if any, is the last.
     local : tuple of bool
         Whether each row is in coordinates of its own.
     families : tuple of Family
@@ -127,6 +131,8 @@ class Plan(Sendable):
     dtype : numpy.dtype
         Of the two matrix products; everything else, sums over slices first of all, is float64.
     sharing : Sharing
+    noisy : tuple of bool
+        Which mixtures have noise.
     """
 
     stacks: tuple[Stack, ...]
@@ -135,6 +141,7 @@ class Plan(Sendable):
     families: tuple[Family, ...]
     dtype: np.dtype[Any] = DOUBLE
     sharing: Sharing = SOFT
+    noisy: tuple[bool, ...] = ()
 
     @property
     def n_features(self) -> int:
@@ -148,7 +155,7 @@ class Plan(Sendable):
 
     @property
     def n_labels(self) -> int:
-        """How many labels the one mixture of a plan can give: its classes, or its components."""
+        """How many labels the one mixture of a plan can give: its classes, or its components, and its noise."""
         return self.sharing.n_classes or self.n_rows
 
     @cached_property
@@ -158,6 +165,8 @@ class Plan(Sendable):
         parts += [family.name for family in self.families]
         if self.sharing != SOFT:
             parts.append(self.sharing)
+        if any(self.noisy):
+            parts.append(self.noisy)
         for stack in self.stacks:
             parts += [stack.features.chain, stack.origin, stack.shift, stack.forward]
             parts += [part for p in stack.products for part in (p.rows.start, p.theta)]
@@ -173,9 +182,10 @@ class Plan(Sendable):
     def owners(self) -> IntArray:
         """The label whose samples each component may have, shape (n_rows,)."""
         found = np.empty(self.n_rows, dtype=np.int64)
-        for c in self.candidates:
-            n = c.stop - c.start
-            found[c] = np.arange(n) * (self.sharing.n_classes or n) // n
+        for c, noisy in zip(self.candidates, self.noisy, strict=True):
+            n = c.stop - c.start - noisy
+            found[c.start : c.start + n] = np.arange(n) * (self.sharing.n_classes or n) // n
+            found[c.start + n : c.stop] = NOISE
         return found
 
     @cached_property
@@ -231,7 +241,7 @@ def make_plan(
     local: list[bool] = []
     for i in order:
         m, frame = mixtures[i], frames[mixtures[i].family.frame]
-        rows = slice(len(local), len(local) + m.n_components)
+        rows = slice(len(local), len(local) + m.n_components + (m.noise is not None))
         candidates[i] = rows
         narrow = m.family.expansion_error(m.components) > tolerated
         if narrow.any() and m.family.features is not m.family.local_features:
@@ -244,11 +254,17 @@ def make_plan(
             parts = common.setdefault((m.family.frame, m.family.features.chain), [])
             for a, b in _runs(~narrow):
                 parts.append((m.family.features, slice(rows.start + a, rows.start + b), theta[a:b]))
+        if m.noise is not None:
+            parts = common.setdefault((m.family.frame, m.family.features.chain), [])
+            theta = m.noise.theta(m.family.features.size(m.n_features))
+            parts.append((m.family.features, slice(rows.stop - 1, rows.stop), theta))
+            local.append(False)
     stacks = [
         _join(frames[kind], parts) for kind in frames for (its_kind, _), parts in common.items() if kind == its_kind
     ]
     families = tuple(m.family for m in mixtures)
-    return Plan((*stacks, *locals_), tuple(candidates), tuple(local), families, dtype, sharing)
+    noisy = tuple(m.noise is not None for m in mixtures)
+    return Plan((*stacks, *locals_), tuple(candidates), tuple(local), families, dtype, sharing, noisy)
 
 
 def _stack_key(mixture: Stackable) -> tuple[str, str, int]:

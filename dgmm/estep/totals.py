@@ -92,13 +92,14 @@ def unpack(totals: PassTotals, plan: Plan, judged: PassTotals | None = None) -> 
         SufficientStatistics(
             log_likelihood + of_base,
             totals.count,
-            np.array(rows[c]),
-            local[c],
+            np.array(rows[c.start : c.stop - noisy]),
+            local[c.start : c.stop - noisy],
             max(log_likelihood - float(expected[c].sum()), 0.0),
             held,
-            squares[c],
+            float(rows[c.stop - 1][0]) if noisy else 0.0,
+            squares[c.start : c.stop - noisy],
         )
-        for c, log_likelihood, held, of_base in zip(
-            plan.candidates, totals.log_likelihoods.tolist(), held_out.tolist(), base, strict=True
+        for c, noisy, log_likelihood, held, of_base in zip(
+            plan.candidates, plan.noisy, totals.log_likelihoods.tolist(), held_out.tolist(), base, strict=True
         )
     ]

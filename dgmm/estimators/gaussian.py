@@ -218,6 +218,8 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         for name in search.covariance_type:
             gaussian_family(name, "precisions")
         training = validated(Training, rest)
+        if training.noise:
+            raise InputError("scikit-learn's attributes have no place for noise: use dgmm.select, or leave it out")
         model = cls()
         problem = model._problem(X, feature_dims)
         with problem.open_workers() as workers:

@@ -19,6 +19,7 @@ from dgmm.families.frame import Frame, FrameKind, Moments, apply_linear, make_fr
 from dgmm.families.full import Full
 from dgmm.families.gamma import LOGARITHMIC_CHAIN, Gamma, Gammas
 from dgmm.families.gaussian import GAUSSIAN_CHAIN, GaussianFamily, Gaussians, pack_second
+from dgmm.families.noise import NOISE, Noise
 from dgmm.families.poisson import Poisson, Rates
 from dgmm.families.spherical import Spherical
 from dgmm.families.statistics import SufficientStatistics
@@ -31,6 +32,7 @@ __all__ = [
     "GAUSSIAN_CHAIN",
     "GROUPS",
     "LOGARITHMIC_CHAIN",
+    "NOISE",
     "SCIKIT_LEARN",
     "SERIES",
     "SERIES_PATTERN",
@@ -45,6 +47,7 @@ __all__ = [
     "Gaussians",
     "LocalFrames",
     "Moments",
+    "Noise",
     "Prior",
     "Rates",
     "SufficientStatistics",

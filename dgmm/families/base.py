@@ -133,6 +133,8 @@ class Family(ABC):
     needs: ClassVar[str] = "finite values"
     #: What of the components can be held fixed.
     parts: ClassVar[tuple[str, ...]] = ()
+    #: Whether noise of constant density may stand beside its components; see `beside_noise`.
+    noisy: ClassVar[bool] = False
 
     @property
     def title(self) -> str:
@@ -142,6 +144,10 @@ class Family(ABC):
     def contains(self, other: Family) -> bool:
         """Whether every mixture of another family is one of this family too, and they differ."""
         return False
+
+    def beside_noise(self) -> Family:
+        """The family, of this name, whose theta and M-step leave out nothing that noise does not share."""
+        return self
 
     def unconstrained(self) -> Family:
         """The family of the same components where some are changed, or parts are taken of all; it contains this one."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.families.base import Family
+from dgmm.families.base import Family, Prior
 from dgmm.families.frame import FrameKind, Moments
 from dgmm.families.full import Full, own_moments
 from dgmm.families.gaussian import SAME, GaussianFamily, Gaussians, collapsed
@@ -76,6 +76,10 @@ class Factors(Full):
     def unconstrained(self) -> Full:
         """As full."""
         return Full()
+
+    def prior(self, moments: Moments) -> Prior | None:
+        """None: that of full covariances says nothing of loadings."""
+        return None
 
     def contains(self, other: Family) -> bool:
         """Fewer factors, and covariances along the axes, which have none."""

@@ -209,6 +209,7 @@ class GaussianFamily(Family):
     letters: ClassVar[str] = ""
     elliptical = True
     parts = ("means", "covariances")
+    noisy = True
 
     @property
     def title(self) -> str:

@@ -29,6 +29,8 @@ class SufficientStatistics:
         clearly belongs to one component. NaN where the statistics come from labels.
     held_out : float
         Total log-likelihood of the rows that are held out of the fit and judge it, NaN if there are none.
+    noise : float
+        How much of the samples is noise: zero where there is none beside the components.
     squares : ndarray, shape (K,), or float
         Sums of the responsibilities times the squares of the samples' weights; NaN where they have none.
     """
@@ -39,6 +41,7 @@ class SufficientStatistics:
     local: BoolArray
     entropy: float = np.nan
     held_out: float = np.nan
+    noise: float = 0.0
     squares: FloatArray | float = np.nan
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from dgmm.families.gaussian import (
     LINEAR,
     PRODUCTS,
     ROUNDOFF,
+    VANISHED,
     Gaussians,
     MatrixFamily,
     cholesky,
@@ -137,6 +139,39 @@ class Tied(MatrixFamily):
     def for_density(self, components: Gaussians) -> tuple[Family, Gaussians]:
         """Sample by sample the common quadratic matters: as full."""
         return Full(), _repeated(components)
+
+    def beside_noise(self) -> Family:
+        """With second moments, since noise has no quadratic term, and its rows no part in the covariance."""
+        return APART
+
+
+class TiedApart(Tied):
+    """The same, of rows not all of which belong to the components."""
+
+    aliases: ClassVar[tuple[str, ...]] = ()
+    features = PRODUCTS
+
+    def expand(self, constants: FloatArray, components: Gaussians) -> FloatArray:
+        """As full."""
+        return Full().expand(constants, _repeated(components))
+
+    def shared_log_likelihood(self, components: Gaussians, moments: Moments) -> float:
+        """Nothing is left out."""
+        return 0.0
+
+    def maximise(
+        self, statistics: SufficientStatistics, reference: Gaussians, moments: Moments, floor: FloatArray
+    ) -> tuple[FloatArray, Gaussians]:
+        """Of the rows that the sums are over, whatever others there are."""
+        d = reference.means.shape[1]
+        count, mean = float(statistics.sums[:, 0].sum()), statistics.sums[:, 1 : d + 1].sum(axis=0)
+        safe = max(count, VANISHED)
+        second = unpack_second(statistics.sums, d).sum(axis=0)
+        own = Moments(safe, mean / safe, second - np.outer(mean, mean) / safe)
+        return super().maximise(replace(statistics, count=safe), reference, own, floor)
+
+
+APART = TiedApart()
 
 
 def _repeated(components: Gaussians) -> Gaussians:

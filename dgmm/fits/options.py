@@ -310,6 +310,12 @@ class Training(Settings):
         "of the mixture that is most probable with it; steps of scoring (accelerate) are not taken. none: maximum "
         "likelihood.",
     )
+    noise: bool = Field(
+        False,
+        description="A component of constant density in the box of the data beside the K, for rows that belong to none "
+        "of them; it adds its weight and its volume to the parameters (Gaussian types, samples without labels). No "
+        "component is put on the worst rows then (worst_rows, on_collapse).",
+    )
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
     accelerate: Acceleration = Field(

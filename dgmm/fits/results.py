@@ -10,6 +10,7 @@ import numpy as np
 from dgmm.data import Layout, Names, shortened
 from dgmm.em import Evaluated
 from dgmm.errors import InputError
+from dgmm.families import NOISE
 from dgmm.fits.clusters import Clusters
 from dgmm.fits.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fits.stability import Stability
@@ -154,22 +155,35 @@ class Fit:
         return self.mixture.n_components
 
     @property
+    def noise(self) -> float | None:
+        """Share of the samples that is noise, which is none of the components; None where there can be none."""
+        return None if self.mixture.noise is None else self.mixture.noise.weight
+
+    @property
     def n_labels(self) -> int:
-        """How many labels there are: of the classes, or of the components."""
-        return len(self.classes) or self.n_components
+        """How many labels there are: of the classes, or of the components, and of noise if there is any."""
+        return len(self.classes) or self.n_components + (self.noise is not None)
 
     def class_of(self, component: int) -> int | str | None:
         """The class of a component; None where there are no classes."""
         return self.classes[component * len(self.classes) // self.n_components] if self.classes else None
 
     def class_probabilities(self, x: AnyArray) -> FloatArray:
-        """Probability of every class, shape (n, classes), for rows (n, d): the sum of those of its components."""
+        """Probability of every class, shape (n, classes), for rows (n, d): the sum of those of its components.
+
+        Of every component where there are no classes, and in a last column of noise, if there is noise.
+        """
         shares = self.mixture.responsibilities(x)
         return shares.reshape(len(x), self.n_labels, -1).sum(axis=2)
 
     def classify(self, x: AnyArray) -> AnyArray:
-        """The name of the most probable class, or the number of the component where there are none, shape (n,)."""
+        """The name of the most probable class, or the number of the component where there are none, shape (n,).
+
+        Noise is -2.
+        """
         labels = self.class_probabilities(x).argmax(axis=1)
+        if self.noise is not None:
+            return np.where(labels < self.n_components, labels, NOISE)
         return np.array(self.classes)[labels] if self.classes else labels
 
     @property

@@ -54,12 +54,20 @@ def fit_candidates(
     for name in dict.fromkeys(c.covariance_type for c in candidates):
         check_fixed(get_family(name), options.fixed)
         check_prior(get_family(name), options.prior, profile.moments)
+        check_noise(get_family(name), samples, options)
         passes.check(get_family(name))
     sample = profile.sample.first(len(profile.sample.rows))
     grounds = {
         name: replace(ground, held_out=profile.held_out.in_frame(ground.frame), sample=sample)
         for name, ground in grounds_for(
-            candidates, profile.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing, options.prior
+            candidates,
+            profile.moments,
+            passes.frame,
+            options.reg_covar,
+            options.fixed,
+            passes.sharing,
+            options.prior,
+            passes.noise,
         ).items()
     }
     logger.info(
@@ -78,6 +86,7 @@ def fit_candidates(
             criterion=None if keep_all else criterion,
             n_threads=passes.fold.workers.driver_threads,
             sharing=passes.sharing,
+            noise=passes.noise,
         )
     starts, failures = dict(found.mixtures), dict(found.failures)
     for c in candidates:
@@ -124,6 +133,18 @@ def check_prior(family: Family, prior: PriorName, moments: Moments) -> None:
     if prior != "none" and family.prior(moments) is None:
         known = ", ".join(name for name, other in FAMILIES.items() if other.prior(moments) is not None)
         raise InputError(f"a {family.name} mixture has no conjugate prior: choose from {known}, or leave prior out")
+
+
+def check_noise(family: Family, samples: Samples, options: Training) -> None:
+    """Raise `InputError` if there is to be noise where there cannot be any."""
+    if not options.noise:
+        return
+    if not family.noisy:
+        raise InputError(f"noise stands beside Gaussian components, not beside {family.name} ones: leave it out")
+    if samples.labels is not None:
+        raise InputError(
+            f"noise is for samples whose classes are not known, and {samples.name} has labels: leave one out"
+        )
 
 
 def judged(passes: Passes, fits: dict[Candidate, Fit]) -> dict[Candidate, Fit]:
@@ -275,6 +296,8 @@ def merge_samples(fit: Fit, samples: Samples, workers: Workers, options: Trainin
         raise InputError(
             f"the model has classes ({shortened([*map(str, fit.classes)])}), whose components are together already"
         )
+    if fit.noise is not None:
+        raise InputError("the model has noise beside its components, which belongs to no cluster: train without it")
     samples = samples.like(fit.features, fit.layout)
     with one_blas_thread:
         sample = profile_of(Fold(samples, workers, keep=False), samples, options).sample

@@ -9,7 +9,7 @@ import numpy as np
 
 from dgmm.data import Samples
 from dgmm.engine import Leaf, Projection, projected_bytes
-from dgmm.families import Frame, FrameKind, Moments, get_family, make_frame
+from dgmm.families import Frame, FrameKind, Moments, Noise, get_family, make_frame
 from dgmm.fits import One, Search, Training
 from dgmm.mixture import Mixture
 from dgmm.passes import leaves_for
@@ -42,7 +42,8 @@ def leaves_of(samples: Samples, candidates: Sequence[Candidate], options: Traini
     for c in candidates:
         family, ground = get_family(c.covariance_type), grounds[c.covariance_type]
         components = family.spread(c.n_components, ground.moments, ground.floor)
-        mixtures.append(Mixture(family, np.full(c.n_components, 1 / c.n_components), components))
+        made = Mixture(family, np.full(c.n_components, 1 / c.n_components), components)
+        mixtures.append(made.beside(Noise.between(0.5, np.zeros(d), np.ones(d)) if options.noise else None))
     # where it stands, and what a round of moves proposes
     rivals = 1 if not options.searches else 2 + BUDGETS[options.search].pairs
     together = [mixtures, *([m] * rivals for m in mixtures)]

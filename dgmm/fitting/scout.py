@@ -75,7 +75,9 @@ class Scout:
             Candidate -> its components that mean nothing.
         """
         options = self.options
-        if points and options.worst_rows and not options.fixed and self.passes.sharing == SOFT:
+        # noise explains all that nothing else does, and equally badly
+        plain = not options.fixed and not options.noise and self.passes.sharing == SOFT
+        if points and options.worst_rows and plain:
             rows = self.passes.profile.sample.first(options.start_rows)
             found = self.passes.worst([point.in_data_units() for point in points.values()], options.worst_rows)
             for (c, point), worst in zip(points.items(), found, strict=True):
@@ -109,7 +111,8 @@ class Scout:
         family, simple = get_family(c.covariance_type), Candidate(inner.mixture.n_components, inner.mixture.family.name)
         standing = self._standing(simple, inner)
         ground = self._ground(c)
-        mixture = inner.mixture if family is inner.mixture.family else standing.as_family(family, ground)
+        same = c.covariance_type == simple.covariance_type
+        mixture = inner.mixture if same else standing.as_family(family, ground)
         path = Path(family, self.sample, ground, self.options, [c.n_components])
         path.climb(simple.n_components, [mixture])
         for k in range(simple.n_components, c.n_components):
@@ -122,8 +125,8 @@ class Scout:
 
     def _ground(self, c: Candidate) -> Ground:
         """Of the sample, for a candidate."""
-        options, moments = self.options, self.sample.moments
-        grounds = grounds_for([c], moments, self.passes.frame, options.reg_covar, prior=options.prior)
+        options, moments, noise = self.options, self.sample.moments, self.passes.noise
+        grounds = grounds_for([c], moments, self.passes.frame, options.reg_covar, prior=options.prior, noise=noise)
         return grounds[c.covariance_type]
 
     def _standing(self, c: Candidate, point: Evaluated) -> Standing:

@@ -17,7 +17,7 @@ import numpy as np
 
 from dgmm.errors import DgmmError, one_line
 from dgmm.estep import PassTotals
-from dgmm.families import Moments, get_family
+from dgmm.families import Moments, Noise, get_family
 from dgmm.mixture import Mixture
 from dgmm.passes.judge import BlockSums
 from dgmm.passes.parts import ByRole
@@ -29,7 +29,7 @@ from dgmm.types import AnyArray
 
 #: The types of which values are made, beside containers, numbers, texts and mixtures.
 TYPES: dict[str, type] = {
-    kind.__name__: kind for kind in (BlockSums, ByRole, Moments, PassTotals, Profile, Rows, Sample, Worst)
+    kind.__name__: kind for kind in (BlockSums, ByRole, Moments, Noise, PassTotals, Profile, Rows, Sample, Worst)
 }
 
 #: How a record begins; after it come the length of its header, the header, the arrays and the digest of all that.
@@ -84,7 +84,8 @@ def _tree(value: Any, arrays: list[AnyArray]) -> Any:
         parameters = {name: array for name, (_, array) in value.family.arrays(value.components).items()}
         if "factors" in parameters:  # from which covariances, large as they are, follow
             parameters.pop("covariances", None)
-        return {"mixture": [value.family.name, _tree((value.weights, parameters), arrays)]}
+        parts = value.weights, parameters, *([] if value.noise is None else [value.noise])
+        return {"mixture": [value.family.name, _tree(parts, arrays)]}
     kind = type(value)
     if TYPES.get(kind.__name__) is kind:
         held = {field.name: _tree(getattr(value, field.name), arrays) for field in fields(TYPES[kind.__name__])}
@@ -111,8 +112,8 @@ def _value(tree: Any, arrays: Sequence[AnyArray]) -> Any:
     if kind == "mapping":
         return {_value(key, arrays): _value(part, arrays) for key, part in content}
     if kind == "mixture":
-        family, (weights, parameters) = get_family(content[0]), _value(content[1], arrays)
-        return Mixture(family, weights, family.from_arrays(parameters))
+        family, (weights, parameters, *noise) = get_family(content[0]), _value(content[1], arrays)
+        return Mixture(family, weights, family.from_arrays(parameters), *noise)
     if kind == "type":
         name, held = content
         if set(held) != {field.name for field in fields(TYPES[name])}:

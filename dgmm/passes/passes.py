@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from dgmm.data import Blocks, Grid, Samples
 from dgmm.engine import Fold, Journaled
 from dgmm.errors import InputError
 from dgmm.estep import Sharing, make_plan, unpack
-from dgmm.families import Family, Frame, FrameKind, SufficientStatistics
+from dgmm.families import Family, Frame, FrameKind, Noise, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.passes.estep import EStepSegment
 from dgmm.passes.judge import BlockSums, JudgeSegment
@@ -25,6 +26,9 @@ from dgmm.passes.worst import WorstSegment
 from dgmm.rows import Role
 
 logger = logging.getLogger("dgmm")
+
+#: The weight that noise begins with.
+NOISE_WEIGHT = 0.05
 
 
 class PassOptions(Protocol):
@@ -53,6 +57,10 @@ class PassOptions(Protocol):
     @property
     def assignment(self) -> str:
         """Whether samples are shared out among components, or count wholly for one (``hard``)."""
+
+    @property
+    def noise(self) -> bool:
+        """Whether there is noise beside the components."""
 
 
 def blocks_of(samples: Samples, options: PassOptions) -> Blocks | None:
@@ -166,6 +174,7 @@ class Passes:
         n_classes = 0 if samples.labels is None else len(samples.labels.names)
         self.sharing = Sharing(options.assignment == "hard", n_classes)
         blocks = blocks_of(samples, options)
+        self._noise = options.noise
         self._division = Division(profile.n_missing > 0, options.holdout, options.seed, profile.scale, blocks)
 
     @property
@@ -180,6 +189,12 @@ class Passes:
     def frame(self, kind: FrameKind) -> Frame:
         """The frame of this kind."""
         return self.profile.frame(kind, self.samples.features, self.ridge)
+
+    @cached_property
+    def noise(self) -> Noise | None:
+        """What mixtures have beside their components to begin with: in the box of the rows that are fitted."""
+        low, high = self.profile.minimum, self.profile.maximum
+        return Noise.between(NOISE_WEIGHT, low, high) if self._noise else None
 
     def accumulate(self, mixtures: Sequence[Mixture], dtype: np.dtype[Any] | None = None) -> list[SufficientStatistics]:
         """One pass: the E-step of all mixtures, given in frame coordinates, over all samples.

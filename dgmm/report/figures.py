@@ -15,16 +15,17 @@ import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from dgmm.data import Names
+from dgmm.families import NOISE
 from dgmm.fits import CRITERION_NAMES, SOUND, STRONG, Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.report.looks import GREY, INK, ellipse, new_figure, prepare, with_unit
+from dgmm.report.looks import DUST, GREY, INK, ellipse, new_figure, prepare, with_unit
 from dgmm.types import AnyArray, Criterion, FloatArray, IntArray
 
 #: Cells of the scores that are read at most, and of a map where that means leaving cells out.
@@ -99,6 +100,7 @@ def map_figure(
     Where classes have names, each has the colour of the first of its components.
     """
     label, dims = scores["label"], map_dims(scores)
+    label = label.where(label != NOISE, mixture.n_components)
     per_class = mixture.n_components // len(names) if names else 1
     if dims is None:
         raise ValueError(f"no latitude and longitude among the dimensions {', '.join(map(str, label.dims))}")
@@ -110,7 +112,7 @@ def map_figure(
     figure, n = figure or new_figure(10.5, 7.0 if small else 5.0), len(panels)
     bands: Any = figure.subfigures(2, 1, height_ratios=(0.8 * n + 0.2, 1)) if small else [figure]
     places = [axes for band, m in zip(bands, (1, n), strict=False) for axes in band.subplots(1, m, squeeze=False)[0]]
-    palette = ListedColormap(class_colours(mixture))
+    palette = ListedColormap(label_colours(mixture))
     for i, (name, classes) in enumerate(panels.items()):
         mesh = _draw_map(places[i], name, classes.where(classes >= 0) * per_class, scores, dims, small=i > 0)
         mesh.set(cmap=palette, clim=(-0.5, palette.N - 0.5))
@@ -152,7 +154,7 @@ def sample_figure(
 ) -> FigureBase:
     """Rows by class: a histogram of one feature, a scatter plot of two or of the principal components of many."""
     figure = figure or new_figure(9, 5.4)
-    axes, colours, d = figure.subplots(), class_colours(mixture), mixture.n_features
+    axes, colours, d = figure.subplots(), label_colours(mixture), mixture.n_features
     _legend(axes, _class_handles(mixture), "class (share)")
     if d == 1:
         prepare(axes, "", names[0], "density")
@@ -193,8 +195,9 @@ def sample_figure(
 
 def means_figure(mixture: Mixture, names: Sequence[str]) -> FigureBase:
     """Means of the components as a heat map, in standard deviations from the mean of the mixture."""
-    centre = mixture.weights @ mixture.means
-    total = mixture.weights @ (deviations(mixture) ** 2 + (mixture.means - centre) ** 2)
+    shares = mixture.weights / mixture.weights.sum()
+    centre = shares @ mixture.means
+    total = shares @ (deviations(mixture) ** 2 + (mixture.means - centre) ** 2)
     z = (mixture.means - centre) / np.sqrt(total)
     n, d = z.shape
     figure = new_figure(10.5, min(2.4 + 0.26 * n, 12))
@@ -273,6 +276,12 @@ def class_colours(mixture: Mixture) -> FloatArray:
     return colours
 
 
+def label_colours(mixture: Mixture) -> FloatArray:
+    """Those and that of noise, if there is any, in the order of probabilities."""
+    noise = [] if mixture.noise is None else [to_rgba(DUST)]
+    return np.vstack([class_colours(mixture), *noise])
+
+
 def _colour_order(mixture: Mixture) -> IntArray:
     return np.argsort(mixture.means[:, 0], kind="stable")
 
@@ -283,7 +292,8 @@ def _class_handles(mixture: Mixture, names: Names = ()) -> list[Patch]:
         m = mixture.n_components // len(names)
         parts = [(name, colours[m * i], shares[m * i : m * i + m].sum()) for i, name in enumerate(names)]
         return [Patch(color=colour, label=f"{name}  ({share:.1%})") for name, colour, share in parts]
-    return [Patch(color=colours[k], label=f"{k}  ({shares[k]:.1%})") for k in _colour_order(mixture)]
+    noise = [] if mixture.noise is None else [Patch(color=DUST, label=f"noise  ({mixture.noise.weight:.1%})")]
+    return [*(Patch(color=colours[k], label=f"{k}  ({shares[k]:.1%})") for k in _colour_order(mixture)), *noise]
 
 
 def _marker(state: OutcomeKind, colour: str) -> dict[str, Any]:

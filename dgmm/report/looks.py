@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from dgmm.types import FloatArray
 
 INK, GREY = "#1f2933", "#6b7280"
+#: The colour of noise.
+DUST = "#4b5563"
 
 
 def prepare(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:

@@ -31,6 +31,7 @@ from dgmm.report.figures import (
     states,
     strides,
 )
+from dgmm.report.looks import DUST
 from dgmm.store import place_at
 from dgmm.types import Criterion, FloatArray
 
@@ -90,7 +91,7 @@ def write_report(
         "means": means_figure(mixture, fit.features) if along is None and mixture.n_features > 2 else None,
         "convergence": convergence_figure(fit) if len(fit.trajectory) > 1 else None,
     }
-    probability = view["probability"].values[view["label"].values >= 0]
+    probability = view["probability"].values[view["label"].values != -1]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dgmm.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -105,6 +106,7 @@ def write_report(
         images={name: _data_url(figure) for name, figure in figures.items() if figure is not None},
         steps={d: s for d, s in steps.items() if s > 1},
         across=[d for d in view["label"].dims if d not in on] if on else [],
+        dust=DUST,
         colours=[to_hex(c) for c in class_colours(mixture)],
         shown=np.unique(np.linspace(0, mixture.n_features - 1, COLUMNS).astype(int)).tolist(),
         digits=np.clip(2 - np.floor(np.log10(deviations(mixture).min(axis=0))), 0, 9).astype(int).tolist(),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from dgmm.mixture import Mixture
-from dgmm.report.looks import INK, ellipse, new_figure, prepare
+from dgmm.report.looks import DUST, INK, ellipse, new_figure, prepare
 from dgmm.types import FloatArray
 
 #: Panels in a row.
@@ -58,9 +58,11 @@ def draw(axes: Axes, mixture: Mixture, x: FloatArray, features: tuple[int, int],
     colours = component_colours(mixture.n_components)
     shares = mixture.responsibilities(x)
     if hard:
-        shares = np.eye(mixture.n_components)[shares.argmax(axis=1)]
+        shares = np.eye(shares.shape[1])[shares.argmax(axis=1)]
+    if mixture.noise is not None:
+        colours = np.vstack([colours, matplotlib.colors.to_rgb(DUST)])
     axes.scatter(x[:, i], x[:, j], s=13, c=np.clip(shares @ colours, 0, 1), alpha=0.75, linewidths=0)
-    for k, (mean, colour) in enumerate(zip(mixture.means, colours, strict=True)):
+    for k, (mean, colour) in enumerate(zip(mixture.means, colours, strict=False)):
         covariance = mixture.family.covariance(mixture.components, k)[np.ix_(features, features)]
         for deviations, opacity in DEVIATIONS.items():
             place: dict[str, Any] = {"xy": (mean[i], mean[j]), **ellipse(covariance, deviations)}

@@ -9,6 +9,7 @@ import numpy as np
 
 from dgmm.engine import Leaf
 from dgmm.errors import ReadError
+from dgmm.families import NOISE
 from dgmm.rows import Rows
 from dgmm.scoring.bulk import ScoreSegment
 from dgmm.scoring.regions import Finding, Written
@@ -57,7 +58,7 @@ class CompareSegment(Leaf[Compared]):
                 stored[name] = self.written.read(array, segment).reshape(len(rows), *anew[name].shape[1:])
             except ReadError as error:
                 findings.append(Finding(str(error), name, segment, self.written.path(name, segment)))
-        for name, n in departures(stored, anew).items():
+        for name, n in departures(stored, anew, noisy=any(self.scoring.plan.noisy)).items():
             words = f"is not what the model says of the source, in {n} of {len(rows)} rows"
             findings.append(Finding(words, name, segment, self.written.path(name, segment)))
         same = all(values.tobytes() == anew[name].tobytes() for name, values in stored.items())
@@ -72,14 +73,17 @@ class CompareSegment(Leaf[Compared]):
         return 1024
 
 
-def departures(stored: dict[str, AnyArray], anew: dict[str, AnyArray]) -> dict[str, int]:
+def departures(stored: dict[str, AnyArray], anew: dict[str, AnyArray], *, noisy: bool = False) -> dict[str, int]:
     """In how many rows each array is not what it should be, but for rounding; those in which there are some."""
     label, every = anew["label"], anew["probabilities"].astype(float)
-    present = label >= 0
+    present = label != -1
     highest = np.where(present, every.max(axis=1, initial=0.0, where=~np.isnan(every)), np.nan)
     off: dict[str, Any] = {}
     for name, values in stored.items():
         if name == "label":
+            if noisy:  # which has the last column, and no number of a component
+                last = every.shape[1] - 1
+                values = np.where(values == NOISE, last, np.where(values == last, -1, values))
             known = (values >= 0) & (values < every.shape[1])
             given = np.take_along_axis(every, np.where(known, values, 0).astype(int)[:, None], axis=1)[:, 0]
             # of components that are as probable as each other, either

@@ -18,6 +18,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from dgmm.data import Grid, Samples
+from dgmm.families import NOISE
 from dgmm.fits import Fit
 from dgmm.store import UNSETTLED_DTYPE, digest
 
@@ -27,11 +28,11 @@ SCORES_FORMAT = f"{SCORES_KIND}2"
 #: The last one only if asked for.
 VARIABLES = ("label", "probability", "log_density", "probabilities")
 #: Attributes that say what labels are of, where there are any: those of a source by these names are not kept.
-OF_LABELS = ("classes", "clusters")
+OF_LABELS = ("classes", "clusters", "noise")
 
 
 def label_dtype(n_components: int) -> type[np.signedinteger]:
-    """The smallest integer type that holds all labels and -1."""
+    """The smallest integer type that holds all labels, -1 and -2."""
     for dtype in (np.int8, np.int16, np.int32):
         if n_components - 1 <= np.iinfo(dtype).max:
             return dtype
@@ -48,15 +49,16 @@ def labels_of(model: Fit, level: Sequence[int] | None) -> tuple[str, list[str]]:
     if level is None and model.classes:
         return "class", [str(name).replace(" ", "_") for name in model.classes]
     what = "component" if level is None else "cluster"
-    return what, [f"{what}_{i}" for i in range(n_labels(model.n_components, level))]
+    noise = [] if model.noise is None else ["noise"]
+    return what, [*(f"{what}_{i}" for i in range(n_labels(model.n_components, level))), *noise]
 
 
 def labels_in(attributes: Mapping[str, Any]) -> tuple[str, ...]:
     """Each label in words, as the attributes of scores say them."""
     if "classes" in attributes:
         return tuple(f"class {name}" for name in json.loads(attributes["classes"]))
-    what = "cluster" if "clusters" in attributes else "component"
-    return tuple(f"{what} {k}" for k in range(int(attributes["n_components"])))
+    what, n = "cluster" if "clusters" in attributes else "component", int(attributes["n_components"])
+    return tuple("noise" if k == attributes.get("noise") else f"{what} {k}" for k in range(n))
 
 
 def types_of(n_components: int, probabilities: bool) -> dict[str, np.dtype[Any]]:
@@ -84,6 +86,7 @@ def create(
             "title": f"Scores of a {model.mixture.family.title} with {model.n_components} components{made}",
             "source": samples.name,
             "n_components": k,
+            **({} if model.noise is None else {"noise": k - 1}),
             **({} if level is None else {"clusters": list(level)}),
             **({"classes": json.dumps(list(model.classes))} if model.classes else {}),
             "covariance_type": model.covariance_type,
@@ -98,7 +101,7 @@ def create(
             -1,
             {
                 "long_name": f"most probable {what}",
-                "flag_values": list(range(-1, k)),
+                "flag_values": [-1, *(range(k) if model.noise is None else [*range(k - 1), NOISE])],
                 "flag_meanings": " ".join(["missing", *names]),
             },
         ),

@@ -20,6 +20,7 @@ from dgmm.data import Grid, Samples, seen
 from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, score
+from dgmm.families import NOISE
 from dgmm.fits import Fit, merged
 from dgmm.mixture import Mixture
 from dgmm.passes import refuse_values
@@ -57,7 +58,7 @@ class Scored:
     Attributes
     ----------
     counts : ndarray of int, shape (K,)
-        Samples with each label.
+        Samples with each label, those that are noise last.
     n_missing : int
         Samples with a missing value.
     log_density : float
@@ -235,6 +236,8 @@ class ScoreSegment(Sendable, Leaf[Done]):
             scores = replace(scores, label=every.argmax(axis=1), probability=every.max(axis=1), probabilities=every)
         counts = np.bincount(scores.label, minlength=k).astype(np.int64)
         scored = Scored(counts, n - len(scores.label), float(scores.log_density.sum()))
+        if any(self.plan.noisy):
+            scores.label[scores.label == k - 1] = NOISE
         columns: list[tuple[str, AnyArray, AnyArray]] = [
             ("label", scores.label, np.array(-1, dtype=label_dtype(k))),
             ("probability", scores.probability, np.array(np.nan, dtype=np.float32)),

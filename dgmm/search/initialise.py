@@ -209,7 +209,10 @@ class Given:
     def replace_in(self, start: Mixture, frame: Frame) -> Mixture:
         """A start, in frame coordinates, with the given parts in place of its own."""
         if self.mixture is not None:
-            return self.mixture.to_frame(frame)
+            noise = start.noise
+            if noise is not None and self.mixture.noise is not None:
+                noise = noise.weighing(self.mixture.noise.weight)
+            return self.mixture.beside(noise).to_frame(frame)
         family = start.family
         arrays = {name: values for name, (_, values) in family.arrays(start.to_data(frame).components).items()}
         if self.means is not None:
@@ -218,7 +221,7 @@ class Given:
             del arrays["covariances"]
             arrays["factors"] = self.factors
         weights = start.weights if self.weights is None else self.weights
-        return Mixture(family, weights, family.from_arrays(arrays)).to_frame(frame)
+        return Mixture(family, weights, family.from_arrays(arrays)).beside(start.noise).to_frame(frame)
 
 
 def check_given(

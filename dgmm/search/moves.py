@@ -120,7 +120,7 @@ class Standing:
     def responsibilities(self) -> FloatArray:
         """Of every component for every row, times the row's weight, shape (K, m)."""
         rows = self.sample.rows
-        found = self.mixture.to_data(self.ground.frame).responsibilities(rows.x).T
+        found = self.mixture.to_data(self.ground.frame).responsibilities(rows.x)[:, : self.mixture.n_components].T
         return found if rows.weights is None else found * rows.weights
 
     @cached_property
@@ -187,7 +187,8 @@ class Standing:
         family = self.mixture.family
         blank = Mixture(family, self.mixture.weights[others], family.taken(self.mixture.components, others))
         try:
-            return maximise(blank, summed(self.ground.moments.count, sums[others]), self.ground)
+            made = maximise(blank, summed(self.ground.moments.count, sums[others]), self.ground)
+            return made.beside(self.mixture.noise)
         except CollapseError:
             return None
 
@@ -222,8 +223,8 @@ class Standing:
             return Trial(three)
         local, ground = self._alone(*self._own(three))
         weights = self.mixture.weights[three]
-        apart = Mixture(family, weights / weights.sum(), family.taken(self.mixture.components, np.array(three)))
-        before = Ascent(apart, ground)
+        alone = Mixture(family, weights / weights.sum(), family.taken(self.mixture.components, np.array(three)))
+        before = Ascent(alone, ground)
         weights = np.concatenate([[weights[:2].sum()], weights[2] * split.parts.weights])
         weights = weights / weights.sum()
         start = Mixture(family, weights, family.joined([merged.components, split.parts.components], weights))
@@ -244,7 +245,7 @@ class Standing:
         assert trial.ascent is not None
         # where these are all there are, what they share is theirs
         if self.mixture.n_components == 3:
-            return trial.ascent.mixture
+            return trial.ascent.mixture.beside(self.mixture.noise)
         return self._with(trial.three, trial.ascent.mixture)
 
     def _own(self, components: Sequence[int]) -> tuple[IntArray, FloatArray]:
@@ -277,7 +278,7 @@ class Standing:
         weights = np.concatenate([mixture.weights[others], mixture.weights[components].sum() * parts.weights])
         weights /= weights.sum()
         both = [mixture.family.taken(mixture.components, others), parts.components]
-        return Mixture(mixture.family, weights, mixture.family.joined(both, weights))
+        return Mixture(mixture.family, weights, mixture.family.joined(both, weights)).beside(mixture.noise)
 
     def _means_something(self, mixture: Mixture, local: SampleRows) -> bool:
         """Whether every component is sound and has rows enough to stay so."""
@@ -294,8 +295,10 @@ class Standing:
         ground : Ground
             Of that family.
         """
+        noise = self.mixture.noise
+        family = family if noise is None else family.beside_noise()
         sums = feature_sums(family, self.sample.coordinates(family.frame), self.responsibilities)
-        return from_sums(family, sums, ground)
+        return from_sums(family, sums, ground).beside(noise)
 
 
 def twin(mixture: Mixture) -> Mixture:
@@ -304,7 +307,7 @@ def twin(mixture: Mixture) -> Mixture:
     order = np.array([*range(mixture.n_components), k])
     weights = mixture.weights[order]
     weights[[k, -1]] /= 2
-    return Mixture(mixture.family, weights, mixture.family.taken(mixture.components, order))
+    return replace(mixture, weights=weights, components=mixture.family.taken(mixture.components, order))
 
 
 def _never(_: Ascent) -> bool:

@@ -140,7 +140,7 @@ class Path:
         """From one component up to the largest number that is wanted and beyond, and down again."""
         n, d = self.sample.rows.x.shape
         last = max(min(self.wanted[-1] + self.budget.overshoot, n // (d + 1)), self.wanted[-1])
-        self.climb(1, [one_component(self.family, self.ground)])
+        self.climb(1, [one_component(self.family, self.ground).beside(self.ground.noise)])
         for k in range(1, last):
             self.grow(k)
         for k in range(last, max(self.wanted[0], 2), -1):

@@ -13,7 +13,7 @@ from dask.system import CPU_COUNT
 from dgmm.em import Ascent, Ground
 from dgmm.engine import Node, merge_all
 from dgmm.estep import SOFT, Sharing, accumulate, make_plan, unpack
-from dgmm.families import Frame, FrameKind, Moments, SufficientStatistics, get_family
+from dgmm.families import Frame, FrameKind, Moments, Noise, SufficientStatistics, get_family
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.types import BoolArray, FloatArray, PriorName
@@ -86,8 +86,9 @@ def grounds_for(
     fixed: Iterable[str] = (),
     sharing: Sharing = SOFT,
     prior: PriorName = "none",
+    noise: Noise | None = None,
 ) -> dict[str, Ground]:
-    """What the M-steps of each covariance type need to know about the data, what they hold fixed, and the prior."""
+    """What the M-steps of each covariance type need to know about the data, hold fixed, believe and begin with."""
     grounds = {}
     for name in {c.covariance_type for c in candidates}:
         family = get_family(name)
@@ -99,7 +100,8 @@ def grounds_for(
             family.floor(reg_covar, in_frame),
             fixed=frozenset(fixed),
             sharing=sharing,
-            prior=None if prior == "none" else family.prior(in_frame),
+            prior=None if prior == "none" else (family if noise is None else family.beside_noise()).prior(in_frame),
+            noise=noise,
         )
     return grounds
 

@@ -18,7 +18,7 @@ from dask.system import CPU_COUNT
 from dgmm.em import Ascent, Ground, climb
 from dgmm.errors import InputError
 from dgmm.estep import SOFT, Sharing
-from dgmm.families import Frame, FrameKind, Moments, get_family
+from dgmm.families import Frame, FrameKind, Moments, Noise, get_family
 from dgmm.fits import CriterionTerms, Outcome, OutcomeKind, Spread, Training
 from dgmm.mixture import Mixture
 from dgmm.passes import Profile
@@ -79,6 +79,7 @@ def start_on_sample(
     criterion: Criterion | None = None,
     n_threads: int = CPU_COUNT,
     sharing: Sharing = SOFT,
+    noise: Noise | None = None,
 ) -> Starts:
     """The best of ``n_init`` starts of every candidate, converged on the sample, in frame coordinates.
 
@@ -100,12 +101,14 @@ def start_on_sample(
         That work at a time; as many as there are cores by default.
     sharing : Sharing
         How rows are shared out among components.
+    noise : Noise, optional
+        What every start has beside its components; where there is any, a single component needs starts, too.
 
     Returns
     -------
     Starts
     """
-    several = [c for c in candidates if c.n_components > 1]
+    several = [c for c in candidates if c.n_components > 1 or noise is not None]
     searches = options.searches and given is None
     sizes = sample_sizes(options, len(profile.sample.rows), profile.n_samples)
     failures: dict[Candidate, Outcome] = {}
@@ -117,7 +120,9 @@ def start_on_sample(
     if several:
         small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads, sharing)
         x, weights = small.rows.x, small.rows.weights
-        grounds = grounds_for(several, small.moments, frame, options.reg_covar, options.fixed, sharing, options.prior)
+        grounds = grounds_for(
+            several, small.moments, frame, options.reg_covar, options.fixed, sharing, options.prior, noise
+        )
         own = [get_family(name).view(x) for name in dict.fromkeys(c.covariance_type for c in several)]
         views = [*(view for view in own if view is not None), *views_of(x, profile.moments, frame)]
         n_init = 1 if given is not None and given.complete else options.n_init or ALONE
@@ -133,7 +138,7 @@ def start_on_sample(
                 for c in several:
                     if c.n_components == k:
                         ground = grounds[c.covariance_type]
-                        start = from_labels(get_family(c.covariance_type), small.rows, labels, k, ground)
+                        start = from_labels(get_family(c.covariance_type), small.rows, labels, k, ground).beside(noise)
                         if given is not None:
                             start = given.replace_in(start, ground.frame)
                         # plain EM for as few passes as these: acceleration would cost more than it saves
@@ -164,7 +169,9 @@ def start_on_sample(
     explored = sizes[:1] if all(path.budget.brief for path in paths) else sizes
     for smaller, size in pairwise(sizes):
         larger = SampleRows(profile.sample.first(size), frame, n_threads, sharing)
-        grounds = grounds_for(best, larger.moments, frame, options.reg_covar, options.fixed, sharing, options.prior)
+        grounds = grounds_for(
+            best, larger.moments, frame, options.reg_covar, options.fixed, sharing, options.prior, noise
+        )
         ruled_out = screening.ruled_out(best)
         alive = [c for c in best if c not in ruled_out]
         if smaller in explored:

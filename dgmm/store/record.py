@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dgmm.data import Layout
 from dgmm.errors import InputError, one_line
-from dgmm.families import get_family
+from dgmm.families import Noise, get_family
 from dgmm.fits import Clusters, Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
 from dgmm.types import AnyArray, Assignment, Criterion, Part, PriorName
@@ -103,6 +103,7 @@ class Attributes(BaseModel):
     assignment: Assignment = "soft"
     prior: PriorName = "none"
     classes: tuple[int, ...] | tuple[str, ...] = ()
+    noise: Finite | None = None
     digest: str | None = None
     checksum: str | None = None
 
@@ -137,6 +138,9 @@ def digest(mixture: Mixture) -> str:
     components = {field.name: getattr(mixture.components, field.name) for field in fields(mixture.components)}
     for name, values in {"weights": mixture.weights, **components}.items():
         _add_array(found, name, values)
+    if mixture.noise is not None:
+        for field in fields(mixture.noise):
+            _add_array(found, f"noise_{field.name}", np.asarray(getattr(mixture.noise, field.name)))
     return found.hexdigest()
 
 
@@ -161,7 +165,8 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
 
     Variables: ``weights`` (component), ``means`` (component, feature), ``covariances`` in the shape of the covariance
     type, ``factors`` (their square roots, from which the mixture is rebuilt exactly) and ``trajectory`` (pass); with
-    ``path_`` before their names those of a path, if there is one (step).
+    ``path_`` before their names those of a path, if there is one (step). Where there is noise, ``noise`` is its weight,
+    an attribute; ``noise_minimum`` and ``noise_maximum`` (feature) its box.
     Everything else is in the attributes: numbers and texts; lists of texts, the settings and the table of candidates
     as JSON. ``digest`` is a name of the mixture, ``checksum`` one of everything.
     """
@@ -177,6 +182,9 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         if series or name == "trajectory":
             known = np.nan_to_num(series, nan=UNKNOWN, posinf=UNKNOWN)
             variables[name] = ("pass", known, {"long_name": long_name, "units": units})
+    noise = fit.mixture.noise
+    if noise is not None:
+        variables |= {"noise_minimum": ("feature", noise.minimum), "noise_maximum": ("feature", noise.maximum)}
     if fit.stability is not None:
         for name, dims in STABILITY.items():
             variables[f"stability_{name}"] = (dims, getattr(fit.stability, name))
@@ -207,6 +215,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "family": fit.covariance_type,
         **({} if fit.assignment == "soft" else {"assignment": fit.assignment}),
         **({} if fit.prior == "none" else {"prior": fit.prior}),
+        **({} if noise is None else {"noise": noise.weight}),
         # what is not known is not there
         **{name: float(value) for name, value in numbers.items() if math.isfinite(value)},
         "n_parameters": fit.n_parameters,
@@ -319,8 +328,11 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
     for name, values in arrays.items():
         if not np.isfinite(values).all():
             raise ValueError(f"its {name} are not all finite")
+    noise = None
+    if a.noise is not None:
+        noise = Noise.between(a.noise, arrays["noise_minimum"], arrays["noise_maximum"])
     fit = Fit(
-        mixture=Mixture(family, weights, family.from_arrays(arrays)),
+        mixture=Mixture(family, weights, family.from_arrays(arrays), noise),
         log_likelihood=a.log_likelihood,
         n_samples=a.n_samples,
         n_missing=a.n_missing,
@@ -345,7 +357,10 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         classes=a.classes,
     )
     k, d = fit.mixture.means.shape
-    if weights.shape != (k,) or not (weights > 0).all() or abs(weights.sum() - 1) > 1e-9:
+    total = weights.sum() + (0.0 if noise is None else noise.weight)
+    if noise is not None and noise.minimum.shape != (d,):
+        raise ValueError(f"the box of its noise {noise.minimum.shape} is not of {d} features")
+    if weights.shape != (k,) or not (weights > 0).all() or abs(total - 1) > 1e-9:
         raise ValueError(f"its weights {weights.shape} are not positive with sum one")
     if len(fit.features) != d:
         raise ValueError(f"{len(fit.features)} names for {d} features")

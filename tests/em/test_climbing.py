@@ -341,7 +341,7 @@ def test_every_training_setting_changes_something() -> None:
     changes = {
         "tol": 1e-2, "max_iter": 4, "reg_covar": 0.05, "n_init": 1, "seed": 7, "start_rows": 150, "accelerate": "none",
         "init_params": "random", "search": "quick", "compute_dtype": "float32", "holdout": 0.2,
-        "stability": 2, "assignment": "hard", "fixed": ["weights"], "prior": "default",
+        "stability": 2, "assignment": "hard", "fixed": ["weights"], "prior": "default", "noise": True,
     }  # fmt: skip
     for name, value in changes.items():
         assert outcome(**{**base, name: value}) != reference, name
