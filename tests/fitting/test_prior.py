@@ -119,7 +119,7 @@ def test_a_selection_goes_by_the_likelihood() -> None:
         assert f.log_likelihood == pytest.approx(f.mixture.log_density(x).sum(), rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["VEI", "EEV", "poisson", "gamma"])
+@pytest.mark.parametrize("kind", ["VEI", "EEV", "factors:1", "poisson", "gamma"])
 def test_what_has_none_says_so(kind: str) -> None:
     x = 1.0 + np.random.default_rng(0).poisson(5, (50, 2))
     for ask in (lambda: dgmm.train(x, 2, kind, prior="default"), lambda: dgmm.select(x, [2], [kind], prior="default")):
