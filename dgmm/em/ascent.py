@@ -128,7 +128,8 @@ class Ascent:
             self.failure = error
             return
         self.proposal, self.remaining_gain = proposal.mixture, proposal.remaining_gain
-        if self.proposal.n_components == 1 or self.ground.constant:
+        known = self.proposal.n_components == 1 or self.ground.constant
+        if known and not self.proposal.family.hidden:
             # such an M-step does not depend on where it starts: its second value is the optimum
             self.remaining_gain = 0.0 if len(self.trajectory) > 1 or self._is_optimum() else np.inf
         self.enough = max(self.least_gain, self._tol * statistics.count)

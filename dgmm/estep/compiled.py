@@ -114,7 +114,7 @@ class Compiled:
 
     def takes(self, plan: Plan) -> bool:
         """Whether the kernel knows the features of all stacks."""
-        return all(stack.features.chain in CHAINS for stack in plan.stacks)
+        return plan.links is None and all(stack.features.chain in CHAINS for stack in plan.stacks)
 
     def accumulate(self, rows: Rows, plan: Plan) -> PassTotals:
         """E-step of all mixtures of a plan over samples."""

@@ -1,7 +1,8 @@
 """The plan of an E-step: the components of any number of mixtures of any families, stacked.
 
 With the features Phi (P, n) of a slice of samples, and one row of Theta (SumK, P) for every component of every
-mixture, ``Theta @ Phi`` holds all log joint densities and ``R @ Phi'`` everybody's sufficient statistics. A
+mixture, ``Theta @ Phi`` holds all log joint densities and ``R @ Phi'`` everybody's sufficient statistics. Rows with
+links are passed through a function of one number in between, and R is times another one of it. A
 component too narrow for the common frame is a stack of its own, in coordinates where it is a standard normal.
 """
 
@@ -127,6 +128,9 @@ class Plan(Sendable):
     dtype : numpy.dtype
         Of the two matrix products; everything else, sums over slices first of all, is float64.
     sharing : Sharing
+    links : ndarray, shape (rows, 2), or None
+        How log densities follow from the products, as `Family.links` has it; the second number is infinite in rows
+        where they are the products. None if they all are.
     """
 
     stacks: tuple[Stack, ...]
@@ -135,6 +139,7 @@ class Plan(Sendable):
     families: tuple[Family, ...]
     dtype: np.dtype[Any] = DOUBLE
     sharing: Sharing = SOFT
+    links: FloatArray | None = None
 
     @property
     def n_features(self) -> int:
@@ -158,6 +163,8 @@ class Plan(Sendable):
         parts += [family.name for family in self.families]
         if self.sharing != SOFT:
             parts.append(self.sharing)
+        if self.links is not None:
+            parts.append(self.links)
         for stack in self.stacks:
             parts += [stack.features.chain, stack.origin, stack.shift, stack.forward]
             parts += [part for p in stack.products for part in (p.rows.start, p.theta)]
@@ -229,6 +236,7 @@ def make_plan(
     common: dict[tuple[str, str], list[tuple[FeatureMap, slice, FloatArray]]] = {}
     locals_: list[Stack] = []
     local: list[bool] = []
+    links: list[FloatArray] = []
     for i in order:
         m, frame = mixtures[i], frames[mixtures[i].family.frame]
         rows = slice(len(local), len(local) + m.n_components)
@@ -237,10 +245,12 @@ def make_plan(
         if narrow.any() and m.family.features is not m.family.local_features:
             narrow[:] = True
         local.extend(map(bool, narrow))
+        its = m.family.links(m.weights, m.components, frame.log_volume)
+        links.append(np.tile([0.0, np.inf], (m.n_components, 1)) if its is None else its)
         if narrow.any():
             locals_.extend(_local_stacks(m, frame, narrow, rows.start))
         if not narrow.all():
-            theta = m.family.natural_parameters(m.weights, m.components, frame.log_volume)
+            theta = m.family.exponents(m.weights, m.components, frame.log_volume)
             parts = common.setdefault((m.family.frame, m.family.features.chain), [])
             for a, b in _runs(~narrow):
                 parts.append((m.family.features, slice(rows.start + a, rows.start + b), theta[a:b]))
@@ -248,7 +258,8 @@ def make_plan(
         _join(frames[kind], parts) for kind in frames for (its_kind, _), parts in common.items() if kind == its_kind
     ]
     families = tuple(m.family for m in mixtures)
-    return Plan((*stacks, *locals_), tuple(candidates), tuple(local), families, dtype, sharing)
+    linked = np.concatenate(links) if any(family.hidden for family in families) else None
+    return Plan((*stacks, *locals_), tuple(candidates), tuple(local), families, dtype, sharing, linked)
 
 
 def _stack_key(mixture: Stackable) -> tuple[str, str, int]:

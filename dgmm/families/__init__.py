@@ -17,6 +17,7 @@ from dgmm.families.gaussian import GAUSSIAN_CHAIN, GaussianFamily, Gaussians, pa
 from dgmm.families.poisson import Poisson, Rates
 from dgmm.families.spherical import Spherical
 from dgmm.families.statistics import SufficientStatistics
+from dgmm.families.student import StudentDiag, StudentFull, Students, StudentTied, with_hidden
 from dgmm.families.tied import Tied
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "LocalFrames",
     "Moments",
     "Rates",
+    "Students",
     "SufficientStatistics",
     "apply_linear",
     "gaussian_family",
@@ -45,6 +47,7 @@ __all__ = [
     "names",
     "pack_second",
     "register",
+    "with_hidden",
 ]
 
 #: Every family by name; settings, storage, tables and the contract tests read it.
@@ -96,5 +99,5 @@ DEFAULT = SCIKIT_LEARN
 
 for _family in (EII(), EEI(), VEI(), EVI(), VEE(), EVE(), VVE(), EEV(), VEV(), EVV()):
     register(_family)
-for _other in (Poisson(), Gamma()):
+for _other in (Poisson(), Gamma(), StudentFull(), StudentTied(), StudentDiag()):
     register(_other)
