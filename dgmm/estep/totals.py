@@ -27,8 +27,8 @@ class PassTotals:
     base : ndarray, shape (candidates,)
         Sums of the families' base measures, which are part of the log-likelihoods and of nothing else.
     hidden : ndarray, shape (components of all candidates, 2)
-        Sums of r, and of r times the logarithms ``log(1 + delta / nu)``, where the plan has links: `sums` are then of r u
-        in rows that are linked.
+        Where the plan has links, sums of r, and of r times the logarithms ``log(1 + delta / nu)``; `sums` of the first
+        feature are those of r u in rows that are linked.
     """
 
     count: float

@@ -79,8 +79,11 @@ def test_hard_assignments_never_fall(family: Family) -> None:
 
 def test_known_classes_are_one_pass(family: Family) -> None:
     fit = dgmm.train(X, covariance_type=family.name, labels=LABELS)
-    assert fit.n_passes == 1
     np.testing.assert_allclose(fit.mixture.weights, np.bincount(LABELS) / N, rtol=1e-12)
+    if family.hidden:  # there is more to a row than its class
+        assert fit.converged
+        return
+    assert fit.n_passes == 1
     np.testing.assert_allclose(fit.mixture.means, [X[k == LABELS].mean(axis=0) for k in range(K)], rtol=1e-6)
 
 
