@@ -7,8 +7,9 @@ those of the Gaussian with weights r u, and the sums of r, of r u and of ``r (lo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -70,14 +71,26 @@ class Students(Sendable):
 
     Attributes
     ----------
-    gaussians : Gaussians
-        Means, and square roots of the scale matrices.
+    means : ndarray, shape (K, d)
+    factors : ndarray
+        Square roots of the scale matrices, as those of covariances in `Gaussians`.
     degrees : ndarray, shape (K,)
         Degrees of freedom.
     """
 
-    gaussians: Gaussians
+    means: FloatArray
+    factors: FloatArray
     degrees: FloatArray
+
+    @classmethod
+    def of(cls, gaussians: Gaussians, degrees: FloatArray) -> Students:
+        """With the means and the factors of Gaussians."""
+        return cls(gaussians.means, gaussians.factors, degrees)
+
+    @cached_property
+    def gaussians(self) -> Gaussians:
+        """Those of the means and scale matrices; they keep what is found of them."""
+        return Gaussians(self.means, self.factors)
 
 
 class Student(Family):
@@ -106,13 +119,13 @@ class Student(Family):
 
     def links(self, weights: FloatArray, components: Students, log_volume: float) -> FloatArray:
         """``log w_k t(mu_k | k)`` and degrees of freedom."""
-        nu, d = components.degrees, components.gaussians.means.shape[1]
+        nu, d = components.degrees, components.means.shape[1]
         gained = 0.5 * (nu + d) * np.log1p(d / nu) - 0.5 * d + _stirling(0.5 * nu) - _stirling(0.5 * (nu + d))
         return np.stack([self.limit.log_peaks(weights, components.gaussians, log_volume) + gained, nu], axis=1)
 
     def natural_parameters(self, weights: FloatArray, components: Students, log_volume: float) -> FloatArray:
         """Of the complete data: theta of 1, u y, u y_i y_j, u and ``log u - u + 1``."""
-        nu, d = components.degrees, components.gaussians.means.shape[1]
+        nu, d = components.degrees, components.means.shape[1]
         theta = self.exponents(weights, components, log_volume)
         of_u = theta[:, 0] + 0.5 * d - 1
         constants = self.limit.log_peaks(weights, components.gaussians, log_volume) + _stirling(0.5 * nu)
@@ -149,11 +162,11 @@ class Student(Family):
         # of labels, which know of no u, there is nothing to learn of its spread
         known = ~gone & (logs != 0)
         degrees = np.clip(2 * shapes_of(np.where(known, -logs / safe, 1.0)), LEAST_DEGREES, MOST_DEGREES)
-        return weights, Students(self.limit.scaled(found, means_of_u), np.where(known, degrees, reference.degrees))
+        return weights, Students.of(self.limit.scaled(found, means_of_u), np.where(known, degrees, reference.degrees))
 
     def spread(self, n_components: int, moments: Moments, floor: FloatArray) -> Students:
         """Copies of the data's own mean and covariance, where EM begins."""
-        return Students(self.limit.spread(n_components, moments, floor), np.full(n_components, FIRST_DEGREES))
+        return Students.of(self.limit.spread(n_components, moments, floor), np.full(n_components, FIRST_DEGREES))
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         """Weights, means, scale matrices and degrees of freedom."""
@@ -172,11 +185,16 @@ class Student(Family):
 
     def holding(self, components: Students, held: Students, fixed: Collection[str]) -> Students:
         """With means, scale matrices or both of the others."""
-        return replace(components, gaussians=self.limit.holding(components.gaussians, held.gaussians, fixed))
+        return Students.of(self.limit.holding(components.gaussians, held.gaussians, fixed), components.degrees)
+
+    def joined(self, parts: Sequence[Students], weights: FloatArray) -> Students:
+        """As for Gaussians, each with its degrees of freedom."""
+        gaussians = self.limit.joined([part.gaussians for part in parts], weights)
+        return Students.of(gaussians, np.concatenate([part.degrees for part in parts]))
 
     def move(self, components: Students, linear: FloatArray, before: FloatArray, after: FloatArray) -> Students:
         """Components after an affine map."""
-        return replace(components, gaussians=self.limit.move(components.gaussians, linear, before, after))
+        return Students.of(self.limit.move(components.gaussians, linear, before, after), components.degrees)
 
     def to_vector(self, components: Students) -> FloatArray:
         """As for Gaussians, then the logarithms of the degrees of freedom."""
@@ -186,11 +204,11 @@ class Student(Family):
         """Inverse of `to_vector`, within the bounds."""
         k = len(like.degrees)
         degrees = np.clip(np.exp(vector[-k:]), LEAST_DEGREES, MOST_DEGREES)
-        return Students(self.limit.from_vector(vector[:-k], like.gaussians), degrees)
+        return Students.of(self.limit.from_vector(vector[:-k], like.gaussians), degrees)
 
     def means(self, components: Students) -> FloatArray:
         """Shape (K, d)."""
-        return components.gaussians.means
+        return components.means
 
     def covariances(self, components: Students) -> FloatArray:
         """Scale matrices, as those of the Gaussian family."""
@@ -206,9 +224,9 @@ class Student(Family):
 
     def sample(self, components: Students, labels: AnyArray, generator: np.random.Generator) -> FloatArray:
         """Gaussian draws over the roots of chi-squared ones by their degrees of freedom."""
-        about = Gaussians(np.zeros_like(components.gaussians.means), components.gaussians.factors)
+        about = Gaussians(np.zeros_like(components.means), components.factors)
         draws, nu = self.limit.sample(about, labels, generator), components.degrees[labels]
-        return components.gaussians.means[labels] + draws / np.sqrt(generator.chisquare(nu) / nu)[:, None]
+        return components.means[labels] + draws / np.sqrt(generator.chisquare(nu) / nu)[:, None]
 
     def arrays(self, components: Students) -> Mapping[str, tuple[tuple[str, ...], FloatArray]]:
         """Means, scale matrices (for readers), their factors and degrees of freedom."""
@@ -226,11 +244,11 @@ class Student(Family):
             raise InputError(f"degrees of a {self.name} model have shape {degrees.shape}, expected {expected}")
         if not (np.isfinite(degrees).all() and (degrees > 0).all()):
             raise InputError(f"degrees of a {self.name} model must be finite and positive")
-        return Students(gaussians, degrees)
+        return Students.of(gaussians, degrees)
 
     def expansion_error(self, components: Students) -> FloatArray:
         """That of half the squared distances, times the largest slope of the log density in these."""
-        d = components.gaussians.means.shape[1]
+        d = components.means.shape[1]
         return self.limit.expansion_error(components.gaussians) * (1 + d / components.degrees)
 
     def local_frames(self, components: Students) -> LocalFrames:
@@ -244,7 +262,7 @@ class Student(Family):
     def marginal(self, components: Students, features: IntArray) -> tuple[Family, Students]:
         """With the same degrees of freedom."""
         _, gaussians = self.limit.marginal(components.gaussians, features)
-        return self.unconstrained(), Students(gaussians, components.degrees)
+        return self.unconstrained(), Students.of(gaussians, components.degrees)
 
     def condition(
         self, components: Students, given: IntArray, values: FloatArray, wanted: IntArray
@@ -256,7 +274,7 @@ class Student(Family):
         z = own.forwards * away if own.forwards.ndim == 2 else np.einsum("kij,kj->ki", own.forwards, away)
         by = (components.degrees + (z**2).sum(axis=1)) / (components.degrees + g)
         _, rest = self.limit.condition(components.gaussians, given, values, wanted)
-        return self.unconstrained(), Students(self.limit.scaled(rest, by), components.degrees + g)
+        return self.unconstrained(), Students.of(self.limit.scaled(rest, by), components.degrees + g)
 
 
 class StudentFull(Student):
