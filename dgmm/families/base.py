@@ -232,6 +232,10 @@ class Family(ABC):
         """The components by weight, largest first, ties by mean: labels are stable from run to run."""
         return np.lexsort((*self.means(components).T[::-1], -weights))
 
+    def remarks(self, components: Any) -> list[str]:
+        """What there is to say of each component beside its weight and mean, in words; mostly nothing."""
+        return [""] * len(self.means(components))
+
     def log_base_measure(self, x: AnyArray) -> FloatArray | None:
         """``log h(x)``, the part of the log density that no parameter enters, shape (n,); None where it is zero."""
         return None

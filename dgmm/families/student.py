@@ -246,6 +246,10 @@ class Student(Family):
             raise InputError(f"degrees of a {self.name} model must be finite and positive")
         return Students.of(gaussians, degrees)
 
+    def remarks(self, components: Students) -> list[str]:
+        """Degrees of freedom."""
+        return [f"{nu:.3g} degrees of freedom" for nu in components.degrees]
+
     def expansion_error(self, components: Students) -> FloatArray:
         """That of half the squared distances, times the largest slope of the log density in these."""
         d = components.means.shape[1]
