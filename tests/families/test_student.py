@@ -12,6 +12,7 @@ from scipy.stats import multivariate_t, norm
 from sklearn.metrics import adjusted_rand_score
 
 import dgmm
+from dgmm.api import open_scores
 from dgmm.cli import main
 from dgmm.em import Ascent, Ground, climb
 from dgmm.errors import InputError
@@ -19,6 +20,7 @@ from dgmm.estep import Compiled, Plain, Sharing, make_plan, unpack
 from dgmm.families import FrameKind, Gaussians, Moments, Students, get_family, make_frame
 from dgmm.families.student import LEAST_DEGREES, MOST_DEGREES
 from dgmm.mixture import Mixture
+from dgmm.report import write_report
 from dgmm.rows import Rows
 from dgmm.search import SampleRows
 from dgmm.search.initialise import from_labels, summed
@@ -330,7 +332,9 @@ def test_the_command_line_takes_them(tmp_path: Path, capsys: pytest.CaptureFixtu
         1200, rng(7)
     )
     data, model = str(tmp_path / "x.zarr"), str(tmp_path / "run" / "model.zarr")
-    xr.Dataset({n: ("row", column) for n, column in zip("uv", x.T, strict=True)}).chunk(row=400).to_zarr(data, consolidated=False)
+    xr.Dataset({n: ("row", column) for n, column in zip("uv", x.T, strict=True)}).chunk(row=400).to_zarr(
+        data, consolidated=False
+    )
 
     def run(*words: str) -> str:
         assert main(list(words)) in (0, None)
@@ -344,4 +348,6 @@ def test_the_command_line_takes_them(tmp_path: Path, capsys: pytest.CaptureFixtu
     run("score", model, data, "--out", str(tmp_path / "s.zarr"), "--quiet")
     run("verify", str(tmp_path / "s.zarr"), "--quiet")
     run("sample", model, "--rows", "100", "--out", str(tmp_path / "y.zarr"), "--quiet")
-    assert (tmp_path / "run" / "report.html").read_text().count("degrees of freedom") == 2
+    scores = open_scores(tmp_path / "s.zarr")
+    write_report(tmp_path / "r.html", title="Tails", fit=dgmm.load(model), table=None, scores=scores, sample=x)
+    assert (tmp_path / "r.html").read_text().count("degrees of freedom") == 2
