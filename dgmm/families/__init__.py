@@ -5,6 +5,8 @@ M-step, how they are stored, moved from one frame to another, regularised and pu
 covariance type or a number of dimensions. A new family is a file here and a line in `FAMILIES`.
 """
 
+from functools import cache
+
 from dgmm.errors import InputError
 from dgmm.families.aligned import EEI, EII, EVI, VEI
 from dgmm.families.base import Family, FeatureMap, LocalFrames
@@ -70,10 +72,17 @@ def register(family: Family) -> None:
 
 def get_family(name: str) -> Family:
     """The family of this name, or an `InputError` that lists all of them."""
-    try:
-        return FAMILIES[ALIASES.get(name, name)]
-    except KeyError:
-        raise InputError(f"unknown covariance type {name!r}: choose from {', '.join(names())}") from None
+    plain, colon, given = name.partition(":")
+    family = FAMILIES.get(ALIASES.get(plain, plain))
+    found = _variant(family, given) if family and colon else family
+    if found is None:
+        raise InputError(f"unknown covariance type {name!r}: choose from {', '.join(names())}")
+    return found
+
+
+@cache
+def _variant(family: Family, given: str) -> Family | None:
+    return family.variant(given)
 
 
 def names() -> list[str]:

@@ -77,7 +77,7 @@ class Family(ABC):
     """
 
     #: The name under which settings, files and tables know the family.
-    name: ClassVar[str]
+    name: str
     #: The coordinates in which its statistics are taken.
     frame: ClassVar[FrameKind]
     #: Features of its E-step, and those of a component in coordinates of its own.
@@ -105,6 +105,10 @@ class Family(ABC):
     def contains(self, other: Family) -> bool:
         """Whether every mixture of another family is one of this family too, and they differ."""
         return False
+
+    def variant(self, given: str) -> Family | None:
+        """The family with a number given that is estimated else, which follows its name and a colon; None: has none."""
+        return None
 
     def unconstrained(self) -> Family:
         """The family of the same components where some are changed, or parts are taken of all; it contains this one."""

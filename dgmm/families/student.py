@@ -107,6 +107,31 @@ class Student(Family):
     elliptical = True
     parts = ("means", "covariances")
 
+    def __init__(self, given: float | None = None) -> None:
+        #: Degrees of freedom of all components; None if they are estimated.
+        self.given = given
+        if given is not None:
+            self.name = f"{type(self).name}:{repr(given).removesuffix('.0')}"
+
+    def variant(self, given: str) -> Student:
+        """With these degrees of freedom."""
+        try:
+            nu = float(given)
+        except ValueError:
+            nu = np.nan
+        if not (np.isfinite(nu) and nu > 0):
+            raise InputError(f"{self.name}:{given} has no degrees of freedom: give a positive number, as {self.name}:4")
+        return type(self)(nu)
+
+    @property
+    def free(self) -> Student:
+        """The family of the same components where some are changed, or parts are taken of all."""
+        return self
+
+    def unconstrained(self) -> Family:
+        """The same with scale matrices of their own."""
+        return self.free
+
     def exponents(self, weights: FloatArray, components: Students, log_volume: float) -> FloatArray:
         """Theta of minus half the squared distances."""
         return self.limit.expand(np.zeros(len(weights)), components.gaussians)
@@ -162,15 +187,17 @@ class Student(Family):
         # of labels, which know of no u, there is nothing to learn of its spread
         known = ~gone & (logs != 0)
         degrees = np.clip(2 * shapes_of(np.where(known, -logs / safe, 1.0)), LEAST_DEGREES, MOST_DEGREES)
-        return weights, Students.of(self.limit.scaled(found, means_of_u), np.where(known, degrees, reference.degrees))
+        degrees = np.where(known, degrees, reference.degrees) if self.given is None else reference.degrees
+        return weights, Students.of(self.limit.scaled(found, means_of_u), degrees)
 
     def spread(self, n_components: int, moments: Moments, floor: FloatArray) -> Students:
         """Copies of the data's own mean and covariance, where EM begins."""
-        return Students.of(self.limit.spread(n_components, moments, floor), np.full(n_components, FIRST_DEGREES))
+        nu = FIRST_DEGREES if self.given is None else self.given
+        return Students.of(self.limit.spread(n_components, moments, floor), np.full(n_components, nu))
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
-        """Weights, means, scale matrices and degrees of freedom."""
-        return self.limit.n_parameters(n_components, n_features) + n_components
+        """Weights, means, scale matrices and degrees of freedom that are estimated."""
+        return self.limit.n_parameters(n_components, n_features) + n_components * (self.given is None)
 
     def n_fixed(self, fixed: Collection[str], n_components: int, n_features: int) -> int:
         """Those of the weights, of the means and of the scale matrices."""
@@ -197,11 +224,14 @@ class Student(Family):
         return Students.of(self.limit.move(components.gaussians, linear, before, after), components.degrees)
 
     def to_vector(self, components: Students) -> FloatArray:
-        """As for Gaussians, then the logarithms of the degrees of freedom."""
-        return np.concatenate([self.limit.to_vector(components.gaussians), np.log(components.degrees)])
+        """As for Gaussians, then the logarithms of the degrees of freedom that are estimated."""
+        vector = self.limit.to_vector(components.gaussians)
+        return vector if self.given is not None else np.concatenate([vector, np.log(components.degrees)])
 
     def from_vector(self, vector: FloatArray, like: Students) -> Students:
         """Inverse of `to_vector`, within the bounds."""
+        if self.given is not None:
+            return Students.of(self.limit.from_vector(vector, like.gaussians), like.degrees)
         k = len(like.degrees)
         degrees = np.clip(np.exp(vector[-k:]), LEAST_DEGREES, MOST_DEGREES)
         return Students.of(self.limit.from_vector(vector[:-k], like.gaussians), degrees)
@@ -244,6 +274,8 @@ class Student(Family):
             raise InputError(f"degrees of a {self.name} model have shape {degrees.shape}, expected {expected}")
         if not (np.isfinite(degrees).all() and (degrees > 0).all()):
             raise InputError(f"degrees of a {self.name} model must be finite and positive")
+        if self.given is not None and (degrees != self.given).any():
+            raise InputError(f"degrees of a {self.name} model must be {self.given:g}")
         return Students.of(gaussians, degrees)
 
     def remarks(self, components: Students) -> list[str]:
@@ -266,7 +298,7 @@ class Student(Family):
     def marginal(self, components: Students, features: IntArray) -> tuple[Family, Students]:
         """With the same degrees of freedom."""
         _, gaussians = self.limit.marginal(components.gaussians, features)
-        return self.unconstrained(), Students.of(gaussians, components.degrees)
+        return self.free, Students.of(gaussians, components.degrees)
 
     def condition(
         self, components: Students, given: IntArray, values: FloatArray, wanted: IntArray
@@ -278,7 +310,7 @@ class Student(Family):
         z = own.forwards * away if own.forwards.ndim == 2 else np.einsum("kij,kj->ki", own.forwards, away)
         by = (components.degrees + (z**2).sum(axis=1)) / (components.degrees + g)
         _, rest = self.limit.condition(components.gaussians, given, values, wanted)
-        return self.unconstrained(), Students.of(self.limit.scaled(rest, by), components.degrees + g)
+        return type(self.free)(), Students.of(self.limit.scaled(rest, by), components.degrees + g)
 
 
 class StudentFull(Student):
@@ -297,9 +329,10 @@ class StudentTied(StudentFull):
     name = "t_tied"
     limit = Equal()
 
-    def unconstrained(self) -> Family:
+    @property
+    def free(self) -> Student:
         """Any scale matrices."""
-        return StudentFull()
+        return StudentFull(self.given)
 
 
 class StudentDiag(Student):

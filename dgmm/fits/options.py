@@ -155,16 +155,19 @@ class _Families:
 
 
 def _known_family(value: Any) -> Any:
-    if value not in names():
+    if not isinstance(value, str):
         raise ValueError(f"unknown covariance type {value!r}: choose from {', '.join(names())}")
-    return get_family(value).name
+    try:
+        return get_family(value).name
+    except InputError as error:
+        raise ValueError(str(error)) from None
 
 
 CovarianceType = Annotated[
     str,
     Field(
         description="Structure of the covariances; poisson (counts) and gamma (positive values) are families without, "
-        "independent per feature."
+        "independent per feature; t_full:4 is t_full with 4 degrees of freedom, which are estimated else."
     ),
     BeforeValidator(_known_family),
     _Families(),

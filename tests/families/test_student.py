@@ -213,6 +213,54 @@ def test_many_degrees_of_freedom_are_gaussian(name: str) -> None:
         np.testing.assert_allclose(*(m.family.covariance(m.components, k) for m in after), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fit_with_many_degrees_of_freedom_is_the_gaussian_one(name: str) -> None:
+    """From the same start, at the same pass, with the same number of parameters."""
+    means = np.array([[0.0, 0, 0], [3.0, -2, 1]])
+    labels = np.repeat([0, 1], 400)
+    x = means[labels] + rng(8).standard_normal((800, 3)) @ np.linalg.cholesky(SCALE).T
+    ours, theirs = fitted(f"{name}:1e12", x, labels, "none"), fitted(LIMITS[name], x, labels, "none")
+    assert ours.mixture.n_parameters == theirs.mixture.n_parameters
+    assert len(ours.trajectory) == pytest.approx(len(theirs.trajectory), abs=2)
+    both = min(len(ours.trajectory), len(theirs.trajectory))
+    np.testing.assert_allclose(ours.trajectory[:both], theirs.trajectory[:both], rtol=1e-8)
+    np.testing.assert_allclose(ours.mixture.means, theirs.mixture.means, atol=1e-7)
+
+
+def test_given_degrees_of_freedom_stay(tmp_path: Path) -> None:
+    """A family of its own, with fewer parameters; less likely than where they are estimated."""
+    x = multivariate_t([1.0, -2.0], [[2.0, 0.7], [0.7, 1.0]], df=3.5).rvs(600, random_state=0)
+    given, estimated = dgmm.train(x, 1, "t_full:9.50"), dgmm.train(x, 1, "t_full")
+    assert given.covariance_type == "t_full:9.5"
+    assert given.mixture.components.degrees.tolist() == [9.5]
+    assert given.n_parameters == estimated.n_parameters - 1 == 5
+    assert given.log_likelihood < estimated.log_likelihood - 1
+    near = dgmm.train(x, 1, f"t_full:{estimated.mixture.components.degrees[0]}")
+    assert near.log_likelihood == pytest.approx(estimated.log_likelihood, abs=0.02)
+    dgmm.save(given, tmp_path / "m.zarr")
+    again = dgmm.load(tmp_path / "m.zarr").mixture
+    assert again.n_parameters == 5
+    np.testing.assert_array_equal(again.log_density(x), given.mixture.log_density(x))
+    rest = given.mixture.condition({0: 1.0})
+    assert rest.covariance_type == "t_full"
+    assert rest.components.degrees.tolist() == [10.5]
+    assert get_family("t_tied:4").unconstrained().name == "t_full:4"
+
+
+@pytest.mark.parametrize("given", ["", "four", "0", "-1", "inf", "nan"])
+def test_what_are_no_degrees_of_freedom_is_refused(given: str) -> None:
+    with pytest.raises(InputError, match=f"t_full:{given} has no degrees of freedom: give a positive number"):
+        get_family(f"t_full:{given}")
+    with pytest.raises(InputError, match="t_full:"):
+        dgmm.train(np.zeros((9, 2)), 2, f"t_full:{given}")
+
+
+@pytest.mark.parametrize("name", ["full:4", "t_fool:4", ":4"])
+def test_others_have_no_degrees_of_freedom(name: str) -> None:
+    with pytest.raises(InputError, match=f"unknown covariance type '{name}': choose from full"):
+        get_family(name)
+
+
 def test_degrees_of_freedom_stay_between_their_bounds() -> None:
     """Tails heavier than Cauchy's, and lighter than a Gaussian's."""
     heavy = rng().standard_t(0.4, size=(2000, 1))
@@ -313,6 +361,7 @@ def test_outliers_move_these_components_less() -> None:
         ({"degrees": np.ones(2)}, r"degrees of a t_full model have shape \(2,\), expected \(3,\)"),
         ({"degrees": np.array([1.0, 0, 1])}, "degrees of a t_full model must be finite and positive"),
         ({"degrees": np.array([1.0, np.inf, 1])}, "degrees of a t_full model must be finite and positive"),
+        ({"degrees": np.ones((3, 1))}, r"have shape \(3, 1\), expected \(3,\)"),
         ({"scales": np.tile(2 * SCALE, (3, 1, 1))}, "are not the squares of its factors"),
     ],
 )
@@ -340,7 +389,7 @@ def test_the_command_line_takes_them(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert main(list(words)) in (0, None)
         return capsys.readouterr().out
 
-    run("select", data, "--k", "1:3", "--covariance", "diag,t_diag", "--out", str(tmp_path / "run"), "--quiet")
+    run("select", data, "--k", "1:3", "--covariance", "diag,t_diag,t_diag:50", "--out", str(tmp_path / "run"), "--quiet")
     shown = run("info", model)
     assert "t_diag, K = 2" in shown
     assert shown.count("degrees of freedom") == 2
