@@ -100,6 +100,18 @@ def test_statistics_of_parts_add_up(family: Family) -> None:
         np.testing.assert_allclose(found.sums, whole.sums, rtol=1e-10, atol=1e-10 * np.abs(whole.sums).max())
 
 
+def test_sums_over_rows_are_those_of_the_e_step(family: Family) -> None:
+    """The ones of the search and of new components on the worst rows are the ones of a pass, hidden parts included."""
+    ground = ground_of(family, X)
+    mixture = start_of(family).to_frame(ground.frame)
+    plan = make_plan([mixture], {family.frame: ground.frame})
+    (statistics,) = unpack(accumulate(Rows(X), plan), plan)
+    shares = mixture.to_data(ground.frame).responsibilities(X).T
+    found = family.sums_of(ground.frame.coordinates(X), shares, mixture.components)
+    if not statistics.local.any():
+        np.testing.assert_allclose(found, statistics.sums, rtol=1e-8, atol=1e-9 * np.abs(found).max())
+
+
 @pytest.mark.parametrize("name", list(FAMILIES))
 @settings(max_examples=10)
 @given(chunks=st.lists(st.integers(1, N // 2), min_size=1, max_size=6))
