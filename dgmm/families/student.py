@@ -214,6 +214,10 @@ class Student(Family):
         """With means, scale matrices or both of the others."""
         return Students.of(self.limit.holding(components.gaussians, held.gaussians, fixed), components.degrees)
 
+    def taken(self, components: Students, order: IntArray) -> Students:
+        """Some of the components, in an order; there may be none."""
+        return Students.of(self.limit.taken(components.gaussians, order), components.degrees[order])
+
     def joined(self, parts: Sequence[Students], weights: FloatArray) -> Students:
         """As for Gaussians, each with its degrees of freedom."""
         gaussians = self.limit.joined([part.gaussians for part in parts], weights)

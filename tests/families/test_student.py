@@ -315,6 +315,16 @@ def test_conditional_and_marginal_densities(name: str) -> None:
         mixture.regression([0])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_none_of_the_components_and_others_are_these(name: str) -> None:
+    """As where the only component there is is cut."""
+    mixture = three(name)
+    none = mixture.family.taken(mixture.components, np.array([], dtype=int))
+    again = mixture.family.joined([none, mixture.components], mixture.weights)
+    np.testing.assert_allclose(again.factors, mixture.components.factors, rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(again.degrees, mixture.components.degrees)
+
+
 def test_samples_have_the_tails() -> None:
     """Of every feature, a t distribution (Kolmogorov's distance), and of its degrees of freedom alone."""
     mixture = mixture_of("t_full", [3.0], np.zeros((1, 3)), SCALE, np.ones(1))
