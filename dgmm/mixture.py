@@ -25,8 +25,10 @@ class Regression(Sendable):
 
     Attributes
     ----------
+    given : Mixture
+        Of the given features.
     plan : Plan
-        Of the density of the given features.
+        Of their density.
     origins : ndarray, shape (K, g)
         Means of the given features in each component.
     slopes : ndarray, shape (K, m, g)
@@ -36,9 +38,10 @@ class Regression(Sendable):
     levels : ndarray, shape (K, m)
         Their means in each component at its origin, from the centre.
     variances : ndarray, shape (K, m)
-        What is left of theirs in each component.
+        What is left of theirs in each component, up to `Family.inflation`.
     """
 
+    given: Mixture
     plan: Plan
     origins: FloatArray
     slopes: FloatArray
@@ -71,7 +74,8 @@ class Regression(Sendable):
         mean[~np.isfinite(scores.log_density)] = np.nan
         expected -= mean
         np.square(expected, out=expected)
-        expected += self.variances[:, None]
+        more = self.given.family.inflation(self.given.components, x)
+        expected += self.variances[:, None] if more is None else self.variances[:, None] * more[..., None]
         return self.centre + mean, (shares * expected).sum(axis=0)
 
 
@@ -258,8 +262,10 @@ class Mixture:
             raise InputError(f"features {sorted(both)} are wanted and given: leave them out of one")
         slopes, family, rest = self.family.regression(self.components, theirs, ours)
         levels, centre = family.means(rest), self.weights @ self.means[:, ours]
-        plan = self.marginal(theirs.tolist()).density_plan()
-        return Regression(plan, self.means[:, theirs], slopes, centre, levels - centre, family.variances(rest))
+        there = self.marginal(theirs.tolist())
+        return Regression(
+            there, there.density_plan(), self.means[:, theirs], slopes, centre, levels - centre, family.variances(rest)
+        )
 
     def predict(
         self, x: AnyArray, wanted: Sequence[int], given: Sequence[int] | None = None

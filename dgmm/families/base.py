@@ -348,6 +348,22 @@ class Family(ABC):
         family, rest = self.marginal(components, wanted)
         return np.zeros((len(self.means(components)), len(wanted), len(given))), family, rest
 
+    def inflation(self, components: Any, x: FloatArray) -> FloatArray | None:
+        """By how much the variances of `regression` grow where the given features, those of components, have values.
+
+        Parameters
+        ----------
+        components
+            Of the given features.
+        x : ndarray, shape (n, d)
+
+        Returns
+        -------
+        ndarray, shape (K, n), or None
+            None where variances do not depend on the values.
+        """
+        return None
+
     def condition(self, components: Any, given: IntArray, values: FloatArray, wanted: IntArray) -> tuple[Family, Any]:
         """The family and the components of the wanted features where given ones have these values."""
         _, family, rest = self.regression(components, given, wanted)

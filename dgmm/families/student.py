@@ -304,17 +304,37 @@ class Student(Family):
         _, gaussians = self.limit.marginal(components.gaussians, features)
         return self.free, Students.of(gaussians, components.degrees)
 
+    def regression(
+        self, components: Students, given: IntArray, wanted: IntArray
+    ) -> tuple[FloatArray, Family, Students]:
+        """As for Gaussians, with more degrees of freedom."""
+        slopes, _, rest = self.limit.regression(components.gaussians, given, wanted)
+        return slopes, type(self.free)(), Students.of(rest, components.degrees + len(given))
+
+    def inflation(self, components: Students, x: FloatArray) -> FloatArray:
+        """``(nu + delta) / (nu + g - 2)``: from scale matrices to covariances, infinite where there are none."""
+        nu, g = components.degrees[:, None], x.shape[1]
+        with np.errstate(divide="ignore"):
+            return (nu + self.distances(components, x)) / np.maximum(nu + g - 2, 0.0)
+
     def condition(
         self, components: Students, given: IntArray, values: FloatArray, wanted: IntArray
     ) -> tuple[Family, Students]:
         """More degrees of freedom, and scales that follow how far the given values are from the means."""
-        there, known = self.limit.marginal(components.gaussians, given)
-        own, g = there.local_frames(known), len(given)
-        away = values - own.origins
-        z = own.forwards * away if own.forwards.ndim == 2 else np.einsum("kij,kj->ki", own.forwards, away)
-        by = (components.degrees + (z**2).sum(axis=1)) / (components.degrees + g)
-        _, rest = self.limit.condition(components.gaussians, given, values, wanted)
-        return type(self.free)(), Students.of(self.limit.scaled(rest, by), components.degrees + g)
+        slopes, family, rest = self.regression(components, given, wanted)
+        _, known = self.marginal(components, given)
+        means = rest.means + np.einsum("kij,kj->ki", slopes, values - known.means)
+        away = self.free.distances(known, values[None])[:, 0]
+        gaussians = self.free.limit.scaled(rest.gaussians, (components.degrees + away) / rest.degrees)
+        return family, Students(means, gaussians.factors, rest.degrees)
+
+    def distances(self, components: Students, x: FloatArray) -> FloatArray:
+        """Squared, of rows (n, d) in units of the scale matrices, shape (K, n)."""
+        own = self.local_frames(components)
+        away = x - own.origins[:, None]
+        forwards = np.swapaxes(own.forwards, 1, -1)
+        z = away @ forwards if forwards.ndim == 3 else away * own.forwards[:, None]
+        return np.asarray((z**2).sum(axis=2))
 
 
 class StudentFull(Student):

@@ -311,8 +311,51 @@ def test_conditional_and_marginal_densities(name: str) -> None:
         rest = mixture.condition({2: row[2], 0: row[0]})
         both = there.log_density(row[None, [2, 0]]) + rest.log_density(row[None, [1]])
         assert both[0] == pytest.approx(mixture.log_density(row[None])[0], abs=1e-9)
-    with pytest.raises(InputError, match=f"how parts of {name} components follow others is not known"):
-        mixture.regression([0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_are_moments_of_the_conditional_density(name: str) -> None:
+    """By quadrature of joint densities, tails far out included."""
+    mixture = mixture_of(name, [4.5, 7.0], np.array([[0.0, 0, 0], [3.0, -2, 1]]), SCALE, np.array([0.6, 0.4]))
+    t = np.linspace(-np.pi / 2, np.pi / 2, 200_001)[1:-1]
+    y, weight = 3 * np.tan(t), 3 / np.cos(t) ** 2
+    for given in ([0.5, -1.0], [4.0, 2.0]):
+        rows = np.column_stack([np.full_like(y, given[0]), y, np.full_like(y, given[1])])
+        density = np.exp(mixture.log_density(rows)) * weight
+        mean = (density @ y) / density.sum()
+        variance = (density @ (y - mean) ** 2) / density.sum()
+        means, variances = mixture.predict(np.array([given]), [1], [0, 2])
+        assert means[0, 0] == pytest.approx(mean, abs=1e-6)
+        assert variances[0, 0] == pytest.approx(variance, rel=1e-4)
+    one = mixture_of(name, [1.0], np.zeros((1, 3)), SCALE, np.ones(1))
+    assert one.predict(np.zeros((1, 1)), [1], [0])[1].tolist() == [[np.inf]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_top_is_one_of_the_likelihood_of_scipy(name: str) -> None:
+    """Where its derivatives vanish, by every mean, degree of freedom and log weight."""
+    x, labels = mixture_of(name, [3.0, 6.0], np.array([[0.0, 0], [4, 1]]), SCALE[:2, :2], np.array([0.6, 0.4])).sample(
+        700, rng(9)
+    )
+    ascent = fitted(name, x, labels)
+    top = ascent.mixture.to_data(ascent.ground.frame)
+    scales = [top.family.covariance(top.components, k) for k in range(2)]
+
+    def likelihood(v: np.ndarray) -> float:
+        weights = np.exp(v[4:6]) / np.exp(v[4:6]).sum()
+        each = [w * multivariate_t(m, s * v[8], df=nu).pdf(x) for w, m, s, nu in zip(
+            weights, v[:4].reshape(2, 2), scales, v[6:8], strict=True)]  # fmt: skip
+        return float(np.log(np.sum(each, axis=0)).sum())
+
+    here = np.concatenate([top.means.ravel(), np.log(top.weights), top.components.degrees, [1.0]])
+    assert likelihood(here) == pytest.approx(ascent.log_likelihood, rel=1e-9)
+    for i in range(len(here)):
+        step = np.zeros(len(here))
+        step[i] = 1e-3
+        slope = (likelihood(here + step) - likelihood(here - step)) / 2e-3
+        curvature = (likelihood(here + step) + likelihood(here - step) - 2 * likelihood(here)) / 1e-6
+        # the gain that is left along it, in nats
+        assert 0.5 * slope**2 / abs(curvature) < 1e-3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -399,7 +442,9 @@ def test_the_command_line_takes_them(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert main(list(words)) in (0, None)
         return capsys.readouterr().out
 
-    run("select", data, "--k", "1:3", "--covariance", "diag,t_diag,t_diag:50", "--out", str(tmp_path / "run"), "--quiet")
+    run(
+        "select", data, "--k", "1:3", "--covariance", "diag,t_diag,t_diag:50", "--out", str(tmp_path / "run"), "--quiet"
+    )
     shown = run("info", model)
     assert "t_diag, K = 2" in shown
     assert shown.count("degrees of freedom") == 2
