@@ -328,10 +328,11 @@ def info(
         print(describe(fit, record.criterion))
         if fit.layout is not None:
             print(f"features: {fit.layout.describe(fit.features)}")
-        stability = fit.stability
+        stability, remarks = fit.stability, fit.mixture.family.remarks(fit.mixture.components)
         for component, (weight, mean) in enumerate(zip(fit.mixture.weights, fit.mixture.means, strict=True)):
             values = ", ".join(f"{name} {value:.4g}" for name, value in zip(fit.features[:6], mean, strict=False))
             more = ", ..." if len(mean) > 6 else ""
+            more += f"; {remarks[component]}" if remarks[component] else ""
             if stability is not None:
                 more += f"; found again in {stability.found_again[component]:.0%} of the refits, "
                 more += f"standard error of the weight {stability.weights_se[component]:.2g}"

@@ -25,8 +25,10 @@ class Regression(Sendable):
 
     Attributes
     ----------
+    given : Mixture
+        Of the given features.
     plan : Plan
-        Of the density of the given features.
+        Of their density.
     origins : ndarray, shape (K, g)
         Means of the given features in each component.
     slopes : ndarray, shape (K, m, g)
@@ -36,9 +38,10 @@ class Regression(Sendable):
     levels : ndarray, shape (K, m)
         Their means in each component at its origin, from the centre.
     variances : ndarray, shape (K, m)
-        What is left of theirs in each component.
+        What is left of theirs in each component, up to `Family.inflation`.
     """
 
+    given: Mixture
     plan: Plan
     origins: FloatArray
     slopes: FloatArray
@@ -71,7 +74,8 @@ class Regression(Sendable):
         mean[~np.isfinite(scores.log_density)] = np.nan
         expected -= mean
         np.square(expected, out=expected)
-        expected += self.variances[:, None]
+        more = self.given.family.inflation(self.given.components, x)
+        expected += self.variances[:, None] if more is None else self.variances[:, None] * more[..., None]
         return self.centre + mean, (shares * expected).sum(axis=0)
 
 
@@ -281,16 +285,15 @@ class Mixture:
             raise InputError(f"features {sorted(both)} are wanted and given: leave them out of one")
         slopes, family, rest = self.family.regression(self.components, theirs, ours)
         levels, centre = family.means(rest), self.weights @ self.means[:, ours]
-        plan, origins, variances = (
-            self.marginal(theirs.tolist()).density_plan(), self.means[:, theirs], family.variances(rest)
-        )  # fmt: skip
+        there = self.marginal(theirs.tolist())
+        origins, variances = self.means[:, theirs], family.variances(rest)
         if self.noise is not None:
             # whatever is given, noise is anywhere in its box
             origins = np.vstack([origins, self.noise.mean[theirs]])
             slopes = np.concatenate([slopes, np.zeros((1, *slopes.shape[1:]))])
             levels = np.vstack([levels, self.noise.mean[ours]])
             variances = np.vstack([variances, self.noise.variances[ours]])
-        return Regression(plan, origins, slopes, centre, levels - centre, variances)
+        return Regression(there, there.density_plan(), origins, slopes, centre, levels - centre, variances)
 
     def predict(
         self, x: AnyArray, wanted: Sequence[int], given: Sequence[int] | None = None

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "waits": "", "progress": "", "rows": "",
     "families": "frame statistics base gaussian conjugate full diag tied spherical aligned orientation ellipsoids "
-    "loadings factors independent gamma poisson noise",
+    "loadings factors independent gamma poisson noise student",
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "", "matching": "",
     "data": "retries runs grid labels layout codecs chunks stores samples variables sources fingerprints",

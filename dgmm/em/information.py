@@ -91,6 +91,8 @@ class Information:
 def is_worth_it(mixture: Mixture, ground: Ground) -> bool:
     """Whether the information at a mixture can be had, and costs less than a pass over all the data."""
     p = mixture.n_parameters
+    if mixture.family.hidden:  # scores are not linear in the features
+        return False
     if ground.sample is None or p > LARGEST or len(ground.sample) < FEWEST * p:
         return False
     if len(to_vector(mixture)) > p + 1:  # along coordinates more than there are parameters scores are all zero

@@ -37,6 +37,7 @@ class Packed:
     panels : ndarray of int, shape (panels, 6)
     theta : ndarray, shape (sum of the panels' sizes,)
         In the precision of the products.
+    links : ndarray, shape (rows, 2) or (0, 2)
     candidates : ndarray of int, shape (candidates, 2)
     """
 
@@ -47,6 +48,7 @@ class Packed:
     chains: IntArray
     panels: IntArray
     theta: AnyArray
+    links: FloatArray
     candidates: IntArray
 
 
@@ -73,6 +75,7 @@ def packed(plan: Plan) -> Packed:
         frozen(np.array([CHAINS[s.features.chain] for s in plan.stacks], dtype=np.int64)),
         frozen(np.array(panels, dtype=np.int64)),
         frozen(np.concatenate(theta).astype(plan.dtype)),
+        frozen(np.empty((0, 2)) if plan.links is None else plan.links),
         frozen(np.array([(c.start, c.stop) for c in plan.candidates], dtype=np.int64)),
     )
 
@@ -80,18 +83,22 @@ def packed(plan: Plan) -> Packed:
 def slice_width(plan: Plan) -> int:
     """Samples per slice such that features and responsibilities stay in cache."""
     widest = min(max(s.size for s in plan.stacks), PANEL)
-    per_sample = plan.dtype.itemsize * widest + 8 * (plan.n_rows + (1 + len(plan.stacks)) * plan.n_features)
+    of_rows = plan.n_rows * (1 if plan.links is None else 3)
+    per_sample = plan.dtype.itemsize * widest + 8 * (of_rows + (1 + len(plan.stacks)) * plan.n_features)
     return int(np.clip(CACHE_BYTES // per_sample // 64 * 64, NARROWEST, WIDEST))
 
 
-def buffers(n_stacks: int, d: int, n_rows: int, n_features: int, width: int, dtype: DTypeLike) -> kernel.Buffers:
+def buffers(
+    n_stacks: int, d: int, n_rows: int, n_features: int, width: int, dtype: DTypeLike, linked: bool = False
+) -> kernel.Buffers:
     """Everything that slices of ``width`` samples need; to be kept, since fresh memory costs as much as the work."""
     centred, y, joint, top, total, picked = (
         np.empty(size * width) for size in (d, n_stacks * d, n_rows, 1, 1, 2 * (d + 1))
     )
     product = joint if dtype == joint.dtype else np.empty(n_rows * width, dtype)
     features = np.empty(n_features * width, dtype)
-    return centred, y, joint, features, top, total, np.empty(width, np.int64), picked, product
+    hidden = np.empty(2 * n_rows * width * linked)
+    return centred, y, joint, features, top, total, np.empty(width, np.int64), picked, product, hidden
 
 
 _memory = threading.local()
@@ -100,7 +107,7 @@ _memory = threading.local()
 def memory_for(plan: Plan, flat: Packed, width: int) -> kernel.Buffers:
     """The buffers of this thread, made anew where the last plan's do not fit."""
     widest = int((flat.panels[:, kernel.LAST_FEATURE] - flat.panels[:, kernel.FIRST_FEATURE]).max())
-    shape = len(plan.stacks), plan.n_features, plan.n_rows, widest, width, plan.dtype
+    shape = len(plan.stacks), plan.n_features, plan.n_rows, widest, width, plan.dtype, plan.links is not None
     if getattr(_memory, "shape", None) != shape:
         _memory.buffers, _memory.shape = buffers(*shape), shape
     found: kernel.Buffers = _memory.buffers
@@ -120,14 +127,15 @@ class Compiled:
         """E-step of all mixtures of a plan over samples."""
         p, width = plan.prepared(packed), slice_width(plan)
         log_likelihoods, flat, squares = np.zeros(len(plan.candidates)), np.zeros(len(p.theta)), np.zeros(plan.n_rows)
+        hidden = np.zeros((plan.n_rows, 2))
         weights = np.empty(0) if rows.weights is None else np.ascontiguousarray(rows.weights, dtype=np.float64)
         labels = np.empty(0, np.int64) if rows.labels is None else np.ascontiguousarray(rows.labels, dtype=np.int64)
         owners = frozen(plan.owners)
         for place, block in blocks(rows.x, plan.n_features, width):
             kernel.accumulate(
                 block, frozen(weights[place]), frozen(labels[place]), owners, plan.sharing.hard, p.origins, p.shifts,
-                p.forwards, p.diagonals, p.chains, p.panels, p.theta, p.candidates, width, memory_for(plan, p, width),
-                log_likelihoods, flat, squares,
+                p.forwards, p.diagonals, p.chains, p.panels, p.theta, p.links, p.candidates, width,
+                memory_for(plan, p, width), log_likelihoods, flat, squares, hidden,
             )  # fmt: skip
         sums = {product.rows.start: np.zeros_like(product.theta) for product in plan.products}
         for _, start, stop, first, last, offset in p.panels.tolist():
@@ -138,6 +146,7 @@ class Compiled:
             log_likelihoods,
             tuple(sums[product.rows.start] for product in plan.products),
             squares=np.nan if rows.weights is None else squares,
+            hidden=0.0 if plan.links is None else hidden,
         )
 
     def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
@@ -145,14 +154,14 @@ class Compiled:
         p, width = plan.prepared(packed), slice_width(plan)
         for place, block in blocks(x, plan.n_features, width):
             kernel.score(
-                block, p.origins, p.shifts, p.forwards, p.diagonals, p.chains, p.panels, p.theta, plan.n_rows,
-                width, memory_for(plan, p, width), scores.label[place], scores.probability[place],
+                block, p.origins, p.shifts, p.forwards, p.diagonals, p.chains, p.panels, p.theta, p.links,
+                plan.n_rows, width, memory_for(plan, p, width), scores.label[place], scores.probability[place],
                 scores.log_density[place], scores.probabilities[place],
             )  # fmt: skip
 
     def buffer_bytes(self, plan: Plan) -> int:
         """Bytes of the buffers of one thread, and of a block that is converted, for any samples."""
         d, n, width = plan.n_features, plan.n_rows, slice_width(plan)
-        lines = d + len(plan.stacks) * d + n + 3 + 2 * (d + 1)
+        lines = d + len(plan.stacks) * d + n * (1 if plan.links is None else 3) + 3 + 2 * (d + 1)
         in_products = min(PANEL, max(stack.size for stack in plan.stacks)) + n * (plan.dtype.itemsize < 8)
         return width * (8 * lines + plan.dtype.itemsize * in_products) + max(CONVERTED_BYTES, 8 * d * width)

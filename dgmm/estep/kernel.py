@@ -19,9 +19,10 @@ LOG2_E = 1.4426950408889634
 #: log 2 in two parts, the first with trailing zeros, so that k log 2 is exact (Cody and Waite 1980).
 LN2_HIGH, LN2_LOW = 6.93145751953125e-1, 1.42860682030941723212e-6
 #: Flat memory of one thread: centred samples, coordinates, joint densities, features, three lines of a slice, samples
-#: picked out of it, and joint densities in the precision of the features (the same memory where that is double).
+#: picked out of it, joint densities in the precision of the features (the same memory where that is double), and
+#: logarithms and precisions of rows with links.
 Buffers = tuple[
-    FloatArray, FloatArray, FloatArray, AnyArray, FloatArray, FloatArray, IntArray, FloatArray, AnyArray
+    FloatArray, FloatArray, FloatArray, AnyArray, FloatArray, FloatArray, IntArray, FloatArray, AnyArray, FloatArray
 ]  # fmt: skip
 #: Columns of a table of panels, each a block of one matrix product: the stack whose coordinates it takes, its rows of
 #: the joint densities, its features, and where its part of theta begins.
@@ -129,6 +130,59 @@ def fill_chain(
             logarithms(y[row - d - 1], n, phi[row - first], spare[:n], power[:n])
     else:
         fill(y, n, first, last, phi)
+
+
+@compiled(fastmath=CONTRACT)
+def link(
+    joint: FloatArray, n: int, d: int, links: FloatArray, logs: FloatArray, precisions: FloatArray,
+    mantissa: FloatArray, power: IntArray,
+) -> None:  # fmt: skip
+    """Turn products, ``-delta / 2``, into log joint densities in rows with a link; see `Family.links`.
+
+    ``logs`` gets ``log(1 + delta / nu)``, corrected for what is lost in the sum, and ``precisions`` the expected ones.
+    """
+    for k in range(len(links)):
+        peak, nu = links[k, 0], links[k, 1]
+        line, log, u = joint[k], logs[k], precisions[k]
+        if nu == math.inf:
+            for i in range(n):
+                log[i] = 0.0
+                u[i] = 1.0
+            continue
+        by, most, half = -2.0 / nu, 1.0 + d / nu, 0.5 * (nu + d)
+        for i in range(n):
+            line[i] = max(by * line[i], 0.0)
+            u[i] = 1.0 + line[i]
+        logarithms(u, n, log, mantissa, power)
+        for i in range(n):
+            log[i] += (line[i] - (u[i] - 1.0)) / u[i]
+            line[i] = peak - half * log[i]
+            u[i] = most / u[i]
+
+
+@compiled(fastmath=CONTRACT)
+def weigh(
+    joint: FloatArray, n: int, logs: FloatArray, precisions: FloatArray, ones: FloatArray, hidden: FloatArray
+) -> None:
+    """Add the sums of r and of r times the logarithms to ``hidden`` (rows, 2), and turn r into r times the precisions.
+
+    ``ones`` is memory of n numbers.
+    """
+    for i in range(n):
+        ones[i] = 1.0
+    for k in range(len(joint)):
+        line, u = joint[k], precisions[k]
+        hidden[k, 0] += np.dot(line, ones[:n])
+        hidden[k, 1] += np.dot(line, logs[k])
+        for i in range(n):
+            line[i] *= u[i]
+
+
+@compiled()
+def hidden_parts(memory: Buffers, n_rows: int, n: int) -> tuple[FloatArray, FloatArray]:
+    """Logarithms and precisions of rows with links, each (rows, n)."""
+    size = n_rows * n
+    return memory[9][:size].reshape((n_rows, n)), memory[9][size : 2 * size].reshape((n_rows, n))
 
 
 @compiled(fastmath=CONTRACT)
@@ -255,13 +309,13 @@ def rule_out(joint: FloatArray, n: int, labels: IntArray, owners: IntArray) -> N
 def accumulate(
     x: AnyArray, weights: FloatArray, labels: IntArray, owners: IntArray, hard: bool, origins: FloatArray,
     shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray, chains: IntArray, panels: IntArray, theta: AnyArray,
-    candidates: IntArray, width: int, memory: Buffers, log_likelihoods: FloatArray, sums: FloatArray,
-    squares: FloatArray,
+    links: FloatArray, candidates: IntArray, width: int, memory: Buffers, log_likelihoods: FloatArray,
+    sums: FloatArray, squares: FloatArray, hidden: FloatArray,
 ) -> None:  # fmt: skip
     """E-step over the rows of ``x`` (n, d): adds to ``log_likelihoods`` and to ``sums``, laid out like ``theta``.
 
     Where rows have weights, it adds the squares of these, each as often as its responsibility says, to ``squares``
-    (rows of theta,).
+    (rows of theta,). Where components have links, it adds what these say of them to ``hidden`` (rows of theta, 2).
 
     Parameters
     ----------
@@ -278,6 +332,8 @@ def accumulate(
     panels : ndarray of int, shape (panels, 6)
         Columns as named above; in order of the stacks, then of the features. Of neighbouring rows and features, the
         last ones are beyond the end.
+    links : ndarray, shape (rows of theta, 2) or (0, 2)
+        As a plan has them; none if no row has one.
     candidates : ndarray of int, shape (candidates, 2)
         First and last row of each.
     width : int
@@ -298,6 +354,9 @@ def accumulate(
             x, start, n, origins, shifts, forwards, diagonals, chains, panels, theta, centred, y, phi, factor, joint,
             power,
         )  # fmt: skip
+        if len(links):
+            logs, precisions = hidden_parts(memory, n_rows, n)
+            link(joint, n, d, links, logs, precisions, centred[0], power)
         for c in range(len(candidates)):
             rows = joint[candidates[c, 0] : candidates[c, 1]]
             if len(labels):
@@ -308,6 +367,9 @@ def accumulate(
                 log_likelihoods[c] += normalise(rows, n, weights[start : start + n], top, total, power)
         if len(weights):
             squares += np.dot(joint, weights[start : start + n])
+        if len(links):
+            logs, precisions = hidden_parts(memory, n_rows, n)
+            weigh(joint, n, logs, precisions, top, hidden)
         for p in range(len(panels)):
             stack, a, b, first, last, offset = panels[p]
             if first == 0:
@@ -450,8 +512,8 @@ def shaped(
 @compiled()
 def score(
     x: AnyArray, origins: FloatArray, shifts: FloatArray, forwards: FloatArray, diagonals: AnyArray,
-    chains: IntArray, panels: IntArray, theta: AnyArray, n_rows: int, width: int, memory: Buffers, label: IntArray,
-    probability: FloatArray, log_density: FloatArray, probabilities: FloatArray,
+    chains: IntArray, panels: IntArray, theta: AnyArray, links: FloatArray, n_rows: int, width: int, memory: Buffers,
+    label: IntArray, probability: FloatArray, log_density: FloatArray, probabilities: FloatArray,
 ) -> None:  # fmt: skip
     """Label, its probability and the log density of the rows of ``x``, and, unless it is empty, ``probabilities``."""
     top, total, power = memory[4], memory[5], memory[6]
@@ -462,6 +524,9 @@ def score(
             x, start, n, origins, shifts, forwards, diagonals, chains, panels, theta, centred, y, phi, product, joint,
             power,
         )  # fmt: skip
+        if len(links):
+            logs, precisions = hidden_parts(memory, n_rows, n)
+            link(joint, n, x.shape[1], links, logs, precisions, centred[0], power)
         best = label[start : start + n]
         for i in range(n):
             best[i] = 0

@@ -31,20 +31,25 @@ class Plain:
         weights = rows.every_weight
         log_likelihoods = np.zeros(len(plan.candidates))
         sums, squares = [np.zeros_like(p.theta) for p in plan.products], np.zeros(plan.n_rows)
-        for part, joint, features in slices(rows.x, plan):
+        hidden = np.zeros((plan.n_rows, 2))
+        for part, joint, features, logs in slices(rows.x, plan):
             for c, place in enumerate(plan.candidates):
                 if rows.labels is not None:
                     rule_out(joint[place], rows.labels[part], plan.owners[place])
                 share_out = harden if plan.sharing.hard else normalise
                 log_likelihoods[c] += share_out(joint[place], weights[part])
             squares += joint @ weights[part]
+            if plan.links is not None:
+                hidden += np.stack([joint.sum(axis=1), (joint * logs).sum(axis=1)], axis=1)
+                joint *= precisions(logs, plan.links, plan.n_features)
             places = iter(sums)
             for stack, phi in zip(plan.stacks, features, strict=True):
                 for product in stack.products:
                     total = next(places)
                     total += joint[product.rows] @ phi[: product.theta.shape[1]].T
         known = squares if rows.weights is not None else np.nan
-        return PassTotals(float(weights.sum()), log_likelihoods, tuple(sums), squares=known)
+        found = hidden if plan.links is not None else 0.0
+        return PassTotals(float(weights.sum()), log_likelihoods, tuple(sums), squares=known, hidden=found)
 
     def buffer_bytes(self, plan: Plan) -> int:
         """Bytes of what is computed for a slice: coordinates, features, joint densities, and their copies."""
@@ -53,7 +58,7 @@ class Plain:
 
     def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
         """Scores of samples (n, d) by the one mixture of a plan, into arrays."""
-        for place, joint, _ in slices(x, plan):
+        for place, joint, _, _ in slices(x, plan):
             top = joint.max(axis=0)
             scores.label[place] = joint.argmax(axis=0)
             joint = np.exp(joint - top)
@@ -63,8 +68,8 @@ class Plain:
                 scores.probabilities[place] = (joint / total).T
 
 
-def slices(x: AnyArray, plan: Plan) -> Iterator[tuple[slice, FloatArray, list[FloatArray]]]:
-    """Slices of samples with their log joint densities (rows, n) and the features of every stack."""
+def slices(x: AnyArray, plan: Plan) -> Iterator[tuple[slice, FloatArray, list[FloatArray], FloatArray]]:
+    """Slices of samples with log joint densities (rows, n), features of every stack, and what `linked` returns."""
     for start in range(0, len(x), WIDTH):
         place = slice(start, min(start + WIDTH, len(x)))
         columns = x[place].T
@@ -78,7 +83,24 @@ def slices(x: AnyArray, plan: Plan) -> Iterator[tuple[slice, FloatArray, list[Fl
             for product in stack.products:
                 joint[product.rows] = product.theta @ phi[: product.theta.shape[1]]
             features.append(phi)
-        yield place, joint, features
+        yield place, joint, features, linked(joint, plan)
+
+
+def linked(joint: FloatArray, plan: Plan) -> FloatArray:
+    """Turn products into log joint densities; returns ``log(1 + delta / nu)``, zero in rows without a link."""
+    if plan.links is None:
+        return np.zeros((0, 0))
+    logs = np.zeros_like(joint)
+    for row in np.flatnonzero(np.isfinite(plan.links[:, 1])).tolist():
+        peak, degrees = plan.links[row]
+        logs[row] = np.log1p(np.maximum(-2 * joint[row], 0.0) / degrees)
+        joint[row] = peak - 0.5 * (degrees + plan.n_features) * logs[row]
+    return logs
+
+
+def precisions(logs: FloatArray, links: FloatArray, n_features: int) -> FloatArray:
+    """Expected hidden precisions ``(nu + d) / (nu + delta)``, one in rows without a link."""
+    return (1 + n_features / links[:, 1:]) * np.exp(-logs)
 
 
 def rule_out(joint: FloatArray, labels: IntArray, owners: IntArray) -> None:

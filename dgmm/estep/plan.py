@@ -1,7 +1,8 @@
 """The plan of an E-step: the components of any number of mixtures of any families, stacked.
 
 With the features Phi (P, n) of a slice of samples, and one row of Theta (SumK, P) for every component of every
-mixture, ``Theta @ Phi`` holds all log joint densities and ``R @ Phi'`` everybody's sufficient statistics. A
+mixture, ``Theta @ Phi`` holds all log joint densities and ``R @ Phi'`` everybody's sufficient statistics. Rows with
+links are passed through a function of one number in between, and R is times another one of it. A
 component too narrow for the common frame is a stack of its own, in coordinates where it is a standard normal.
 """
 
@@ -133,6 +134,9 @@ class Plan(Sendable):
     sharing : Sharing
     noisy : tuple of bool
         Which mixtures have noise.
+    links : ndarray, shape (rows, 2), or None
+        How log densities follow from the products, as `Family.links` has it; the second number is infinite in rows
+        where they are the products. None if they all are.
     """
 
     stacks: tuple[Stack, ...]
@@ -142,6 +146,7 @@ class Plan(Sendable):
     dtype: np.dtype[Any] = DOUBLE
     sharing: Sharing = SOFT
     noisy: tuple[bool, ...] = ()
+    links: FloatArray | None = None
 
     @property
     def n_features(self) -> int:
@@ -167,6 +172,8 @@ class Plan(Sendable):
             parts.append(self.sharing)
         if any(self.noisy):
             parts.append(self.noisy)
+        if self.links is not None:
+            parts.append(self.links)
         for stack in self.stacks:
             parts += [stack.features.chain, stack.origin, stack.shift, stack.forward]
             parts += [part for p in stack.products for part in (p.rows.start, p.theta)]
@@ -239,6 +246,7 @@ def make_plan(
     common: dict[tuple[str, str], list[tuple[FeatureMap, slice, FloatArray]]] = {}
     locals_: list[Stack] = []
     local: list[bool] = []
+    links: list[FloatArray] = []
     for i in order:
         m, frame = mixtures[i], frames[mixtures[i].family.frame]
         rows = slice(len(local), len(local) + m.n_components + (m.noise is not None))
@@ -247,10 +255,12 @@ def make_plan(
         if narrow.any() and m.family.features is not m.family.local_features:
             narrow[:] = True
         local.extend(map(bool, narrow))
+        its = m.family.links(m.weights, m.components, frame.log_volume)
+        links.append(np.tile([0.0, np.inf], (rows.stop - rows.start, 1)) if its is None else its)
         if narrow.any():
             locals_.extend(_local_stacks(m, frame, narrow, rows.start))
         if not narrow.all():
-            theta = m.family.natural_parameters(m.weights, m.components, frame.log_volume)
+            theta = m.family.exponents(m.weights, m.components, frame.log_volume)
             parts = common.setdefault((m.family.frame, m.family.features.chain), [])
             for a, b in _runs(~narrow):
                 parts.append((m.family.features, slice(rows.start + a, rows.start + b), theta[a:b]))
@@ -264,7 +274,8 @@ def make_plan(
     ]
     families = tuple(m.family for m in mixtures)
     noisy = tuple(m.noise is not None for m in mixtures)
-    return Plan((*stacks, *locals_), tuple(candidates), tuple(local), families, dtype, sharing, noisy)
+    linked = np.concatenate(links) if any(family.hidden for family in families) else None
+    return Plan((*stacks, *locals_), tuple(candidates), tuple(local), families, dtype, sharing, noisy, linked)
 
 
 def _stack_key(mixture: Stackable) -> tuple[str, str, int]:

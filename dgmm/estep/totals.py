@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dgmm.estep.plan import Plan
-from dgmm.families import SufficientStatistics
+from dgmm.families import SufficientStatistics, with_hidden
 from dgmm.types import FloatArray, IntArray
 
 
@@ -26,6 +26,9 @@ class PassTotals:
         Sums of the responsibilities times the squares of the weights; NaN where there are no weights.
     base : ndarray, shape (candidates,)
         Sums of the families' base measures, which are part of the log-likelihoods and of nothing else.
+    hidden : ndarray, shape (components of all candidates, 2)
+        Where the plan has links, sums of r, and of r times the logarithms ``log(1 + delta / nu)``; `sums` of the first
+        feature are those of r u in rows that are linked.
     """
 
     count: float
@@ -33,6 +36,7 @@ class PassTotals:
     sums: tuple[FloatArray, ...]
     squares: FloatArray | float = np.nan
     base: FloatArray | float = 0.0
+    hidden: FloatArray | float = 0.0
 
     def with_base(self, base: FloatArray) -> PassTotals:
         """The same with sums of base measures."""
@@ -47,6 +51,7 @@ class PassTotals:
             sums,
             self.squares + other.squares,
             self.base + other.base,
+            self.hidden + other.hidden,
         )
 
 
@@ -77,7 +82,7 @@ def unpack(totals: PassTotals, plan: Plan, judged: PassTotals | None = None) -> 
     Those of the samples that are fitted, and the log-likelihood of others, which judge, if there are any.
 
     The responsibilities' entropy comes for free: log joint densities are linear in the features, so that their
-    expectation is that of the features, the sums, times theta.
+    expectation is that of the features, the sums, times theta; or in logarithms, whose sums come with them.
     """
     rows: list[FloatArray] = [np.empty(0)] * plan.n_rows
     expected = np.empty(plan.n_rows)
@@ -85,6 +90,8 @@ def unpack(totals: PassTotals, plan: Plan, judged: PassTotals | None = None) -> 
         expected[product.rows] = np.einsum("kp,kp->k", product.theta, sums)
         for row, values in zip(range(product.rows.start, product.rows.stop), sums, strict=True):
             rows[row] = values
+    if plan.links is not None:
+        _complete(rows, expected, totals, plan.links, plan.n_features)
     local, squares = np.array(plan.local), np.broadcast_to(totals.squares, plan.n_rows)
     base = np.broadcast_to(totals.base, len(plan.candidates)).tolist()
     held_out = np.full(len(plan.candidates), np.nan) if judged is None else judged.log_likelihoods + judged.base
@@ -103,3 +110,15 @@ def unpack(totals: PassTotals, plan: Plan, judged: PassTotals | None = None) -> 
             plan.candidates, plan.noisy, totals.log_likelihoods.tolist(), held_out.tolist(), base, strict=True
         )
     ]
+
+
+def _complete(
+    rows: list[FloatArray], expected: FloatArray, totals: PassTotals, links: FloatArray, n_features: int
+) -> None:
+    """Put the sums of the complete data, and the expected log joint densities, into the rows that are linked."""
+    hidden = np.asarray(totals.hidden)
+    for row in np.flatnonzero(np.isfinite(links[:, 1])).tolist():
+        (peak, degrees), (count, logs) = links[row], hidden[row]
+        expected[row] = peak * count - 0.5 * (degrees + n_features) * logs
+        one = slice(row, row + 1)
+        (rows[row],) = with_hidden(rows[row][None], hidden[one, 0], hidden[one, 1], links[one, 1], n_features)

@@ -5,7 +5,6 @@ M-step, how they are stored, moved from one frame to another, regularised and pu
 covariance type or a number of dimensions. A new family is a file here and a line in `FAMILIES`.
 """
 
-import re
 from collections.abc import Callable
 from functools import cache
 
@@ -23,6 +22,7 @@ from dgmm.families.noise import NOISE, Noise
 from dgmm.families.poisson import Poisson, Rates
 from dgmm.families.spherical import Spherical
 from dgmm.families.statistics import SufficientStatistics
+from dgmm.families.student import StudentDiag, StudentFull, Students, StudentTied, with_hidden
 from dgmm.families.tied import Tied
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "Noise",
     "Prior",
     "Rates",
+    "Students",
     "SufficientStatistics",
     "apply_linear",
     "gaussian_family",
@@ -58,16 +59,20 @@ __all__ = [
     "names",
     "pack_second",
     "register",
+    "with_hidden",
 ]
 
 #: Every family by name; settings, storage, tables and the contract tests read it.
 FAMILIES: dict[str, Family] = {}
 #: Other names of families -> theirs.
 ALIASES: dict[str, str] = {}
-#: Names before a colon and a number, which say how to make one of endlessly many families.
-SERIES: dict[str, Callable[[int], Family]] = {"factors": Factors}
+#: Names before a colon -> how to make one of endlessly many families of the number after it.
+SERIES: dict[str, Callable[[str], Family]] = {
+    "factors": Factors.of_number,
+    **{family.name: family.of_number for family in (StudentFull, StudentTied, StudentDiag)},
+}
 #: What all names of `SERIES` are like.
-SERIES_PATTERN = f"^({'|'.join(SERIES)}):[1-9][0-9]*$"
+SERIES_PATTERN = rf"^({'|'.join(SERIES)}):[0-9.]+$"
 #: Names that stand for several families.
 GROUPS = {
     # the covariance structures of Celeux and Govaert (1995), in the order of mclust
@@ -84,20 +89,21 @@ def register(family: Family) -> None:
 
 def get_family(name: str) -> Family:
     """The family of this name, or an `InputError` that lists all of them."""
-    if re.fullmatch(SERIES_PATTERN, name):
-        return _of_series(name)
+    first, colon, number = name.partition(":")
+    if colon and first in SERIES:
+        return _of_series(first, number)
     try:
         return FAMILIES[ALIASES.get(name, name)]
     except KeyError:
-        series = [f"{first}:1 (2, 3, ...)" for first in SERIES]
-        raise InputError(f"unknown covariance type {name!r}: choose from {', '.join([*names(), *series])}") from None
+        known = f"{', '.join(names())}, or {', '.join(SERIES)} with a colon and a number"
+        raise InputError(f"unknown covariance type {name!r}: choose from {known}") from None
 
 
 @cache
-def _of_series(name: str) -> Family:
+def _of_series(first: str, number: str) -> Family:
     """One for each number: what asks whether families are the same asks for the same object."""
-    first, _, number = name.partition(":")
-    return SERIES[first](int(number))
+    family = SERIES[first](number)
+    return family if family.name == f"{first}:{number}" else get_family(family.name)
 
 
 def names() -> list[str]:
@@ -123,5 +129,5 @@ DEFAULT = SCIKIT_LEARN
 
 for _family in (EII(), EEI(), VEI(), EVI(), VEE(), EVE(), VVE(), EEV(), VEV(), EVV()):
     register(_family)
-for _other in (Poisson(), Gamma()):
+for _other in (Poisson(), Gamma(), StudentFull(), StudentTied(), StudentDiag()):
     register(_other)

@@ -125,6 +125,8 @@ class Family(ABC):
     independent: ClassVar[bool] = False
     #: Whether it gives probabilities of counts, with which densities cannot be compared.
     whole: ClassVar[bool] = False
+    #: Whether samples have a hidden precision within each component; see `links`.
+    hidden: ClassVar[bool] = False
     #: Whether its products may be taken in single precision.
     single: ClassVar[bool] = True
     #: Whether surfaces of equal density are ellipsoids.
@@ -279,6 +281,10 @@ class Family(ABC):
         """The components by weight, largest first, ties by mean: labels are stable from run to run."""
         return np.lexsort((*self.means(components).T[::-1], -weights))
 
+    def remarks(self, components: Any) -> list[str]:
+        """What there is to say of each component beside its weight and mean, in words; mostly nothing."""
+        return [""] * len(self.means(components))
+
     def log_base_measure(self, x: AnyArray) -> FloatArray | None:
         """``log h(x)``, the part of the log density that no parameter enters, shape (n,); None where it is zero."""
         return None
@@ -302,6 +308,30 @@ class Family(ABC):
     def expansion_error(self, components: Any) -> FloatArray:
         """Bound on the rounding error of theta . T in nats, shape (K,), for samples in a component's reach."""
         return np.zeros(len(self.means(components)))
+
+    def sums_of(self, y: FloatArray, shares: FloatArray, components: Any = None) -> FloatArray:
+        """Sums of the features, shape (K, P), over samples y (d, n) that belong to components by shares (K, n).
+
+        Parameters
+        ----------
+        components, optional
+            At which anything hidden of the samples is expected.
+        """
+        return shares @ self.features.of(y).T
+
+    def exponents(self, weights: FloatArray, components: Any, log_volume: float) -> FloatArray:
+        """What the E-step multiplies the features by, shape (K, P): theta, unless there are `links`."""
+        return self.natural_parameters(weights, components, log_volume)
+
+    def links(self, weights: FloatArray, components: Any, log_volume: float) -> FloatArray | None:
+        """How log densities follow from the products of exponents and features; None if they are these.
+
+        Where a sample has a hidden precision u in each component, the products are ``-delta / 2``, and
+        ``log w_k p(x | k) = c - (nu + d) / 2 log(1 + delta / nu)`` with the columns c and nu, shape (K, 2). Features
+        are then weighted by ``E[u] = (nu + d) / (nu + delta)``, and the sums of r, of r u and of
+        ``r (log u - u + 1)`` come instead of that of r; `natural_parameters` are those of x and u together.
+        """
+        return None
 
     def local_frames(self, components: Any) -> LocalFrames:
         """Coordinates of their own for all components."""
@@ -362,6 +392,22 @@ class Family(ABC):
             raise InputError(f"how parts of {self.name} components follow others is not known: give no feature")
         family, rest = self.marginal(components, wanted)
         return np.zeros((len(self.means(components)), len(wanted), len(given))), family, rest
+
+    def inflation(self, components: Any, x: FloatArray) -> FloatArray | None:
+        """By how much the variances of `regression` grow where the given features, those of components, have values.
+
+        Parameters
+        ----------
+        components
+            Of the given features.
+        x : ndarray, shape (n, d)
+
+        Returns
+        -------
+        ndarray, shape (K, n), or None
+            None where variances do not depend on the values.
+        """
+        return None
 
     def condition(self, components: Any, given: IntArray, values: FloatArray, wanted: IntArray) -> tuple[Family, Any]:
         """The family and the components of the wanted features where given ones have these values."""

@@ -73,6 +73,13 @@ class Factors(Full):
         self.name = f"factors:{n_factors}"  # one of several of its class
         self.n_factors = n_factors
 
+    @classmethod
+    def of_number(cls, number: str) -> Factors:
+        """With so many factors."""
+        if not (number.isascii() and number.isdecimal() and int(number)):
+            raise InputError(f"factors:{number} has no number of factors: give a positive whole number, as factors:2")
+        return cls(int(number))
+
     def unconstrained(self) -> Full:
         """As full."""
         return Full()

@@ -184,12 +184,12 @@ def shapes_of(gaps: FloatArray) -> FloatArray:
     a: FloatArray = (3 - s + np.sqrt((s - 3) ** 2 + 24 * s)) / (12 * s)
     for _ in range(STEPS):
         # digits that the difference loses for large shapes are of the order of s itself there
-        change = _gap(a) - s
+        change = gap_of(a) - s
         a = 1 / (1 / a + change / (a**2 * (1 / a - polygamma(1, a))))
     return np.minimum(a, LARGEST_SHAPE)
 
 
-def _gap(a: FloatArray) -> FloatArray:
+def gap_of(a: FloatArray) -> FloatArray:
     """``log a - digamma(a)``, from its asymptotic series where the difference would lose digits."""
     inverse = 1 / a
     series = inverse * (0.5 + inverse / 12 * (1 - inverse**2 / 10))

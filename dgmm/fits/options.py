@@ -156,8 +156,10 @@ class _Families:
 
 
 def _known_family(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"unknown covariance type {value!r}: choose from {', '.join(names())}")
     try:
-        return get_family(str(value)).name
+        return get_family(value).name
     except InputError as error:
         raise ValueError(str(error)) from None
 
@@ -166,8 +168,9 @@ CovarianceType = Annotated[
     str,
     Field(
         description="Structure of the covariances. factors:2 are two factors and a variance of each feature, and so on "
-        "for any number of factors. poisson (counts) and gamma (positive values) are families without, independent per "
-        "feature."
+        "for any number of factors. t_full, t_tied and t_diag are Student t distributions; t_full:4 has 4 degrees of "
+        "freedom, which are estimated else. poisson (counts) and gamma (positive values) are families without "
+        "covariances, independent per feature."
     ),
     BeforeValidator(_known_family),
     _Families(),

@@ -97,7 +97,7 @@ def reseed(
     if not groups:
         return None
     before = mixture.to_data(frame)
-    r_worst, features = w[:, None] * before.responsibilities(worst.rows.x), mixture.family.features.of(y)
+    r_worst = (w[:, None] * before.responsibilities(worst.rows.x)).T
 
     def made_with(places: dict[int, IntArray], merged: int | None = None) -> Mixture | None:
         """One M-step with the rows of groups, taken from wherever they were, as the only ones of some components."""
@@ -108,11 +108,11 @@ def reseed(
         if local.any():
             return None
         for rows in places.values():
-            sums -= r_worst[rows].T @ features[:, rows].T
+            sums -= mixture.family.sums_of(y[:, rows], r_worst[:, rows], mixture.components)
         if merged is not None:
             sums[merged] += sum(sums[k] for k in places)
         for k, rows in places.items():
-            sums[k] = features[:, rows] @ w[rows]
+            (sums[k],) = mixture.family.sums_of(y[:, rows], w[None, rows])
         try:
             return maximise(mixture, replace(statistics, sums=sums, local=local), ground)
         except CollapseError:

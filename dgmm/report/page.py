@@ -112,6 +112,7 @@ def write_report(
         digits=np.clip(2 - np.floor(np.log10(deviations(mixture).min(axis=0))), 0, 9).astype(int).tolist(),
         unit="" if along is None else along.attrs.get("units", ""),
         probability=probability if len(probability) else None,
+        remarks=mixture.family.remarks(mixture.components),
         bands=mixture.n_components <= BANDS,
         strong=STRONG,
         found_again=FOUND_AGAIN,

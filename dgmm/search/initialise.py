@@ -136,7 +136,7 @@ def from_labels(family: Family, rows: Rows, labels: AnyArray, n_components: int,
     return from_sums(family, feature_sums(family, y, one_hot), ground, begin=True)
 
 
-def feature_sums(family: Family, y: FloatArray, responsibilities: FloatArray) -> FloatArray:
+def feature_sums(family: Family, y: FloatArray, responsibilities: FloatArray, components: Any = None) -> FloatArray:
     """Sums of the features, shape (K, P), block by block: all features together may be a hundred times the rows.
 
     Parameters
@@ -146,9 +146,11 @@ def feature_sums(family: Family, y: FloatArray, responsibilities: FloatArray) ->
         Rows in frame coordinates.
     responsibilities : ndarray, shape (K, n)
         Times the rows' weights.
+    components, optional
+        As `Family.sums_of` takes them.
     """
     blocks = (slice(a, a + SUMMED_ROWS) for a in range(0, y.shape[1], SUMMED_ROWS))
-    return np.sum([responsibilities[:, b] @ family.features.of(y[:, b]).T for b in blocks], axis=0)
+    return np.sum([family.sums_of(y[:, b], responsibilities[:, b], components) for b in blocks], axis=0)
 
 
 def summed(count: float, sums: FloatArray) -> SufficientStatistics:

@@ -131,7 +131,7 @@ class Standing:
     @cached_property
     def sums(self) -> FloatArray:
         """Sums of the features, shape (K, P), in the common frame whatever a component's width."""
-        return feature_sums(self.mixture.family, self.coordinates, self.responsibilities)
+        return feature_sums(self.mixture.family, self.coordinates, self.responsibilities, self.mixture.components)
 
     @property
     def _scale(self) -> FloatArray:

@@ -13,7 +13,7 @@ from dgmm.estep import block as blocks_module
 from dgmm.estep import compiled as compiled_form
 from dgmm.estep import plan as planning
 from dgmm.estep.compiled import memory_for, packed, slice_width
-from dgmm.families import FrameKind, Moments, make_frame
+from dgmm.families import FrameKind, Moments, Students, get_family, make_frame
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 
@@ -337,7 +337,8 @@ def test_a_fit_in_single_precision_ends_where_the_other_does() -> None:
 
 @pytest.mark.parametrize(("dtype", "k"), [("float64", 3), ("float32", 3), ("float64", 700)])
 @pytest.mark.parametrize("d", [1, 3, 50])
-def test_the_bytes_of_the_buffers_are_told_exactly(dtype: str, k: int, d: int) -> None:
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_bytes_of_the_buffers_are_told_exactly(dtype: str, k: int, d: int, linked: bool) -> None:
     x = np.random.default_rng(0).standard_normal((2 * k, d))
     frames = frames_of(np.random.default_rng(1).standard_normal((200, d)))
     narrow = np.tile(np.eye(d), (k, 1, 1))
@@ -346,10 +347,14 @@ def test_the_bytes_of_the_buffers_are_told_exactly(dtype: str, k: int, d: int) -
         Mixture.gaussian("full", np.ones(k), x[:k], narrow),
         Mixture.gaussian("diag", np.ones(1), x[:1], np.ones((1, d))),
     ]
+    if linked:
+        components = Students(x[:k], np.ones((k, d)), np.full(k, 4.0))
+        mixtures.append(Mixture(get_family("t_diag"), np.full(k, 1 / k), components))
     plan = make_plan([m.to_frame(frames[m.family.frame]) for m in mixtures], frames, np.dtype(dtype))
-    *buffers, product = memory_for(plan, packed(plan), slice_width(plan))
+    *buffers, product, hidden = memory_for(plan, packed(plan), slice_width(plan))
     shared = product is buffers[2]
-    made = sum(b.nbytes for b in buffers) + (0 if shared else product.nbytes)
+    assert bool(hidden.size) == linked
+    made = sum(b.nbytes for b in buffers) + hidden.nbytes + (0 if shared else product.nbytes)
     assert buffer_bytes(plan) - max(blocks_module.CONVERTED_BYTES, 8 * d * slice_width(plan)) == made
 
 

@@ -230,8 +230,14 @@ def test_names() -> None:
     assert validated(One, {"n_components": 1, "covariance_type": "factors:12"}).covariance_type == "factors:12"
     chosen = validated(Search, {"n_components": [1], "covariance_type": "full,factors:1,factors:2,factors:1"})
     assert chosen.covariance_type == ["full", "factors:1", "factors:2"]
-    for wrong in ("factors", "factors:0", "factors:01", "factors:-1", "factors:1.5", "factors:two", "loadings:2"):
-        with pytest.raises(dgmm.InputError, match=f"unknown covariance type '{wrong}': choose from .*factors:1"):
+    assert get_family("factors:03") is family
+    for wrong in ("factors", "loadings:2"):
+        with pytest.raises(
+            dgmm.InputError, match=f"unknown covariance type '{wrong}': choose from .*, or factors, .*number"
+        ):
+            validated(One, {"n_components": 1, "covariance_type": wrong})
+    for wrong in ("factors:0", "factors:", "factors:-1", "factors:1.5", "factors:two"):
+        with pytest.raises(dgmm.InputError, match=f"{wrong} has no number of factors: give a positive whole number"):
             validated(One, {"n_components": 1, "covariance_type": wrong})
 
 
