@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.stats import invgamma, invwishart, multivariate_normal, norm
 
 import dgmm
-from dgmm.em import Ascent, Ground, climb, maximise
+from dgmm.em import AndersonState, Ascent, Evaluated, Ground, climb, maximise
 from dgmm.estep import plan as planning
 from dgmm.families import FAMILIES, Moments, get_family
 from dgmm.families.conjugate import Conjugate
@@ -230,6 +230,24 @@ def test_plain_em_never_falls(name: str, assignment: Any) -> None:
         values.append(m.log_density(x).sum() + shared + log_prior(m, x))
     assert (np.diff(values) > -1e-9 * abs(values[0])).all()
     assert values[-1] > values[0] + 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_acceleration_goes_by_the_likelihood_and_the_density(name: str) -> None:
+    """What it holds against its last value, and what it expects of an EM step."""
+    x = data()
+    start, ground, rows = begun(name, x, shares_of(x))
+    (statistics,) = rows.accumulate([start])
+    point = Evaluated.of(start, statistics, ground)
+    state, _ = AndersonState.start(start, ground).step(point)
+    before, after = start.to_data(ground.frame), state.image.to_data(ground.frame)
+    assert ground.prior is not None
+    density = ground.prior.log_density(start.components)
+    assert state.value == pytest.approx(before.log_density(x).sum() + density, abs=1e-8)
+    shares = before.responsibilities(x)
+    joint = [np.log(m.responsibilities(x)) + m.log_density(x)[:, None] for m in (before, after)]
+    gain = (shares * (joint[1] - joint[0])).sum() + log_prior(after, x) - log_prior(before, x)
+    assert state.expected == pytest.approx(gain, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

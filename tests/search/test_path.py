@@ -149,7 +149,7 @@ def test_the_best_tops_are_kept_alive_each_once(monkeypatch: pytest.MonkeyPatch,
     values = [-7.0, -5.0, -6.0, -5.0004, -8.0, -9.0]
     for value in values:
         script.end(2, value * m)
-    assert [top.log_likelihood / m for top in script.path.tops[2]] == pytest.approx([-5.0, -6.0, -7.0, -8.0][:beam])
+    assert [top.objective / m for top in script.path.tops[2]] == pytest.approx([-5.0, -6.0, -7.0, -8.0][:beam])
     assert script.path.spread(2) == Spread(2, 6, pytest.approx(1.0))
 
 
@@ -219,7 +219,7 @@ def test_tops_that_the_sample_cannot_tell_apart_are_rivals(monkeypatch: pytest.M
         a = Ascent(joined_rows(*pair), path.ground)
         list(climb([a], path.sample.accumulate, 1))
         path.add(3, a)
-    values = [top.log_likelihood / 4000 for top in path.tops[3]]
+    values = [top.objective / 4000 for top in path.tops[3]]
     assert len(values) == 3
     assert values[0] - values[1] < 0.02
     assert values[0] - values[2] > 0.1
@@ -242,7 +242,7 @@ def test_what_cannot_reach_the_tops_is_given_up(monkeypatch: pytest.MonkeyPatch)
         done, failure, abandoned = False, None, False
 
         def __init__(self, value: float, attainable: float) -> None:
-            self.log_likelihood, self.attainable_gain = value, attainable
+            self.objective, self.attainable_gain = value, attainable
 
     near, far, high = Climbing(-510.0, 11.0), Climbing(-510.0, 9.0), Climbing(-499.0, 0.0)
     script.path._give_up(2, [near, far])  # type: ignore[list-item]
