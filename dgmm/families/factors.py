@@ -85,8 +85,8 @@ class Factors(Full):
 
     def objection(self, minimum: FloatArray, maximum: FloatArray, features: Sequence[str]) -> str | None:
         """That so many factors of so few features are nothing simpler than any covariance."""
-        d, full = len(features), Full().free_covariances(1, len(features))
-        if self.free_covariances(1, d) < full:
+        d = len(features)
+        if self.n_factors < d and self.free_covariances(1, d) < Full().free_covariances(1, d):
             return None
         return f"{self.n_factors} factors of {d} features are no simpler than full: take fewer, or full"
 

@@ -246,7 +246,7 @@ def test_names() -> None:
             validated(One, {"n_components": 1, "covariance_type": wrong})
 
 
-@pytest.mark.parametrize(("d", "q"), [(2, 1), (3, 1), (4, 2), (5, 3)])
+@pytest.mark.parametrize(("d", "q"), [(2, 1), (3, 1), (4, 2), (5, 3), (8, 16)])
 def test_no_simpler_than_full(d: int, q: int) -> None:
     x = np.random.default_rng(0).standard_normal((100, d))
     expected = f"cannot come from a factors:{q} mixture: {q} factors of {d} features are no simpler than full: take"
