@@ -96,8 +96,8 @@ class Factors(Full):
 
     def objection(self, minimum: FloatArray, maximum: FloatArray, features: Sequence[str]) -> str | None:
         """That so many factors of so few features are nothing simpler than any covariance."""
-        d, full = len(features), Full().free_covariances(1, len(features))
-        if self.free_covariances(1, d) < full:
+        d = len(features)
+        if self.n_factors < d and self.free_covariances(1, d) < Full().free_covariances(1, d):
             return None
         return f"{self.n_factors} factors of {d} features are no simpler than full: take fewer, or full"
 
@@ -109,17 +109,24 @@ class Factors(Full):
     def maximise(
         self, statistics: SufficientStatistics, reference: Gaussians, moments: Moments, floor: FloatArray
     ) -> tuple[FloatArray, Analysers]:
-        """Weighted means, and a factor analysis of each weighted covariance, from the uniquenesses before."""
+        """Weighted means, and a factor analysis of each weighted covariance, from the uniquenesses before.
+
+        Where these are the same for all, so that they say nothing of any, from other ones, too.
+        """
         assert isinstance(reference, Analysers)
         weights, means, covariances, scale, gone = own_moments(statistics, reference)
         covariances = scale @ covariances @ np.swapaxes(scale, 1, 2)
         means[gone] = reference.means[gone]
         loadings, uniquenesses = reference.loadings.copy(), reference.uniquenesses.copy()
+        alike = (uniquenesses == uniquenesses[0]).all()
         for k in np.flatnonzero(~gone).tolist():
             least = self._least(covariances[k], np.diagonal(floor))
             if least is None:
                 raise collapsed(k, statistics.sums[:, 0], statistics.count)
-            found, own = analysed(covariances[k], self.n_factors, least, uniquenesses[k][None])
+            starts = uniquenesses[k][None]
+            if alike:
+                starts = np.concatenate([starts, first_uniquenesses(covariances[k], self.n_factors)])
+            found, own = analysed(covariances[k], self.n_factors, least, starts)
             if not floor.any() and (own <= least).sum() > self.n_factors:
                 # as many features as there are factors may be nothing but these, and not more
                 raise collapsed(k, statistics.sums[:, 0], statistics.count)

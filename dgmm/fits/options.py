@@ -394,8 +394,9 @@ class Search(Settings):
         Field(min_length=1),
     ] = Field(
         list(DEFAULT),
-        description="Covariance types to try; mclust stands for its 14 structures. gamma can be among them, poisson "
-        "only by itself.",
+        description="Covariance types to try; mclust stands for its 14 structures, factors:2 for two factors and a "
+        "variance of each feature, and so on for any number of factors. gamma can be among them, poisson only by "
+        "itself.",
     )
     keep_all: bool = Field(False, description="Run every candidate to convergence; drop none that cannot win.")
     criterion: CriterionName = Field(Criterion.BIC, description="What to choose by; held_out needs training.holdout.")

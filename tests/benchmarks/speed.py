@@ -490,7 +490,7 @@ def families(short: bool, repetitions: int) -> None:
         return from_labels(family, Rows(x[few]), labels[few], k, ground).to_data(ground.frame)
 
     _, full = passes_of(x, threads(), start_of("full"))
-    for name in FAMILIES:
+    for name in [*FAMILIES, "factors:2"]:
         mixture = start_of(name)
         passes, ours = passes_of(x, threads(), mixture)
         ground = grounds_for([Candidate(k, name)], passes.profile.moments, passes.frame, 1e-6)[name]
