@@ -42,7 +42,7 @@ def train(
     keep_journal: bool = False,
     **options: Unpack[TrainOptions],
 ) -> Fit:
-    """Fit one Gaussian mixture to a source of any size.
+    """Fit one mixture to a source of any size.
 
     Parameters
     ----------

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-import dask.array
 import numpy as np
 import pandas as pd
-import xarray as xr
-import zarr
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score
@@ -20,10 +17,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, column_or_1d
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import Names, is_known
+from dgmm.data import Names
 from dgmm.errors import InputError
-from dgmm.estimators.containers import is_chunked
-from dgmm.estimators.lazy import Scorer, What
+from dgmm.estimators.containers import beside, held, is_chunked
+from dgmm.estimators.lazy import Scorer, What, share_of_hits
 from dgmm.estimators.problem import AnySamples, Streamed
 from dgmm.families import gaussian_family
 from dgmm.fits import Fit, One, Training, validated
@@ -286,52 +283,3 @@ def plain_names(classes: AnyArray) -> Names:
     """Classes as a model keeps them: whole numbers, or texts."""
     whole = classes.dtype.kind in "biu" or (classes.dtype.kind == "f" and bool((classes == np.floor(classes)).all()))
     return tuple(map(int, classes)) if whole else tuple(map(str, classes))
-
-
-def beside(X: AnySamples, y: Any, what: str) -> AnySamples:
-    """Chunked samples without the variable that holds something of each."""
-    if not isinstance(y, str):
-        return X
-    if not isinstance(X, xr.Dataset) or y not in X.variables:
-        has = ", ".join(map(str, X.variables)) if isinstance(X, xr.Dataset) else "no variables"
-        raise InputError(f"{what}={y!r} is no variable of the {type(X).__name__}: it has {has}")
-    return X.drop_vars(y)
-
-
-def held(X: AnySamples, y: Any, what: str) -> Any:
-    """What is said of each of chunked samples: an array, or None."""
-    if y is None and what == "y":
-        raise InputError("the classes are missing: requires y to be passed, but the target y is None")
-    if isinstance(y, str):
-        beside(X, y, what)
-        return X[y]
-    if isinstance(y, xr.DataArray):
-        try:
-            xr.align(X, y, join="exact", copy=False)
-        except ValueError:
-            raise InputError(f"{what} and the samples differ in their coordinates: align them first") from None
-        return y
-    return y if y is None or isinstance(y, (dask.array.Array, zarr.Array)) else np.asarray(y)
-
-
-def share_of_hits(found: Any, labels: Any, weights: Any) -> float:
-    """The share of lazy predictions that are those labels, among those where both are known; read once."""
-    if isinstance(found, xr.DataArray):
-        labels, weights = (
-            lazy.broadcast_like(found).transpose(*found.dims).data if isinstance(lazy, xr.DataArray) else lazy
-            for lazy in (labels, weights)
-        )
-        found = found.data
-    found = dask.array.asarray(found)
-    weights = dask.array.ones(found.shape) if weights is None else weights
-    truth, each = (lazily(array).rechunk(found.chunks) for array in (labels, weights))
-    known = truth.map_blocks(is_known, dtype=bool) & found.map_blocks(is_known, dtype=bool)
-    hits, n = dask.compute((each * (known & (found == truth))).sum(), (each * known).sum())
-    if not n:
-        raise InputError("no complete sample has a class: all of y are unknown (-1, empty or missing)")
-    return float(hits / n)
-
-
-def lazily(array: Any) -> dask.array.Array:
-    """As a Dask array."""
-    return dask.array.from_zarr(array) if isinstance(array, zarr.Array) else dask.array.asarray(array)

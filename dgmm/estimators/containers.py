@@ -208,6 +208,32 @@ def chunked_as_stored(x: Any, feature_dims: Sequence[str] = ()) -> Any:
     return x.assign(cut) if isinstance(x, xr.Dataset) else x.copy(deep=False, data=cut[None].data)
 
 
+def beside(X: Any, y: Any, what: str) -> Any:
+    """Chunked samples without the variable that holds something of each."""
+    if not isinstance(y, str):
+        return X
+    if not isinstance(X, xr.Dataset) or y not in X.variables:
+        has = ", ".join(map(str, X.variables)) if isinstance(X, xr.Dataset) else "no variables"
+        raise InputError(f"{what}={y!r} is no variable of the {type(X).__name__}: it has {has}")
+    return X.drop_vars(y)
+
+
+def held(X: Any, y: Any, what: str) -> Any:
+    """What is said of each of chunked samples: an array, or None."""
+    if y is None and what == "y":
+        raise InputError("the classes are missing: requires y to be passed, but the target y is None")
+    if isinstance(y, str):
+        beside(X, y, what)
+        return X[y]
+    if isinstance(y, xr.DataArray):
+        try:
+            xr.align(X, y, join="exact", copy=False)
+        except ValueError:
+            raise InputError(f"{what} and the samples differ in their coordinates: align them first") from None
+        return y
+    return y if y is None or isinstance(y, (dask.array.Array, zarr.Array)) else np.asarray(y)
+
+
 def samples_of(x: Chunked, features: Features, labels: Any = None, weights: Any = None) -> Samples:
     """Samples to be read segment by segment, with what is known of each, their coordinates left aside."""
     if not isinstance(x, (xr.DataArray, xr.Dataset)):

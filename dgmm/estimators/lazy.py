@@ -14,7 +14,7 @@ import zarr
 from dask.system import CPU_COUNT
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import packing, unmasked
+from dgmm.data import is_known, packing, unmasked
 from dgmm.errors import InputError
 from dgmm.estep import Plan, complete_rows, score
 from dgmm.estimators.containers import Chunked, Features, as_array, chunked_as_stored
@@ -169,3 +169,26 @@ def check_features(n: int, scorer: Scorer) -> None:
     """Refuse samples with another number of features than the model's."""
     if n != scorer.plan.n_features:
         raise InputError(f"samples have {n} features, the model was fitted on {scorer.plan.n_features}")
+
+
+def share_of_hits(found: Any, labels: Any, weights: Any) -> float:
+    """The share of lazy predictions that are those labels, among those where both are known; read once."""
+    if isinstance(found, xr.DataArray):
+        labels, weights = (
+            lazy.broadcast_like(found).transpose(*found.dims).data if isinstance(lazy, xr.DataArray) else lazy
+            for lazy in (labels, weights)
+        )
+        found = found.data
+    found = dask.array.asarray(found)
+    weights = dask.array.ones(found.shape) if weights is None else weights
+    truth, each = (lazily(array).rechunk(found.chunks) for array in (labels, weights))
+    known = truth.map_blocks(is_known, dtype=bool) & found.map_blocks(is_known, dtype=bool)
+    hits, n = dask.compute((each * (known & (found == truth))).sum(), (each * known).sum())
+    if not n:
+        raise InputError("no complete sample has a class: all of y are unknown (-1, empty or missing)")
+    return float(hits / n)
+
+
+def lazily(array: Any) -> dask.array.Array:
+    """As a Dask array."""
+    return dask.array.from_zarr(array) if isinstance(array, zarr.Array) else dask.array.asarray(array)

@@ -147,6 +147,21 @@ def test_a_search_finds_another_number_of_classes(tmp_path: Path) -> None:
     assert [c.before for c in judgement.classes] == [0, 1, 2, None]
 
 
+def test_a_champion_of_any_family_is_updated(tmp_path: Path) -> None:
+    r, data = np.random.default_rng(0), tmp_path / "data.zarr"
+    job = job_of(tmp_path, refit="always", n_components=[3], covariance_type=["poisson"])
+    for number in range(2):
+        append(data, night(number).map(lambda x: r.poisson(2 + 4 * x.clip(0)), keep_attrs=True))
+        run_refresh(job)
+    registry = Registry(job.registry)
+    first, second = (registry.model(name) for name in sorted(registry.versions()))
+    assert night_of(job)["version"] == registry.aliases()["champion"]
+    before, after = dgmm.load(first), dgmm.load(second)
+    assert after.covariance_type == "poisson"
+    assert (after.mixture.means != before.mixture.means).all()
+    np.testing.assert_allclose(after.mixture.means, before.mixture.means, rtol=0.2)
+
+
 @pytest.mark.parametrize("refit", ["never", "drifted"])
 def test_where_nothing_asks_for_it_nothing_is_fitted(tmp_path: Path, refit: str) -> None:
     job, data = job_of(tmp_path), tmp_path / "data.zarr"
