@@ -25,7 +25,7 @@ class Shift:
     Attributes
     ----------
     what : str
-        ``missing``, ``unlikely``, ``mean log density`` ``class 3`` or ``noise``.
+        ``missing``, ``unlikely``, ``mean log density``, ``class 3`` or ``noise``.
     before, now : float
         Shares, or nats.
     effect : float
