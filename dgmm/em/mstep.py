@@ -6,11 +6,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dgmm.errors import CollapseError
 from dgmm.estep import SOFT, Sharing
 from dgmm.families import Frame, Moments, Noise, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 
+#: Components that have no more of the samples in all have none.
+NOTHING = 1e-100
 #: The seam: "apply the E-step of these mixtures to every sample and add up".
 Accumulate = Callable[[Sequence[Mixture]], list[SufficientStatistics]]
 
@@ -97,6 +100,11 @@ class Evaluated:
 def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground) -> Mixture:
     """The M-step: the mixture that maximises the expected log-likelihood."""
     family, moments, floor, fixed = mixture.family, ground.moments, ground.floor, ground.fixed
+    if mixture.noise is not None and statistics.sums[:, 0].sum() <= NOTHING:
+        raise CollapseError(
+            "all components collapsed: every sample is noise; try other starts (n_init), or leave noise out",
+            tuple(range(mixture.n_components)),
+        )
     if "covariances" in fixed:
         floor = family.floor(1.0, moments)  # of any: they are not kept, and may have no extent
     elif "means" in fixed:

@@ -12,9 +12,9 @@ from scipy.stats import kstest, multivariate_normal, norm
 import dgmm
 from dgmm.em import Evaluated, Ground, from_vector, to_vector
 from dgmm.em.anderson import expected_gain
-from dgmm.errors import InputError
+from dgmm.errors import CollapseError, InputError
 from dgmm.estep import accumulate, make_plan, unpack
-from dgmm.families import FAMILIES, NOISE, Frame, Moments, Noise, get_family, make_frame
+from dgmm.families import FAMILIES, NOISE, Frame, Gaussians, Moments, Noise, get_family, make_frame
 from dgmm.mixture import Mixture
 from dgmm.passes import from_parts, to_parts
 from dgmm.rows import Rows
@@ -243,6 +243,15 @@ def test_noise_may_be_none_of_the_rows() -> None:
     assert fit.noise < 0.01
     np.testing.assert_allclose(fit.mixture.means, plain.mixture.means, atol=0.02)
     assert fit.log_likelihood >= plain.log_likelihood - 1e-6
+
+
+def test_components_without_a_row_have_collapsed() -> None:
+    """Where every row is nearer to noise than to them, and counts for it alone."""
+    far = start_of("full")
+    far = Mixture(far.family, far.weights, Gaussians(far.means + 500, far.components.factors), far.noise)
+    with pytest.raises(CollapseError, match="every sample is noise"):
+        dgmm.em_path(X, far, 2, assignment="hard")
+    assert box().weighing(1.0).weight < 1
 
 
 def test_samples_are_uniform_in_the_box() -> None:
