@@ -228,7 +228,8 @@ def run_watch(settings: Watch) -> Drift:
         else:
             baseline = baseline_in(settings.model, model)
         now = census_of(samples, model.mixture, baseline.bound, workers)
-    return compare(baseline, now, settings.threshold, lambda part: where(samples, part))
+    noisy = model.noise is not None
+    return compare(baseline, now, settings.threshold, lambda part: where(samples, part), noisy=noisy)
 
 
 def baseline_in(name: str, model: Fit) -> Baseline:

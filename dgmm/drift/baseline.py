@@ -110,7 +110,7 @@ class Figures:
 
     @property
     def names(self) -> list[str]:
-        """Of what `shares` gives; where there is noise, its class is the last."""
+        """Of what `shares` gives."""
         return ["missing", "unlikely", "mean log density", *(f"class {k}" for k in range(self.classes.shape[1]))]
 
     @property

@@ -25,7 +25,7 @@ class Shift:
     Attributes
     ----------
     what : str
-        ``missing``, ``unlikely``, ``mean log density`` or ``class 3``.
+        ``missing``, ``unlikely``, ``mean log density``, ``class 3`` or ``noise``.
     before, now : float
         Shares, or nats.
     effect : float
@@ -102,7 +102,9 @@ class Drift:
         return "\n".join(lines)
 
 
-def compare(baseline: Baseline, now: Figures, threshold: float, where: Callable[[int], str]) -> Drift:
+def compare(
+    baseline: Baseline, now: Figures, threshold: float, where: Callable[[int], str], *, noisy: bool = False
+) -> Drift:
     """Data now with those that a model was fitted to.
 
     Parameters
@@ -114,6 +116,8 @@ def compare(baseline: Baseline, now: Figures, threshold: float, where: Callable[
         Standard deviations between blocks of the training data beyond which something has moved.
     where : callable
         Says which part of the grid a segment is.
+    noisy : bool
+        Whether the last of the classes is noise.
 
     Raises
     ------
@@ -127,7 +131,7 @@ def compare(baseline: Baseline, now: Figures, threshold: float, where: Callable[
     overall = now.total.shares[:, 0]
     # what has fewer rows than the blocks of then is further off by chance
     few, fewer = (by_chance(baseline.figures.rows.mean(), rows) for rows in (now.rows.sum(), now.rows))
-    names = baseline.figures.names
+    names = [*baseline.figures.names[:-1], "noise"] if noisy else baseline.figures.names
     columns = (before.tolist(), overall.tolist(), ((overall - before) / (scale * few)).tolist())
     shifts = [Shift(*figures) for figures in zip(names, *columns, strict=True)]
     shares = now.shares

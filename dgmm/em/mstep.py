@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.errors import CollapseError
 from dgmm.estep import SOFT, Sharing
 from dgmm.families import Frame, Moments, Noise, Prior, SufficientStatistics
 from dgmm.mixture import LEAST_WEIGHT, Mixture
 from dgmm.rows import Rows
 
+#: Components that have no more of the samples in all have none.
+NOTHING = 1e-100
 #: The seam: "apply the E-step of these mixtures to every sample and add up".
 Accumulate = Callable[[Sequence[Mixture]], list[SufficientStatistics]]
 
@@ -110,6 +113,11 @@ def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground)
     """The M-step: the mixture that maximises the expected log-likelihood, and the prior's density if there is one."""
     family, moments, floor, fixed = mixture.family, ground.moments, ground.floor, ground.fixed
     counts, of_noise = statistics.sums[:, 0], statistics.noise / statistics.count
+    if mixture.noise is not None and counts.sum() <= NOTHING:
+        raise CollapseError(
+            "all components collapsed: every sample is noise; try other starts (n_init), or leave noise out",
+            tuple(range(mixture.n_components)),
+        )
     if ground.prior is not None:
         held = "means" in fixed
         statistics, moments = ground.prior.added(statistics, mixture.components, moments, held=held)

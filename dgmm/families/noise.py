@@ -11,8 +11,8 @@ from dgmm.types import FloatArray, IntArray, Sendable
 
 #: The label of rows that are noise rather than of any component.
 NOISE = -2
-#: No weight is smaller: it has a logarithm.
-LEAST = 1e-100
+#: No weight is smaller or larger: it has a logarithm, and what it leaves to the components too.
+LEAST, MOST = 1e-100, 1 - 1e-12
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Noise(Sendable):
 
     def weighing(self, weight: float) -> Noise:
         """The same with another weight, of which something is left in any case."""
-        return replace(self, weight=float(np.clip(weight, LEAST, 1 - LEAST)))
+        return replace(self, weight=float(np.clip(weight, LEAST, MOST)))
 
     def theta(self, size: int) -> FloatArray:
         """Natural parameters (1, size): the constant and zeros, whatever the features."""

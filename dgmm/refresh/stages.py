@@ -94,7 +94,8 @@ def drift_of(job: Refresh, champion: Champion, samples: Samples, since: int) -> 
         now = census_of(view, champion.fit.mixture, baseline.bound, workers)
     if job.accept_changes and not now.rows.sum():
         return None
-    return compare(baseline, now, job.threshold, lambda part: where(view, part))
+    noisy = champion.fit.noise is not None
+    return compare(baseline, now, job.threshold, lambda part: where(view, part), noisy=noisy)
 
 
 def accept_stage(job: Refresh) -> Judgement | None:

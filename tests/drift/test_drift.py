@@ -19,6 +19,7 @@ from dgmm.drift.baseline import FIELDS, Figures
 from dgmm.drift.shifts import spread
 from dgmm.engine.workers import threads
 from dgmm.errors import ClusterError, InputError
+from dgmm.families import Noise
 from dgmm.mixture import Mixture
 from dgmm.registry import Made, Registry
 from dgmm.store import digest
@@ -285,3 +286,16 @@ def test_where_one_says_that_something_was_found_what_goes_wrong_is_two(
         monkeypatch.setattr(pipeline, name, away)
     assert main(command.split()) == code
     assert capsys.readouterr().err == "dgmm: the scheduler is gone\n"
+
+
+def test_more_noise_is_called_that() -> None:
+    """Where a model has noise beside its components, and the data more of it than once."""
+    mixture = MIXTURE.beside(Noise.between(0.1, np.full(2, -10.0), np.full(2, 20.0)))
+    was, now = (mixture.beside(mixture.noise.weighing(w)).sample(N, np.random.default_rng(0))[0] for w in (0.1, 0.2))
+    before, samples = baseline_of(open_samples(was), mixture, threads(2)), open_samples(now)
+    figures = census_of(samples, mixture, before.bound, threads(2))
+    drift = compare(before, figures, 3.0, str, noisy=True)
+    noise = next(shift for shift in drift.shifts if shift.what == "noise")
+    assert noise.now - noise.before == pytest.approx(0.1, abs=0.02)
+    assert noise in drift.found
+    assert {shift.what for shift in drift.shifts} >= {"class 0", "class 1", "class 2"}

@@ -12,9 +12,9 @@ from scipy.stats import kstest, multivariate_normal, norm
 import dgmm
 from dgmm.em import Evaluated, Ground, from_vector, to_vector
 from dgmm.em.anderson import expected_gain
-from dgmm.errors import InputError
+from dgmm.errors import CollapseError, InputError
 from dgmm.estep import accumulate, make_plan, unpack
-from dgmm.families import NOISE, Frame, Moments, Noise, get_family, make_frame
+from dgmm.families import FAMILIES, NOISE, Frame, Gaussians, Moments, Noise, get_family, make_frame
 from dgmm.mixture import Mixture
 from dgmm.passes import from_parts, to_parts
 from dgmm.rows import Rows
@@ -22,6 +22,8 @@ from dgmm.search.initialise import from_labels
 
 #: One of every kind: with and without something in common, along the axes and not.
 STRUCTURES = ["full", "tied", "diag", "spherical", "EII", "VEV", "EVE"]
+#: All that may have noise beside them.
+EVERY = [name for name, family in FAMILIES.items() if family.noisy]
 MEANS, WEIGHTS, SHARE, BOX = np.array([[-6.0, 0.0], [4.0, 5.0], [5.0, -6.0]]), [0.5, 0.3, 0.2], 0.1, 12.0
 N, K = 1500, 3
 
@@ -72,7 +74,7 @@ def log_likelihood(mixture: Mixture, x: np.ndarray = X) -> float:
     return float(np.logaddexp.reduce(joint(mixture, x), axis=1).sum())
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", EVERY)
 def test_densities_are_those_of_scipy(name: str) -> None:
     mixture = start_of(name)
     mixture = mixture.beside(box(0.3))
@@ -97,7 +99,7 @@ def test_a_component_in_coordinates_of_its_own_has_noise_beside_it() -> None:
     np.testing.assert_allclose(mixture.log_density(x), np.logaddexp.reduce(parts, axis=0), rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", EVERY)
 def test_plain_em_never_falls(name: str) -> None:
     values = np.array([log_likelihood(mixture) for mixture in dgmm.em_path(X, start_of(name), 25)])
     assert (np.diff(values) > -1e-9 * abs(values[0])).all()
@@ -163,7 +165,7 @@ def test_parameters_are_two_more(name: str) -> None:
     assert mixture.n_free(["weights"]) == mixture.n_parameters - (K - 1)
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", EVERY)
 def test_statistics_add_up_and_weights_are_repeated_rows(name: str) -> None:
     ground, times = ground_of(name), np.random.default_rng(2).integers(0, 4, N)
     mixture = start_of(name).to_frame(ground.frame)
@@ -243,6 +245,15 @@ def test_noise_may_be_none_of_the_rows() -> None:
     assert fit.log_likelihood >= plain.log_likelihood - 1e-6
 
 
+def test_components_without_a_row_have_collapsed() -> None:
+    """Where every row is nearer to noise than to them, and counts for it alone."""
+    far = start_of("full")
+    far = Mixture(far.family, far.weights, Gaussians(far.means + 500, far.components.factors), far.noise)
+    with pytest.raises(CollapseError, match="every sample is noise"):
+        dgmm.em_path(X, far, 2, assignment="hard")
+    assert box().weighing(1.0).weight < 1
+
+
 def test_samples_are_uniform_in_the_box() -> None:
     mixture = start_of("full").beside(Noise.between(0.25, np.array([-3.0, 10]), np.array([5.0, 11])))
     x, labels = mixture.sample(20_000, np.random.default_rng(0))
@@ -304,7 +315,7 @@ def test_frames_leave_the_box_alone() -> None:
     np.testing.assert_allclose(there.to_data(frame).log_density(X), mixture.log_density(X), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", EVERY)
 def test_unconstrained_coordinates_and_back(name: str) -> None:
     mixture = start_of(name)
     vector = to_vector(mixture)
