@@ -267,10 +267,10 @@ def test_degrees_of_freedom_stay_between_their_bounds() -> None:
     ascent = fitted("t_full", heavy, np.zeros(2000, dtype=int))
     assert ascent.mixture.components.degrees.tolist() == [LEAST_DEGREES] == [1.0]
     family, ground = get_family("t_full"), ground_of("t_full", rng().random((50, 1)))
-    many = np.array([[10.0, 0, 10, 10, -1e-12]])
+    many = np.array([[10.0, 0, 10, 10, -1e-8]])
     reference = family.spread(1, ground.moments, ground.floor)
     _, found = family.maximise(summed(10.0, many), reference, ground.moments, ground.floor)
-    assert found.degrees.tolist() == [MOST_DEGREES] == [1e8]
+    assert found.degrees.tolist() == [MOST_DEGREES] == [1e4]
     vector = family.to_vector(reference)
     vector[-1] = 50.0
     assert family.from_vector(vector, reference).degrees.tolist() == [MOST_DEGREES]
