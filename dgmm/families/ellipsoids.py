@@ -13,7 +13,7 @@ from dgmm.families.aligned import ITERATIONS, SETTLED, common_shape, common_volu
 from dgmm.families.base import Family, Prior
 from dgmm.families.frame import FrameKind, Moments
 from dgmm.families.full import Full
-from dgmm.families.gaussian import Gaussians, log_diagonal
+from dgmm.families.gaussian import Gaussians, log_diagonal, lower_factor
 from dgmm.families.orientation import (
     TINY,
     common_axes,
@@ -57,6 +57,27 @@ class Ellipsoids(Full):
     def shared_factors(self, roots: FloatArray, shares: FloatArray, before: FloatArray | None) -> FloatArray:
         """The most likely factors (K, d, d) of the structure, given square roots of covariances without it."""
         raise NotImplementedError
+
+
+class Equal(Ellipsoids):
+    """One covariance, kept once for each component, from the sums of each: for families that weigh these."""
+
+    name = "tied"
+    letters = "EEE"
+    frame: ClassVar[FrameKind] = "whitening"
+
+    def roots(self, covariances: FloatArray, counts: FloatArray, total: float) -> FloatArray:
+        """Of any covariances: one that is singular has an extent all the same."""
+        return symmetric_roots(covariances)
+
+    def shared_factors(self, roots: FloatArray, shares: FloatArray, before: FloatArray | None) -> FloatArray:
+        """Of the mean of the covariances."""
+        beside = np.concatenate(np.sqrt(shares)[:, None, None] * roots, axis=1)
+        return np.tile(lower_factor(beside), (len(roots), 1, 1))
+
+    def free_covariances(self, n_components: int, n_features: int) -> int:
+        """D (d + 1) / 2."""
+        return n_features * (n_features + 1) // 2
 
 
 class VEE(Ellipsoids):

@@ -18,8 +18,8 @@ from scipy.special import gammaln
 from dgmm.errors import InputError
 from dgmm.families.base import Centred, Family, FeatureMap, LocalFrames
 from dgmm.families.diag import Diag
-from dgmm.families.ellipsoids import Ellipsoids
-from dgmm.families.frame import FrameKind, Moments
+from dgmm.families.ellipsoids import Equal
+from dgmm.families.frame import Moments
 from dgmm.families.full import Full
 from dgmm.families.gamma import gap_of, shapes_of
 from dgmm.families.gaussian import (
@@ -29,40 +29,17 @@ from dgmm.families.gaussian import (
     VANISHED,
     GaussianFamily,
     Gaussians,
-    lower_factor,
 )
-from dgmm.families.orientation import symmetric_roots
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
 
-#: Degrees of freedom that are estimated lie between these: from a Cauchy distribution to what no number of rows tells
-#: from a Gaussian.
-LEAST_DEGREES, MOST_DEGREES = 1.0, 1e8
+#: Degrees of freedom that are estimated lie between these, a Cauchy distribution and nearly a Gaussian: beyond, the
+#: likelihood is so flat that passes add up to nothing.
+LEAST_DEGREES, MOST_DEGREES = 1.0, 1e4
 #: Degrees of freedom where nothing is known of them.
 FIRST_DEGREES = 8.0
 #: From here on Stirling's series has all digits.
 LARGE = 1e3
-
-
-class Equal(Ellipsoids):
-    """One covariance, kept once for each component."""
-
-    name = "tied"
-    letters = "EEE"
-    frame: ClassVar[FrameKind] = "whitening"
-
-    def roots(self, covariances: FloatArray, counts: FloatArray, total: float) -> FloatArray:
-        """Of any covariances: one that is singular has an extent all the same."""
-        return symmetric_roots(covariances)
-
-    def shared_factors(self, roots: FloatArray, shares: FloatArray, before: FloatArray | None) -> FloatArray:
-        """Of the mean of the covariances."""
-        beside = np.concatenate(np.sqrt(shares)[:, None, None] * roots, axis=1)
-        return np.tile(lower_factor(beside), (len(roots), 1, 1))
-
-    def free_covariances(self, n_components: int, n_features: int) -> int:
-        """D (d + 1) / 2."""
-        return n_features * (n_features + 1) // 2
 
 
 @dataclass(frozen=True)
