@@ -243,9 +243,7 @@ def test_names() -> None:
     assert chosen.covariance_type == ["full", "factors:1", "factors:2"]
     assert get_family("factors:03") is family
     for wrong in ("factors", "loadings:2"):
-        with pytest.raises(
-            dgmm.InputError, match=f"unknown covariance type '{wrong}': choose from .*, or factors, "
-        ):
+        with pytest.raises(dgmm.InputError, match=f"unknown covariance type '{wrong}': choose from .*, or factors, "):
             validated(One, {"n_components": 1, "covariance_type": wrong})
     for wrong in ("factors:0", "factors:", "factors:-1", "factors:1.5", "factors:two"):
         with pytest.raises(dgmm.InputError, match=f"{wrong} has no number of factors: give a positive whole number"):
