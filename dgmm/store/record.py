@@ -173,8 +173,9 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
     arrays = fit.mixture.family.arrays(fit.mixture.components)
     variables: dict[str, Any] = {name: (dims, values) for name, (dims, values) in arrays.items()}
     variables["weights"] = ("component", fit.mixture.weights)
+    with_prior = "" if fit.prior == "none" else " and log density of the prior, up to a constant"
     per_pass: list[tuple[str, tuple[float, ...], str, str]] = [
-        ("trajectory", fit.trajectory, "total log-likelihood", "nat"),
+        ("trajectory", fit.trajectory, f"total log-likelihood{with_prior}", "nat"),
         ("remaining_gains", fit.remaining_gains, f"gain still to come, per sample ({UNKNOWN}: unknown)", "nat"),
         ("seconds", fit.seconds, "duration, all candidates together", "s"),
     ]

@@ -13,6 +13,8 @@ from sklearn.datasets import load_iris
 
 import dgmm
 from dgmm.cli import main
+from dgmm.report.figures import convergence_figure
+from dgmm.store import load_dataset
 from dgmm.words import describe
 from tests.families.test_conjugate import closed_form
 from tests.families.test_structures import faithful
@@ -137,6 +139,10 @@ def test_it_is_stored_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "with the conjugate prior" in capsys.readouterr().out
     fit = dgmm.load(out)
     assert fit.prior == "default"
+    assert "prior" in load_dataset(out).trajectory.attrs["long_name"]
+    # the way that is left ends at what is left
+    left = convergence_figure(fit).axes[0].lines[0].get_ydata()
+    assert np.asarray(left)[-1] == pytest.approx(fit.remaining_gain * fit.n_samples, abs=1e-6)
     dgmm.save(fit, tmp_path / "m.json")
     assert dgmm.load(tmp_path / "m.json").prior == "default"
     assert "prior" not in describe(dgmm.train(with_a_handful(), 1))
