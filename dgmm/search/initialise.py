@@ -130,6 +130,7 @@ def from_labels(family: Family, rows: Rows, labels: AnyArray, n_components: int,
     Mixture
         In frame coordinates.
     """
+    family = family if ground.noise is None else family.beside_noise()
     y = ground.frame.coordinates(rows.x)
     one_hot = np.zeros((n_components, len(rows)))
     one_hot[labels, np.arange(len(rows))] = 1.0 if rows.weights is None else rows.weights

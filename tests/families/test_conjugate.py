@@ -90,11 +90,11 @@ def closed_form(
     variance = np.trace(scale) / d
     found = {
         "full": (scatter + scale) / (nu + n_k + d + 2)[:, None, None],
-        "tied": (scatter.sum(axis=0) + scale) / (nu + len(x) + d + 1 + k),
+        "tied": (scatter.sum(axis=0) + scale) / (nu + n_k.sum() + d + 1 + k),
         "diag": (own + variance) / (nu + n_k + 3)[:, None],
         "spherical": (own.sum(axis=1) + variance) / (nu + d * n_k + d + 2),
-        "EEI": (own.sum(axis=0) + variance) / (nu + len(x) + k + 2),
-        "EII": (own.sum() + variance) / (nu + d * len(x) + 2 + k * d),
+        "EEI": (own.sum(axis=0) + variance) / (nu + n_k.sum() + k + 2),
+        "EII": (own.sum() + variance) / (nu + d * n_k.sum() + 2 + k * d),
     }[name]
     return means, found
 

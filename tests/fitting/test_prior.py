@@ -101,6 +101,19 @@ def test_the_end_is_its_own_m_step(kind: str, settings: dict[str, Any]) -> None:
         np.testing.assert_allclose(fit.mixture.covariances, covariances, atol=1e-2)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_end_beside_noise_is_its_own_m_step(kind: str) -> None:
+    """Of the rows that the noise leaves."""
+    r = np.random.default_rng(0)
+    x = np.concatenate([r.normal(size=(60, 2)), 0.3 * r.normal(size=(40, 2)) + [6, 0], r.uniform(-10, 10, (20, 2))])
+    fit = dgmm.train(x, 2, kind, prior="default", noise=True, reg_covar=0, tol=1e-10)
+    shares = fit.mixture.responsibilities(x).T
+    means, covariances = closed_form(kind, x, shares[:-1])
+    np.testing.assert_allclose(fit.mixture.means, means, atol=1e-3)
+    np.testing.assert_allclose(fit.mixture.covariances, covariances, atol=1e-3)
+    assert fit.noise == pytest.approx(shares[-1].mean(), abs=1e-4)
+
+
 def test_it_does_not_depend_on_chunks_and_units() -> None:
     x = faithful()
     how: dict[str, Any] = {"prior": "default", "reg_covar": 0, "search": "starts", "tol": 1e-8}
