@@ -129,5 +129,5 @@ DEFAULT = SCIKIT_LEARN
 
 for _family in (EII(), EEI(), VEI(), EVI(), VEE(), EVE(), VVE(), EEV(), VEV(), EVV()):
     register(_family)
-for _other in (Poisson(), Gamma(), StudentFull(), StudentTied(), StudentDiag()):
+for _other in (StudentFull(), StudentTied(), StudentDiag(), Poisson(), Gamma()):
     register(_other)
