@@ -13,7 +13,7 @@ from dgmm.families.base import Family, Prior
 from dgmm.families.frame import FrameKind, Moments
 from dgmm.families.full import Full, own_moments
 from dgmm.families.gaussian import SAME, GaussianFamily, Gaussians, collapsed
-from dgmm.families.loadings import analysed, first_uniquenesses
+from dgmm.families.loadings import analysed
 from dgmm.families.orientation import lower_factors
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import FloatArray, IntArray
@@ -109,24 +109,17 @@ class Factors(Full):
     def maximise(
         self, statistics: SufficientStatistics, reference: Gaussians, moments: Moments, floor: FloatArray
     ) -> tuple[FloatArray, Analysers]:
-        """Weighted means, and a factor analysis of each weighted covariance, from the uniquenesses before.
-
-        Where these are the same for all, so that they say nothing of any, from other ones, too.
-        """
+        """Weighted means, and a factor analysis of each weighted covariance."""
         assert isinstance(reference, Analysers)
         weights, means, covariances, scale, gone = own_moments(statistics, reference)
         covariances = scale @ covariances @ np.swapaxes(scale, 1, 2)
         means[gone] = reference.means[gone]
         loadings, uniquenesses = reference.loadings.copy(), reference.uniquenesses.copy()
-        alike = (uniquenesses == uniquenesses[0]).all()
         for k in np.flatnonzero(~gone).tolist():
             least = self._least(covariances[k], np.diagonal(floor))
             if least is None:
                 raise collapsed(k, statistics.sums[:, 0], statistics.count)
-            starts = uniquenesses[k][None]
-            if alike:
-                starts = np.concatenate([starts, first_uniquenesses(covariances[k], self.n_factors)])
-            found, own = analysed(covariances[k], self.n_factors, least, starts)
+            found, own = analysed(covariances[k], self.n_factors, least, uniquenesses[k])
             if not floor.any() and (own <= least).sum() > self.n_factors:
                 # as many features as there are factors may be nothing but these, and not more
                 raise collapsed(k, statistics.sums[:, 0], statistics.count)
@@ -143,8 +136,7 @@ class Factors(Full):
         least = self._least(covariance, floor)
         if least is None:
             raise np.linalg.LinAlgError("a variance is not positive")
-        starts = first_uniquenesses(covariance, self.n_factors)
-        loadings, uniquenesses = analysed(covariance, self.n_factors, least, starts)
+        loadings, uniquenesses = analysed(covariance, self.n_factors, least)
         return principal_loadings(loadings, uniquenesses), uniquenesses
 
     def spread(self, n_components: int, moments: Moments, floor: FloatArray) -> Analysers:

@@ -87,11 +87,12 @@ class Point:
 
 
 def analysed(
-    covariance: FloatArray, n_factors: int, least: FloatArray, starts: FloatArray
+    covariance: FloatArray, n_factors: int, least: FloatArray, before: FloatArray | None = None
 ) -> tuple[FloatArray, FloatArray]:
     """The most likely loadings (d, q) and uniquenesses (d,) of a covariance matrix.
 
-    No less likely than any loadings with the uniquenesses of a start.
+    No less likely than any loadings with the uniquenesses before. There may be several tops: other starts are tried,
+    too, so that a component is not held by what it was at first.
 
     Parameters
     ----------
@@ -100,15 +101,13 @@ def analysed(
     n_factors : int
     least : ndarray, shape (d,)
         That no uniqueness falls below; positive.
-    starts : ndarray, shape (starts, d)
+    before : ndarray, shape (d,), optional
         Uniquenesses to begin with.
     """
     bounds = np.log(least)
-    ends = [
-        _descended(Point.of(np.maximum(np.log(start), bounds), covariance, n_factors), covariance, n_factors, bounds)
-        for start in starts
-    ]
-    best = min(ends, key=lambda end: end.cost)
+    starts = [*([] if before is None else [before]), *first_uniquenesses(covariance, n_factors)]
+    points = [Point.of(np.maximum(np.log(start), bounds), covariance, n_factors) for start in starts]
+    best = min((_descended(p, covariance, n_factors, bounds) for p in points), key=lambda end: end.cost)
     loadings = np.zeros((len(covariance), n_factors))
     loadings[:, : best.used] = best.loadings
     return loadings, np.maximum(np.exp(best.logs), least)

@@ -15,7 +15,7 @@ import dgmm
 from dgmm.cli import main
 from dgmm.em import Ascent, Ground, climb, from_vector, to_vector
 from dgmm.families import Analysers, Factors, Moments, get_family, make_frame
-from dgmm.families.loadings import Point, analysed, first_uniquenesses
+from dgmm.families.loadings import Point, analysed
 from dgmm.fits import One, Search, validated
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
@@ -87,7 +87,7 @@ def test_an_analysis_is_the_best_of_direct_optimisations(d: int, q: int, n: int,
     deviations = np.sqrt(np.diagonal(covariance))
     covariance = covariance / np.outer(deviations, deviations)
     least = np.full(d, floor)
-    loadings, psi = analysed(covariance, q, least, first_uniquenesses(covariance, q))
+    loadings, psi = analysed(covariance, q, least)
     assert (psi >= least).all()
     r = np.random.default_rng(0)
 
@@ -110,7 +110,30 @@ def test_an_analysis_is_no_worse_than_where_it_begins() -> None:
     for seed in range(5):
         r = np.random.default_rng(seed)
         psi, loadings = np.exp(r.standard_normal(8)) * np.diagonal(covariance), np.zeros((8, 2))
-        assert cost(covariance, *analysed(covariance, 2, psi / 1e3, psi[None])) < cost(covariance, loadings, psi)
+        assert cost(covariance, *analysed(covariance, 2, psi / 1e3, psi)) < cost(covariance, loadings, psi)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_start_finds_the_best_of_several_tops(seed: int) -> None:
+    """From labels, where nothing is known of a component but what the data are as a whole."""
+    r, d, labels = np.random.default_rng(seed), 5, np.arange(120) % 2
+    x = np.where(
+        labels[:, None] == 0, *(r.standard_normal((120, d)) @ r.standard_normal((d, d)) + 3 * i for i in (0, 1))
+    )
+    family, moments = get_family("factors:1"), Moments.of(x)
+    frame = make_frame(family.frame, moments.mean, moments.covariance)
+    moments = moments.in_frame(frame)
+    start = from_labels(family, Rows(x), labels, 2, Ground(frame, moments, family.floor(1e-6, moments)))
+    for k in range(2):
+        covariance = Moments.of(frame.coordinates(x[labels == k]).T).covariance
+        # as for any start, the uniquenesses are at least a hundredth of the data's variances
+        least = np.full(d, 1e-2)
+        tries = [
+            cost(covariance, *analysed(covariance, 1, least, np.diagonal(covariance) * r.uniform(0.05, 1, d)))
+            for _ in range(20)
+        ]
+        ours = cost(covariance, start.components.loadings[k], start.components.uniquenesses[k])
+        assert ours < np.median(tries) + 1e-4
 
 
 @pytest.mark.parametrize(("d", "q"), [(4, 1), (5, 2), (7, 3)])
@@ -265,15 +288,23 @@ def test_the_least_features_are_enough() -> None:
 
 
 def test_a_feature_that_factors_explain() -> None:
-    """Its uniqueness ends at the floor (Heywood), and the covariance is sound."""
+    """Uniquenesses may end at the floor (Heywood): as many as there are factors, and the covariance is sound."""
+    x = drawn(analysers(1, 6, 1, 1), 500)
+    fit = dgmm.train(np.column_stack([x, x[:, 0] + 1e-4 * x[:, 0].std() * x[:, 1]]), 1, "factors:1", reg_covar=1e-3)
+    shares = fit.mixture.components.uniquenesses[0] / np.append(x.var(axis=0), x[:, 0].var())
+    assert shares[[0, 6]] == pytest.approx([1e-3, 1e-3], rel=1e-2)
+    c, moments = fit.mixture.components, Moments(1.0, np.zeros(7), np.diag(fit.mixture.covariances[0].diagonal()))
+    assert get_family("factors:1").narrowness(c, moments)[0] == pytest.approx(1e-3, rel=1e-2)
+    assert get_family("factors:2").narrowness(c, moments)[0] > 0.1
+
+
+def test_more_features_that_follow_from_another_than_there_are_factors() -> None:
     x = drawn(analysers(1, 6, 1, 1), 500)
     x = np.column_stack([x, x[:, 0] * 2])
-    with pytest.raises(dgmm.CollapseError, match="component 0 collapsed"):
-        dgmm.train(x, 2, "factors:1", reg_covar=0)
-    fit = dgmm.train(x[:, :6], 1, "factors:1")
-    c = fit.mixture.components
-    assert (c.uniquenesses[0] >= 0.999e-6 * x[:, :6].var(axis=0)).all()
-    assert fit.outcome.is_sound
+    labels = np.arange(500) % 2
+    with pytest.raises(dgmm.CollapseError, match=r"component [01] collapsed: its covariance is singular"):
+        dgmm.train(x, covariance_type="factors:1", reg_covar=0, labels=labels)
+    assert np.isfinite(dgmm.train(x, covariance_type="factors:1", reg_covar=1e-4, labels=labels).log_likelihood)
 
 
 def test_features_that_follow_from_others() -> None:
