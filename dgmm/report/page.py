@@ -14,6 +14,7 @@ import xarray as xr
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, FigureBase
 
+from dgmm.families import GaussianFamily
 from dgmm.fits import CRITERION_NAMES, FOUND_AGAIN, SOUND, STRONG, Fit, OutcomeKind, held_out_words
 from dgmm.report.figures import (
     BANDS,
@@ -110,6 +111,7 @@ def write_report(
         digits=np.clip(2 - np.floor(np.log10(deviations(mixture).min(axis=0))), 0, 9).astype(int).tolist(),
         unit="" if along is None else along.attrs.get("units", ""),
         probability=probability if len(probability) else None,
+        gaussian=isinstance(mixture.family, GaussianFamily),
         remarks=mixture.family.remarks(mixture.components),
         bands=mixture.n_components <= BANDS,
         strong=STRONG,
