@@ -277,7 +277,8 @@ class TestOverAStore:
         np.testing.assert_allclose(found["v_variance"].values, variances, rtol=1e-9)
         assert found["v"].attrs["units"] == "K"
         dim = names if labels is None else [str(v) for v in labels]
-        assert found.attrs["title"].startswith(f"v at level {dim[1]} given level {dim[2]}, {dim[0]}, by a full mixture")
+        known = f"given level {dim[2]}, {dim[0]}, by a full Gaussian mixture"
+        assert found.attrs["title"].startswith(f"v at level {dim[1]} {known}")
         if labels is not None:
             xr.testing.assert_identical(found["level"], data["level"].isel(level=[1]))
             with pytest.raises(InputError, match="the model was fitted on"):
