@@ -207,8 +207,9 @@ def measured(folder: str, case: Case) -> tuple[int, int]:
         if case.ask in ("score", "probabilities"):
             probabilities = case.ask == "probabilities"
             fit: Any = SimpleNamespace(
-                n_components=case.k, n_labels=case.k, classes=(), covariance_type="full", mixture=mixture_of(case)
-            )
+                n_components=case.k, n_labels=case.k, classes=(), noise=None, covariance_type="full",
+                mixture=mixture_of(case),
+            )  # fmt: skip
             place = place_at(f"{tempfile.mkdtemp(dir=folder)}/scores")
             output = patches.enter_context(place.begin("scores", overwrite=False))
             scoring.create(output.store(), samples, fit, probabilities, {})

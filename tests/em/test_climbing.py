@@ -334,7 +334,7 @@ def test_every_training_setting_changes_something() -> None:
 
     def outcome(x: np.ndarray = x, k: int = 5, **settings: object) -> tuple:
         fit = dgmm.train(x, k, "full", **settings)
-        return fit.log_likelihood, fit.n_passes, fit.mixture.means.tobytes(), fit.stability is None
+        return fit.log_likelihood, fit.n_passes, fit.mixture.means.tobytes(), fit.stability is None, len(fit.path)
 
     base = {"search": "starts", "n_init": 4, "start_rows": 400, "sample_rows": 800, "max_iter": 60, "tol": 1e-6}
     reference = outcome(**base)
@@ -342,6 +342,7 @@ def test_every_training_setting_changes_something() -> None:
         "tol": 1e-2, "max_iter": 4, "reg_covar": 0.05, "n_init": 1, "seed": 7, "start_rows": 150, "accelerate": "none",
         "init_params": "random", "search": "quick", "compute_dtype": "float32", "holdout": 0.2,
         "stability": 2, "assignment": "hard", "fixed": ["weights"], "prior": "default", "noise": True,
+        "keep_path": True,
     }  # fmt: skip
     for name, value in changes.items():
         assert outcome(**{**base, name: value}) != reference, name

@@ -118,6 +118,26 @@ def test_a_step_and_the_top_are_mclusts(name: str, data: str) -> None:
     assert bic == pytest.approx(-2 * top + p * np.log(len(x)), abs=2 * LOOSE.get(name, 1e-6))
 
 
+@pytest.fixture(scope="module")
+def a_million(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Old Faithful 3677 times, row by row, in ten chunks: 1,000,144 rows."""
+    x = np.repeat(faithful(), 3677, axis=0)
+    path = str(tmp_path_factory.mktemp("million") / "x.zarr")
+    zarr.create_array(path, data=x, chunks=(100_100, 2))
+    return path
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_top_of_a_million_rows_is_mclusts(name: str, a_million: str) -> None:
+    """From the same groups and chunk by chunk: so many times its log-likelihood, and BIC by that."""
+    start, ground, _ = begun(name, *grouped("faithful"))
+    fit = dgmm.train(a_million, 2, name, start=start.to_data(ground.frame), reg_covar=0, tol=1e-12, worst_rows=0)
+    p, _, top = MCLUST["faithful"][name]
+    loose = LOOSE.get(name, 1e-4)
+    assert top - 1e-4 < fit.log_likelihood / 3677 < top + loose
+    assert fit.bic == pytest.approx(-2 * 3677 * top + p * np.log(272 * 3677), abs=2 * 3677 * loose)
+
+
 def covariances_of(name: str, vector: np.ndarray, k: int, d: int) -> np.ndarray:
     """Any covariances of a structure, from any numbers."""
     numbers = iter(np.split(vector, len(vector)))
