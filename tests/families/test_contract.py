@@ -5,6 +5,7 @@ The data are counts from one up, which may come from any of them.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import dask.array as da
@@ -168,6 +169,11 @@ def test_what_is_drawn_is_found_again(family: Family) -> None:
 @pytest.fixture
 def fit(family: Family) -> dgmm.Fit:
     """A fit of named features."""
+    return fit_of(family)
+
+
+@cache
+def fit_of(family: Family) -> dgmm.Fit:
     x, _ = data_for(family)
     data = xr.Dataset({name: ("row", column, {"units": "1"}) for name, column in zip("pqrst", x.T, strict=False)})
     return dgmm.train(data, K, family.name, seed=0, search="quick", reg_covar=1e-4)
