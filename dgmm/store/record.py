@@ -241,11 +241,14 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
 
 
 def _together(path: tuple[Mixture, ...]) -> dict[str, tuple[tuple[str, ...], AnyArray]]:
-    """Weights and arrays of the mixtures of a path, stacked, with the dimensions of each."""
+    """Weights and arrays of the mixtures of a path, stacked, with the dimensions of each; the box of noise is one."""
     if not path:
         return {}
+    noise = [mixture.noise.weight for mixture in path if mixture.noise is not None]
     every = [mixture.family.arrays(mixture.components) for mixture in path]
     found = {name: (dims, np.stack([arrays[name][1] for arrays in every])) for name, (dims, _) in every[0].items()}
+    if noise:
+        found["noise"] = (), np.array(noise)
     return {"weights": (("component",), np.stack([mixture.weights for mixture in path])), **found}
 
 
@@ -351,7 +354,7 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         spread=None if a.spread is None else a.spread.spread(),
         stability=_stability(arrays, a),
         clusters=_clusters(arrays, a),
-        path=_path(arrays, a),
+        path=_path(arrays, a, noise),
         fixed=a.fixed,
         assignment=a.assignment,
         prior=a.prior,
@@ -394,17 +397,25 @@ def _stability(arrays: Mapping[str, AnyArray], a: Attributes) -> Stability | Non
     return Stability(a.stability_rows, a.stability_blocks, **found)
 
 
-def _path(arrays: Mapping[str, AnyArray], a: Attributes) -> tuple[Mixture, ...]:
+def _path(arrays: Mapping[str, AnyArray], a: Attributes, noise: Noise | None) -> tuple[Mixture, ...]:
     """The mixtures of a climb; raises `ValueError` where they are none of the model's kind."""
-    family = get_family(a.family)
+    family, shapes = get_family(a.family), {name: values.shape for name, values in arrays.items()}
+    if noise is not None:
+        shapes["noise"] = ()
     found = {name.removeprefix(OF_PATH): values for name, values in arrays.items() if name.startswith(OF_PATH)}
-    if any(values.shape[1:] != arrays[name].shape or len(values) > a.n_passes for name, values in found.items()):
+    if any(values.shape[1:] != shapes[name] or len(values) > a.n_passes for name, values in found.items()):
         raise ValueError("its path is not one of such mixtures")
     n = {len(values) for values in found.values()}
     if len(n) > 1:
         raise ValueError(f"its path has {' and '.join(map(str, sorted(n)))} steps")
     steps = ({name: values[i] for name, values in found.items()} for i in range(max(n, default=0)))
-    return tuple(Mixture(family, step["weights"], family.from_arrays(step)) for step in steps)
+    return tuple(
+        Mixture(
+            family, step["weights"], family.from_arrays(step),
+            None if noise is None else Noise.between(float(step["noise"]), noise.minimum, noise.maximum),
+        )
+        for step in steps
+    )  # fmt: skip
 
 
 def _clusters(arrays: Mapping[str, AnyArray], a: Attributes) -> Clusters | None:

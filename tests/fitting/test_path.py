@@ -33,6 +33,21 @@ def test_every_step_is_what_a_pass_has_evaluated(kind: str, accelerate: str) -> 
     np.testing.assert_array_equal(plain.mixture.covariances, fit.mixture.covariances)
 
 
+@pytest.mark.parametrize("kind", ["full", "tied"])
+@pytest.mark.parametrize("name", ["m.zarr", "m.json"])
+def test_noise_comes_along(kind: str, name: str, tmp_path: Path) -> None:
+    x = np.vstack([X, np.random.default_rng(0).uniform(X.min(axis=0), X.max(axis=0), (30, 2))])
+    fit = dgmm.train(x, 2, kind, noise=True, sample_rows=60, search="starts", keep_path=True)
+    found = [mixture.log_density(x).sum() for mixture in fit.path]
+    np.testing.assert_allclose(found, fit.trajectory, rtol=1e-9)
+    dgmm.save(fit, tmp_path / name)
+    for ours, theirs in zip(dgmm.load(tmp_path / name).path, fit.path, strict=True):
+        assert ours.noise is not None
+        assert theirs.noise is not None
+        assert ours.noise.weight == theirs.noise.weight
+        np.testing.assert_allclose(ours.log_density(x), theirs.log_density(x), rtol=1e-12)
+
+
 def test_plain_steps_are_those_of_em() -> None:
     """In any order of the components, which the end has decided."""
     fit = dgmm.train(X, 2, sample_rows=30, seed=1, search="starts", accelerate="none", keep_path=True)
