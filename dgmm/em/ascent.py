@@ -39,7 +39,7 @@ class Ascent:
     stop : callable, optional
         Another rule: asked after every evaluation, given the ascent, whether it has arrived.
     least_gain : float, optional
-        By default 0.1 % of p/2 nats, and nothing where assignments are hard.
+        By default 0.1 % of p/2 nats, and nothing where assignments are hard and no family's samples have hidden parts.
 
     Attributes
     ----------
@@ -83,7 +83,8 @@ class Ascent:
         self.converged = False
         self.failure: CollapseError | None = None
         self.abandoned = False
-        least = 0.0 if hard else 0.5 * NEGLIGIBLE * start.n_free(ground.fixed)
+        # with what is hidden of samples it goes on where no sample changes its component, without an end
+        least = 0.0 if hard and not start.family.hidden else 0.5 * NEGLIGIBLE * start.n_free(ground.fixed)
         self.least_gain = least if least_gain is None else least_gain
         self.enough = self.least_gain
         self._start = start

@@ -267,6 +267,15 @@ def test_given_degrees_of_freedom_stay(tmp_path: Path) -> None:
     assert get_family("t_tied:4").unconstrained().name == "t_full:4"
 
 
+def test_hard_assignments_arrive() -> None:
+    """Where no row changes its component, degrees of freedom still creep on: by less than counts."""
+    r = rng()
+    x = np.concatenate([r.standard_t(4, size=(600, 2)), r.standard_t(3, size=(400, 2)) * 0.3 + [9, 0]])
+    fit = dgmm.train(x, 2, "t_full", assignment="hard")
+    assert fit.converged
+    assert fit.n_passes < 100
+
+
 @pytest.mark.parametrize("given", ["", "four", "0", "-1", "inf", "nan"])
 def test_what_are_no_degrees_of_freedom_is_refused(given: str) -> None:
     with pytest.raises(InputError, match=f"t_full:{given} has no degrees of freedom: give a positive number"):
