@@ -58,7 +58,7 @@ class Former:
                 raise ValueError(f"their format is {str(attributes.get('format'))[:40]!r}")
             head, table, _ = read_ledger(group)
             return cls(path, attributes, head, table, read_sources(group, head))
-        except (ValueError, OSError) as error:
+        except (ValueError, TypeError, KeyError, OSError) as error:
             logger.warning("%s is scored anew: what is there cannot be gone on from: %s", path, one_line(error)[:200])
             return None
 

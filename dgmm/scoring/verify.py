@@ -166,7 +166,11 @@ def open_written(path: str, verdict: Verdict) -> Scores | None:
     found = _root(store, path).get("attributes", {}).get("format")
     if found != SCORES_FORMAT:
         raise InputError(f"{path} has the format {found!r}, not {SCORES_FORMAT!r} with a ledger: score again")
-    group = zarr.open_group(store, mode="r", use_consolidated=False)
+    try:
+        group = zarr.open_group(store, mode="r", use_consolidated=False)
+    except (TypeError, ValueError, KeyError) as error:
+        verdict.findings.append(Finding(f"is damaged: {one_line(error)}", path=path))
+        return None
     try:
         return Scores(path, store, group, *read_ledger(group))
     except ValueError as error:

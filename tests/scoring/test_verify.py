@@ -288,6 +288,14 @@ def test_scores_whose_metadata_are_no_more_cannot_be_looked_at(
     assert "was not written by dgmm" in refused(capsys, str(scores))
 
 
+def test_a_group_with_what_groups_have_not_is_damaged(scores: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Zarr library says so by a TypeError."""
+    said = json.loads((scores / "zarr.json").read_text())
+    (scores / "zarr.json").write_text(json.dumps(said | {"codecs": []}))
+    assert main(["verify", str(scores)]) == 1
+    assert "is damaged" in capsys.readouterr().out
+
+
 def test_options_that_cannot_be(scores: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--subset=0/7", "--subset=8/7", "--subset=3", "--recompute=2", "--recompute=x%", "--seed=-1"):
         assert option.split("=")[0].strip("-") in refused(capsys, str(scores), option)
