@@ -86,7 +86,7 @@ class Stored:
         if self.array is None:
             return iter(())
         bounds = [s.indices(n)[:2] for s, n in zip(region, self.array.shape, strict=True)]
-        sizes = self.array.shards or self.array.chunks
+        sizes = [max(1, size) for size in self.array.shards or self.array.chunks]  # of a hostile store zero
         return itertools.product(
             *(range(a // size, math.ceil(b / size)) for (a, b), size in zip(bounds, sizes, strict=True))
         )
