@@ -357,8 +357,3 @@ class StreamedMixture(Streamed, Bridge):
         if not total.count:
             raise InputError(f"no complete row in {samples.name}")
         return total.log_density, total.count
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()  # type: ignore[misc]
-        tags.array_api_support = False
-        return tags

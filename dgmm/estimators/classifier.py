@@ -258,11 +258,6 @@ class GaussianMixtureClassifier(Streamed, ClassifierMixin, BaseEstimator):  # ty
             plan = self.fit_.mixture.density_plan(n_classes=len(names))
         return Scorer(plan, what, names=with_unknown(names))
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.array_api_support = False
-        return tags
-
 
 def unknown(labels: AnyArray) -> BoolArray:
     """Where labels in memory say nothing: -1, an empty text, NaN or None."""

@@ -111,6 +111,11 @@ class Streamed:
             return score_chunked(X, self._scorer(what), self._remembered())
         return score_array(validate_data(self, X, reset=False), self._scorer(what))
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.array_api_support = False
+        return tags
+
 
 def workers_for(samples: Samples) -> AbstractContextManager[Workers]:
     """Threads for what is in memory, which nobody should scatter; else the open client, or threads."""

@@ -12,7 +12,7 @@ import numpy as np
 from dgmm.blas import one_thread
 from dgmm.em import Ground, maximise
 from dgmm.errors import InputError
-from dgmm.families import Family, Frame, SufficientStatistics, gaussian_family
+from dgmm.families import Family, Frame, Noise, SufficientStatistics, gaussian_family
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray, StartMethod
@@ -130,11 +130,21 @@ def from_labels(family: Family, rows: Rows, labels: AnyArray, n_components: int,
     Mixture
         In frame coordinates.
     """
-    family = family if ground.noise is None else family.beside_noise()
     y = ground.frame.coordinates(rows.x)
     one_hot = np.zeros((n_components, len(rows)))
     one_hot[labels, np.arange(len(rows))] = 1.0 if rows.weights is None else rows.weights
-    return from_sums(family, feature_sums(family, y, one_hot), ground, begin=True)
+    return from_shares(family, y, one_hot, ground, ground.noise, begin=True)
+
+
+def from_shares(
+    family: Family, y: FloatArray, shares: FloatArray, ground: Ground, noise: Noise | None, *, begin: bool = False
+) -> Mixture:
+    """The mixture that one M-step makes of samples y (d, n) that belong to components by shares (K, n).
+
+    It has this noise beside it, if any; ``begin`` as for `from_sums`.
+    """
+    family = family if noise is None else family.beside_noise()
+    return from_sums(family, feature_sums(family, y, shares), ground, begin=begin).beside(noise)
 
 
 def feature_sums(family: Family, y: FloatArray, responsibilities: FloatArray, components: Any = None) -> FloatArray:

@@ -14,7 +14,7 @@ from dgmm.families import Family, GaussianFamily, apply_linear
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.search.cuts import cut
-from dgmm.search.initialise import feature_sums, from_sums, one_component, summed
+from dgmm.search.initialise import feature_sums, from_shares, from_sums, one_component, summed
 from dgmm.search.sampled import SampleRows, fewest, unsound_in
 from dgmm.types import FloatArray, IntArray
 
@@ -295,10 +295,8 @@ class Standing:
         ground : Ground
             Of that family.
         """
-        noise = self.mixture.noise
-        family = family if noise is None else family.beside_noise()
-        sums = feature_sums(family, self.sample.coordinates(family.frame), self.responsibilities)
-        return from_sums(family, sums, ground).beside(noise)
+        y = self.sample.coordinates(family.frame)
+        return from_shares(family, y, self.responsibilities, ground, self.mixture.noise)
 
 
 def twin(mixture: Mixture) -> Mixture:

@@ -138,7 +138,7 @@ def start_on_sample(
                 for c in several:
                     if c.n_components == k:
                         ground = grounds[c.covariance_type]
-                        start = from_labels(get_family(c.covariance_type), small.rows, labels, k, ground).beside(noise)
+                        start = from_labels(get_family(c.covariance_type), small.rows, labels, k, ground)
                         if given is not None:
                             start = given.replace_in(start, ground.frame)
                         # plain EM for as few passes as these: acceleration would cost more than it saves
