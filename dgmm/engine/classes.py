@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import dask
 
 from dgmm.engine.presets import Filled, asks_for_memory, filled, presets_for, processes_of, threads_of
-from dgmm.engine.schedulers import STARTING, be_deaf, unwarned
+from dgmm.engine.schedulers import STARTING, be_deaf, environment_kept, unwarned
 from dgmm.engine.upkeep import Size, kept_up
 from dgmm.errors import ClusterError, InputError, may_pass, one_line
 from dgmm.waits import result_of
@@ -113,7 +113,7 @@ def of_class(
     if memory is None and asks_for_memory(options):
         raise InputError("scheduler_options: the memory of this job is not projected: give a number in its place")
     settings = presets_for(options, memory) | {"distributed.scheduler.no-workers-timeout": f"{patience:g}s"}
-    with dask.config.set(settings), ExitStack() as running:
+    with dask.config.set(settings), environment_kept() as tidy, ExitStack() as running:
         given = filled(options, {Filled.MEMORY: str(memory)}) if asks_for_memory(options) else dict(options)
         cluster = start(path, build, given)
         running.callback(close, path, cluster)
@@ -124,6 +124,7 @@ def of_class(
         with unwarned():
             client = Client(cluster, set_as_default=False, timeout=STARTING) if ours else cluster.get_client()
         running.enter_context(client)
+        tidy()
         disable_gc_diagnosis()
         yield client
 

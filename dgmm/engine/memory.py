@@ -13,8 +13,9 @@ from dgmm.engine.tree import levels_of
 from dgmm.engine.workers import Workers
 from dgmm.errors import InsufficientMemoryError
 
-#: What a worker process needs for itself: the interpreter, the libraries and the compiled E-step, as measured.
-BASE_BYTES = 280 * 2**20
+#: What a worker process needs for itself: the interpreter, the libraries (with pyarrow, which pandas loads where there
+#: is one, and which takes 30 MiB) and the compiled E-step, as measured.
+BASE_BYTES = 310 * 2**20
 #: What small things need, and the memory that is not given back at once.
 BUFFER_BYTES = 4 * 2**20
 #: While a segment is read there is what is read, what it is decoded from, and that before it was decompressed; while

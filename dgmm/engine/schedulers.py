@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from multiprocessing import resource_tracker
@@ -85,14 +86,37 @@ def started(n_workers: int, threads_per_worker: int, memory_limit: str | int | N
 
     memory = parse_bytes(memory_limit) if memory_limit else psutil.virtual_memory().total // n_workers
     settings = DISTRIBUTED_SETTINGS | (REUSING_MEMORY if memory > AMPLE_BYTES else {})
-    with dask.config.set(settings), ExitStack() as running:
+    with dask.config.set(settings), environment_kept() as tidy, ExitStack() as running:
         with dask.config.set({CONNECT: STARTING}), ThreadPoolExecutor(1, initializer=be_deaf) as starter:
             coming = starter.submit(_local_cluster, n_workers, threads_per_worker, memory_limit or "auto")
             cluster = running.enter_context(result_of(coming, f"{n_workers} worker processes to start"))
             client = running.enter_context(Client(cluster, set_as_default=False, timeout=STARTING))
+        tidy()
         # it is called back after every collection, and an interrupt that has come in the meantime would end there
         disable_gc_diagnosis()
         yield client
+
+
+@contextmanager
+def environment_kept() -> Iterator[Callable[[], None]]:
+    """Context of a cluster, at whose end the environment of this process is what it was; what makes it so before.
+
+    Nannies set in it what their workers are to begin with, and leave it there: to a cluster that is started later it
+    would be what the user has chosen.
+    """
+    before = {name: os.environ.get(name) for name in dask.config.get("distributed.nanny.pre-spawn-environ")}
+
+    def tidy() -> None:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    try:
+        yield tidy
+    finally:
+        tidy()
 
 
 def be_deaf() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import minimize
 
 from dgmm.types import FloatArray
 
@@ -52,6 +51,9 @@ def common_axes(roots: FloatArray, starts: FloatArray, cost: Cost) -> FloatArray
     starts : ndarray, shape (starts, d, d)
     cost : callable
     """
+    # here alone, and not in workers: 14 MiB
+    from scipy.optimize import minimize
+
     d = roots.shape[1]
     costs = [cost(variances_along(axes, roots))[0] for axes in starts]
     first = int(np.argmin(costs))

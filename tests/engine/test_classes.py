@@ -98,7 +98,9 @@ def test_a_class_may_encrypt(data: str, tmp_path: Path) -> None:
         assert all(place.startswith("tls://") for place in workers.places())
 
 
-def test_presets_are_there_while_it_runs_and_reach_the_workers() -> None:
+def test_presets_are_there_while_it_runs_and_reach_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+
     def seen() -> tuple[Any, Any]:
         return os.environ.get("MALLOC_ARENA_MAX"), dask.config.get("distributed.worker.memory.spill")
 

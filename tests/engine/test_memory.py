@@ -258,7 +258,7 @@ def test_no_chunks_are_named_where_none_would_do() -> None:
 def test_the_share_of_results_that_waits_in_a_worker_counts() -> None:
     samples = open_samples(in_chunks(4_000_000, 10_000))
     client: Any = object()
-    workers = Workers(client, 8, 2, 340 * MIB)
+    workers = Workers(client, 8, 2, 375 * MIB)
     check_memory(samples, workers, lambda samples: pass_bytes(samples, scoring_of(samples)), gathered=0)
     with pytest.raises(InsufficientMemoryError, match=r"80 MiB for results"):
         check_memory(samples, workers, lambda samples: pass_bytes(samples, scoring_of(samples)), gathered=320 * MIB)

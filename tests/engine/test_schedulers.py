@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
@@ -202,3 +203,26 @@ def test_a_cluster_of_ours_listens_on_loopback_only() -> None:
 def listening(process: psutil.Process) -> set[tuple[str, int]]:
     """The addresses and ports at which a process takes connections, of any family."""
     return {(c.laddr.ip, c.laddr.port) for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.parametrize("kind", ["processes", "distributed.LocalCluster"])
+def test_the_environment_is_left_as_it_was(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nannies put there would be, to a cluster that is started later, what the user has chosen."""
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "12345")
+    before = dict(os.environ)
+
+    def seen() -> tuple[str | None, str | None]:
+        return os.environ.get("MALLOC_ARENA_MAX"), os.environ.get("MALLOC_TRIM_THRESHOLD_")
+
+    options = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1", "n_workers": 1, "threads_per_worker": 1}
+    how: dict[str, Any] = {"n_workers": 1, "memory_limit": "2GB"}
+    with open_workers(kind, **(how if kind == "processes" else {"scheduler_options": options})) as workers:
+        assert workers.client is not None
+        assert dict(os.environ) == before
+        expected = "1" if kind == "processes" else "2"
+        assert list(workers.client.run(seen).values()) == [(expected, "12345")]
+        # a worker that takes the place of another begins with the same, and what that leaves goes at the end
+        workers.client.restart()
+        assert list(workers.client.run(seen).values()) == [(expected, "12345")]
+    assert dict(os.environ) == before
