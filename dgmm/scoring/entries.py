@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from dgmm.data import Grid, Samples, Seen, bounded, check_array, fingerprint
+from dgmm.data import Grid, Samples, Seen, Stored, bounded, check_array, fingerprint
 from dgmm.errors import one_line
 from dgmm.fits import Fit
 from dgmm.scoring.arrays import VARIABLES, n_labels, types_of
@@ -247,4 +247,5 @@ def _column(inner: zarr.Group, name: str, expected: AnyArray) -> AnyArray:
     if math.prod(array.chunks) > 2 * max(CHUNK, 1) * max(math.prod(expected.shape[1:]), 1):
         raise ValueError(f"the chunks of its {name} are {array.chunks}")
     check_array(array, name)
+    Stored.of(array, name, name).check_files((slice(None),) * array.ndim)
     return np.asarray(array[...])
