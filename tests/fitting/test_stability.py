@@ -30,23 +30,23 @@ def clusters(n: int = 3000, distance: float = 12.0, seed: int = 0) -> np.ndarray
 def test_clusters_far_apart_are_always_found_again() -> None:
     """And the errors are those of counting and of means: binomial, and sd over root n."""
     n = 3000
-    fit = dgmm.train(clusters(n), 3, stability=200)
+    fit = dgmm.train(clusters(n), 3, stability=80)
     assert fit.stability is not None
-    assert (fit.stability.n_rows, fit.stability.n_blocks, fit.stability.rand.shape) == (n, 0, (200,))
+    assert (fit.stability.n_rows, fit.stability.n_blocks, fit.stability.rand.shape) == (n, 0, (80,))
     np.testing.assert_array_equal(fit.stability.found_again, 1.0)
     np.testing.assert_array_equal(fit.stability.rand, 1.0)
     w = fit.mixture.weights
     np.testing.assert_allclose(fit.stability.weights_se, np.sqrt(w * (1 - w) / n), rtol=0.2)
     np.testing.assert_allclose(fit.stability.means_se, np.sqrt(1 / (w * n))[:, None] * np.ones(2), rtol=0.2)
     assert fit.stability.words == (
-        "200 refits on other weights of 3000 rows: adjusted Rand index 1.000 (1.000 to 1.000); every class is found "
+        "80 refits on other weights of 3000 rows: adjusted Rand index 1.000 (1.000 to 1.000); every class is found "
         "again in all of them"
     )
 
 
 def test_a_sample_stands_for_all_rows() -> None:
     """The errors are of a fit to all of them."""
-    few = dgmm.train(clusters(8000), 3, stability=100, sample_rows=2000).stability
+    few = dgmm.train(clusters(8000), 3, stability=60, sample_rows=2000).stability
     assert few is not None
     assert few.n_rows == 2000
     w = np.array([0.5, 0.3, 0.2])
@@ -68,19 +68,19 @@ def test_more_components_than_clusters_are_not_found_again() -> None:
 
 
 def test_copies_in_blocks_count_once() -> None:
-    """Each row twenty times: by rows the errors are too small by the root of twenty."""
-    x = np.repeat(clusters(400), 20, axis=0)
+    """Each row eight times: by rows the errors are too small by the root of eight."""
+    x = np.repeat(clusters(400), 8, axis=0)
     data = xr.DataArray(x, dims=("row", "level"))
     how: dict[str, Any] = {"feature_dim": "level", "holdout": 0.3, "stability": 100}
     rows = dgmm.train(data, 3, **how).stability
-    fit = dgmm.train(data, 3, holdout_by={"row": 20}, **how)
-    blocks, n = fit.stability, fit.n_samples / 20
+    fit = dgmm.train(data, 3, holdout_by={"row": 8}, **how)
+    blocks, n = fit.stability, fit.n_samples / 8
     assert rows is not None
     assert blocks is not None
     assert (rows.n_blocks, blocks.n_blocks) == (0, n)
     w = fit.mixture.weights
     np.testing.assert_allclose(blocks.weights_se, np.sqrt(w * (1 - w) / n), rtol=0.25)
-    np.testing.assert_allclose(blocks.weights_se / rows.weights_se, np.sqrt(20), rtol=0.3)
+    np.testing.assert_allclose(blocks.weights_se / rows.weights_se, np.sqrt(8), rtol=0.3)
     assert f"of {blocks.n_blocks} blocks" in blocks.words
 
 
