@@ -186,7 +186,9 @@ def with_given(
     samples: Samples, model: Fit, wanted: Wanted, *, interpolate: bool = False
 ) -> tuple[Samples, tuple[int, ...]]:
     """Samples with the given features, or with all of their variables, and where the given ones are among theirs."""
-    layout, places = model.layout, sorted(wanted.given)
+    layout, places = model.layout, [*wanted.given]
+    if layout is not None and layout.spans:
+        places.sort()
     alone = samples.n_features == len(places) or interpolate
     if layout is not None and layout.spans and not alone:
         # of the variables that are given every label

@@ -33,7 +33,7 @@ HOUSE: dict[str, str] = {
     "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",
     "sampling": "",
     "prediction": "",
-    "report": "looks figures steps page",
+    "report": "looks maps figures steps page",
     "plot": "",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian classifier",

@@ -148,7 +148,8 @@ class Layout:
         if self.spans:
             sizes = [1 if span.dim is None else span.size for span in self.spans]
             labelled = all(span.labels is None or len(span.labels) == span.size for span in self.spans)
-            named = tuple(span.variable for span in self.spans) == self.variables == tuple(dict.fromkeys(self.variables))
+            names = tuple(span.variable for span in self.spans)
+            named = names == self.variables and len({*names}) == len(names)
             right = labelled and named and self.feature_dim is None and sum(sizes) == len(features)
             if not right or min(sizes) < 1 or sizes != [span.size for span in self.spans]:
                 raise ValueError(others)
