@@ -17,7 +17,7 @@ LEVELS = [10.0, 100.0, 500.0]
 
 
 def floats(n: int = 300) -> xr.Dataset:
-    """Temperature and salinity over depth, and the height of the surface, of two kinds of water, at places of theirs."""
+    """Temperature and salinity over depth, and the height of the surface, of two kinds of water."""
     r = np.random.default_rng(1)
     warm = r.random(n)[:, None] < 0.4
     t = np.where(warm, [25.0, 20.0, 10.0], [8.0, 7.0, 5.0]) + r.normal(0, 1, (n, 3))
