@@ -88,6 +88,22 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
+def _as_dims(value: Any) -> Any:
+    """``depth`` as it is, ``depth,wavelength`` as a list."""
+    listed = as_list(value)
+    return listed[0] if isinstance(listed, list) and len(listed) == 1 else listed
+
+
+class Interpolating(Settings):
+    """What is done where features are not quite those of the model."""
+
+    interpolate: bool = Field(
+        False,
+        description="Data at other numbers along the dimension of the features (levels) are interpolated to the "
+        "model's, linearly, within the range that they have: else they are refused.",
+    )
+
+
 class Data(Settings):
     """Where the samples are and which dimension holds the features."""
 
@@ -97,8 +113,11 @@ class Data(Settings):
     variables: Annotated[list[str] | None, BeforeValidator(as_list)] = Field(
         None, description="Variables to use; several are the features. Default: all."
     )
-    feature_dim: str | None = Field(
-        None, description="Dimension that holds the features. Default: the last of a two-dimensional array."
+    feature_dim: Annotated[str | list[str] | None, BeforeValidator(_as_dims)] = Field(
+        None,
+        description="Dimension that holds the features: variables that have it are one for each place along it "
+        "(TEMP@10), the others one each. Several where variables lie along dimensions of their own. Default: the last "
+        "of a two-dimensional array.",
     )
     weights: str | None = Field(
         None,
@@ -212,7 +231,7 @@ class Scoring(Settings):
     probabilities: bool = Field(False, description="Write the probability of every component too.")
 
 
-class Labelling(Scoring):
+class Labelling(Interpolating, Scoring):
     """What is written of every sample, and what the labels are."""
 
     clusters: Count | None = Field(
@@ -289,7 +308,7 @@ def _as_names(value: Any) -> Any:
 Names = Annotated[list[str], Field(min_length=1), BeforeValidator(_as_names)]
 
 
-class Predicting(Settings):
+class Predicting(Interpolating):
     """What is predicted of every sample."""
 
     of: Names = Field(description="Features to predict, by name or number.")

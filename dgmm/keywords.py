@@ -34,8 +34,10 @@ class DataOptions(TypedDict, total=False):
 
     variables: Sequence[str] | None
     """Variables to use; several are the features. Default: all."""
-    feature_dim: str | None
-    """Dimension that holds the features. Default: the last of a two-dimensional array."""
+    feature_dim: str | Sequence[str] | None
+    """Dimension that holds the features: variables that have it are one for each place along it (TEMP@10), the others
+    one each. Several where variables lie along dimensions of their own. Default: the last of a two-dimensional
+    array."""
     decoder: Decoder
     """Who decodes chunks; zarrs (in Rust, `pip install dgmm[zarrs]`) is faster with small ones."""
     missing_chunks: MissingChunks
@@ -154,6 +156,9 @@ class LabellingOptions(TypedDict, total=False):
 
     probabilities: bool
     """Write the probability of every component too."""
+    interpolate: bool
+    """Data at other numbers along the dimension of the features (levels) are interpolated to the model's, linearly,
+    within the range that they have: else they are refused."""
     clusters: int | None
     """Label so many clusters of merged components in the place of components; the model must have its clusters with it
     (dgmm merge)."""
@@ -201,6 +206,9 @@ class MergingOptions(TypedDict, total=False):
 class PredictingOptions(TypedDict, total=False):
     """Of `dgmm.config.Predicting`."""
 
+    interpolate: bool
+    """Data at other numbers along the dimension of the features (levels) are interpolated to the model's, linearly,
+    within the range that they have: else they are refused."""
     given: Sequence[str] | None
     """Features that are known. Default: all others."""
     variance: bool

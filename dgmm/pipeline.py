@@ -32,7 +32,7 @@ from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import DgmmError, InputError, OutputExistsError
 from dgmm.fits import Fit, One, Selection, Settings, Training
 from dgmm.fitting import merge_samples, projection_of, select_samples, started, train_samples
-from dgmm.prediction import Predicted, Wanted, predict_projection, predict_samples, source_layout
+from dgmm.prediction import Predicted, Wanted, predict_projection, predict_samples, source_layout, with_given
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
 from dgmm.scoring import Scored, Verdict, score_projection, score_samples
@@ -147,6 +147,8 @@ def run_score(settings: Score, attributes: Mapping[str, Any] | None = None) -> S
     settings = settings.model_copy(update={"model": store.model_at(settings.model)})
     fit = store.load(settings.model)
     samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
+    if settings.interpolate:
+        samples = samples.like(fit.features, fit.layout, interpolate=True)
     replaces = settings.overwrite or settings.extend
     with (
         place_at(settings.out).begin("scores", overwrite=replaces, inputs=inputs, resumes=True) as output,
@@ -185,6 +187,8 @@ def run_predict(settings: Predict) -> Predicted:
     wanted = Wanted.asked(fit, settings.of, settings.given, settings.variance, settings.dtype)
     data = settings.data.model_dump(exclude={"path"})
     samples = open_samples(settings.data.path, **data, like=source_layout(fit, wanted))
+    if settings.interpolate:
+        samples, _ = with_given(samples, fit, wanted, interpolate=True)
     with (
         place_at(settings.out).begin("predictions", overwrite=settings.overwrite, inputs=inputs) as output,
         workers_of(settings.cluster, predict_projection(fit, samples, wanted, output)) as workers,
@@ -371,7 +375,7 @@ def report_stage(job: Pipeline) -> str:
         fit=record.fit,
         table=record.table,
         scores=open_scores(os.path.join(job.out, SCORES)),
-        features=samples.axis,
+        features=samples.axes,
         sample=samples.some_rows(REPORT_ROWS),
         picture=os.path.join(job.out, PICTURE),
         criterion=job.criterion,

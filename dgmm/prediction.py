@@ -177,18 +177,29 @@ class PredictSegment(Sendable, Leaf[Predicted]):
 
 
 def source_layout(model: Fit, wanted: Wanted) -> Layout | None:
-    """How a source is opened that need not have more than the given features, where each is a variable."""
+    """How a source is opened that need not have more than the variables of the given features."""
     layout = model.layout
-    return layout.taken(wanted.given) if layout is not None and layout.feature_dim is None else layout
+    return layout.taken(sorted(wanted.given)) if layout is not None and layout.feature_dim is None else layout
 
 
-def with_given(samples: Samples, model: Fit, wanted: Wanted) -> tuple[Samples, tuple[int, ...]]:
-    """Samples with the given features or with all of the model's, and where the given ones are among theirs."""
-    if samples.feature_dim is None or samples.n_features == len(wanted.given):
-        names = [model.features[i] for i in wanted.given]
-        layout = None if model.layout is None else model.layout.taken(wanted.given)
-        return samples.like(names, layout), tuple(range(len(names)))
-    return samples.like(model.features, model.layout), wanted.given
+def with_given(
+    samples: Samples, model: Fit, wanted: Wanted, *, interpolate: bool = False
+) -> tuple[Samples, tuple[int, ...]]:
+    """Samples with the given features, or with all of their variables, and where the given ones are among theirs."""
+    layout, places = model.layout, [*wanted.given]
+    if layout is not None and layout.spans:
+        places.sort()
+    alone = samples.n_features == len(places) or interpolate
+    if layout is not None and layout.spans and not alone:
+        # of the variables that are given every label
+        variables = {span.variable for span in layout.taken(places).spans}
+        held = [span.variable for span in layout.spans for _ in range(span.size)]
+        places = [i for i, variable in enumerate(held) if variable in variables]
+    elif samples.feature_dim is not None and not alone:
+        places = list(range(len(model.features)))
+    names = [model.features[i] for i in places]
+    found = samples.like(names, None if layout is None else layout.taken(places), interpolate=interpolate)
+    return found, tuple(places.index(i) for i in wanted.given)
 
 
 def leaf_of(model: Fit, samples: Samples, wanted: Wanted, writer: Writer) -> tuple[Samples, PredictSegment]:
@@ -279,7 +290,10 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
             "settings": json.dumps(dict(settings)),
         }
     )
-    units = {} if model.layout is None else dict(zip(model.layout.variables, model.layout.units, strict=False))
+    layout = model.layout or Layout()
+    units = dict(zip(layout.variables, layout.units, strict=False))
+    if layout.spans:
+        units = dict(zip(model.features, layout.feature_units(len(model.features)), strict=True))
     inner = () if wanted.feature_dim is None else (len(of),)
     for array in wanted.arrays:
         name = array if array in wanted.names else array.removesuffix(VARIANCE)

@@ -5,13 +5,14 @@ A chunk of rows is drawn at a time, and its bits depend on the seed and its plac
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +22,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import Layout
+from dgmm.data import Layout, Span
 from dgmm.engine import BASE_BYTES, Workers, cut, mib
 from dgmm.errors import InputError, InsufficientMemoryError
 from dgmm.families import NOISE
@@ -54,10 +55,8 @@ class Drawing(Sendable):
     Attributes
     ----------
     mixture : Mixture
-    columns : tuple of str
-        The arrays of the features, one for each, or a single one that holds them all.
-    together : bool
-        Whether a single array holds all features.
+    spans : tuple of Span
+        The arrays of the features, and which of these each holds.
     n_rows : int
     chunk_rows : int
     seed : int
@@ -68,8 +67,7 @@ class Drawing(Sendable):
     """
 
     mixture: Mixture
-    columns: tuple[str, ...]
-    together: bool
+    spans: tuple[Span, ...]
     n_rows: int
     chunk_rows: int
     seed: int
@@ -91,7 +89,7 @@ class Drawing(Sendable):
     @cached_property
     def arrays(self) -> dict[str, zarr.Array[Any]]:
         """The arrays that are written, by their names; a chunk of fill values is written, too."""
-        names = [*self.columns, *([f"{LABELS}/{LABEL}"] if self.labels else [])]
+        names = [*(span.variable for span in self.spans), *([f"{LABELS}/{LABEL}"] if self.labels else [])]
         return {name: self.writer.array(name).with_config({"write_empty_chunks": True}) for name in names}
 
     def draw(self, chunk: int) -> tuple[AnyArray, AnyArray]:
@@ -114,7 +112,11 @@ class Drawing(Sendable):
             with one_blas_thread:
                 x, labels = self.draw(chunk)
             where = slice(chunk * self.chunk_rows, chunk * self.chunk_rows + len(x))
-            columns = [x] if self.together else list(x.T)
+            ends = itertools.accumulate(span.size for span in self.spans)
+            columns = [
+                x[:, end - 1] if span.dim is None else x[:, end - span.size : end]
+                for span, end in zip(self.spans, ends, strict=True)
+            ]
             with writing(self.writer.place):
                 self.writer.check()
                 for array, values in zip(self.arrays.values(), [*columns, labels][: len(self.arrays)], strict=True):
@@ -164,9 +166,7 @@ def sample_into(
     mixture, layout = (model.mixture, layout_of(model)) if isinstance(model, Fit) else (model, Layout())
     d = mixture.n_features
     chunk_rows = min(rows, chunk_rows or max(1, min(CHUNK_ROWS, CHUNK_VALUES // d)))
-    together = layout.feature_dim is not None or not layout.variables
-    columns = (layout.variables or ("data",)) if together else layout.variables
-    drawing = Drawing(mixture, columns, together, rows, chunk_rows, seed, dtype, labels, output.writer)
+    drawing = Drawing(mixture, spans_of(layout, d), rows, chunk_rows, seed, dtype, labels, output.writer)
     check_memory(drawing, workers)
     began = time.perf_counter()
     create(output.store(), drawing, layout, settings or {})
@@ -180,6 +180,12 @@ def sample_into(
         logger.info("%d of %d rows, %.3g rows/s", done, rows, done / seconds, extra=progress.on_a_line)
     consolidate(output.store())
     output.finish()
+
+
+def spans_of(layout: Layout, n_features: int) -> tuple[Span, ...]:
+    """The arrays that are written: one of all features where these have no names."""
+    spans = layout.as_spans(n_features) or (Span("", "feature", n_features),)
+    return tuple(replace(span, variable=span.variable or "data") for span in spans)
 
 
 def layout_of(model: Fit) -> Layout:
@@ -207,10 +213,11 @@ def check_memory(drawing: Drawing, workers: Workers) -> None:
 
 def create(store: Any, drawing: Drawing, layout: Layout, settings: Mapping[str, Any]) -> None:
     """Create the group of samples and its arrays, with the labels of the features and their units."""
-    features = layout.feature_dim or "feature"
-    names = {*drawing.columns, *([features] if drawing.together else []), *([LABELS] if drawing.labels else [])}
+    along = {span.dim: span for span in drawing.spans if span.dim is not None}
+    columns = {span.variable for span in drawing.spans}
+    names = {*columns, *along, *([LABELS] if drawing.labels else [])}
     rows = next((name for name in ROWS if name not in names), None)
-    taken = {LABELS} & ({*drawing.columns} | {features}) if drawing.labels else set()
+    taken = {LABELS} & (columns | {*along}) if drawing.labels else set()
     if rows is None or taken:
         words = ", ".join(sorted(taken or names & {*ROWS}))
         raise InputError(f"the model has features called {words}, as samples of it have other things: rename them")
@@ -226,17 +233,17 @@ def create(store: Any, drawing: Drawing, layout: Layout, settings: Mapping[str, 
             "settings": json.dumps(dict(settings)),
         }
     )
-    d, units = drawing.mixture.n_features, dict(zip(layout.variables, layout.units, strict=False))
-    more = (d,) if drawing.together else ()
+    units = dict(zip(layout.variables, layout.units, strict=False))
     made: dict[str, Any] = {"compressors": ZstdCodec(level=1, checksum=True)}
-    for name in drawing.columns:
+    for span in drawing.spans:
+        name, more = span.variable, () if span.dim is None else (span.size,)
         group.create_array(
             name,
             shape=(drawing.n_rows, *more),
             chunks=(drawing.chunk_rows, *more),
             dtype=drawing.dtype,
             fill_value=math.nan,
-            dimension_names=(rows, *([features] if drawing.together else [])),
+            dimension_names=(rows, *(dim for dim in (span.dim,) if dim is not None)),
             attributes={"units": units[name]} if units.get(name) else {},
             **made,
         )
@@ -253,9 +260,12 @@ def create(store: Any, drawing: Drawing, layout: Layout, settings: Mapping[str, 
             attributes={"long_name": f"component that the sample was drawn from{of_noise}"},
             **made,
         )
-    if layout.feature_dim is not None and (labels := layout.identities()) is not None:
-        attributes = {"units": layout.label_units} if layout.label_units else {}
-        coordinate = xr.Dataset(coords={features: (features, labels, attributes)}, attrs=dict(group.attrs))
+    found: dict[str, Any] = {}
+    for dim, span in along.items():
+        if (labels := span.identities()) is not None:
+            found[dim] = (dim, labels, {"units": span.label_units} if span.label_units else {})
+    if found:
+        coordinate = xr.Dataset(coords=found, attrs=dict(group.attrs))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=UNSETTLED_DTYPE)
             coordinate.to_zarr(store, mode="a", zarr_format=3, consolidated=False)

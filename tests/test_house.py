@@ -17,7 +17,8 @@ HOUSE: dict[str, str] = {
     "loadings factors independent gamma poisson noise student",
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "", "matching": "",
-    "data": "retries runs grid labels layout codecs chunks stores samples variables sources fingerprints",
+    "data": "retries runs grid labels units layout picks likeness codecs chunks stores samples variables "
+    "sources fingerprints",
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "fold projection journal",
     "passes": "sample profile parts estep worst judge census misfits codec passes leaves",
@@ -32,7 +33,7 @@ HOUSE: dict[str, str] = {
     "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",
     "sampling": "",
     "prediction": "",
-    "report": "looks figures steps page",
+    "report": "looks maps figures steps page",
     "plot": "",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian classifier",

@@ -12,7 +12,7 @@ import zarr
 
 import dgmm
 from dgmm.cli import main
-from dgmm.data import open_samples
+from dgmm.data import Span, open_samples
 from dgmm.engine.workers import threads
 from dgmm.errors import InsufficientMemoryError, OutputExistsError
 from dgmm.families import FAMILIES, Poisson, Rates
@@ -181,14 +181,14 @@ def test_nonsense_is_refused(more: dict[str, Any], words: str, tmp_path: Path) -
 
 
 def test_too_large_a_chunk_says_how_large_it_may_be() -> None:
-    drawing = Drawing(random_mixture("full"), ("data",), True, 10**9, 10**8, 0, "float64", False, Writer("", "", ""))
+    spans = (Span("data", "feature", random_mixture("full").n_features),)
+    drawing = Drawing(random_mixture("full"), spans, 10**9, 10**8, 0, "float64", False, Writer("", "", ""))
     workers = threads(2, "1GiB")
     with pytest.raises(InsufficientMemoryError, match="lower chunk_rows to ") as caught:
         check_memory(drawing, workers)
     fitting = int(str(caught.value).rpartition(" ")[2])
     fits, more = (
-        Drawing(drawing.mixture, ("data",), True, 10**9, n, 0, "float64", False, drawing.writer)
-        for n in (fitting, fitting + 1)
+        Drawing(drawing.mixture, spans, 10**9, n, 0, "float64", False, drawing.writer) for n in (fitting, fitting + 1)
     )
     check_memory(fits, workers)
     with pytest.raises(InsufficientMemoryError):

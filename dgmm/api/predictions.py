@@ -14,7 +14,7 @@ from dgmm.config import Cluster, Data, Predict, Predicting
 from dgmm.data import Source, open_dataset, open_samples
 from dgmm.fits import Fit, by_model, validated
 from dgmm.keywords import PredictOptions, takes
-from dgmm.prediction import Wanted, predict_projection, predict_samples, source_layout
+from dgmm.prediction import Wanted, predict_projection, predict_samples, source_layout, with_given
 from dgmm.store import place_at
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def predict(
         model = store.load(inputs[-1])
     wanted = Wanted.asked(model, how.of, how.given, how.variance, how.dtype)
     samples = open_samples(source, like=source_layout(model, wanted), **data)
+    if how.interpolate:
+        samples, _ = with_given(samples, model, wanted, interpolate=True)
     with (
         place_at(out).begin("predictions", overwrite=overwrite, inputs=inputs) as output,
         workers_named(scheduler, cluster, predict_projection(model, samples, wanted, output)) as workers,

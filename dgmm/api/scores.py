@@ -51,7 +51,9 @@ def score(
 
     The source is opened as the data of the model were, unless ``variables`` or ``feature_dim`` say otherwise. Features
     are told by their names, or by their labels along a dimension, and put in the order of the model; where neither
-    side has such, they are taken by their place.
+    side has such, they are taken by their place. Others are refused, and so are other units; ``interpolate`` takes
+    what lies between other levels. As many ``variables`` as the model has, none of which is called like one of those,
+    stand for them in their order.
 
     Parameters
     ----------
@@ -91,11 +93,15 @@ def score(
         model = store.model_at(model)
     fit = model if isinstance(model, Fit) else store.load(model)
     samples = open_samples(source, like=fit.layout, **data)
+    if how.interpolate:
+        samples = samples.like(fit.features, fit.layout, interpolate=True)
     inputs = [place for place in (model, source) if isinstance(place, (str, os.PathLike))]
     # where to look when the scores are verified
     named: dict[str, Any] = {"model": os.fspath(model)} if isinstance(model, (str, os.PathLike)) else {}
     if isinstance(source, (str, os.PathLike)):
         named["data"] = {"path": os.fspath(source), **data}
+    if how.interpolate:
+        named["interpolate"] = True
     # workers of ours are gone before what they wrote of an output that is given up is removed
     with (
         place_at(out).begin("scores", overwrite=overwrite or extend, inputs=inputs, resumes=True) as output,
@@ -108,7 +114,8 @@ def score(
             samples,
             output,
             workers,
-            **how.model_dump(),
+            probabilities=how.probabilities,
+            clusters=how.clusters,
             settings=named,
             extend=extend and not overwrite,
         )
@@ -232,7 +239,10 @@ def model_and_source(path: str, found: Mapping[str, Any], how: Verifying) -> tup
         if not known:
             raise InputError(f"{path} does not say where its {what} lies: name it (--{what})")
     fit, opened = store.load(str(place)), validated(Data, data)
-    return fit, open_samples(opened.path, **opened.model_dump(exclude={"path"}), like=fit.layout)
+    samples = open_samples(opened.path, **opened.model_dump(exclude={"path"}), like=fit.layout)
+    if found.get("interpolate"):
+        samples = samples.like(fit.features, fit.layout, interpolate=True)
+    return fit, samples
 
 
 def open_scores(path: str | os.PathLike[str]) -> xr.Dataset:

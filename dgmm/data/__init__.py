@@ -10,7 +10,7 @@ from dgmm.data.codecs import bounded, check_array
 from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in, seen
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.labels import Labels, Names, is_known
-from dgmm.data.layout import Layout, comparable, matching_order, shortened
+from dgmm.data.layout import Layout, Span, comparable, matching_order, shortened
 from dgmm.data.retries import again, content_of, delete, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
 from dgmm.data.samples import Samples, unmasked
@@ -45,6 +45,7 @@ __all__ = [
     "Samples",
     "Seen",
     "Source",
+    "Span",
     "Stored",
     "Watched",
     "Weights",

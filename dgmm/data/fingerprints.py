@@ -80,7 +80,7 @@ def _looked_at(samples: Samples, listings: dict[str, Listing | None]) -> dict[st
     }
     try:
         with awaited(samples.name):
-            for name, field in zip(_names(samples), samples.fields, strict=True):
+            for name, field in zip(samples.field_names, samples.fields, strict=True):
                 listings[name] = _listing(field)
                 found |= {f"{what} of {name}": value for what, value in _of_field(field, listings[name])}
             if samples.weights is not None:
@@ -116,18 +116,13 @@ def digest_of(parts: Iterable[bytes]) -> str:
     return found.hexdigest()
 
 
-def _names(samples: Samples) -> tuple[str, ...]:
-    """What the arrays are called."""
-    return samples.features if samples.feature_dim is None else ("values",)
-
-
 def _regions(samples: Samples, listings: Mapping[str, Listing | None]) -> AnyArray | None:
     """Of what each segment is read from; None if that cannot be told of one of the arrays."""
     if samples.in_memory:
         contents = (_contents(samples.read(samples.grid.region(i))).encode() for i in range(len(samples.grid)))
         return np.array([_short([digest]) for digest in contents], dtype=np.uint64)
     held = []
-    for name, field in zip(_names(samples), samples.fields, strict=True):
+    for name, field in zip(samples.field_names, samples.fields, strict=True):
         stored, listing = _stored_array(field), listings[name]
         if stored is None or listing is None or field.stored is None:
             return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,51 @@ from dgmm.types import AnyArray, IntArray
 LABEL_ERROR = 1e-9
 #: The type of labels that are text.
 TEXT = "str"
+
+
+@dataclass(frozen=True)
+class Span:
+    """The features of one variable: itself, or one for each place along a dimension.
+
+    Attributes
+    ----------
+    variable : str
+    dim : str or None
+        Dimension along which they lie; None for a variable that is one feature.
+    size : int
+        Number of features.
+    labels : tuple of int, float or str, or None
+        The coordinate along the dimension; None if there is none.
+    dtype : str
+        Type of the labels; see `Layout`.
+    label_units : str
+        Units of the labels.
+    """
+
+    variable: str
+    dim: str | None = None
+    size: int = 1
+    labels: tuple[int | float | str, ...] | None = None
+    dtype: str = TEXT
+    label_units: str = ""
+
+    def identities(self) -> AnyArray | None:
+        """Its labels; None where features are told by their place."""
+        return None if self.labels is None else as_labels(self.labels, self.dtype)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What its features are called: ``TEMP``, or ``TEMP@10`` for each label, or each place from 0 up."""
+        if self.dim is None:
+            return (self.variable,)
+        labels = self.identities()
+        values = range(self.size) if labels is None else labels
+        return tuple(f"{self.variable}@{str(value).removesuffix('.0')}" for value in values)
+
+    def taken(self, places: Sequence[int]) -> Span:
+        """That of some of its features, by their numbers and in this order."""
+        labels = None if self.labels is None else tuple(self.labels[i] for i in places)
+        return replace(self, size=len(places), labels=labels)
 
 
 @dataclass(frozen=True)
@@ -34,6 +80,9 @@ class Layout:
         Units of the values of each variable, empty where unknown.
     label_units : str
         Units of the labels.
+    spans : tuple of Span
+        The features of each variable, in the order of `variables`, where some of several variables lie along a
+        dimension: nothing is said of a dimension and its labels then but here. Else empty.
     """
 
     variables: tuple[str, ...] = ()
@@ -42,21 +91,47 @@ class Layout:
     dtype: str = TEXT
     units: tuple[str, ...] = ()
     label_units: str = ""
+    spans: tuple[Span, ...] = ()
 
     def identities(self) -> AnyArray | None:
         """What tells the features apart, one for each: labels, or names of variables; None where it is their place."""
         if self.feature_dim is None:
-            return np.array(self.variables, dtype=str)
-        if self.labels is None:
-            return None
-        if self.dtype == TEXT:
-            return np.array(self.labels, dtype=str)
-        if np.dtype(self.dtype).kind in "mM":
-            return np.array(self.labels, dtype=np.int64).view(self.dtype)
-        return np.array(self.labels, dtype=self.dtype)
+            return np.array([name for span in self.as_spans() for name in span.names], dtype=str)
+        return None if self.labels is None else as_labels(self.labels, self.dtype)
+
+    def as_spans(self, n_features: int = 0) -> tuple[Span, ...]:
+        """The features variable by variable, however they are kept; of so many along a dimension without labels."""
+        if self.spans or self.feature_dim is None:
+            return self.spans or tuple(map(Span, self.variables))
+        n = n_features if self.labels is None else len(self.labels)
+        name = self.variables[0] if self.variables else ""
+        return (Span(name, self.feature_dim, n, self.labels, self.dtype, self.label_units),)
+
+    @property
+    def feature_dims(self) -> tuple[str, ...]:
+        """Dimensions along which features lie, each once."""
+        held = [self.feature_dim, *(span.dim for span in self.spans)]
+        return tuple(dict.fromkeys(dim for dim in held if dim is not None))
+
+    def feature_units(self, n_features: int) -> tuple[str, ...]:
+        """Units of the values of each feature, empty where unknown."""
+        units = dict(zip(self.variables, self.units, strict=False))
+        found = [units.get(span.variable, "") for span in self.as_spans(n_features) for _ in range(span.size)]
+        return tuple(found) if len(found) == n_features else ("",) * n_features
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is stored: without spans where there are none."""
+        return {name: value for name, value in asdict(self).items() if name != "spans" or value}
 
     def taken(self, places: Sequence[int]) -> Layout:
-        """That of some of the features, by their numbers and in this order."""
+        """That of some of the features, by their numbers and in this order; those of a variable side by side."""
+        if self.spans:
+            held = [(span, i) for span in self.spans for i in range(span.size)]
+            groups = itertools.groupby((held[i] for i in places), key=lambda each: each[0])
+            spans = tuple(span.taken([i for _, i in each]) for span, each in groups)
+            units = dict(zip(self.variables, self.units, strict=False))
+            names = tuple(span.variable for span in spans)
+            return replace(self, variables=names, units=tuple(units.get(name, "") for name in names), spans=spans)
         if self.feature_dim is not None:
             labels = None if self.labels is None else tuple(self.labels[i] for i in places)
             return replace(self, labels=labels)
@@ -64,15 +139,49 @@ class Layout:
         variables = tuple(self.variables[i] for i in places)
         return replace(self, variables=variables, units=tuple(units.get(name, "") for name in variables))
 
+    def check(self, features: Sequence[str]) -> None:
+        """Raise `ValueError` if this cannot be the layout of features of these names."""
+        for dtype in (self.dtype, *(span.dtype for span in self.spans)):
+            if dtype != TEXT and np.dtype(dtype).kind not in "fiumM":
+                raise ValueError(f"layout: its labels are of type {dtype}")
+        others = f"layout: its variables are {quoted(self.variables)}, its features {quoted(tuple(features))}"
+        if self.spans:
+            sizes = [1 if span.dim is None else span.size for span in self.spans]
+            labelled = all(span.labels is None or len(span.labels) == span.size for span in self.spans)
+            names = tuple(span.variable for span in self.spans)
+            named = names == self.variables and len({*names}) == len(names)
+            right = labelled and named and self.feature_dim is None and sum(sizes) == len(features)
+            if not right or min(sizes) < 1 or sizes != [span.size for span in self.spans]:
+                raise ValueError(others)
+        identities = self.identities()
+        if identities is not None and len(identities) != len(features):
+            raise ValueError(f"layout: {len(identities)} labels for {len(features)} features")
+        if self.feature_dim is None and identities is not None and identities.tolist() != list(features):
+            raise ValueError(others)
+
     def describe(self, features: Sequence[str]) -> str:
         """The features of these names, their units and where they lie, in a few words."""
-        shown = shortened(features)
         units = dict(zip(self.variables, self.units, strict=False))
+        if self.spans:
+            return "; ".join(_in_words(span, units) for span in self.spans)
         if self.feature_dim is None:
-            return shortened([f"{name} ({units[name]})" if units.get(name) else name for name in features])
-        along = f"{self.feature_dim} ({self.label_units})" if self.label_units else self.feature_dim
-        values = ", ".join(f"{name} ({unit})" if unit else name for name, unit in units.items())
-        return f"{values + ' ' if values else ''}along {along}: {shown}"
+            return shortened([_with_unit(name, units.get(name)) for name in features])
+        values = ", ".join(_with_unit(name, unit) for name, unit in units.items())
+        along = _with_unit(self.feature_dim, self.label_units)
+        return f"{values + ' ' if values else ''}along {along}: {shortened(features)}"
+
+
+def _in_words(span: Span, units: Mapping[str, str]) -> str:
+    """A variable, and the labels of its features."""
+    named = _with_unit(span.variable, units.get(span.variable))
+    if span.dim is None:
+        return named
+    labels = [name.removeprefix(f"{span.variable}@") for name in span.names]
+    return f"{named} along {_with_unit(span.dim, span.label_units)}: {shortened(labels)}"
+
+
+def _with_unit(name: str, unit: str | None) -> str:
+    return f"{name} ({unit})" if unit else name
 
 
 def comparable(labels: AnyArray) -> AnyArray:
@@ -116,11 +225,26 @@ def _same(a: AnyArray, b: AnyArray) -> bool:
     return np.array_equal(a, b)
 
 
+def as_labels(values: Sequence[int | float | str], dtype: str) -> AnyArray:
+    """Inverse of `as_numbers`."""
+    if dtype == TEXT:
+        return np.array(values, dtype=str)
+    if np.dtype(dtype).kind in "mM":
+        return np.array(values, dtype=np.int64).view(dtype)
+    return np.array(values, dtype=dtype)
+
+
 def as_numbers(labels: AnyArray) -> tuple[tuple[Any, ...], str]:
     """Comparable labels as plain numbers or strings, and their type: what a `Layout` keeps."""
     if labels.dtype.kind == "U":
         return tuple(labels.tolist()), TEXT
     return tuple((labels.view(np.int64) if labels.dtype.kind in "mM" else labels).tolist()), str(labels.dtype)
+
+
+def quoted(value: object) -> str:
+    """A value as it is, or the beginning of it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def shortened(names: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,12 +15,12 @@ from dgmm.data.chunks import Stored
 from dgmm.data.codecs import storage_of
 from dgmm.data.grid import Grid, Region
 from dgmm.data.labels import Labels
-from dgmm.data.layout import Layout, matching_order, shortened
+from dgmm.data.layout import Layout
+from dgmm.data.likeness import Asked
+from dgmm.data.picks import Pick
 from dgmm.errors import InputError
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray
-
-logger = logging.getLogger("dgmm")
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,37 @@ class Field:
         None where the array lies in memory and can be cut anywhere.
     stored : Stored or None
         Where it is read from; None where it is in memory or somebody else's task.
+    inner : str or None
+        The dimension along which it holds features; None where it is one feature, or none.
+    pick : Pick or None
+        What becomes of them; None where they are the features as they lie.
     """
 
     array: Any
     dims: tuple[str, ...]
     chunks: tuple[int, ...] | None
     stored: Stored | None = None
+    inner: str | None = None
+    pick: Pick | None = None
+
+    @property
+    def n_columns(self) -> int:
+        """Number of the values that are read of it for every sample."""
+        return 1 if self.inner is None else int(self.array.shape[self.dims.index(self.inner)])
+
+    @property
+    def width(self) -> int:
+        """Number of the features that come of it."""
+        return self.n_columns if self.pick is None else len(self.pick.low)
+
+    def columns(self, key: Mapping[str, slice], dims: tuple[str, ...]) -> AnyArray:
+        """Features of the samples of a region, in C order of these dimensions: shape (..., width), or (...)."""
+        if self.inner is None:
+            return _transposed(self.read(key), self.dims, dims)
+        block = _transposed(self.read(key), self.dims, (*dims, self.inner))
+        if self.pick is None:
+            return block
+        return self.pick(block.reshape(-1, block.shape[-1])).reshape(*block.shape[:-1], -1)
 
     def read(self, key: Mapping[str, slice]) -> AnyArray:
         """The region as a NumPy array, dimensions in the array's own order.
@@ -80,21 +104,21 @@ class Samples:
     features : tuple of str
         Names of the features.
     fields : tuple of Field
-        One whose ``feature_dim`` holds the features, or one for each feature.
+        One whose ``feature_dim`` holds the features, or one for each variable: a feature, or several along a dimension
+        of its own.
     feature_dim : str or None
+        Where a single array holds all features, the dimension along which they lie.
     coords : xarray.Dataset
         Coordinates of the grid, for the output.
     layout : Layout
         How they were opened, for a model that is fitted to them.
-    axis : xarray.DataArray or None
-        The coordinate along which the features lie, if it is numeric; ``value_name`` and ``value_units`` in its
-        attributes say what varies along it.
+    axes : tuple of xarray.DataArray
+        The coordinates along which features lie, where they are numeric; their attributes say what varies along each
+        (``value_name``, ``value_units``) and which of the features do (``features``, a slice).
     weights : Field or None
         How much each sample counts, along some of the dimensions of the grid or all; None where all count the same.
     labels : Labels or None
         The classes that samples are known to be of; None where nobody asks.
-    order : tuple of int or None
-        Places along ``feature_dim`` from which the features are taken; None where they lie as they are.
     """
 
     name: str
@@ -105,10 +129,9 @@ class Samples:
     feature_dim: str | None
     coords: xr.Dataset
     layout: Layout
-    axis: xr.DataArray | None = None
+    axes: tuple[xr.DataArray, ...] = ()
     weights: Field | None = None
     labels: Labels | None = None
-    order: tuple[int, ...] | None = None
     #: Where the grid begins along the first dimension of what is read.
     start: int = 0
 
@@ -164,27 +187,48 @@ class Samples:
         return f"{self.fields[0].chunks} {self.fields[0].array.dtype}"
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values of all features together."""
+        mixed = any(f.pick is not None and f.pick.high for f in self.fields)
+        return np.result_type(*(f.array.dtype for f in self.fields), *([np.float64] if mixed else []))
+
+    @property
     def itemsize(self) -> int:
         """Bytes of one value as it is read."""
-        return max(int(f.array.dtype.itemsize) for f in self.fields)
+        return int(self.dtype.itemsize)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one sample as it is read."""
-        return self.n_features * self.itemsize + 8 * (len(self._all_fields) - len(self.fields))
+        read = max(self.n_features, *(f.n_columns for f in self.fields))
+        return read * self.itemsize + 8 * (len(self._all_fields) - len(self.fields))
+
+    @property
+    def order(self) -> Any:
+        """How features are made of the columns that are read; None where they lie as they are."""
+        picks = tuple(field.pick for field in self.fields)
+        if self.feature_dim is not None and picks[0] is not None and not picks[0].high:
+            return picks[0].low
+        return None if not any(picks) else picks
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """What the arrays that are read are called."""
+        if self.feature_dim is not None:
+            return ("values",)
+        return self.layout.variables if self.layout.spans else self.features
 
     def storage(self) -> Iterator[str]:
         """How the arrays are stored, in lines, and whether damage to them is noticed; nothing of what is in memory."""
-        names = self.features if self.feature_dim is None else ("values",)
         beside = ("weights", self.weights), ("labels", None if self.labels is None else self.labels.field)
-        held = [*zip(names, self.fields, strict=True), *((name, f) for name, f in beside if f is not None)]
+        held = [*zip(self.field_names, self.fields, strict=True), *((name, f) for name, f in beside if f is not None)]
         found = {f.stored.variable or name: f.stored.array for name, f in held if f.stored is not None}
         return storage_of((name, array) for name, array in found.items() if array is not None)
 
-    def like(self, features: Sequence[str], layout: Layout | None) -> Samples:
+    def like(self, features: Sequence[str], layout: Layout | None, *, interpolate: bool = False) -> Samples:
         """The same samples with the features of a model, in its order.
 
-        They are told by the names of variables or by their labels along a dimension; where neither these samples nor
+        They are told by the names of variables and by their labels along a dimension; where neither these samples nor
         those of the model have such, by their place.
 
         Parameters
@@ -193,64 +237,27 @@ class Samples:
             Names of the model's features.
         layout : Layout or None
             How its data were opened; None if that was not kept.
+        interpolate : bool
+            Take what lies between two numbers along a dimension, linearly, where the model's are not there.
 
         Raises
         ------
         InputError
-            If they are other features, or it cannot be told.
+            If they are other features, or have other units, or it cannot be told.
         """
-        given = self.layout.identities()
-        wanted = np.array(features, dtype=str) if layout is None else layout.identities()
-        if layout is None and given is None and list(features) == [str(i) for i in range(len(features))]:
-            wanted = None
-        if wanted is None and given is None:
-            if len(features) != self.n_features:
-                raise self._others(features)
+        found = Asked(self.name, self.features, tuple(features), self.layout, layout, interpolate).likeness()
+        same = found.fields == tuple(range(len(self.fields))) and not any(found.picks)
+        if same:
             return self
-        if given is None:
-            why = f"nothing tells which of those of {self.name} is which; hand in a dataset, or an array with labels"
-            raise self._others(features, why)
-        if wanted is None:
-            why = "nothing tells which of those of the model is which; fit one to data with names or labels"
-            raise self._others(features, why)
-        if layout is not None:
-            self._compare_units(layout)
-        if self.feature_dim is None:
-            if not set(wanted) <= set(given):
-                raise self._others(features)
-            fields = tuple(self.fields[self.features.index(name)] for name in wanted)
-            return replace(self, features=tuple(features), fields=fields)
-        order = matching_order(wanted, given)
-        if order is None:
-            raise self._others(features)
-        if (order == np.arange(len(order))).all():
-            return self
-        return replace(self, features=tuple(features), order=tuple(order.tolist()))
-
-    def _others(
-        self, features: Sequence[str], why: str = "name those to use (variables, or feature_dim)"
-    ) -> InputError:
-        """The error that these are not the features of a model."""
-        lacking = next((name for name in features if name not in self.features), None)
-        first = f", of which the first that is not there is {lacking}" if lacking and len(features) > 8 else ""
-        return InputError(
-            f"{self.name} has {self.n_features} features ({shortened(self.features)}), the model was fitted on "
-            f"{len(features)} ({shortened(features)}){first}: {why}"
+        fields = tuple(
+            field if pick is None else replace(field, pick=pick.after(field.pick))
+            for field, pick in zip((self.fields[i] for i in found.fields), found.picks, strict=True)
         )
-
-    def _compare_units(self, layout: Layout) -> None:
-        """Warn where units are known on both sides and differ."""
-        if self.feature_dim is None:
-            ours, theirs = (dict(zip(way.variables, way.units, strict=False)) for way in (self.layout, layout))
-        else:
-            ours, theirs = ({"the values": way.units[0] if way.units else ""} for way in (self.layout, layout))
-        for name, unit in theirs.items():
-            if unit and ours.get(name) and ours[name] != unit:
-                logger.warning("%s of %s have units %s, those of the model %s", name, self.name, ours[name], unit)
+        return replace(self, features=tuple(features), fields=fields, layout=found.layout)
 
     def without_coords(self) -> Samples:
         """All that it takes to read the samples."""
-        return replace(self, coords=xr.Dataset(), axis=None)
+        return replace(self, coords=xr.Dataset(), axes=())
 
     def some_rows(self, n: int) -> FloatArray:
         """A few complete rows, evenly spaced over the first, the middle and the last segment, shape (m, d)."""
@@ -274,12 +281,20 @@ class Samples:
     def read(self, region: Region) -> AnyArray:
         """The samples of a region, shape (n, d), missing values as NaN."""
         key = self._key(region)
-        if self.feature_dim is None:
-            columns = [_transposed(f.read(key), f.dims, self.dims).ravel() for f in self.fields]
-            return np.stack(columns, axis=1)
-        field = self.fields[0]
-        block = _transposed(field.read(key), field.dims, (*self.dims, self.feature_dim)).reshape(-1, self.n_features)
-        return block if self.order is None else block[:, self.order]
+        if self.feature_dim is not None:
+            return self.fields[0].columns(key, self.dims).reshape(-1, self.n_features)
+        block = np.empty((*(s.stop - s.start for s in region), self.n_features), self.dtype)
+        place = 0
+        for field in self.fields:
+            columns = field.columns(key, self.dims)
+            if not np.can_cast(columns.dtype, block.dtype):  # what a mask hides makes numbers of whole ones
+                block = block.astype(np.result_type(block, columns))
+            if field.inner is None:
+                block[..., place] = columns
+            else:
+                block[..., place : place + field.width] = columns
+            place += field.width
+        return block.reshape(-1, self.n_features)
 
     def read_rows(self, region: Region) -> Rows:
         """The samples of a region, their weights, and the numbers of their classes."""

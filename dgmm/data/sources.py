@@ -19,10 +19,19 @@ import zarr.storage
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.codecs import bounded
 from dgmm.data.labels import Labels
-from dgmm.data.layout import Layout
+from dgmm.data.layout import Layout, shortened
 from dgmm.data.samples import Field, Samples, unmasked
 from dgmm.data.stores import awaited, members, obstore_errors, open_store
-from dgmm.data.variables import Origin, check_numeric, chunks_of, field_of, from_array, from_dataset, known_dim
+from dgmm.data.variables import (
+    FeatureDims,
+    Origin,
+    check_numeric,
+    chunks_of,
+    field_of,
+    from_array,
+    from_dataset,
+    known_dim,
+)
 from dgmm.errors import InputError, is_of_obstore, one_line
 from dgmm.types import Decoder, MissingChunks
 
@@ -62,7 +71,7 @@ def opener_of(place: str) -> Opener | None:
 def open_samples(
     source: Source | Samples,
     variables: Sequence[str] | None = None,
-    feature_dim: str | None = None,
+    feature_dim: FeatureDims = None,
     *,
     weights: Weights | None = None,
     labels: Weights | None = None,
@@ -78,9 +87,11 @@ def open_samples(
         A Zarr store (format 2 or 3) holding one array or a group that xarray reads, or the data themselves; what lies
         at other paths and URLs is opened by those who are registered for it, see `register_opener`.
     variables : sequence of str, optional
-        Variables of a dataset: several are the features; one holds them along ``feature_dim``. All by default.
-    feature_dim : str, optional
-        The dimension along which the features lie; the last one of a plain array.
+        Variables of a dataset: those that have ``feature_dim`` hold a feature for each place along it, the others are
+        one each. All by default. With ``like``, as many as its variables and none called like one of them stand for
+        these, in their order.
+    feature_dim : str or sequence of str, optional
+        The dimension along which the features lie, or those of several variables; the last one of a plain array.
     weights : str, xarray.DataArray or array, optional
         How much each sample counts: a variable or coordinate of a dataset by its name, an array along some of the
         dimensions of the samples, or one in their shape. A sample of weight zero, or whose weight is missing, is
@@ -138,8 +149,13 @@ def open_samples(
         feature_dim = feature_dim or known_dim(like, opened.dims) or str(opened.dims[-1])
         # an array may be called like its coordinate, as xarray calls one that is made of it
         named = opened.name is not None and opened.name not in opened.coords
+        if named and not variables and like is not None and like.feature_dim and {*like.variables} - {opened.name}:
+            raise InputError(
+                f"{name} is called {opened.name}, and the model was fitted on {shortened(like.variables)}: name it "
+                f"(variables: {opened.name}) if it is the same, or rename it"
+            )
         opened = opened.to_dataset(name=str(opened.name) if named else "data")
-        # whatever its name, it is what was handed in
+        # it is what was handed in
         like = None if like is None else replace(like, variables=())
     if isinstance(opened, xr.Dataset):
         given = {"weights": weights, "labels": labels}

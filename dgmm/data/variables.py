@@ -18,7 +18,7 @@ from xarray.backends.zarr import FillValueCoder
 
 from dgmm.data.chunks import Stored
 from dgmm.data.grid import Grid
-from dgmm.data.layout import Layout, as_numbers, comparable, shortened
+from dgmm.data.layout import Layout, Span, as_numbers, comparable, shortened
 from dgmm.data.samples import Field, Samples
 from dgmm.data.stores import awaited, obstore_errors
 from dgmm.errors import InputError
@@ -27,11 +27,18 @@ from dgmm.errors import InputError
 PACKING = {"scale_factor", "add_offset", "missing_value"}
 #: Features of a sample; a dimension of more holds something else, or its length is a mistake.
 MOST_FEATURES = 10**6
+#: The dimension that holds the features, or several of them.
+FeatureDims = str | Sequence[str] | None
 #: Where a variable is stored, by its name.
 Origin = Callable[[str], Stored]
 
 
-def from_array(name: str, array: Any, feature_dim: str | None, origin: Origin, like: Layout | None) -> Samples:
+def as_dims(feature_dim: FeatureDims) -> tuple[str, ...]:
+    """One dimension or several as a tuple, each once."""
+    return (feature_dim,) if isinstance(feature_dim, str) else tuple(dict.fromkeys(feature_dim or ()))
+
+
+def from_array(name: str, array: Any, feature_dim: FeatureDims, origin: Origin, like: Layout | None) -> Samples:
     """Samples of one array, whose last dimension holds the features unless another is named."""
     if array.ndim < 2:
         raise InputError(f"{name} has shape {array.shape}: samples and features need two dimensions, (n, d)")
@@ -42,7 +49,8 @@ def from_array(name: str, array: Any, feature_dim: str | None, origin: Origin, l
     dims = tuple(n or f"dim_{i}" for i, n in enumerate(names)) or _default_dims(array.ndim)
     stored = origin("") if isinstance(array, zarr.Array) else None
     field = Field(array, dims, chunks_of(name, array), stored)
-    return _assemble(name, {name: field}, feature_dim or known_dim(like, dims) or dims[-1], xr.Dataset(), {})
+    inner = as_dims(feature_dim) or (known_dim(like, dims) or dims[-1],)
+    return _assemble(name, {name: field}, inner, xr.Dataset(), {})
 
 
 def known_dim(like: Layout | None, dims: Sequence[Hashable]) -> str | None:
@@ -72,11 +80,11 @@ def from_dataset(
     name: str,
     dataset: xr.Dataset,
     variables: Sequence[str] | None,
-    feature_dim: str | None,
+    feature_dim: FeatureDims,
     origin: Origin,
     like: Layout | None,
 ) -> Samples:
-    """Samples of a data set: several variables are the features, or one holds them along a dimension."""
+    """Samples of a data set: variables are the features, or hold several along a dimension each."""
     # a store lists its variables in whatever order the file system does
     known = sorted(str(v) for v in dataset.data_vars)
     if not known:
@@ -84,7 +92,8 @@ def from_dataset(
     for variable in variables or ():
         if variable not in known:
             raise InputError(f"no variable {variable!r} in {name}: it has {', '.join(known)}")
-    if like is not None and not variables and not (feature_dim and len(like.variables) > 1):
+    inner = as_dims(feature_dim)
+    if like is not None and not variables and not (inner and len(like.variables) > 1 and not like.spans):
         variables = like.variables
         missing = [variable for variable in variables if variable not in known]
         if missing:
@@ -93,22 +102,34 @@ def from_dataset(
                 f"{shortened(variables)}: name those to use (variables)"
             )
     chosen = list(variables or known)
-    fields = {variable: field_of(name, dataset[variable].variable, partial(origin, variable)) for variable in chosen}
+    named = _stand_for(chosen, like) if variables else {}
+    fields = {named.get(v, v): field_of(name, dataset[v].variable, partial(origin, v)) for v in chosen}
     # the one variable of a model that has none of its dimensions for features is a feature itself
-    one_feature = like is not None and like.feature_dim is None and list(like.variables) == chosen
-    if feature_dim is None and len(chosen) == 1:
-        feature_dim = known_dim(like, fields[chosen[0]].dims)
-    if feature_dim is None and len(chosen) == 1 and len(fields[chosen[0]].dims) != 1 and not one_feature:
-        only = fields[chosen[0]]
+    one_feature = like is not None and not like.feature_dims and list(like.variables) == list(fields)
+    only = next(iter(fields.values()))
+    if not inner and like is not None:
+        held = {dim for field in fields.values() for dim in field.dims}
+        inner = tuple(dim for dim in like.feature_dims if dim in held and (like.spans or len(chosen) == 1))
+    if not inner and len(chosen) == 1 and len(only.dims) != 1 and not one_feature:
         if len(only.dims) != 2:
             raise InputError(
                 f"{chosen[0]} in {name} has dimensions {', '.join(only.dims) or 'none'}: say which one holds the "
                 "features (feature_dim), or name several variables"
             )
-        feature_dim = only.dims[-1]
+        inner = only.dims[-1:]
     coords = dataset.drop_vars(known)
-    units = {variable: str(dataset[variable].attrs.get("units", "")) for variable in chosen}
-    return _assemble(name, fields, feature_dim, coords, units)
+    units = {named.get(v, v): str(dataset[v].attrs.get("units", "")) for v in chosen}
+    return _assemble(name, fields, inner, coords, units)
+
+
+def _stand_for(chosen: Sequence[str], like: Layout | None) -> dict[str, str]:
+    """Names of a model's for variables that somebody names in their place: as many, and none called like one of them.
+
+    Features along one dimension are told by their labels, whatever their variable is called.
+    """
+    if like is None or like.feature_dim is not None or len(chosen) != len(like.variables):
+        return {}
+    return {} if {*chosen} & {*like.variables} else dict(zip(chosen, like.variables, strict=True))
 
 
 def field_of(name: str, v: xr.Variable, origin: Callable[[], Stored]) -> Field:
@@ -126,64 +147,100 @@ def check_numeric(variable: str, name: str, field: Field) -> None:
 
 
 def _assemble(
-    name: str, fields: dict[str, Field], feature_dim: str | None, coords: xr.Dataset, units: Mapping[str, str]
+    name: str, fields: dict[str, Field], feature_dims: tuple[str, ...], coords: xr.Dataset, units: Mapping[str, str]
 ) -> Samples:
+    fields = {variable: _along(name, variable, field, feature_dims) for variable, field in fields.items()}
     first_name, first = next(iter(fields.items()))
+    held = dict.fromkeys(dim for field in fields.values() for dim in field.dims)
+    for dim in feature_dims:
+        if dim not in held:
+            raise InputError(f"no dimension {dim!r} in {name}: it has {', '.join(held)}")
     for variable, field in fields.items():
         check_numeric(variable, name, field)
-        if set(field.dims) != set(first.dims) or dict(zip(field.dims, field.array.shape, strict=True)) != dict(
-            zip(first.dims, first.array.shape, strict=True)
-        ):
+        if _outer(field) != _outer(first):
             raise InputError(
                 f"variables of {name} differ in their dimensions: {first_name} ({', '.join(first.dims)}), "
                 f"{variable} ({', '.join(field.dims)}); name those to use (variables)"
             )
-    if feature_dim is None:
-        names = tuple(fields)
-        dims = first.dims
-    else:
-        if feature_dim not in first.dims:
-            raise InputError(f"no dimension {feature_dim!r} in {name}: it has {', '.join(first.dims)}")
-        if len(fields) > 1:
-            raise InputError(
-                f"feature_dim={feature_dim!r} needs one variable of {name}, not {', '.join(fields)} (variables)"
-            )
-        dims = tuple(d for d in first.dims if d != feature_dim)
-        length = first.array.shape[first.dims.index(feature_dim)]
-        if length > MOST_FEATURES:
-            raise InputError(
-                f"{name} has {length} features along {feature_dim}, and at most {MOST_FEATURES} are read: name the "
-                "dimension that holds them (feature_dim)"
-            )
-        labels = coords[feature_dim].values if feature_dim in coords else np.arange(length)
-        names = tuple(str(v) for v in labels)
-    sizes = dict(zip(first.dims, first.array.shape, strict=True))
-    shape = tuple(int(sizes[d]) for d in dims)
+    sizes = _outer(first)
+    dims, shape = tuple(sizes), tuple(sizes.values())
     chunks: dict[str, int] = {}
     for field in fields.values():
         for dim, chunk in zip(field.dims, field.chunks or (), strict=False):
             chunks[dim] = max(chunk, chunks.get(dim, 1))
+    spans = tuple(_span(name, variable, field, coords) for variable, field in fields.items())
+    layout, names = _layout(spans, coords, units)
     if 0 in shape or not names:
         raise InputError(f"{name} is empty: {math.prod(shape)} samples of {len(names)} features")
     lengths = [chunks.get(d, shape[i] if i else 1) for i, d in enumerate(dims)]
     row_bytes = len(names) * max(np.dtype(field.array.dtype).itemsize for field in fields.values())
     grid = Grid.along_chunks(shape, lengths, row_bytes)
-    axis = coords[feature_dim].reset_coords(drop=True) if feature_dim in coords else None
-    if axis is not None:
-        value = {"value_name": first_name, "value_units": units.get(first_name, "")}
-        axis = axis.assign_attrs(value) if axis.dtype.kind in "fiu" else None
     kept = [c for c in coords.coords if set(coords[c].dims) <= set(dims)]
     stacked = [str(c) for c in kept if isinstance(coords.indexes.get(c), pd.MultiIndex)]
     if stacked:
         raise InputError(f"{', '.join(stacked)} of {name} form a multi-index, which Zarr has none of: reset_index it")
-    layout = Layout(variables=tuple(units), feature_dim=feature_dim, units=tuple(units.values()))
-    if feature_dim is not None and feature_dim in coords:
-        values, dtype = as_numbers(comparable(coords[feature_dim].values))
-        along = str(coords[feature_dim].attrs.get("units", ""))
-        layout = replace(layout, labels=values, dtype=dtype, label_units=along)
+    axes = _axes(spans, coords, units)
     with obstore_errors(name), awaited(name):
         coords = coords[kept].load()
-    return Samples(name, dims, grid, names, tuple(fields.values()), feature_dim, coords, layout, axis)
+    return Samples(name, dims, grid, names, tuple(fields.values()), layout.feature_dim, coords, layout, axes)
+
+
+def _along(name: str, variable: str, field: Field, feature_dims: Sequence[str]) -> Field:
+    """A field that knows along which of the dimensions it holds features."""
+    inner = [dim for dim in feature_dims if dim in field.dims]
+    if len(inner) > 1:
+        raise InputError(
+            f"{variable} in {name} has several of the dimensions that hold features ({', '.join(inner)}): name one "
+            "(feature_dim), or make one of them (stack)"
+        )
+    return replace(field, inner=inner[0]) if inner else field
+
+
+def _outer(field: Field) -> dict[str, int]:
+    """Samples along each dimension, in any order."""
+    sizes = zip(field.dims, field.array.shape, strict=True)
+    return {dim: int(size) for dim, size in sizes if dim != field.inner}
+
+
+def _span(name: str, variable: str, field: Field, coords: xr.Dataset) -> Span:
+    """The features of a variable, with their labels."""
+    if field.inner is None:
+        return Span(variable)
+    length = field.n_columns
+    if length > MOST_FEATURES:
+        raise InputError(
+            f"{name} has {length} features along {field.inner}, and at most {MOST_FEATURES} are read: name the "
+            "dimension that holds them (feature_dim)"
+        )
+    if field.inner not in coords:
+        return Span(variable, field.inner, length)
+    values, dtype = as_numbers(comparable(coords[field.inner].values))
+    return Span(variable, field.inner, length, values, dtype, str(coords[field.inner].attrs.get("units", "")))
+
+
+def _layout(spans: Sequence[Span], coords: xr.Dataset, units: Mapping[str, str]) -> tuple[Layout, tuple[str, ...]]:
+    """How the features lie, and their names: those of variables, the labels along the dimension of one, or both."""
+    layout = Layout(variables=tuple(units), units=tuple(units.values()))
+    if all(span.dim is None for span in spans):
+        return layout, tuple(span.variable for span in spans)
+    if len(spans) > 1:
+        return replace(layout, spans=tuple(spans)), tuple(name for span in spans for name in span.names)
+    span = spans[0]
+    names = coords[span.dim].values if span.dim in coords else range(span.size)
+    layout = replace(layout, feature_dim=span.dim, labels=span.labels, dtype=span.dtype, label_units=span.label_units)
+    return layout, tuple(str(name) for name in names)
+
+
+def _axes(spans: Sequence[Span], coords: xr.Dataset, units: Mapping[str, str]) -> tuple[xr.DataArray, ...]:
+    """The numeric coordinates along which features lie, with what varies along each and which of the features do."""
+    found, place = [], 0
+    for span in spans:
+        if span.dim in coords and coords[span.dim].dtype.kind in "fiu":
+            about = {"value_name": span.variable, "value_units": units.get(span.variable, "")}
+            axis = coords[span.dim].reset_coords(drop=True)
+            found.append(axis.assign_attrs(about, features=slice(place, place + span.size)))
+        place += span.size
+    return tuple(found)
 
 
 def chunks_of(name: str, array: Any) -> tuple[int, ...] | None:

@@ -80,7 +80,7 @@ def blocks_of(samples: Samples, options: PassOptions) -> Blocks | None:
         )
     for dim in lengths:
         if dim not in samples.dims:
-            what = "holds the features" if dim == samples.feature_dim else "is no dimension of the samples"
+            what = "holds the features" if dim in samples.layout.feature_dims else "is no dimension of the samples"
             raise InputError(f"holdout_by: {dim} {what} of {samples.name}: choose from {', '.join(samples.dims)}")
     shape = samples.grid.shape
     blocks = Blocks(shape, tuple(lengths.get(dim, n) for dim, n in zip(samples.dims, shape, strict=True)))

@@ -42,13 +42,14 @@ class Structure(BaseModel):
     def of(cls, samples: Samples) -> Structure:
         """Of samples."""
         layout = samples.layout
-        along = "" if samples.feature_dim is None else f"{samples.feature_dim} ({layout.label_units})"
+        units = {span.dim: span.label_units for span in layout.as_spans(samples.n_features)}
+        along = "; ".join(f"{dim} ({units[dim]})".removesuffix(" ()") for dim in layout.feature_dims)
         dtypes = tuple(np.dtype(field.array.dtype).name for field in samples.fields)
         return cls(
             dims=samples.dims,
             shape=samples.grid.shape,
             features=samples.features,
-            along=along.removesuffix(" ()"),
+            along=along,
             units=layout.units,
             dtypes=dtypes,
         )

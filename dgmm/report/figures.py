@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
@@ -26,6 +26,7 @@ from dgmm.families import NOISE
 from dgmm.fits import CRITERION_NAMES, SOUND, STRONG, Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
 from dgmm.report.looks import DUST, GREY, INK, ellipse, new_figure, prepare, with_unit
+from dgmm.report.maps import LONGITUDE, draw_points, is_degrees, map_dims, point_coordinates, wrapped
 from dgmm.types import AnyArray, Criterion, FloatArray, IntArray
 
 #: Cells of the scores that are read at most, and of a map where that means leaving cells out.
@@ -45,8 +46,6 @@ MARKERS = {
     OutcomeKind.FAILED: "x",
 }
 BEST: dict[str, Any] = {"ls": "", "marker": "*", "ms": 16, "mfc": GOLD, "mec": INK, "mew": 0.9, "zorder": 4}
-#: Names and units of the vertical and the horizontal axis of a map.
-LATITUDE, LONGITUDE = ("lat", "latitude", "degrees_north"), ("lon", "longitude", "degrees_east")
 
 
 def gaps(table: pd.DataFrame, fit: Fit, criterion: Criterion) -> pd.Series[float]:
@@ -126,27 +125,36 @@ def map_figure(
 
 
 def profile_figure(
-    mixture: Mixture, features: xr.DataArray, *, spread: bool = True, figure: FigureBase | None = None
+    mixture: Mixture, axes: Sequence[xr.DataArray], *, spread: bool = True, figure: FigureBase | None = None
 ) -> FigureBase:
-    """Means, and with ``spread`` standard deviations, of the components along the features' coordinate."""
-    figure = figure or new_figure(10.5, 5.2)
-    at, attrs, colours, sd = features.to_numpy(), features.attrs, class_colours(mixture), deviations(mixture)
+    """Means, and with ``spread`` standard deviations, of the components along coordinates: a row for each."""
+    figure = figure or new_figure(10.5, 0.6 + 4.6 * len(axes))
+    rows = figure.subplots(len(axes), 2 if spread else 1, sharey="row", squeeze=False)
+    for i, (panels, features) in enumerate(zip(rows, axes, strict=True)):
+        _draw_profiles(panels, mixture, features)
+        if spread and i == 0:
+            _legend(panels[1], _class_handles(mixture), "class (share)")
+    return figure
+
+
+def _draw_profiles(panels: Sequence[Axes], mixture: Mixture, features: xr.DataArray) -> None:
+    """Means, and standard deviations where there is a second panel, along one coordinate."""
+    at, attrs, colours = features.to_numpy(), features.attrs, class_colours(mixture)
+    here = attrs.get("features", slice(None))
+    means, sd = mixture.means[:, here], deviations(mixture)[:, here]
     name, unit = attrs.get("value_name", "value"), attrs.get("value_units")
-    panels = figure.subplots(1, 2 if spread else 1, sharey=True, squeeze=False)[0]
     along = with_unit(str(attrs.get("long_name", features.name)), attrs.get("units"))
     prepare(panels[0], "Mean of each class", with_unit(name, unit), along)
-    for k, mean in enumerate(mixture.means):
+    for k, mean in enumerate(means):
         panels[0].plot(mean, at, color=colours[k], lw=1.8)
         if mixture.n_components <= BANDS:
             panels[0].fill_betweenx(at, mean - sd[k], mean + sd[k], color=colours[k], alpha=0.15, lw=0)
-        if spread:
-            panels[1].plot(sd[k], at, color=colours[k], lw=1.8)
     panels[0].set_ylim(*(at.max(), at.min()) if attrs.get("positive") == "down" else (at.min(), at.max()))
-    if spread:
+    if len(panels) > 1:
         prepare(panels[1], "Standard deviation within each class", with_unit(f"sd of {name}", unit), "")
+        for k in range(len(means)):
+            panels[1].plot(sd[k], at, color=colours[k], lw=1.8)
         panels[1].set_xlim(left=0)
-        _legend(panels[1], _class_handles(mixture), "class (share)")
-    return figure
 
 
 def sample_figure(
@@ -247,15 +255,6 @@ def most_frequent(label: xr.DataArray, keep: Sequence[Hashable]) -> xr.DataArray
     return xr.DataArray(mode, dims=keep)
 
 
-def map_dims(scores: xr.Dataset) -> tuple[Hashable, Hashable] | None:
-    """Dimensions of the vertical and the horizontal axis of a map, by name or CF units; None if it is no map."""
-    found = []
-    for wanted, plain in ((LATITUDE, "y"), (LONGITUDE, "x")):
-        dims = [d for d in scores["label"].dims if _is_degrees(scores, d, wanted) or str(d).lower() == plain]
-        found += dims[:1]
-    return (found[0], found[1]) if len(found) == 2 else None
-
-
 def strides(label: xr.DataArray, keep: Sequence[Hashable]) -> dict[Hashable, int]:
     """Step along each dimension that leaves at most `CELLS` cells; a map (``keep``) is thinned to `MAP_CELLS` first."""
     steps = dict.fromkeys(label.dims, 1)
@@ -318,11 +317,6 @@ def states(table: pd.DataFrame) -> pd.Series[str]:
     return table["state"].map(lambda state: Outcome.parse(state).kind)
 
 
-def _is_degrees(scores: xr.Dataset, dim: Hashable, wanted: tuple[str, ...]) -> bool:
-    units = scores[dim].attrs.get("units") if dim in scores.coords else None
-    return str(dim).lower() in wanted or units in wanted
-
-
 def _position(part: xr.DataArray, dim: Hashable, index: int) -> str:
     if dim not in part.coords:
         return f"{dim} index {index}"
@@ -332,16 +326,12 @@ def _position(part: xr.DataArray, dim: Hashable, index: int) -> str:
 
 def _draw_map(
     axes: Axes, title: str, values: xr.DataArray, scores: xr.Dataset, dims: Sequence[Hashable], *, small: bool
-) -> QuadMesh:
+) -> QuadMesh | PathCollection:
     """One map, north up and longitudes from -180 to 180; the caller sets the colours."""
-    cells: AnyArray = np.ma.masked_invalid(values.transpose(*dims).to_numpy())
-    at = [scores[d].to_numpy() if d in scores.coords else np.arange(values.sizes[d]) for d in dims]
-    y, x = (a if a.dtype.kind in "fiu" else np.arange(len(a)) for a in at)
-    if degrees := _is_degrees(scores, dims[1], LONGITUDE):
-        x = (x + 180.0) % 360 - 180
-        x, cells = np.sort(x), cells[:, np.argsort(x)]
-    mesh = axes.pcolormesh(x, y, cells, shading="nearest", rasterized=True)
-    axes.set_facecolor(MISSING)
+    at = point_coordinates(scores)
+    points = at is not None and {*scores[at[0]].dims} == {*dims}
+    mesh = draw_points(axes, values, scores, at, MISSING) if at and points else _draw_cells(axes, values, scores, dims)
+    degrees = points or is_degrees(scores, dims[1], LONGITUDE)
     axes.set_title(title, loc="left", fontsize=9 if small else 11, color=INK)
     axes.tick_params(labelsize=8, length=2, labelbottom=not small, labelleft=not small)
     axes.spines[:].set_color(GREY)
@@ -353,6 +343,18 @@ def _draw_map(
     return mesh
 
 
+def _draw_cells(axes: Axes, values: xr.DataArray, scores: xr.Dataset, dims: Sequence[Hashable]) -> QuadMesh:
+    """The cells of a grid."""
+    cells: AnyArray = np.ma.masked_invalid(values.transpose(*dims).to_numpy())
+    at = [scores[d].to_numpy() if d in scores.coords else np.arange(values.sizes[d]) for d in dims]
+    y, x = (a if a.dtype.kind in "fiu" else np.arange(len(a)) for a in at)
+    if is_degrees(scores, dims[1], LONGITUDE):
+        x = wrapped(x.astype(float))
+        x, cells = np.sort(x), cells[:, np.argsort(x)]
+    axes.set_facecolor(MISSING)
+    return axes.pcolormesh(x, y, cells, shading="nearest", rasterized=True)
+
+
 def _degree_text(letters: str, value: float, _: int) -> str:
     return f"{abs(value):g}°{letters[int(value > 0)] if value else ''}"
 
@@ -361,7 +363,7 @@ def main_figure(
     fit: Fit,
     table: pd.DataFrame | None,
     view: xr.Dataset | None,
-    along: xr.DataArray | None,
+    along: Sequence[xr.DataArray],
     rows: FloatArray | None,
     criterion: Criterion = Criterion.BIC,
 ) -> Figure:
@@ -369,7 +371,7 @@ def main_figure(
     top: list[Callable[..., FigureBase]] = []
     if view is not None:
         top.append(partial(map_figure, view, fit.mixture, names=fit.classes, small=False))
-    if along is not None:
+    if along:
         top.append(partial(profile_figure, fit.mixture, along, spread=not top))
     elif rows is not None:
         top.append(partial(sample_figure, fit.mixture, rows, fit.features))

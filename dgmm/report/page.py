@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Sequence
 from typing import cast
 
 import jinja2
@@ -23,7 +24,6 @@ from dgmm.report.figures import (
     deviations,
     gaps,
     main_figure,
-    map_dims,
     map_figure,
     means_figure,
     profile_figure,
@@ -32,6 +32,7 @@ from dgmm.report.figures import (
     strides,
 )
 from dgmm.report.looks import DUST
+from dgmm.report.maps import map_dims
 from dgmm.store import place_at
 from dgmm.types import Criterion, FloatArray
 
@@ -48,7 +49,7 @@ def write_report(
     fit: Fit,
     table: pd.DataFrame | None,
     scores: xr.Dataset,
-    features: xr.DataArray | None = None,
+    features: xr.DataArray | Sequence[xr.DataArray] | None = None,
     sample: FloatArray | None = None,
     picture: str | os.PathLike[str] | None = None,
     criterion: Criterion = Criterion.BIC,
@@ -67,9 +68,9 @@ def write_report(
         The candidates, as in `Selection.table`; None if there was only one.
     scores : Dataset
         ``label`` (-1 where missing) and ``probability`` on the grid of the input; may be lazy and large.
-    features : DataArray, optional
-        Coordinate along which the features lie; if numeric, its attributes ``units``, ``positive``,
-        ``value_name`` and ``value_units`` label the profiles.
+    features : DataArray or sequence of DataArray, optional
+        Coordinates along which the features lie; if numeric, their attributes ``units``, ``positive``,
+        ``value_name`` and ``value_units`` label the profiles, and ``features`` is the slice of those that lie there.
     sample : ndarray, shape (m, d), optional
         Rows of the data, for the scatter plot.
     picture : path, optional
@@ -80,15 +81,17 @@ def write_report(
     mixture, on = fit.mixture, map_dims(scores)
     steps = strides(scores["label"], on or ())
     view = scores[["label", "probability"]].isel({d: slice(None, None, s) for d, s in steps.items()}).load()
-    along = features if features is not None and features.dtype.kind in "fiu" and features.size > 1 else None
-    rows = None if sample is None or along is not None else sample[np.isfinite(sample).all(axis=1)]
+    given = (features,) if isinstance(features, xr.DataArray) else features or ()
+    along = [axis for axis in given if axis.dtype.kind in "fiu" and axis.size > 1]
+    profiled = sum(axis.size for axis in along)
+    rows = None if sample is None or along else sample[np.isfinite(sample).all(axis=1)]
     rows = rows if rows is not None and len(rows) else None
     figures = {
         "criterion": None if table is None else criterion_figure(table, fit, criterion),
         "map": map_figure(view, mixture, names=fit.classes) if on else None,
-        "profiles": None if along is None else profile_figure(mixture, along),
+        "profiles": profile_figure(mixture, along) if along else None,
         "sample": None if rows is None else sample_figure(mixture, rows, fit.features),
-        "means": means_figure(mixture, fit.features) if along is None and mixture.n_features > 2 else None,
+        "means": means_figure(mixture, fit.features) if profiled < mixture.n_features > 2 else None,
         "convergence": convergence_figure(fit) if len(fit.trajectory) > 1 else None,
     }
     probability = view["probability"].values[view["label"].values != -1]
@@ -110,7 +113,7 @@ def write_report(
         colours=[to_hex(c) for c in class_colours(mixture)],
         shown=np.unique(np.linspace(0, mixture.n_features - 1, COLUMNS).astype(int)).tolist(),
         digits=np.clip(2 - np.floor(np.log10(deviations(mixture).min(axis=0))), 0, 9).astype(int).tolist(),
-        unit="" if along is None else along.attrs.get("units", ""),
+        unit=along[0].attrs.get("units", "") if len(along) == 1 and profiled == mixture.n_features else "",
         probability=probability if len(probability) else None,
         remarks=mixture.family.remarks(mixture.components),
         bands=mixture.n_components <= BANDS,

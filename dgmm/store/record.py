@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import numpy as np
@@ -204,7 +204,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
     }
     texts = {
         "features": list(fit.features),
-        "layout": None if fit.layout is None else asdict(fit.layout),
+        "layout": None if fit.layout is None else fit.layout.to_json(),
         "spread": None if fit.spread is None else Ends.of(fit.spread).model_dump(),
         "settings": None if settings is None else dict(settings),
         "candidates": None if table is None else json.loads(table.to_json(orient="records", double_precision=15)),
@@ -380,7 +380,7 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         if np.shape(series) != (fit.n_passes,) and (name == "trajectory" or len(series)):
             raise ValueError(f"its {name} {np.shape(series)} are not of {fit.n_passes} passes")
     if fit.layout is not None:
-        _check_layout(fit.layout, fit.features)
+        fit.layout.check(fit.features)
     _check_derived(fit, a)
     return fit
 
@@ -423,17 +423,6 @@ def _clusters(arrays: Mapping[str, AnyArray], a: Attributes) -> Clusters | None:
     if a.cluster_rows is None:
         return None
     return Clusters.checked(a.cluster_rows, arrays["clusters"], arrays["cluster_entropies"], len(arrays["weights"]))
-
-
-def _check_layout(layout: Layout, features: tuple[str, ...]) -> None:
-    """Raise `ValueError` if this cannot be the layout of these features."""
-    if layout.dtype != "str" and np.dtype(layout.dtype).kind not in "fiumM":
-        raise ValueError(f"layout: its labels are of type {layout.dtype}")
-    identities = layout.identities()
-    if identities is not None and len(identities) != len(features):
-        raise ValueError(f"layout: {len(identities)} labels for {len(features)} features")
-    if layout.feature_dim is None and layout.variables != features:
-        raise ValueError(f"layout: its variables are {_shown(layout.variables)}, its features {_shown(features)}")
 
 
 def _check_derived(fit: Fit, a: Attributes) -> None:

@@ -491,10 +491,20 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], list[str]]] = {
         {"feature_dim": "depth"},
         ["'depth'", "sample, feature"],
     ),
-    "several variables along a dimension": (
-        lambda: xr.Dataset({v: (("x", "y"), np.zeros((3, 4))) for v in "uv"}),
+    "a variable along several dimensions": (
+        lambda: xr.Dataset({v: (("x", "y", "z"), np.zeros((3, 4, 2))) for v in "uv"}),
+        {"feature_dim": ["y", "z"]},
+        ["u in", "several of the dimensions that hold features (y, z)", "(feature_dim)"],
+    ),
+    "variables that lie along other samples": (
+        lambda: xr.Dataset({"u": (("x", "y"), np.zeros((3, 4))), "v": (("z", "y"), np.zeros((2, 4)))}),
         {"feature_dim": "y"},
-        ["feature_dim='y'", "one variable", "u, v"],
+        ["u (x, y)", "v (z, y)", "(variables)"],
+    ),
+    "no such dimension beside one": (
+        two_variables,
+        {"feature_dim": ["y", "z"]},
+        ["no dimension 'z'", "x, y"],
     ),
     "four dimensions, none of them named": (lambda: climatology()[0], {}, ["month, depth, lat, lon", "feature_dim"]),
     "variables of an array": (lambda: np.zeros((3, 2)), {"variables": ["a"]}, ["no variables", "a"]),
@@ -606,5 +616,8 @@ def test_the_one_variable_of_a_model_is_a_feature_on_any_grid() -> None:
         assert (samples.features, samples.grid.shape) == (("t",), (3, 4))
         np.testing.assert_array_equal(samples.read((slice(0, 3), slice(0, 4))), x.reshape(12, 1))
     assert open_samples(data[["t"]]).grid.shape == (3,)
-    assert open_samples(data, ["s"], like=like).grid.shape == (3,)
+    # what somebody names in its place stands for it
+    samples = open_samples(data, ["s"], like=like)
+    assert (samples.features, samples.grid.shape) == (("t",), (3, 4))
+    np.testing.assert_array_equal(samples.read((slice(0, 3), slice(0, 4))), x.reshape(12, 1) + 1)
     assert open_samples(data, feature_dim="y", like=like).grid.shape == (4,)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
 import signal
 import subprocess
@@ -943,24 +942,21 @@ def test_what_has_no_names_goes_by_its_place(tmp_path: Path) -> None:
             dgmm.score(fit, named, tmp_path / "s.zarr")
 
 
-def test_other_units_are_mentioned(of_profiles: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Not an error: degrees Celsius have many spellings."""
-    with caplog.at_level(logging.WARNING, logger="dgmm"):
-        dgmm.score(of_profiles, profiles(units="degC"), tmp_path / "a.zarr")
-        dgmm.score(of_profiles, profiles(), tmp_path / "b.zarr")
-        assert caplog.messages == []
+def test_other_units_are_refused(of_profiles: Fit, tmp_path: Path) -> None:
+    """Other spellings are no other units, and what is unknown is not refused."""
+    for i, attributes in enumerate(({"units": "degree_Celsius"}, {})):
+        dgmm.score(of_profiles, profiles(**attributes), tmp_path / f"{i}.zarr")
+    with pytest.raises(InputError, match=r"temperature of DataArray has the units 'K', .* fitted to 'degC': convert"):
         dgmm.score(of_profiles, profiles(units="K"), tmp_path / "c.zarr")
-    assert caplog.messages == ["the values of DataArray have units K, those of the model degC"]
-    caplog.clear()
+    levels = profiles().assign_coords(depth=("depth", LEVELS, {"units": "dbar"}))
+    with pytest.raises(InputError, match=r"depth of DataArray has the units 'dbar', .* fitted to 'm'"):
+        dgmm.score(of_profiles, levels, tmp_path / "c.zarr")
     columns = {name: ("s", c, {"units": unit}) for name, c, unit in zip("abc", table().T, ("m", "", "s"), strict=True)}
-    fit = dgmm.train(xr.Dataset(columns), 1)
-    columns = {name: (dims, c, {"units": "km"}) for name, (dims, c, _) in columns.items()}
-    with caplog.at_level(logging.WARNING, logger="dgmm"):
-        dgmm.score(fit, xr.Dataset(columns), tmp_path / "d.zarr")
-    assert caplog.messages == [
-        "a of Dataset have units km, those of the model m",
-        "c of Dataset have units km, those of the model s",
-    ]
+    fit = dgmm.train(xr.Dataset(columns), 1, search="starts")
+    columns["c"] = ("s", columns["c"][1], {"units": "h"})
+    with pytest.raises(InputError, match=r"c of Dataset has the units 'h', .* fitted to 's'"):
+        dgmm.score(fit, xr.Dataset(columns), tmp_path / "c.zarr")
+    assert not (tmp_path / "c.zarr").exists()
 
 
 @pytest.mark.parametrize("name", ["m.zarr", "m.json"])
