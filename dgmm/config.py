@@ -102,8 +102,9 @@ class Data(Settings):
     )
     weights: str | None = Field(
         None,
-        description="Variable that says how much each sample counts, such as its area; along some or all of the "
-        "dimensions of the samples. Only the ratios matter.",
+        description="Variable that says how much each sample counts, along some or all of the dimensions of the "
+        "samples; area, where none is called so, is the cells' area: what cell_measures name, or the cosine of the "
+        "latitude of a regular grid. Only the ratios matter.",
     )
     labels: str | None = Field(
         None,

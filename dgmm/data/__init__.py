@@ -5,6 +5,7 @@ lie (paths, URLs) and who is writing one at the moment, how features are named a
 with a stored chunk are known here and nowhere else.
 """
 
+from dgmm.data.cf import apart, conventions
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.codecs import bounded, check_array
 from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in, seen
@@ -29,7 +30,7 @@ from dgmm.data.stores import (
     store_at,
     unfinished,
 )
-from dgmm.data.variables import packing, stored_chunks
+from dgmm.data.variables import copying_bytes, in_blocks, packing, stored_chunks
 
 __all__ = [
     "PARTIAL",
@@ -49,6 +50,7 @@ __all__ = [
     "Watched",
     "Weights",
     "again",
+    "apart",
     "awaited",
     "bounded",
     "check_array",
@@ -57,8 +59,11 @@ __all__ = [
     "check_url",
     "comparable",
     "content_of",
+    "conventions",
+    "copying_bytes",
     "delete",
     "fingerprint",
+    "in_blocks",
     "is_known",
     "is_run_id",
     "length_in",

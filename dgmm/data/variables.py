@@ -16,6 +16,7 @@ import zarr
 import zarr.storage
 from xarray.backends.zarr import FillValueCoder
 
+from dgmm.data.cf import COPIES, PLACING, apart, belonging, block_of, common, is_long, on_grid
 from dgmm.data.chunks import Stored
 from dgmm.data.grid import Grid
 from dgmm.data.layout import Layout, as_numbers, comparable, shortened
@@ -92,7 +93,11 @@ def from_dataset(
                 f"no variable {missing[0]!r} in {name}, which has {shortened(known)}; the model was fitted on "
                 f"{shortened(variables)}: name those to use (variables)"
             )
-    chosen = list(variables or known)
+    chosen = list(variables or sorted(map(str, apart(dataset))))
+    if not chosen:
+        raise InputError(
+            f"each variable of {name} belongs to another ({shortened(known)}): name those to use (variables)"
+        )
     fields = {variable: field_of(name, dataset[variable].variable, partial(origin, variable)) for variable in chosen}
     # the one variable of a model that has none of its dimensions for features is a feature itself
     one_feature = like is not None and like.feature_dim is None and list(like.variables) == chosen
@@ -106,9 +111,12 @@ def from_dataset(
                 "features (feature_dim), or name several variables"
             )
         feature_dim = only.dims[-1]
-    coords = dataset.drop_vars(known)
+    placing = belonging(dataset, PLACING) - {*chosen}
+    coords = dataset.drop_vars([*({*known} - placing)]).set_coords(sorted(placing))
     units = {variable: str(dataset[variable].attrs.get("units", "")) for variable in chosen}
-    return _assemble(name, fields, feature_dim, coords, units)
+    samples = _assemble(name, fields, feature_dim, coords, units)
+    said = common([dataset[variable].variable for variable in chosen], samples.coords)
+    return replace(samples, said=said)
 
 
 def field_of(name: str, v: xr.Variable, origin: Callable[[], Stored]) -> Field:
@@ -172,8 +180,8 @@ def _assemble(
     if axis is not None:
         value = {"value_name": first_name, "value_units": units.get(first_name, "")}
         axis = axis.assign_attrs(value) if axis.dtype.kind in "fiu" else None
-    kept = [c for c in coords.coords if set(coords[c].dims) <= set(dims)]
-    stacked = [str(c) for c in kept if isinstance(coords.indexes.get(c), pd.MultiIndex)]
+    kept = on_grid(coords, dims, feature_dim)
+    stacked = [str(c) for c in kept.coords if isinstance(coords.indexes.get(c), pd.MultiIndex)]
     if stacked:
         raise InputError(f"{', '.join(stacked)} of {name} form a multi-index, which Zarr has none of: reset_index it")
     layout = Layout(variables=tuple(units), feature_dim=feature_dim, units=tuple(units.values()))
@@ -182,8 +190,32 @@ def _assemble(
         along = str(coords[feature_dim].attrs.get("units", ""))
         layout = replace(layout, labels=values, dtype=dtype, label_units=along)
     with obstore_errors(name), awaited(name):
-        coords = coords[kept].load()
-    return Samples(name, dims, grid, names, tuple(fields.values()), feature_dim, coords, layout, axis)
+        for coordinate in kept.variables.values():
+            if not is_long(coordinate):
+                coordinate.load()
+    return Samples(name, dims, grid, names, tuple(fields.values()), feature_dim, kept, layout, axis)
+
+
+def blocks(coords: xr.Dataset) -> dict[Hashable, tuple[int, ...]]:
+    """Lengths of the blocks of those coordinates that are read in blocks."""
+    long = {name: variable for name, variable in coords.variables.items() if is_long(variable)}
+    return {name: block_of(variable, chunks_of(str(name), variable)) for name, variable in long.items()}
+
+
+def in_blocks(coords: xr.Dataset) -> xr.Dataset:
+    """Coordinates of which those that are read in blocks are Dask arrays of these."""
+    return coords.assign_coords(
+        {
+            name: coords[name].variable.chunk(dict(zip(coords[name].dims, lengths, strict=True)))
+            for name, lengths in blocks(coords).items()
+        }
+    )
+
+
+def copying_bytes(coords: xr.Dataset) -> int:
+    """Bytes that copying coordinates takes at most, beside those that are in memory: of one block."""
+    sizes = (math.prod(lengths) * coords[name].dtype.itemsize for name, lengths in blocks(coords).items())
+    return COPIES * max(sizes, default=0)
 
 
 def chunks_of(name: str, array: Any) -> tuple[int, ...] | None:
