@@ -12,6 +12,7 @@ from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.labels import Labels, Names, is_known
 from dgmm.data.layout import Layout, comparable, matching_order, shortened
+from dgmm.data.repositories import Versioned, in_a_line, is_of_icechunk, told
 from dgmm.data.retries import again, content_of, delete, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
 from dgmm.data.samples import Samples, unmasked
@@ -47,6 +48,7 @@ __all__ = [
     "Seen",
     "Source",
     "Stored",
+    "Versioned",
     "Watched",
     "Weights",
     "again",
@@ -63,8 +65,10 @@ __all__ = [
     "copying_bytes",
     "delete",
     "fingerprint",
+    "in_a_line",
     "in_blocks",
     "is_known",
+    "is_of_icechunk",
     "is_run_id",
     "length_in",
     "listed",
@@ -82,6 +86,7 @@ __all__ = [
     "shortened",
     "store_at",
     "stored_chunks",
+    "told",
     "unfinished",
     "unmasked",
 ]
