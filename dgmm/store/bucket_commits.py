@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from dgmm.data import PARTIAL, Run, Versioned
-from dgmm.store.commits import check_kind, commit, found_in
+from dgmm.store.commits import OnBranch, check_kind, commit
 from dgmm.store.objects import RECORDS, ObjectOutput, ObjectPlace
 from dgmm.store.places import Output
-from dgmm.store.states import State
 
 
-class BucketCommitPlace(ObjectPlace):
+class BucketCommitPlace(OnBranch, ObjectPlace):
     """On a branch of a repository in a bucket."""
 
     def __init__(self, name: str, within: Versioned) -> None:
         super().__init__(within.staging)
         self.name = name
         self.within = within
-
-    def content(self, size: int) -> bytes | None:
-        """Nothing: there are no files in a repository."""
-        return None
-
-    def found(self) -> State:
-        """What lies on the branch, claims aside."""
-        return found_in(self.within)
 
     def output(self, run: Run, what: str, overwrite: bool, resumes: bool) -> Output:
         """An output to be made beside the repository."""

@@ -125,12 +125,10 @@ def check_kind(name: str, what: str) -> None:
         raise InputError(f"a {what} is not written into a repository of Icechunk ({name}): name a path or a URL")
 
 
-class LocalCommitPlace(LocalPlace):
-    """On a branch of a repository on a file system."""
+class OnBranch:
+    """What places on branches have in common, wherever the repository is."""
 
-    def __init__(self, name: str, within: Versioned) -> None:
-        super().__init__(name, str(local_path(within.staging)))
-        self.within = within
+    within: Versioned
 
     def content(self, size: int) -> bytes | None:
         """Nothing: there are no files in a repository."""
@@ -139,6 +137,14 @@ class LocalCommitPlace(LocalPlace):
     def found(self) -> State:
         """What lies on the branch, claims aside."""
         return found_in(self.within)
+
+
+class LocalCommitPlace(OnBranch, LocalPlace):
+    """On a branch of a repository on a file system."""
+
+    def __init__(self, name: str, within: Versioned) -> None:
+        super().__init__(name, str(local_path(within.staging)))
+        self.within = within
 
     def output(self, run: Run, what: str, overwrite: bool, resumes: bool) -> Output:
         """An output to be made beside the repository."""
