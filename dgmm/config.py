@@ -92,7 +92,9 @@ class Data(Settings):
     """Where the samples are and which dimension holds the features."""
 
     path: str = Field(
-        min_length=1, description="Path or URL of a Zarr store (format 2 or 3): an array or an xarray dataset."
+        min_length=1,
+        description="Path or URL of a Zarr store (format 2 or 3): an array or an xarray dataset; "
+        "PLACE|icechunk:@branch.NAME/path is one in a repository of Icechunk.",
     )
     variables: Annotated[list[str] | None, BeforeValidator(as_list)] = Field(
         None, description="Variables to use; several are the features. Default: all."
