@@ -108,7 +108,9 @@ class Data(Settings):
     """Where the samples are and which dimension holds the features."""
 
     path: str = Field(
-        min_length=1, description="Path or URL of a Zarr store (format 2 or 3): an array or an xarray dataset."
+        min_length=1,
+        description="Path or URL of a Zarr store (format 2 or 3): an array or an xarray dataset; "
+        "PLACE|icechunk:@branch.NAME/path is one in a repository of Icechunk.",
     )
     variables: Annotated[list[str] | None, BeforeValidator(as_list)] = Field(
         None, description="Variables to use; several are the features. Default: all."
@@ -121,8 +123,9 @@ class Data(Settings):
     )
     weights: str | None = Field(
         None,
-        description="Variable that says how much each sample counts, such as its area; along some or all of the "
-        "dimensions of the samples. Only the ratios matter.",
+        description="Variable that says how much each sample counts, along some or all of the dimensions of the "
+        "samples; area, where none is called so, is the cells' area: what cell_measures name, or the cosine of the "
+        "latitude of a regular grid. Only the ratios matter.",
     )
     labels: str | None = Field(
         None,

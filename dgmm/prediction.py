@@ -28,7 +28,7 @@ from dgmm.fits import Fit
 from dgmm.mixture import Regression
 from dgmm.passes import refuse_values
 from dgmm.rows import Rows
-from dgmm.scoring import in_portions, plain, scattered, write_coordinates
+from dgmm.scoring import attributes_of_source, check_coordinates, in_portions, scattered, write_coordinates
 from dgmm.store import Output, Writer, consolidate, digest, writing
 from dgmm.types import AnyArray, Precision, Sendable
 
@@ -242,6 +242,7 @@ def predict_samples(
     check_names(samples, wanted)
     before = None if samples.in_memory else fingerprint(samples)
     Fold(samples, workers, keep=False).check(leaf)
+    check_coordinates(samples, workers)
     began, store = time.perf_counter(), output.store()
     create(store, samples, model, wanted, settings or {})
     found: Predicted = in_portions(samples, workers, leaf, range(len(samples.grid)))
@@ -279,7 +280,7 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
     group = zarr.create_group(store, zarr_format=3)
     group.attrs.update(
         {
-            **{str(name): plain(value) for name, value in samples.coords.attrs.items()},
+            **attributes_of_source(samples),
             "format": PREDICTIONS_FORMAT,
             "title": f"{sought} given {known}, by a {mixture.family.title} with {mixture.n_components} components",
             "source": samples.name,
@@ -308,7 +309,7 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
             fill_value=math.nan,
             compressors=ZstdCodec(level=1, checksum=True),
             dimension_names=(*samples.dims, *([wanted.feature_dim] if inner else [])),
-            attributes=about | ({"units": unit} if unit else {}),
+            attributes=about | ({"units": unit} if unit else {}) | samples.said,
         )
 
 

@@ -17,8 +17,8 @@ HOUSE: dict[str, str] = {
     "loadings factors independent gamma poisson noise student",
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "", "matching": "",
-    "data": "retries runs grid labels units layout picks likeness codecs chunks stores samples variables "
-    "sources fingerprints",
+    "data": "repositories retries runs grid cf labels units layout picks likeness codecs chunks stores samples "
+    "variables sources fingerprints",
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "fold projection journal",
     "passes": "sample profile parts estep worst judge census misfits codec passes leaves",
@@ -27,7 +27,7 @@ HOUSE: dict[str, str] = {
     "search": "initialise sampled cuts moves path starts",
     "fitting": "reseed runner scout forecast labelled race departure bootstrap fit projection",
     "datasets": "",
-    "store": "states places local objects at folders record models journal",
+    "store": "states places local objects commits bucket_commits at folders record models journal",
     "registry": "card versions",
     "drift": "baseline shifts",
     "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",
@@ -47,6 +47,7 @@ ONLY_IN = {
     "distributed": {"engine"},
     "zarr": {"data", "store", "scoring", "sampling", "prediction", "datasets", "estimators"},
     "obstore": {"data", "store"},
+    "icechunk": {"data", "store"},
     "xarray": {"data", "store", "scoring", "sampling", "datasets", "api", "report", "estimators"},
     "pandas": {"data", "fits", "store", "registry", "datasets", "words", "report", "estimators"},
     "pydantic": {"config", "fits", "store", "registry", "drift", "refresh"},

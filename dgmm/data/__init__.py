@@ -5,12 +5,14 @@ lie (paths, URLs) and who is writing one at the moment, how features are named a
 with a stored chunk are known here and nowhere else.
 """
 
+from dgmm.data.cf import apart, conventions
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.codecs import bounded, check_array
 from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in, seen
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.labels import Labels, Names, is_known
 from dgmm.data.layout import Layout, Span, comparable, matching_order, shortened
+from dgmm.data.repositories import Versioned, in_a_line, is_of_icechunk, told
 from dgmm.data.retries import again, content_of, delete, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
 from dgmm.data.samples import Samples, unmasked
@@ -29,7 +31,7 @@ from dgmm.data.stores import (
     store_at,
     unfinished,
 )
-from dgmm.data.variables import packing, stored_chunks
+from dgmm.data.variables import copying_bytes, in_blocks, packing, stored_chunks
 
 __all__ = [
     "PARTIAL",
@@ -47,9 +49,11 @@ __all__ = [
     "Source",
     "Span",
     "Stored",
+    "Versioned",
     "Watched",
     "Weights",
     "again",
+    "apart",
     "awaited",
     "bounded",
     "check_array",
@@ -58,9 +62,14 @@ __all__ = [
     "check_url",
     "comparable",
     "content_of",
+    "conventions",
+    "copying_bytes",
     "delete",
     "fingerprint",
+    "in_a_line",
+    "in_blocks",
     "is_known",
+    "is_of_icechunk",
     "is_run_id",
     "length_in",
     "listed",
@@ -78,6 +87,7 @@ __all__ = [
     "shortened",
     "store_at",
     "stored_chunks",
+    "told",
     "unfinished",
     "unmasked",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -132,6 +133,8 @@ class Samples:
     axes: tuple[xr.DataArray, ...] = ()
     weights: Field | None = None
     labels: Labels | None = None
+    #: Attributes for all that lies on the grid: by what it is projected, how large its cells are, its coordinates.
+    said: dict[str, Any] = dataclasses.field(default_factory=dict)
     #: Where the grid begins along the first dimension of what is read.
     start: int = 0
 
@@ -257,7 +260,7 @@ class Samples:
 
     def without_coords(self) -> Samples:
         """All that it takes to read the samples."""
-        return replace(self, coords=xr.Dataset(), axes=())
+        return replace(self, coords=xr.Dataset(), said={}, axes=())
 
     def some_rows(self, n: int) -> FloatArray:
         """A few complete rows, evenly spaced over the first, the middle and the last segment, shape (m, d)."""

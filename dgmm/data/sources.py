@@ -16,6 +16,7 @@ import xarray as xr
 import zarr
 import zarr.storage
 
+from dgmm.data.cf import PLACING, apart, areas_of, named
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.codecs import bounded
 from dgmm.data.labels import Labels
@@ -39,6 +40,8 @@ from dgmm.types import Decoder, MissingChunks
 DECODERS: dict[Decoder, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}}
 #: Bytes, and chunks, of a coordinate that is read.
 MOST_COORDINATE, MOST_CHUNKS = 2**30, 2**20
+#: In the place of a variable's name, weights by the area of the cells; a variable that is called like that is itself.
+AREA = "area"
 #: What can be handed in as data.
 Weights = str | xr.DataArray | zarr.Array[Any] | dask.array.Array | np.ndarray[Any, Any]
 #: Opens what lies at a path or URL.
@@ -94,8 +97,8 @@ def open_samples(
         The dimension along which the features lie, or those of several variables; the last one of a plain array.
     weights : str, xarray.DataArray or array, optional
         How much each sample counts: a variable or coordinate of a dataset by its name, an array along some of the
-        dimensions of the samples, or one in their shape. A sample of weight zero, or whose weight is missing, is
-        left out.
+        dimensions of the samples, or one in their shape; ``area`` where no variable is called so for the areas of
+        cells, see `dgmm.data.cf.areas_of`. A sample of weight zero, or whose weight is missing, is left out.
     labels : str, xarray.DataArray or array, optional
         The class of each sample, given like the weights: a whole number from zero up or a text where it is known; -1,
         an empty text or a missing value where it is not. All of them are read once, to see which classes there are.
@@ -158,6 +161,9 @@ def open_samples(
         # it is what was handed in
         like = None if like is None else replace(like, variables=())
     if isinstance(opened, xr.Dataset):
+        if isinstance(weights, str) and weights == AREA and AREA not in opened.variables:
+            known = variables or (like.variables if like is not None else ())
+            weights = areas_of(name, opened, [v for v in known if v in opened] or sorted(map(str, apart(opened))))
         given = {"weights": weights, "labels": labels}
         fields: dict[str, Field] = {}
         for what, column in given.items():
@@ -243,22 +249,24 @@ def _beside(samples: Samples, what: str, weights: Any, field: Field | None) -> F
 
 
 def check_coordinates(group: zarr.Group, name: str) -> None:
-    """Raise `InputError` if coordinates, which are read as a whole, are more than memory is taken for."""
+    """Raise `InputError` if coordinates, or their chunks where these are read in blocks, are more than is read."""
     with obstore_errors(name), awaited(name):
         try:
             found = members(group, name)
             along = {str(dim) for array in found.values() for dim in dims_of(array)}
             holders: list[Any] = [group, *found.values()]
-            notes = [str(holder.attrs.get("coordinates", "")) for holder in holders]
+            noted = set().union(*(named(holder.attrs, ("coordinates", *PLACING)) for holder in holders))
         except (InputError, OSError):
             raise
         except Exception as error:  # whatever damaged metadata lead to
             if type(error).__module__.startswith("obstore"):
                 raise
             raise InputError(f"{name} cannot be read: {one_line(error)[:300]}") from None
-    for each in sorted((along | {*" ".join(notes).split()}) & found.keys()):
+    for each in sorted((along | noted) & found.keys()):
         array = found[each]
-        size = array.dtype.itemsize * max(math.prod(array.shape), math.prod(array.shards or array.chunks))
+        # what is no index, and not of texts, is read in blocks
+        whole = 1 if each not in along and array.dtype.kind in "biufmM" else math.prod(array.shape)
+        size = array.dtype.itemsize * max(whole, math.prod(array.shards or array.chunks))
         if size > MOST_COORDINATE:
             raise InputError(
                 f"the coordinate {each} in {name} says that it has {size} bytes, and more than {MOST_COORDINATE} are "

@@ -14,6 +14,7 @@ import zarr
 
 from dgmm.data.chunks import Watched, wait_for_others
 from dgmm.data.codecs import bounded, check_array
+from dgmm.data.repositories import Versioned
 from dgmm.data.retries import RETRIES, Patient, content_of
 from dgmm.data.runs import Run
 from dgmm.errors import InputError, first_line, is_of_obstore, one_line, without_secrets
@@ -127,6 +128,11 @@ def awaited(place: str | os.PathLike[str]) -> Patience:
 def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
     """The zarr store of a path or URL; for reading it must exist."""
     url = os.fspath(source)
+    within = Versioned.of(url)
+    if within is not None:
+        if not read_only:
+            raise InputError(f"{url} is not written to but in a commit")
+        return within.store()
     path = local_path(url)
     if path is not None:
         if read_only and not os.path.exists(path):
@@ -186,6 +192,8 @@ def object_at(url: str) -> tuple[Any, str]:
 
 def record_of(place: str | os.PathLike[str]) -> Run | None:
     """The run that has claimed a path or URL for its output and not finished; None if there is none."""
+    within = Versioned.of(place)
+    place = place if within is None else within.staging
     path = local_path(place)
     try:
         if path is not None:

@@ -16,6 +16,7 @@ import zarr
 import zarr.storage
 from xarray.backends.zarr import FillValueCoder
 
+from dgmm.data.cf import COPIES, PLACING, apart, belonging, block_of, common, is_long, on_grid
 from dgmm.data.chunks import Stored
 from dgmm.data.grid import Grid
 from dgmm.data.layout import Layout, Span, as_numbers, comparable, shortened
@@ -101,7 +102,11 @@ def from_dataset(
                 f"no variable {missing[0]!r} in {name}, which has {shortened(known)}; the model was fitted on "
                 f"{shortened(variables)}: name those to use (variables)"
             )
-    chosen = list(variables or known)
+    chosen = list(variables or sorted(map(str, apart(dataset))))
+    if not chosen:
+        raise InputError(
+            f"each variable of {name} belongs to another ({shortened(known)}): name those to use (variables)"
+        )
     named = _stand_for(chosen, like) if variables else {}
     fields = {named.get(v, v): field_of(name, dataset[v].variable, partial(origin, v)) for v in chosen}
     # the one variable of a model that has none of its dimensions for features is a feature itself
@@ -117,9 +122,11 @@ def from_dataset(
                 "features (feature_dim), or name several variables"
             )
         inner = only.dims[-1:]
-    coords = dataset.drop_vars(known)
+    placing = belonging(dataset, PLACING) - {*chosen}
+    coords = dataset.drop_vars([*({*known} - placing)]).set_coords(sorted(placing))
     units = {named.get(v, v): str(dataset[v].attrs.get("units", "")) for v in chosen}
-    return _assemble(name, fields, inner, coords, units)
+    samples = _assemble(name, fields, inner, coords, units)
+    return replace(samples, said=common([dataset[variable].variable for variable in chosen], samples.coords))
 
 
 def _stand_for(chosen: Sequence[str], like: Layout | None) -> dict[str, str]:
@@ -175,14 +182,16 @@ def _assemble(
     lengths = [chunks.get(d, shape[i] if i else 1) for i, d in enumerate(dims)]
     row_bytes = len(names) * max(np.dtype(field.array.dtype).itemsize for field in fields.values())
     grid = Grid.along_chunks(shape, lengths, row_bytes)
-    kept = [c for c in coords.coords if set(coords[c].dims) <= set(dims)]
-    stacked = [str(c) for c in kept if isinstance(coords.indexes.get(c), pd.MultiIndex)]
+    kept = on_grid(coords, dims, {*feature_dims})
+    stacked = [str(c) for c in kept.coords if isinstance(coords.indexes.get(c), pd.MultiIndex)]
     if stacked:
         raise InputError(f"{', '.join(stacked)} of {name} form a multi-index, which Zarr has none of: reset_index it")
     axes = _axes(spans, coords, units)
     with obstore_errors(name), awaited(name):
-        coords = coords[kept].load()
-    return Samples(name, dims, grid, names, tuple(fields.values()), layout.feature_dim, coords, layout, axes)
+        for coordinate in kept.variables.values():
+            if not is_long(coordinate):
+                coordinate.load()
+    return Samples(name, dims, grid, names, tuple(fields.values()), layout.feature_dim, kept, layout, axes)
 
 
 def _along(name: str, variable: str, field: Field, feature_dims: Sequence[str]) -> Field:
@@ -241,6 +250,28 @@ def _axes(spans: Sequence[Span], coords: xr.Dataset, units: Mapping[str, str]) -
             found.append(axis.assign_attrs(about, features=slice(place, place + span.size)))
         place += span.size
     return tuple(found)
+
+
+def blocks(coords: xr.Dataset) -> dict[Hashable, tuple[int, ...]]:
+    """Lengths of the blocks of those coordinates that are read in blocks."""
+    long = {name: variable for name, variable in coords.variables.items() if is_long(variable)}
+    return {name: block_of(variable, chunks_of(str(name), variable)) for name, variable in long.items()}
+
+
+def in_blocks(coords: xr.Dataset) -> xr.Dataset:
+    """Coordinates of which those that are read in blocks are Dask arrays of these."""
+    return coords.assign_coords(
+        {
+            name: coords[name].variable.chunk(dict(zip(coords[name].dims, lengths, strict=True)))
+            for name, lengths in blocks(coords).items()
+        }
+    )
+
+
+def copying_bytes(coords: xr.Dataset) -> int:
+    """Bytes that copying coordinates takes at most, beside those that are in memory: of one block."""
+    sizes = (math.prod(lengths) * coords[name].dtype.itemsize for name, lengths in blocks(coords).items())
+    return COPIES * max(sizes, default=0)
 
 
 def chunks_of(name: str, array: Any) -> tuple[int, ...] | None:

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from dgmm.data import Samples, comparable, matching_order, open_samples, shortened, stored_chunks
+from dgmm.data import Samples, apart, comparable, matching_order, open_samples, shortened, stored_chunks
 from dgmm.errors import InputError
 from dgmm.passes import Sample, row_hashes
 from dgmm.types import AnyArray, FloatArray
@@ -81,6 +81,7 @@ def named_features(x: Chunked, dims: str | Sequence[str] | None) -> Features:
         if dim not in x.dims:
             raise InputError(f"no dimension {dim!r}: it has {', '.join(map(str, x.dims))}")
     if isinstance(x, xr.Dataset):
+        x = apart(x)
         _check_variables(x)
         variables = tuple(sorted(map(str, x.data_vars)))
         if not wanted and (len(variables) > 1 or x[variables[0]].ndim == 1):
@@ -137,6 +138,7 @@ def as_array(given: xr.DataArray | xr.Dataset, features: Features) -> tuple[xr.D
         If the features are not there.
     """
     if isinstance(given, xr.Dataset):
+        given = apart(given)
         _check_variables(given)
         known = ", ".join(map(str, given.data_vars))
         if features.names and not features.dims:

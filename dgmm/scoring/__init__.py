@@ -5,7 +5,13 @@ of the input, and the total over all rows. A ledger says what is to be written a
 goes on from, and whatever lies there can be verified, also by scoring it anew.
 """
 
-from dgmm.scoring.arrays import SCORES_FORMAT, SCORES_KIND, plain, write_coordinates
+from dgmm.scoring.arrays import (
+    SCORES_FORMAT,
+    SCORES_KIND,
+    attributes_of_source,
+    check_coordinates,
+    write_coordinates,
+)
 from dgmm.scoring.bulk import Scored, score_projection, score_samples
 from dgmm.scoring.portions import in_portions
 from dgmm.scoring.rows import scattered
@@ -27,11 +33,12 @@ __all__ = [
     "SCORES_KIND",
     "Scored",
     "Verdict",
+    "attributes_of_source",
+    "check_coordinates",
     "in_portions",
     "kind_of",
     "open_written",
     "part_of",
-    "plain",
     "scattered",
     "score_projection",
     "score_samples",

@@ -17,7 +17,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from dgmm.data import Grid, Samples
+from dgmm.data import Grid, Samples, conventions, copying_bytes, in_blocks
+from dgmm.engine import Workers, mib
+from dgmm.errors import DgmmError, InsufficientMemoryError, ReadError, is_of_obstore, one_line
 from dgmm.families import NOISE
 from dgmm.fits import Fit
 from dgmm.store import UNSETTLED_DTYPE, digest
@@ -29,6 +31,8 @@ SCORES_FORMAT = f"{SCORES_KIND}2"
 VARIABLES = ("label", "probability", "log_density", "probabilities")
 #: Attributes that say what labels are of, where there are any: those of a source by these names are not kept.
 OF_LABELS = ("classes", "clusters", "noise")
+#: Units of times, by their resolution.
+SINCE = {"ns": "nanoseconds", "us": "microseconds", "ms": "milliseconds", "s": "seconds"}
 
 
 def label_dtype(n_components: int) -> type[np.signedinteger]:
@@ -81,7 +85,7 @@ def create(
     group = zarr.create_group(store, zarr_format=3)
     group.attrs.update(
         {
-            **{str(name): plain(value) for name, value in samples.coords.attrs.items() if name not in OF_LABELS},
+            **{name: value for name, value in attributes_of_source(samples).items() if name not in OF_LABELS},
             "format": SCORES_FORMAT,
             "title": f"Scores of a {model.mixture.family.title} with {model.n_components} components{made}",
             "source": samples.name,
@@ -120,8 +124,14 @@ def create(
             fill_value=fill,
             compressors=ZstdCodec(level=1, checksum=True),
             dimension_names=(*dims, what) if every else dims,
-            attributes=attributes,
+            attributes=attributes | samples.said,
         )
+
+
+def attributes_of_source(samples: Samples) -> dict[str, Any]:
+    """The attributes of the source, with the conventions that an output follows."""
+    found = {str(name): plain(value) for name, value in samples.coords.attrs.items()}
+    return found | {"Conventions": conventions(found)}
 
 
 def plain(value: Any) -> Any:
@@ -129,15 +139,41 @@ def plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
+def check_coordinates(samples: Samples, workers: Workers) -> None:
+    """Raise `InsufficientMemoryError` if this process cannot copy the coordinates block by block."""
+    needed, has = copying_bytes(samples.coords), workers.driver_bytes
+    if needed > has:
+        raise InsufficientMemoryError(
+            f"this process would need {mib(needed)} to copy the coordinates of {samples.name} a chunk at a time, and "
+            f"has {mib(has)} to use: rechunk them, or hand in the dataset without them (drop_vars)"
+        )
+
+
 def write_coordinates(store: Any, samples: Samples) -> None:
-    """Add the coordinates of the input's grid to a store."""
-    coords = samples.coords.drop_encoding()
+    """Add the coordinates of the input's grid to a store; those that are long block by block."""
+    coords = in_blocks(samples.coords).drop_encoding()
     if not coords.variables:
         return
+    for name, variable in coords.variables.items():
+        limits = coords.variables.get(variable.attrs.get("bounds"))
+        if limits is not None and variable.dtype.kind == limits.dtype.kind == "M":
+            # limits are in the units of their coordinate
+            unit = {"units": f"{SINCE[np.datetime_data(limits.dtype)[0]]} since 1970-01-01", "dtype": "int64"}
+            coords[name].encoding = coords[variable.attrs["bounds"]].encoding = unit
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=UNSETTLED_DTYPE)
+        warnings.filterwarnings("ignore", message=".* has datetime type and a bounds variable")
         attributes = xr.open_zarr(store, chunks=None, consolidated=False).attrs
-        coords.assign_attrs(attributes).to_zarr(store, mode="a", zarr_format=3, consolidated=False)
+        described = coords.assign_attrs(attributes)
+        later = described.to_zarr(store, mode="a", zarr_format=3, consolidated=False, compute=False)
+        try:
+            later.compute(scheduler="synchronous")
+        except (DgmmError, OSError):
+            raise
+        except Exception as error:  # whatever a store or a codec complains with
+            if is_of_obstore(error):
+                raise
+            raise ReadError(f"the coordinates of {samples.name} cannot be copied: {one_line(error)[:300]}") from error
 
 
 # ---- keys of a store ------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from dgmm.passes import refuse_values
 from dgmm.rows import Rows
 from dgmm.scoring.arrays import (
     VARIABLES,
+    check_coordinates,
     create,
     label_dtype,
     labels_in,
@@ -313,7 +314,7 @@ def score_samples(
     samples = samples.like(model.features, model.layout)
     taken = {*VARIABLES, GROUP} & {*map(str, samples.coords.coords), *samples.dims}
     level = level_of(model, clusters)
-    taken |= {labels_of(model, level)[0]} & set(samples.dims)
+    taken |= {labels_of(model, level)[0]} & {*samples.dims, *samples.coords.dims}
     if taken:
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
     former = Former.at(output.place.name) if extend else None
@@ -332,6 +333,7 @@ def score_samples(
         return ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities, level, n_classes=n)
 
     Fold(samples, workers, keep=False).check(leaf())
+    check_coordinates(samples, workers)
     began = time.perf_counter()
     with kept_for_another(output, ledger):
         names = names_of(ledger.head)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from dgmm.data import Samples, local_path, store_at
+from dgmm.data import Samples, Versioned, local_path, store_at
 from dgmm.errors import one_line
 from dgmm.scoring.arrays import SCORES_FORMAT, chunk_key, look, zarr_store
 from dgmm.scoring.entries import Entries, grid_of, names_of, read_ledger, read_sources, rows_of
@@ -47,6 +47,9 @@ class Former:
     @classmethod
     def at(cls, path: str) -> Former | None:
         """Those at a path or URL; None where there are none, or none that can be gone on from, which is then said."""
+        if Versioned.of(path) is not None:
+            logger.info("%s is scored anew: what is committed is committed as a whole", path)
+            return None
         state = place_at(path).state()
         if state.status is not Status.FINISHED or state.what != "scores":
             return None

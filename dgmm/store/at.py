@@ -6,8 +6,9 @@ import json
 import os
 import re
 
-from dgmm.data import check_url, local_path
+from dgmm.data import Versioned, check_url, local_path
 from dgmm.errors import InputError
+from dgmm.store.commits import LocalCommitPlace, check_branch
 from dgmm.store.local import LocalPlace
 from dgmm.store.places import Place
 from dgmm.store.states import HEAD
@@ -24,6 +25,15 @@ ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 def place_at(path: str | os.PathLike[str]) -> Place:
     """The place of a path or URL; ``file://`` is a path like any other."""
     name = os.fspath(path)
+    within = Versioned.of(name)
+    if within is not None:
+        check_branch(name, within)
+        if within.folder is not None:
+            return LocalCommitPlace(name, within)
+        check_url(within.place)
+        from dgmm.store.bucket_commits import BucketCommitPlace
+
+        return BucketCommitPlace(name, within)
     local = local_path(name)
     if local is not None:
         return LocalPlace(name, local)

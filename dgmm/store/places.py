@@ -12,7 +12,7 @@ from typing import Any
 
 import zarr
 
-from dgmm.data import Heartbeat, Run, awaited, local_path, record_of, store_at
+from dgmm.data import Heartbeat, Run, Versioned, awaited, local_path, record_of, store_at
 from dgmm.errors import DgmmError, OutputError, OutputExistsError, first_line, is_of_obstore, one_line
 from dgmm.store.states import State, Status
 
@@ -295,6 +295,9 @@ def overlap(a: Path, b: Path) -> bool:
 
 def parts_of(path: Path) -> tuple[str, ...]:
     """A path or URL as the names on the way to it, links followed."""
+    within = Versioned.of(path)
+    if within is not None:
+        return (*parts_of(within.place), f"{within.kind}.{within.ref}", *within.path.split("/"))
     local = local_path(path)
     if local is not None:
         return ("", *os.path.realpath(local).strip("/").split("/"))
