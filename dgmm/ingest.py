@@ -29,6 +29,8 @@ logger = logging.getLogger("dgmm")
 FORMAT = "dgmm-data-1"
 #: What the rows and the features of a table are called, and the array that holds all of them.
 ROWS, FEATURES, VALUES = "sample", "feature", "values"
+#: What pandas says of text that is no table.
+WRONG_TEXT = (pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError)
 #: Chunks of text after which it is said how far the work is.
 TOLD_EVERY = 16
 
@@ -221,21 +223,21 @@ def _ingest_text(
 def _tables(
     source: str, path: str, sep: str, named: bool, names: Sequence[str], chosen: Sequence[str], rows: int
 ) -> Iterator[pd.DataFrame]:
-    """So many rows of text at a time."""
+    """So many rows of text at a time; all columns are read, as lines of too many are else cut without a word."""
+    header = 0 if named else None
     with (
         _explained(source),
         pd.read_csv(
-            path,
-            sep=sep,
-            header=0 if named else None,
-            names=names,
-            usecols=chosen,
-            chunksize=rows,
-            index_col=False,
-            low_memory=False,
+            path, sep=sep, header=header, names=names, chunksize=rows, index_col=False, low_memory=False
         ) as tables,
     ):
-        yield from (table[list(chosen)] for table in tables)
+        while True:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                table = next(tables, None)
+            if table is None:
+                return
+            yield table[list(chosen)]
 
 
 def numbers(source: str, tables: Iterable[pd.DataFrame], asked: bool) -> Iterator[FloatArray]:
@@ -325,5 +327,5 @@ def _explained(source: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"no such file: {source}") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError, EOFError) as error:
+    except (*WRONG_TEXT, OSError, EOFError) as error:
         raise InputError(f"{source} cannot be read as text: {one_line(error)}") from error

@@ -114,7 +114,8 @@ def features_in(name: str, table: xr.Dataset, others: Iterable[str]) -> Sequence
     InputError
         If they are not all numbers.
     """
-    known = [str(v) for v in table.data_vars if v not in set(others)]
+    left_out = set(others)
+    known = [str(v) for v in table.data_vars if v not in left_out]
     wrong = [f"{v} ({table[v].dtype})" for v in known if table[v].dtype.kind not in "fiu"]
     if wrong:
         raise InputError(
