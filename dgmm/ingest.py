@@ -255,7 +255,8 @@ def numbers(source: str, tables: Iterable[pd.DataFrame], asked: bool) -> Iterato
         wrong = []
         columns = []
         for name, column in table.items():
-            values = pd.to_numeric(column, errors="coerce") if column.dtype != bool else column.where(False, None)
+            # truth values are no numbers, whatever pandas says
+            values = pd.to_numeric(column.astype(str) if column.dtype == bool else column, errors="coerce")
             bad = np.flatnonzero(values.isna().to_numpy() & column.notna().to_numpy())
             if len(bad):
                 wrong.append(f"{name} ({column.iloc[bad[0]]!r} in row {start + int(bad[0])})")

@@ -182,7 +182,7 @@ def children(tree: Any, most: int = 8) -> str:
     found: list[str] = []
     try:
         if isinstance(tree, xr.DataTree):
-            found = [node.path.strip("/") for node in tree.subtree if node.data_vars and node is not tree]
+            found = sorted(node.path.strip("/") for node in tree.subtree if node.data_vars and node is not tree)
         else:
             nodes = dict(tree.members(max_depth=None))
             found = sorted({path.rpartition("/")[0] for path, node in nodes.items() if hasattr(node, "shape")} - {""})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from dgmm.data.frames import ROWS
-from dgmm.data.retries import listed
+from dgmm.data.retries import again, listed
 from dgmm.data.stores import awaited, is_listed, local_path, object_at, obstore_errors
 from dgmm.errors import DgmmError, InputError, ReadError, is_of_obstore, one_line
 from dgmm.types import AnyArray
@@ -92,6 +93,22 @@ class Table:
             rows = "row group" if len(wanted) == 1 else "row groups"
             numbers = ", ".join(map(str, wanted[:8]))
             raise ReadError(f"{column} in {path} cannot be read ({rows} {numbers}): {one_line(error)}") from error
+
+    def now(self) -> dict[str, str]:
+        """The files that there are now, with their sizes and when they were written, or their tags."""
+        if local_path(self.name) is not None:
+            found = ((path, os.stat(local_path(path) or path)) for path in files_of(self.name, self.storage))
+            return {path: f"{status.st_size} {status.st_mtime_ns}" for path, status in found}
+        return {path: _tag(path, self.storage) for path in files_of(self.name, self.storage)}
+
+
+def _tag(url: str, storage: Mapping[str, Any] | None) -> str:
+    """What an object store says of an object."""
+    import obstore
+
+    objects, key = object_at(url, storage, read_only=True)
+    found = again(url, lambda: obstore.head(objects, key))
+    return f"{found['size']} {found['e_tag'] or found['last_modified'].isoformat()}"
 
 
 class Column(BackendArray):
@@ -198,7 +215,7 @@ def open_parquet(place: str, storage: Mapping[str, Any] | None = None) -> xr.Dat
     twice = sorted({name for name in first.names if first.names.count(name) > 1})
     if twice:
         raise InputError(f"columns of {place} are called the same ({', '.join(twice)}): rename them")
-    about = {"preferred_chunks": {ROWS: table.largest}, "source": local_path(place) or place}
+    about = {"preferred_chunks": {ROWS: table.largest}}
     return xr.Dataset(
         {
             field.name: xr.Variable(
@@ -250,11 +267,47 @@ def opened(path: str, storage: Mapping[str, Any] | None) -> Iterator[Any]:
         with pq.ParquetFile(local, metadata=_footer(local, found.st_size, found.st_mtime_ns)) as file:
             yield file
         return
-    import obstore
-
-    objects, key = object_at(path, storage, read_only=True)
-    with pq.ParquetFile(obstore.open_reader(objects, key)) as file:
+    with pq.ParquetFile(Ranges(path, storage)) as file:
         yield file
+
+
+class Ranges(io.RawIOBase):
+    """An object as a file of which only what is asked for is fetched."""
+
+    def __init__(self, url: str, storage: Mapping[str, Any] | None) -> None:
+        import obstore
+
+        self.url, self.place = url, 0
+        self.objects, self.key = object_at(url, storage, read_only=True)
+        self.size: int = again(url, lambda: obstore.head(self.objects, self.key))["size"]
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place."""
+        self.place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
+        return self.place
+
+    def tell(self) -> int:
+        """The place."""
+        return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        """Fetch as much as there is room for."""
+        import obstore
+
+        start, stop = self.place, min(self.place + len(buffer), self.size)
+        if start < stop:
+            found = again(self.url, lambda: obstore.get_range(self.objects, self.key, start=start, end=stop))
+            buffer[: stop - start] = memoryview(found)
+            self.place = stop
+        return max(stop - start, 0)
 
 
 @lru_cache(maxsize=64)

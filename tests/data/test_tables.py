@@ -39,7 +39,9 @@ def frame(blobs: np.ndarray) -> pd.DataFrame:
 def in_zarr(frame: pd.DataFrame, path: Path, rows: int) -> str:
     """The same rows in a store, in chunks of so many."""
     encoding = {name: {"chunks": (rows,)} for name in frame}
-    xr.Dataset({name: ("sample", frame[name].to_numpy()) for name in frame}).to_zarr(path, encoding=encoding, consolidated=False)
+    xr.Dataset({name: ("sample", frame[name].to_numpy()) for name in frame}).to_zarr(
+        path, encoding=encoding, consolidated=False
+    )
     return str(path)
 
 
@@ -148,7 +150,7 @@ def in_parquet(frame: pd.DataFrame, folder: Path) -> str:
     return str(folder)
 
 
-def test_a_folder_gives_the_bits_of_zarr_in_other_processes(
+def test_a_folder_gives_the_bits_of_zarr_and_is_read_in_other_processes(
     frame: pd.DataFrame, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grid_module, "MIN_ROWS", 7)
@@ -158,9 +160,11 @@ def test_a_folder_gives_the_bits_of_zarr_in_other_processes(
     assert samples.grid.segment == open_samples(store).grid.segment == (100,)
     np.testing.assert_array_equal(read_all(samples), frame.to_numpy())
     np.testing.assert_array_equal(samples.read((slice(240, 290),)), frame.to_numpy()[240:290])
+    elsewhere = client.submit(samples.read, (slice(240, 290),)).result()
+    np.testing.assert_array_equal(elsewhere, frame.to_numpy()[240:290])
     how: dict[str, Any] = {"variables": ["z", "a"], "search": "starts", "n_init": 1}
     here = dgmm.train(store, 3, **how)
-    there = dgmm.train(place, 3, scheduler=client, **how)
+    there = dgmm.train(place, 3, **how)
     assert there.log_likelihood == here.log_likelihood
     np.testing.assert_array_equal(there.mixture.means, here.mixture.means)
 
