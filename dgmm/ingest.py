@@ -259,7 +259,7 @@ def numbers(source: str, tables: Iterable[pd.DataFrame], asked: bool) -> Iterato
             values = pd.to_numeric(column.astype(str) if column.dtype == bool else column, errors="coerce")
             bad = np.flatnonzero(values.isna().to_numpy() & column.notna().to_numpy())
             if len(bad):
-                wrong.append(f"{name} ({column.iloc[bad[0]]!r} in row {start + int(bad[0])})")
+                wrong.append(f"{name} ({column.iloc[[bad[0]]].tolist()[0]!r} in row {start + int(bad[0])})")
             columns.append(values.to_numpy(dtype=float))
         if wrong and not start and not asked:
             raise InputError(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ import dgmm
 from dgmm.data import Samples, fingerprint, open_samples
 from dgmm.data.codecs import check_array
 from dgmm.errors import InputError
+from tests.servers import file_server
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*onsolidated metadata")
 
@@ -176,26 +174,11 @@ def test_chunks_of_different_lengths_are_refused() -> None:
 # ---- URLs -----------------------------------------------------------------------------------------------------------
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Hands files out by their names, and lists none."""
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def list_directory(self, path: Any) -> None:
-        self.send_error(404)
-
-
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
     """URL of a server on loopback of a folder."""
-    handler = functools.partial(Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with file_server(tmp_path) as address:
+        yield address
 
 
 def test_a_store_behind_http(web: str, tmp_path: Path, client: Client) -> None:
