@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,8 +17,8 @@ from xarray.core import indexing
 
 from dgmm.data.frames import ROWS
 from dgmm.data.retries import again, listed
-from dgmm.data.stores import awaited, is_listed, local_path, object_at, obstore_errors
-from dgmm.errors import DgmmError, InputError, ReadError, is_of_obstore, one_line
+from dgmm.data.stores import METADATA, awaited, is_listed, local_path, object_at, obstore_errors
+from dgmm.errors import NO_ANSWER, DgmmError, InputError, ReadError, is_of_obstore, one_line
 from dgmm.types import AnyArray
 
 #: Suffixes of the files.
@@ -39,6 +39,8 @@ class Table:
         Paths or URLs, in the order of their rows.
     groups : tuple of tuple of int
         Rows of each row group of each file, as their footers say.
+    tags : tuple of str
+        What told each file from a later one of the same name when it was opened: size and time, or size and tag.
     storage : mapping or None
         How an object store is reached.
     """
@@ -46,6 +48,7 @@ class Table:
     name: str
     files: tuple[str, ...]
     groups: tuple[tuple[int, ...], ...]
+    tags: tuple[str, ...]
     storage: Mapping[str, Any] | None = None
 
     @property
@@ -67,48 +70,32 @@ class Table:
             If a file is not what it was, or cannot be decoded.
         """
         first = 0
-        for path, groups in zip(self.files, self.groups, strict=True):
+        for path, tag, groups in zip(self.files, self.tags, self.groups, strict=True):
             bounds = first + np.cumsum((0, *groups))
             first = int(bounds[-1])
             wanted = np.flatnonzero((bounds[:-1] < stop) & (bounds[1:] > start))
             if not len(wanted):
                 continue
             below = int(bounds[wanted[0]])
-            found = self._of_file(path, column, groups, wanted.tolist())
+            found = self._of_file(path, tag, column, wanted.tolist())
             yield found[max(start - below, 0) : stop - below]
 
-    def _of_file(self, path: str, column: str, groups: Sequence[int], wanted: list[int]) -> AnyArray:
+    def _of_file(self, path: str, tag: str, column: str, wanted: list[int]) -> AnyArray:
         try:
-            with opened(path, self.storage) as file:
-                now = rows_of(file.metadata)
-                if now != tuple(groups):
-                    raise ReadError(f"{path} was changed since it was opened: run the same again")
-                found = file.read_row_groups(wanted, columns=[column], use_threads=False).column(column)
-            return decoded(found)
+            with opened(path, tag, self.storage) as file:
+                return decoded(file.read_row_groups(wanted, columns=[column], use_threads=False).column(column))
         except DgmmError:
             raise
         except Exception as error:  # whatever damaged files lead to
-            if is_of_obstore(error) or isinstance(error, MemoryError):
+            if isinstance(error, MemoryError) or (is_of_obstore(error) and type(error).__name__ == NO_ANSWER):
                 raise
             rows = "row group" if len(wanted) == 1 else "row groups"
             numbers = ", ".join(map(str, wanted[:8]))
             raise ReadError(f"{column} in {path} cannot be read ({rows} {numbers}): {one_line(error)}") from error
 
     def now(self) -> dict[str, str]:
-        """The files that there are now, with their sizes and when they were written, or their tags."""
-        if local_path(self.name) is not None:
-            found = ((path, os.stat(local_path(path) or path)) for path in files_of(self.name, self.storage))
-            return {path: f"{status.st_size} {status.st_mtime_ns}" for path, status in found}
-        return {path: _tag(path, self.storage) for path in files_of(self.name, self.storage)}
-
-
-def _tag(url: str, storage: Mapping[str, Any] | None) -> str:
-    """What an object store says of an object."""
-    import obstore
-
-    objects, key = object_at(url, storage, read_only=True)
-    found = again(url, lambda: obstore.head(objects, key))
-    return f"{found['size']} {found['e_tag'] or found['last_modified'].isoformat()}"
+        """The files that there are now, with what tells them from others of the same name."""
+        return files_of(self.name, self.storage)
 
 
 class Column(BackendArray):
@@ -189,29 +176,30 @@ def open_parquet(place: str, storage: Mapping[str, Any] | None = None) -> xr.Dat
         import pyarrow  # noqa: F401
     except ImportError:
         raise InputError(f"{place} needs pyarrow: pip install dgmm[parquet]") from None
-    files = files_of(place, storage)
+    try:
+        files = files_of(place, storage)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"no such file: {place}") from None
     if not files:
         raise InputError(f"no Parquet files in {place}: name a file, or a folder of some ({', '.join(SUFFIXES)})")
-    groups, first = [], None
-    for path in files:
+    groups, first, begin = [], None, next(iter(files))
+    for path, tag in files.items():
         try:
-            with awaited(place), obstore_errors(place), opened(path, storage) as file:
+            with awaited(place), obstore_errors(place), opened(path, tag, storage) as file:
                 schema = file.schema_arrow.remove_metadata()
                 groups.append(rows_of(file.metadata))
         except DgmmError:
             raise
-        except FileNotFoundError:
-            raise InputError(f"no such file: {path}") from None
         except Exception as error:  # whatever damaged files lead to
             raise InputError(f"{path} is not a Parquet file: {one_line(error)}") from None
         first = first or schema
         if [(f.name, f.type) for f in schema] != [(f.name, f.type) for f in first]:
             raise InputError(
-                f"{path} has other columns than {files[0]} ({schema.names} and {first.names}, or other types): name a "
+                f"{path} has other columns than {begin} ({schema.names} and {first.names}, or other types): name a "
                 "folder whose files are alike"
             )
     assert first is not None
-    table = Table(place, tuple(files), tuple(groups), storage)
+    table = Table(place, tuple(files), tuple(groups), tuple(files.values()), storage)
     twice = sorted({name for name in first.names if first.names.count(name) > 1})
     if twice:
         raise InputError(f"columns of {place} are called the same ({', '.join(twice)}): rename them")
@@ -231,18 +219,26 @@ def rows_of(footer: Any) -> tuple[int, ...]:
     return tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
 
 
-def files_of(place: str, storage: Mapping[str, Any] | None) -> list[str]:
-    """The files at a path or URL, in the order of their names."""
+def files_of(place: str, storage: Mapping[str, Any] | None) -> dict[str, str]:
+    """The files at a path or URL in the order of their names, with size and time, or size and tag, of each."""
     path = local_path(place)
     if path is not None:
-        return sorted(_files_in(path)) if os.path.isdir(path) else [path]
+        return {file: _tag(file) for file in (sorted(_files_in(path)) if os.path.isdir(path) else [path])}
+    import obstore
+
     with awaited(place), obstore_errors(place):
         objects, key = object_at(place, storage, read_only=True)
-        if not is_listed(place):
-            return [place]
         base = place.rstrip("/").removesuffix(key)
-        keys = sorted(str(o["path"]) for o in listed(objects, place, f"{key}/") if _is_file(str(o["path"]), key))
-    return [base + key for key in keys] or [place]
+        found = listed(objects, place, f"{key}/") if is_listed(place) else []
+        of_rows = {str(o["path"]): o for o in found if _is_file(str(o["path"]), key)}
+        if not of_rows:
+            of_rows = {key: again(place, lambda: obstore.head(objects, key))}
+    return {base + name: f"{o['size']} {o['e_tag'] or ''}".strip() for name, o in sorted(of_rows.items())}
+
+
+def _tag(path: str) -> str:
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _is_file(path: str, root: str) -> bool:
@@ -252,34 +248,66 @@ def _is_file(path: str, root: str) -> bool:
 
 
 def _files_in(folder: str) -> Iterator[str]:
+    if any(os.path.lexists(os.path.join(folder, name)) for name in METADATA):  # a store of many files
+        return
     for here, _, names in os.walk(folder):
         yield from (path for name in names if _is_file(path := os.path.join(here, name), folder))
 
 
 @contextmanager
-def opened(path: str, storage: Mapping[str, Any] | None) -> Iterator[Any]:
-    """A file, its footer read but once in a process for as long as it is the same."""
+def opened(path: str, tag: str, storage: Mapping[str, Any] | None) -> Iterator[Any]:
+    """A file as long as it is what it was; its footer is read once in a process.
+
+    Raises
+    ------
+    ReadError
+        If it is another.
+    """
     import pyarrow.parquet as pq
 
     local = local_path(path)
-    if local is not None:
-        found = os.stat(local)
-        with pq.ParquetFile(local, metadata=_footer(local, found.st_size, found.st_mtime_ns)) as file:
-            yield file
-        return
-    with pq.ParquetFile(Ranges(path, storage)) as file:
-        yield file
+    if local is not None and _tag(local) != tag:
+        raise _changed(path)
+    file: Any = Ranges(path, tag, tuple((storage or {}).items())) if local is None else local
+    with pq.ParquetFile(file, metadata=_footer(file if local is None else local, tag)) as opened_file:
+        yield opened_file
+
+
+@lru_cache(maxsize=64)
+def _footer(file: Any, tag: str) -> Any:
+    """The footer of a file."""
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(file)
+
+
+def _changed(path: str) -> ReadError:
+    return ReadError(f"{path} was changed since it was opened: run the same again")
 
 
 class Ranges(io.RawIOBase):
-    """An object as a file of which only what is asked for is fetched."""
+    """An object as a file of which only what is asked for is fetched, as long as it is what it was.
 
-    def __init__(self, url: str, storage: Mapping[str, Any] | None) -> None:
-        import obstore
+    Parameters
+    ----------
+    url : str
+    tag : str
+        Its size, and its tag if it has one.
+    storage : tuple of (str, object)
+        How the object store is reached.
+    """
 
-        self.url, self.place = url, 0
-        self.objects, self.key = object_at(url, storage, read_only=True)
-        self.size: int = again(url, lambda: obstore.head(self.objects, self.key))["size"]
+    def __init__(self, url: str, tag: str, storage: tuple[tuple[str, Any], ...]) -> None:
+        size, _, self.tag = tag.partition(" ")
+        self.url, self.size, self.place, self.storage = url, int(size), 0, storage
+        self.objects, self.key = object_at(url, dict(storage), read_only=True)
+
+    def __eq__(self, other: object) -> bool:
+        """The same object, reached the same way."""
+        return isinstance(other, Ranges) and (self.url, self.storage) == (other.url, other.storage)
+
+    def __hash__(self) -> int:
+        return hash(self.url)
 
     def readable(self) -> bool:
         """It is."""
@@ -300,19 +328,17 @@ class Ranges(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fetch as much as there is room for."""
-        import obstore
-
         start, stop = self.place, min(self.place + len(buffer), self.size)
         if start < stop:
-            found = again(self.url, lambda: obstore.get_range(self.objects, self.key, start=start, end=stop))
-            buffer[: stop - start] = memoryview(found)
+            buffer[: stop - start] = again(self.url, lambda: self._fetched(start, stop))
             self.place = stop
         return max(stop - start, 0)
 
+    def _fetched(self, start: int, stop: int) -> bytes:
+        import obstore
 
-@lru_cache(maxsize=64)
-def _footer(path: str, size: int, written: int) -> Any:
-    """The footer of a file that was written at a time."""
-    import pyarrow.parquet as pq
-
-    return pq.read_metadata(path)
+        options: Any = {"range": (start, stop), **({"if_match": self.tag} if self.tag else {})}
+        try:
+            return bytes(obstore.get(self.objects, self.key, options=options).bytes())
+        except obstore.exceptions.PreconditionError:
+            raise _changed(self.url) from None

@@ -21,7 +21,7 @@ from obstore.store import S3Store
 import dgmm
 from dgmm.data import Samples, fingerprint, open_samples
 from dgmm.data.codecs import check_array
-from dgmm.errors import InputError
+from dgmm.errors import InputError, ReadError
 from tests.servers import file_server
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*onsolidated metadata")
@@ -214,12 +214,15 @@ def test_storage_takes_the_place_of_the_environment(
     np.testing.assert_array_equal(read_all(f"{s3}/x.zarr", storage=storage), blobs)
     np.testing.assert_array_equal(read_all(f"{s3}/p.parquet", storage=storage), blobs)
     np.testing.assert_array_equal(read_all(f"{s3}/p.parquet/1.parquet", storage=storage), blobs[200:])
-    before = fingerprint(open_samples(f"{s3}/p.parquet", storage=storage))
+    opened = open_samples(f"{s3}/p.parquet", storage=storage)
+    before = fingerprint(opened)
     obstore.put(folder, "p.parquet/1.parquet", (tmp_path / "p.parquet").read_bytes())
     assert fingerprint(open_samples(f"{s3}/p.parquet", storage=storage)) == before
     pd.DataFrame(blobs, columns=["a", "b"]).to_parquet(tmp_path / "p.parquet")
     obstore.put(folder, "p.parquet/1.parquet", (tmp_path / "p.parquet").read_bytes())
     assert fingerprint(open_samples(f"{s3}/p.parquet", storage=storage)) != before
+    with pytest.raises(ReadError, match=r"1.parquet was changed since it was opened"):
+        opened.read((slice(500, 600),))
     # nobody's keys are needed for what is public
     bucket = boto3.client("s3", endpoint_url=storage["endpoint"], region_name="us-east-1")
     for found in folder.list().collect():
