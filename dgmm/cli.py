@@ -27,6 +27,7 @@ COMMANDS = {
     "score": "Label every sample with a fitted mixture.",
     "sample": "Draw samples from a fitted mixture.",
     "predict": "Predict some features of every sample from others.",
+    "ingest": "Write what is no Zarr store (CSV, Parquet, NetCDF, .npy) as one.",
     "merge": "Merge the components of a fitted mixture into clusters.",
     "refresh": "Do what is done every night: look at new data, renew the model if asked to, score what is new.",
     "verify": "Say whether scores or a model are what was written.",

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from dgmm.config import (
     Data,
+    Ingest,
     Merge,
     Predict,
     Refresh,
@@ -231,6 +232,14 @@ def sample(settings: Sample) -> str:
     return f"{settings.rows} samples: {settings.out}"
 
 
+@command(Ingest, "path", "out")
+def ingest(settings: Ingest) -> str:
+    """``dgmm ingest``."""
+    from dgmm.pipeline import run_ingest
+
+    return f"{settings.out}: {run_ingest(settings)}"
+
+
 @command(Predict, "model", "data.path")
 def predict(settings: Predict) -> str:
     """``dgmm predict``."""
@@ -300,7 +309,7 @@ def drift(
     return 1 if found.found else 0
 
 
-@with_options(*options_of(Data, only=("variables", "feature_dim")))
+@with_options(*options_of(Data, only=("variables", "feature_dim", "group", "open", "storage")))
 def info(
     path: Annotated[str, Parameter(help="A model, scores or a Zarr store.")],
     /,
@@ -311,13 +320,15 @@ def info(
     """Print what a model, scores or a store of samples hold."""
     from dgmm import store
     from dgmm.api import open_scores
+    from dgmm.data import is_foreign
     from dgmm.pipeline import samples_of
     from dgmm.scoring import SCORES_KIND
     from dgmm.store import MODEL_KIND, from_dataset
     from dgmm.words import describe, show_clusters, show_table
 
     path = store.model_at(path)
-    attributes = {} if path.endswith(".json") else store.attributes(path)
+    foreign = path.endswith(".json") or any(reading.values()) or is_foreign(path)
+    attributes = {} if foreign else store.attributes(path)
     if path.endswith(".json") or str(attributes.get("format")).startswith(MODEL_KIND):
         dataset = store.load_dataset(path)
         record = from_dataset(dataset, path)

@@ -94,6 +94,17 @@ def _as_dims(value: Any) -> Any:
     return listed[0] if isinstance(listed, list) and len(listed) == 1 else listed
 
 
+def _as_options(value: Any) -> Any:
+    """``{cores: 4}`` as it is written on a command line."""
+    return parse(value) if isinstance(value, str) else value
+
+
+Options = Annotated[
+    Annotated[dict[str, Any], Field(min_length=1)] | None,
+    BeforeValidator(_as_options, json_schema_input_type=dict[str, Any] | str | None),
+]
+
+
 class Interpolating(Settings):
     """What is done where features are not quite those of the model."""
 
@@ -104,17 +115,35 @@ class Interpolating(Settings):
     )
 
 
-class Data(Settings):
-    """Where the samples are and which dimension holds the features."""
+class Readable(Settings):
+    """Where something lies and how it is opened."""
 
     path: str = Field(
         min_length=1,
-        description="Path or URL of a Zarr store (format 2 or 3): an array or an xarray dataset; "
-        "PLACE|icechunk:@branch.NAME/path is one in a repository of Icechunk.",
+        description="Path or URL of a Zarr store (format 2 or 3), an array or an xarray dataset; or of Parquet (a file "
+        "or a folder), NetCDF or NumPy's .npy. PLACE|icechunk:@branch.NAME/path is one in a repository of Icechunk.",
     )
     variables: Annotated[list[str] | None, BeforeValidator(as_list)] = Field(
         None, description="Variables to use; several are the features. Default: all."
     )
+    group: str | None = Field(
+        None, min_length=1, description="Group within the store or file that holds the arrays. Default: the root."
+    )
+    open: Options = Field(
+        None,
+        description="Have xarray open the path, with these keyword arguments of xarray.open_dataset, such as "
+        "{engine: h5netcdf, chunks: {time: 12}}: for files that are no Zarr store (NetCDF, GRIB).",
+    )
+    storage: Options = Field(
+        None,
+        description="How the object store of a URL is reached: anonymous (true for public data), region, endpoint. "
+        "What is not said is taken from the environment, and keys always are.",
+    )
+
+
+class Data(Readable):
+    """Where the samples are and which dimension holds the features."""
+
     feature_dim: Annotated[str | list[str] | None, BeforeValidator(_as_dims)] = Field(
         None,
         description="Dimension that holds the features: variables that have it are one for each place along it "
@@ -143,11 +172,6 @@ class Data(Settings):
     )
 
 
-def _as_options(value: Any) -> Any:
-    """``{cores: 4}`` as it is written on a command line."""
-    return parse(value) if isinstance(value, str) else value
-
-
 class Cluster(Settings):
     """Who does the work."""
 
@@ -156,10 +180,7 @@ class Cluster(Settings):
         description="threads, processes (a LocalCluster), the address of a Dask scheduler, or the import path of a "
         "cluster class, such as dask_jobqueue.SLURMCluster. Default: threads.",
     )
-    scheduler_options: Annotated[
-        Annotated[dict[str, Any], Field(min_length=1)] | None,
-        BeforeValidator(_as_options, json_schema_input_type=dict[str, Any] | str | None),
-    ] = Field(
+    scheduler_options: Options = Field(
         None,
         description="Keyword arguments of a cluster class, such as {cores: 4}, in which the value projected is the "
         "memory that a worker needs; at an address those of distributed.Security, such as tls_ca_file.",
@@ -345,6 +366,34 @@ class Merge(Merging):
         None, min_length=1, description="Model to write, with its clusters. Default: they are shown and not kept."
     )
     cluster: Cluster = Cluster()
+    overwrite: bool = Field(False, description="Replace what exists.")
+
+
+class Ingesting(Settings):
+    """How a store is written of what is none."""
+
+    feature_dim: str | None = Field(
+        None,
+        description="Dimension that will hold the features, which a chunk is to have all of. Default: none; of an "
+        "array its last.",
+    )
+    separator: str | None = Field(
+        None, min_length=1, description="What stands between the values of text. Default: a comma; a tab in .tsv."
+    )
+    together: bool = Field(
+        False,
+        description="Write the columns of a table as one array, values, with their names along the dimension feature.",
+    )
+    chunk_rows: Count | None = Field(
+        None, description="Samples of a chunk. Default: as many as make a million values, at most 131,072."
+    )
+
+
+class Ingest(Ingesting, Readable):
+    """Write what is no Zarr store as one."""
+
+    path: str = Field(min_length=1, description="Path of CSV (text), or path or URL of Parquet, NetCDF or .npy.")
+    out: str = Field(min_length=1, description="Store to write, a Zarr group.")
     overwrite: bool = Field(False, description="Replace what exists.")
 
 

@@ -34,6 +34,14 @@ class DataOptions(TypedDict, total=False):
 
     variables: Sequence[str] | None
     """Variables to use; several are the features. Default: all."""
+    group: str | None
+    """Group within the store or file that holds the arrays. Default: the root."""
+    open: Mapping[str, Any] | None
+    """Have xarray open the path, with these keyword arguments of xarray.open_dataset, such as {engine: h5netcdf,
+    chunks: {time: 12}}: for files that are no Zarr store (NetCDF, GRIB)."""
+    storage: Mapping[str, Any] | None
+    """How the object store of a URL is reached: anonymous (true for public data), region, endpoint. What is not said is
+    taken from the environment, and keys always are."""
     feature_dim: str | Sequence[str] | None
     """Dimension that holds the features: variables that have it are one for each place along it (TEMP@10), the others
     one each. Several where variables lie along dimensions of their own. Default: the last of a two-dimensional

@@ -13,6 +13,7 @@ from dgmm.api import open_scores, verify
 from dgmm.config import (
     Cluster,
     Data,
+    Ingest,
     Merge,
     Merging,
     Pipeline,
@@ -32,6 +33,7 @@ from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import DgmmError, InputError, OutputExistsError
 from dgmm.fits import Fit, One, Selection, Settings, Training
 from dgmm.fitting import merge_samples, projection_of, select_samples, started, train_samples
+from dgmm.ingest import Ingested, ingest_into
 from dgmm.prediction import Predicted, Wanted, predict_projection, predict_samples, source_layout, with_given
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
@@ -178,6 +180,13 @@ def run_sample(settings: Sample) -> None:
         workers_of(settings.cluster) as workers,
     ):
         sample_into(store.load(model), output, workers, **drawn, settings=made_with(settings))
+
+
+def run_ingest(settings: Ingest) -> Ingested:
+    """Write what is no Zarr store as one."""
+    how = settings.model_dump(exclude={"path", "out", "overwrite"})
+    with place_at(settings.out).begin("data", overwrite=settings.overwrite, inputs=[settings.path]) as output:
+        return ingest_into(settings.path, output, **how)
 
 
 def run_predict(settings: Predict) -> Predicted:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,6 +70,30 @@ def end(process: subprocess.Popen[Any]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Hands files out by their names, and lists none."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def list_directory(self, path: Any) -> None:
+        self.send_error(404)
+
+
+@contextmanager
+def file_server(folder: Path) -> Iterator[str]:
+    """Address of a server of the files in a folder, in a thread of this process."""
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def s3_environment(address: str) -> dict[str, str]:

@@ -17,8 +17,8 @@ HOUSE: dict[str, str] = {
     "loadings factors independent gamma poisson noise student",
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "", "matching": "",
-    "data": "repositories retries runs grid cf labels units layout picks likeness codecs chunks stores samples "
-    "variables sources fingerprints",
+    "data": "repositories retries runs grid cf labels units layout picks likeness codecs chunks stores samples frames "
+    "parquet files variables sources fingerprints",
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "fold projection journal",
     "passes": "sample profile parts estep worst judge census misfits codec passes leaves",
@@ -32,6 +32,7 @@ HOUSE: dict[str, str] = {
     "drift": "baseline shifts",
     "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",
     "sampling": "",
+    "ingest": "",
     "prediction": "",
     "report": "looks maps figures steps page",
     "plot": "",
@@ -43,13 +44,14 @@ HOUSE: dict[str, str] = {
 }  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
-    "dask": {"data", "engine", "search", "estimators"},
+    "dask": {"data", "engine", "search", "estimators", "ingest"},
     "distributed": {"engine"},
-    "zarr": {"data", "store", "scoring", "sampling", "prediction", "datasets", "estimators"},
+    "zarr": {"data", "store", "scoring", "sampling", "ingest", "prediction", "datasets", "estimators"},
     "obstore": {"data", "store"},
     "icechunk": {"data", "store"},
-    "xarray": {"data", "store", "scoring", "sampling", "datasets", "api", "report", "estimators"},
-    "pandas": {"data", "fits", "store", "registry", "datasets", "words", "report", "estimators"},
+    "xarray": {"data", "store", "scoring", "sampling", "ingest", "datasets", "api", "report", "estimators"},
+    "pandas": {"ingest", "data", "fits", "store", "registry", "datasets", "words", "report", "estimators"},
+    "pyarrow": {"data"},
     "pydantic": {"config", "fits", "store", "registry", "drift", "refresh"},
     "yaml": {"yaml12"},
     "sklearn": {"search", "fitting", "estimators"},

@@ -8,6 +8,7 @@ with a stored chunk are known here and nowhere else.
 from dgmm.data.cf import apart, conventions
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.codecs import bounded, check_array
+from dgmm.data.files import is_foreign, is_text, opened_file, register_opener
 from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in, seen
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.labels import Labels, Names, is_known
@@ -16,7 +17,7 @@ from dgmm.data.repositories import Versioned, in_a_line, is_of_icechunk, told
 from dgmm.data.retries import again, content_of, delete, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
 from dgmm.data.samples import Samples, unmasked
-from dgmm.data.sources import Source, Weights, open_dataset, open_samples, register_opener
+from dgmm.data.sources import Source, Weights, open_dataset, open_samples
 from dgmm.data.stores import (
     PARTIAL,
     RECORD,
@@ -68,9 +69,11 @@ __all__ = [
     "fingerprint",
     "in_a_line",
     "in_blocks",
+    "is_foreign",
     "is_known",
     "is_of_icechunk",
     "is_run_id",
+    "is_text",
     "length_in",
     "listed",
     "local_path",
@@ -80,6 +83,7 @@ __all__ = [
     "open_dataset",
     "open_samples",
     "open_store",
+    "opened_file",
     "packing",
     "record_of",
     "register_opener",

@@ -90,7 +90,13 @@ def check_array(array: zarr.Array[Any], name: str) -> None:
     """Raise `InputError` if the metadata of an array speak of what no array has."""
     if array.ndim > MOST_DIMS:
         raise InputError(f"{name} has {array.ndim} dimensions, and arrays of more than {MOST_DIMS} are not read")
-    sizes = array.shards or array.chunks
+    try:
+        sizes = array.shards or array.chunks
+    except NotImplementedError:  # what zarr says from 3.2 on
+        raise InputError(
+            f"{name} has chunks of different lengths (a rectilinear grid), which are not read: write it with regular "
+            "ones"
+        ) from None
     _check_codecs(codecs_of(array), sizes, name, 0)
 
 

@@ -17,9 +17,10 @@ import zarr
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from dgmm.data.chunks import Stored
+from dgmm.data.parquet import Column
 from dgmm.data.retries import listed
 from dgmm.data.samples import Field, Samples
-from dgmm.data.stores import awaited
+from dgmm.data.stores import awaited, is_listed
 from dgmm.errors import InputError, ReadError, first_line, is_of_obstore
 from dgmm.types import AnyArray
 
@@ -171,6 +172,8 @@ def _of_field(field: Field, listing: Listing | None) -> Iterator[tuple[str, str]
         yield (
             ("stored chunks", _stored_chunks(stored, listing)) if snapshot is None else ("Icechunk snapshot", snapshot)
         )
+    elif isinstance(column := _innermost(data), Column):
+        yield "files", _of_files(column.table.now())
     elif isinstance(array, xr.Variable) and os.path.exists(path := str(array.encoding.get("source", ""))):
         yield "file", _of_file(os.stat(path)) if os.path.isfile(path) else _of_files(_of_folder(path))
 
@@ -179,11 +182,15 @@ def _stored_array(field: Field) -> zarr.Array[Any] | None:
     """The array of Zarr that is read, also where it lies behind a lazy variable of xarray's; None if it is none."""
     found: Any = field.array if field.stored is None or field.stored.array is None else field.stored.array
     if isinstance(found, xr.Variable):
-        found = found._data
-        while hasattr(found, "array"):  # each layer of laziness holds the next
-            found = found.array
-        found = getattr(found, "_array", None)
+        found = getattr(_innermost(found._data), "_array", None)
     return found if isinstance(found, zarr.Array) else None
+
+
+def _innermost(lazy: Any) -> Any:
+    """What lies behind what xarray reads lazily."""
+    while hasattr(lazy, "array"):  # each layer of laziness holds the next
+        lazy = lazy.array
+    return lazy
 
 
 def _contents(array: AnyArray) -> str:
@@ -215,7 +222,8 @@ def _listing(field: Field) -> Listing | None:
     store = _store_of(array)
     if isinstance(store, LocalStore):
         return _of_folder(os.path.join(store.root, array.path))
-    if isinstance(store, ObjectStore) and _snapshot(array) is None:
+    of_files = field.stored is None or is_listed(field.stored.place)
+    if isinstance(store, ObjectStore) and of_files and _snapshot(array) is None:
         within = f"{array.path}/" if array.path else ""
         objects = listed(store.store, array.path or "the source", within or None)
         return {o["path"].removeprefix(within): f"{o['size']} {o['e_tag'] or o['last_modified'].isoformat()}"

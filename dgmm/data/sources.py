@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import dask.array
 import numpy as np
@@ -19,10 +19,13 @@ import zarr.storage
 from dgmm.data.cf import PLACING, apart, areas_of, named
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.codecs import bounded
+from dgmm.data.files import children, opened_file
+from dgmm.data.frames import Frame, features_in, is_column, is_frame, opened_frame, values_of
 from dgmm.data.labels import Labels
 from dgmm.data.layout import Layout, shortened
+from dgmm.data.parquet import is_parquet
 from dgmm.data.samples import Field, Samples, unmasked
-from dgmm.data.stores import awaited, members, obstore_errors, open_store
+from dgmm.data.stores import awaited, is_listed, members, obstore_errors, open_store
 from dgmm.data.variables import (
     FeatureDims,
     Origin,
@@ -44,31 +47,17 @@ MOST_COORDINATE, MOST_CHUNKS = 2**30, 2**20
 AREA = "area"
 #: What can be handed in as data.
 Weights = str | xr.DataArray | zarr.Array[Any] | dask.array.Array | np.ndarray[Any, Any]
-#: Opens what lies at a path or URL.
-Opener = Callable[[str], Any]
-Source = str | os.PathLike[str] | zarr.Array[Any] | xr.Dataset | xr.DataArray | dask.array.Array | np.ndarray[Any, Any]
-
-#: By a scheme or a suffix, those who open what is no Zarr store.
-OPENERS: dict[str, Opener] = {}
-
-
-def register_opener(mark: str, opener: Opener) -> None:
-    """Have paths and URLs of one kind opened by a function.
-
-    Parameters
-    ----------
-    mark : str
-        A scheme such as ``icechunk://``, or a suffix such as ``.npy``.
-    opener : callable
-        Takes the path or URL, and returns anything else that `open_samples` takes; raises `InputError` if it cannot.
-    """
-    OPENERS[mark] = opener
-
-
-def opener_of(place: str) -> Opener | None:
-    """Who opens a path or URL; None for a Zarr store."""
-    marks = (mark for mark in OPENERS if (place.startswith(mark) if mark.endswith("://") else place.endswith(mark)))
-    return next((OPENERS[mark] for mark in marks), None)
+Source: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | zarr.Array[Any]
+    | xr.Dataset
+    | xr.DataArray
+    | xr.DataTree
+    | dask.array.Array
+    | np.ndarray[Any, Any]
+    | Frame
+)
 
 
 def open_samples(
@@ -80,15 +69,18 @@ def open_samples(
     labels: Weights | None = None,
     decoder: Decoder = "zarr",
     missing_chunks: MissingChunks = "raise",
+    group: str | None = None,
+    open: Mapping[str, Any] | None = None,
+    storage: Mapping[str, Any] | None = None,
     like: Layout | None = None,
 ) -> Samples:
     """See a source as samples of d features.
 
     Parameters
     ----------
-    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
-        A Zarr store (format 2 or 3) holding one array or a group that xarray reads, or the data themselves; what lies
-        at other paths and URLs is opened by those who are registered for it, see `register_opener`.
+    source : path, URL, zarr.Array, xarray object, dask.array.Array, ndarray, or DataFrame of pandas or polars
+        A Zarr store (format 2 or 3) holding one array or a group that xarray reads, Parquet, NetCDF, or the data
+        themselves; what lies at other paths and URLs is opened by those who are registered, see `register_opener`.
     variables : sequence of str, optional
         Variables of a dataset: those that have ``feature_dim`` hold a feature for each place along it, the others are
         one each. All by default. With ``like``, as many as its variables and none called like one of them stand for
@@ -107,6 +99,12 @@ def open_samples(
     missing_chunks : {"raise", "fill"}
         What becomes of chunks that are not in a store given by its path or URL: reading them is refused, or they are
         read as the array's fill value. A writer may have left out those that hold nothing else.
+    group : str, optional
+        The group of a store, a file or a DataTree in which the arrays are.
+    open : mapping, optional
+        Keyword arguments of `xarray.open_dataset`, which opens what lies at the path then.
+    storage : mapping, optional
+        How an object store is reached: ``anonymous``, ``region``, ``endpoint``.
     like : Layout, optional
         How other samples were opened, those of a model: takes the place of ``variables`` and ``feature_dim`` where
         neither says otherwise.
@@ -127,16 +125,25 @@ def open_samples(
         raise InputError(f"unknown missing_chunks {missing_chunks!r}: use {' or '.join(get_args(MissingChunks))}")
     opened: Any = source
     place = None
-    named = True
+    named, table = True, False
     origin: Origin = partial(Stored, name)
     if isinstance(source, (str, os.PathLike)):
-        opener = opener_of(name)
-        if opener is None:
+        opened = opened_file(name, open, group, storage)
+        table = isinstance(opened, xr.Dataset) and is_parquet(name)
+        if opened is None:
+            place = name = name if group is None else f"{name.rstrip('/')}/{group.strip('/')}"
             with bounded(DECODERS[decoder]):
-                opened = open_store(source, watched=True)
-            place = name
-        else:
-            opened = opener(name)
+                opened = open_store(name, watched=True, storage=storage)
+    elif open is not None or storage is not None or (group is not None and not isinstance(source, xr.DataTree)):
+        raise InputError(
+            f"open, storage and group are for paths and URLs: leave them out for a {type(source).__name__}"
+        )
+    elif is_frame(source):
+        opened = opened_frame(source)
+        table = isinstance(opened, xr.Dataset)
+        weights, labels = (values_of(c) if is_column(c) else c for c in (weights, labels))
+    if isinstance(opened, xr.DataTree):
+        opened = node_of(opened, name, group)
     if isinstance(opened, (zarr.Array, zarr.Group)):
         # what somebody else has opened may leave chunks out
         where, missing = (str(opened.store), "fill") if place is None else (place, missing_chunks)
@@ -175,6 +182,8 @@ def open_samples(
                     )
                 given[what] = opened[column]
                 fields[what] = field_of(what, opened[column].variable, partial(origin, column))
+        if table and not variables and (like is None or not like.variables):
+            variables = features_in(name, opened, (c for c in (weights, labels) if isinstance(c, str)))
         if not variables:
             opened = opened.drop_vars({c for c in (weights, labels) if isinstance(c, str)} & set(opened.data_vars))
         samples = from_dataset(name, opened, variables, feature_dim, origin, like)
@@ -189,6 +198,25 @@ def open_samples(
         if isinstance(column, str):
             raise InputError(f"{name} is a single array: hand in the {what} as an array, not as {column!r}")
     return _with_known(from_array(name, opened, feature_dim, origin, like), weights, labels, {})
+
+
+def node_of(tree: xr.DataTree, name: str, group: str | None) -> xr.Dataset:
+    """The dataset of a node; `InputError` if there is no such node."""
+    try:
+        node: Any = tree if group is None else tree[group]
+    except KeyError:
+        node = None
+    if not isinstance(node, xr.DataTree):
+        raise InputError(f"no node {group!r} in the {name}: it has {children(tree) or 'none'}")
+    if not node.data_vars:
+        raise InputError(nothing_in(name, node))
+    return node.to_dataset()
+
+
+def nothing_in(name: str, tree: Any) -> str:
+    """What to say of a group without arrays: which of its groups have some."""
+    groups = children(tree)
+    return f"{name} holds no variables" + (f", but groups that do, {groups}: name one (group)" if groups else "")
 
 
 def _stored(
@@ -299,13 +327,29 @@ def open_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def _open_dataset(name: str, group: zarr.Group) -> xr.Dataset:
+    # where nothing is listed one file says what there is
+    consolidated = not is_listed(name)
+    if consolidated and not has_list(group):
+        raise InputError(
+            f"{name} cannot be listed, as nothing can over https, and has no list of its arrays: have "
+            "zarr.consolidate_metadata write one, or name a single array"
+        )
     check_coordinates(group, name)
     with obstore_errors(name), awaited(name):
         try:
-            return xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=False)
+            found = xr.open_zarr(group.store, group=group.path or None, chunks=None, consolidated=consolidated)
         except OSError:
             raise
         except Exception as error:  # whatever attributes that are damaged lead to
             if is_of_obstore(error):
                 raise
             raise InputError(f"xarray cannot read {name}: {one_line(error)}") from None
+    if not found.data_vars:
+        raise InputError(nothing_in(name, group))
+    return found
+
+
+def has_list(group: zarr.Group) -> bool:
+    """Whether a group says which arrays are in it."""
+    metadata: Any = group.metadata
+    return getattr(metadata, "consolidated_metadata", None) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,9 +21,13 @@ from dgmm.errors import InputError, first_line, is_of_obstore, one_line, without
 from dgmm.waits import Patience
 
 #: Where Zarr stores may be, beside local paths.
-SCHEMES = ("s3", "gs", "az", "file")
+SCHEMES = ("s3", "gs", "az", "https", "http", "file")
+#: Those that are only read from, file by file: nothing can be listed there.
+READ_ONLY = ("https", "http")
 #: How the variables of the environment begin that are settings of an object store.
 PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
+#: What may be said of an object store beside the environment, and what obstore calls it. None of it is a secret.
+STORAGE = {"anonymous": "skip_signature", "region": "region", "endpoint": "endpoint"}
 #: How long object stores are waited for, unless the environment says otherwise (AWS_READ_TIMEOUT and so on): for a
 #: connection, for the next bytes (or for the answer, while something is sent), and for a whole object, which may be
 #: large and the line slow.
@@ -43,9 +47,11 @@ PARTIAL, RECORD = ".partial", "dgmm-run.json"
 METADATA, MOST_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"), 2**27
 
 
-def open_store(source: str | os.PathLike[str], *, watched: bool = False) -> zarr.Array[Any] | zarr.Group:
+def open_store(
+    source: str | os.PathLike[str], *, watched: bool = False, storage: Mapping[str, Any] | None = None
+) -> zarr.Array[Any] | zarr.Group:
     """Open a Zarr store for reading; `watched` if what is not a local file shall go through `Watched`."""
-    place = store_at(source, read_only=True)
+    place = store_at(source, read_only=True, storage=storage)
     if isinstance(place, str):
         check_metadata_files(place)
     elif watched:
@@ -125,8 +131,8 @@ def awaited(place: str | os.PathLike[str]) -> Patience:
     return Patience(lambda: f"{os.fspath(place)} to answer")
 
 
-def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
-    """The zarr store of a path or URL; for reading it must exist."""
+def store_at(source: str | os.PathLike[str], *, read_only: bool, storage: Mapping[str, Any] | None = None) -> Any:
+    """The zarr store of a path or URL; for reading it must exist. How a URL is reached is known from `STORAGE`."""
     url = os.fspath(source)
     within = Versioned.of(url)
     if within is not None:
@@ -135,6 +141,8 @@ def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
         return within.store()
     path = local_path(url)
     if path is not None:
+        if storage:
+            raise InputError(f"storage ({', '.join(storage)}) is for URLs, and {url} is a path: leave it out")
         if read_only and not os.path.exists(path):
             raise InputError(f"no such store: {url}{unfinished(url)}")
         return path
@@ -142,15 +150,50 @@ def store_at(source: str | os.PathLike[str], *, read_only: bool) -> Any:
     import obstore.store
 
     retries: Any = RETRIES
-    options: Any = client_options(url.split("://")[0])
+    scheme = url.split("://")[0]
+    if scheme in READ_ONLY and not read_only:
+        raise InputError(f"cannot write to {url}: name a path or one of {_urls(set(SCHEMES) - set(READ_ONLY))}")
+    options: Any = client_options(scheme)
+    config: Any = storage_config(url, storage)
+    if str(config.get("endpoint", url)).startswith("http://"):
+        options["allow_http"] = "true"
     with obstore_errors(url):
-        objects = obstore.store.from_url(url, client_options=options, retry_config=retries)
+        more = {"config": config} if config else {}
+        objects = obstore.store.from_url(url, client_options=options, retry_config=retries, **more)
         return Patient(objects, read_only=read_only)
+
+
+def storage_config(url: str, storage: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What obstore is told of an object store beside the environment.
+
+    Raises
+    ------
+    InputError
+        If something else is asked for: that may be a secret, and what is asked for is written into outputs.
+    """
+    asked = {name: value for name, value in (storage or {}).items() if value is not None}
+    scheme = url.split("://")[0]
+    known = {"s3": STORAGE, "az": {"anonymous", "endpoint"}, "gs": {"anonymous"}}.get(scheme, {})
+    wrong = sorted(set(asked) - set(known))
+    if wrong:
+        raise InputError(
+            f"storage.{wrong[0]} is not for {scheme}://: it takes {', '.join(sorted(known)) or 'nothing'}; keys and "
+            "other secrets are taken from the environment (AWS_..., GOOGLE_..., AZURE_...)"
+        )
+    if not isinstance(asked.get("anonymous", True), bool):
+        raise InputError("storage.anonymous is true or false")
+    for name in {"region", "endpoint"} & asked.keys():
+        # a value that is none is not shown: it may be a secret in the wrong place
+        if not isinstance(asked[name], str) or without_secrets(asked[name]) != asked[name]:
+            raise InputError(f"storage.{name} is a text without a password, such as https://host:9000")
+    return {STORAGE[name]: value for name, value in asked.items()}
 
 
 def client_options(scheme: str) -> dict[str, str]:
     """How the object stores of a scheme are talked to: with time limits, and as the environment says."""
-    found = {name: os.environ.get(PREFIXES[scheme] + name.upper()) for name in CLIENT_OPTIONS}
+    prefix = PREFIXES.get(scheme)
+    names = CLIENT_OPTIONS if prefix else ()
+    found = {name: os.environ.get(f"{prefix}{name.upper()}") for name in names}
     return TIMEOUTS | {name: value for name, value in found.items() if value is not None}
 
 
@@ -162,9 +205,18 @@ def check_url(url: str) -> None:
             "taken from it; give them in the environment (AWS_..., GOOGLE_..., AZURE_...)"
         )
     if url.split("://")[0] not in SCHEMES or "::" in url:
-        raise InputError(f"cannot open {url}: use a path or one of {', '.join(s + '://' for s in SCHEMES)}")
+        raise InputError(f"cannot open {url}: use a path or one of {_urls(SCHEMES)}")
     if importlib.util.find_spec("obstore") is None:
         raise InputError(f"{url} needs obstore: pip install dgmm[cloud]")
+
+
+def _urls(schemes: Iterable[str]) -> str:
+    return ", ".join(f"{scheme}://" for scheme in SCHEMES if scheme in schemes)
+
+
+def is_listed(place: str | os.PathLike[str]) -> bool:
+    """Whether what lies at a path or URL can be listed: not where files are only handed out by their names."""
+    return os.fspath(place).split("://")[0] not in READ_ONLY or "://" not in os.fspath(place)
 
 
 def local_path(place: str | os.PathLike[str]) -> str | None:
@@ -180,13 +232,13 @@ def local_path(place: str | os.PathLike[str]) -> str | None:
     return unquote(parts.path)
 
 
-def object_at(url: str) -> tuple[Any, str]:
+def object_at(url: str, storage: Mapping[str, Any] | None = None, *, read_only: bool = False) -> tuple[Any, str]:
     """The obstore store and the key in it of a URL; the store is that of the folder."""
     scheme, _, rest = url.partition("://")
     parts = [part for part in rest.split("/") if part]
     if len(parts) < 2:
         raise InputError(f"{url} is a whole bucket: name a place within it")
-    folder = store_at(f"{scheme}://{'/'.join(parts[:-1])}", read_only=False)
+    folder = store_at(f"{scheme}://{'/'.join(parts[:-1])}", read_only=read_only, storage=storage)
     return folder.store, parts[-1]
 
 
@@ -195,6 +247,8 @@ def record_of(place: str | os.PathLike[str]) -> Run | None:
     within = Versioned.of(place)
     place = place if within is None else within.staging
     path = local_path(place)
+    if not is_listed(place):  # nobody writes there
+        return None
     try:
         if path is not None:
             with open(os.path.join(path.rstrip("/") + PARTIAL, RECORD), "rb") as file:

@@ -10,7 +10,7 @@ import zarr
 import dgmm
 from dgmm.cli import main
 from dgmm.data import open_samples, register_opener
-from dgmm.data.sources import OPENERS
+from dgmm.data.files import OPENERS
 from tests.data import toy_source
 
 
