@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from dgmm import store
@@ -144,11 +145,15 @@ def journal_beside(
     )
 
 
-def run_score(settings: Score, attributes: Mapping[str, Any] | None = None) -> Scored:
-    """Score and write the scores, with the version that an alias stands for now and with what else is said of them."""
+def run_score(settings: Score, attributes: Mapping[str, Any] | None = None, *, any_units: bool = False) -> Scored:
+    """Score and write the scores, with the version that an alias stands for now and with what else is said of them.
+
+    Units that differ from those of the model's data are refused, unless somebody has judged them (``any_units``).
+    """
     settings = settings.model_copy(update={"model": store.model_at(settings.model)})
     fit = store.load(settings.model)
     samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
+    samples = replace(samples, any_units=any_units)
     if settings.interpolate:
         samples = samples.like(fit.features, fit.layout, interpolate=True)
     replaces = settings.overwrite or settings.extend

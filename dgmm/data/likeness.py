@@ -48,6 +48,8 @@ class Asked:
         Of the data that the model was fitted to; None if that was not kept.
     interpolate : bool
         Whether other labels along a dimension are interpolated to the model's.
+    any_units : bool
+        Whether units that differ are taken for the model's.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Asked:
     layout: Layout
     wanted: Layout | None
     interpolate: bool = False
+    any_units: bool = False
 
     def likeness(self) -> Likeness:
         """How to get the model's features; raises `InputError` if these are others, or it cannot be told."""
@@ -205,7 +208,7 @@ class Asked:
 
     def _check_unit(self, what: str, ours: str, theirs: str) -> None:
         """Refuse a unit that is known on both sides and differs."""
-        if ours and theirs and not same_units(ours, theirs):
+        if ours and theirs and not self.any_units and not same_units(ours, theirs):
             raise InputError(
                 f"{what} of {self.name} has the units {ours!r}, and the model was fitted to {theirs!r}: convert it, or "
                 "correct the attribute (units) where that is wrong"

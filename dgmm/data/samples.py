@@ -120,6 +120,8 @@ class Samples:
         How much each sample counts, along some of the dimensions of the grid or all; None where all count the same.
     labels : Labels or None
         The classes that samples are known to be of; None where nobody asks.
+    any_units : bool
+        Whether their units are taken for those of a model, where somebody has said so.
     """
 
     name: str
@@ -133,6 +135,7 @@ class Samples:
     axes: tuple[xr.DataArray, ...] = ()
     weights: Field | None = None
     labels: Labels | None = None
+    any_units: bool = False
     #: Attributes for all that lies on the grid: by what it is projected, how large its cells are, its coordinates.
     said: dict[str, Any] = dataclasses.field(default_factory=dict)
     #: Where the grid begins along the first dimension of what is read.
@@ -248,7 +251,8 @@ class Samples:
         InputError
             If they are other features, or have other units, or it cannot be told.
         """
-        found = Asked(self.name, self.features, tuple(features), self.layout, layout, interpolate).likeness()
+        asked = Asked(self.name, self.features, tuple(features), self.layout, layout, interpolate, self.any_units)
+        found = asked.likeness()
         same = found.fields == tuple(range(len(self.fields))) and not any(found.picks)
         if same:
             return self

@@ -90,8 +90,9 @@ class StreamedMixture(Streamed, Bridge):
         y : Ignored
             There by convention.
         feature_dims : str or sequence of str, optional
-            The dimensions of an xarray object along which the features lie; several are stacked. By default the last
-            dimension of a DataArray and the variables of a Dataset. Remembered for prediction.
+            The dimensions of an xarray object along which the features lie; several are stacked. Of several variables
+            of a Dataset those that have one of them hold a feature for each place along it, the others are one each.
+            By default the last dimension of a DataArray and the variables of a Dataset. Remembered for prediction.
 
         Returns
         -------

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from dgmm.data import Samples, apart, comparable, matching_order, open_samples, shortened, stored_chunks
+from dgmm.data import Layout, Samples, apart, comparable, matching_order, open_samples, shortened, stored_chunks
 from dgmm.errors import InputError
 from dgmm.passes import Sample, row_hashes
 from dgmm.types import AnyArray, FloatArray
@@ -48,16 +48,19 @@ class Features:
         The coordinate along the one dimension of features, if there is any: strings, numbers or times.
     given : bool
         Whether the dimensions were asked for by name, so that no other will do.
+    layout : Layout or None
+        Where variables of a dataset lie along dimensions of their own, how they do.
     """
 
     dims: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     labels: AnyArray | None = None
     given: bool = False
+    layout: Layout | None = None
 
 
 def named_features(x: Chunked, dims: str | Sequence[str] | None) -> Features:
-    """The features of what a model is fitted to.
+    """The features of what a model is fitted to: of several variables those along the dimensions, side by side.
 
     Parameters
     ----------
@@ -88,15 +91,42 @@ def named_features(x: Chunked, dims: str | Sequence[str] | None) -> Features:
             _check_alike(x, variables)
             return Features((), variables)
         if len(variables) != 1:
-            raise InputError(
-                f"feature_dims={dims!r} needs one variable, not {', '.join(variables)}: choose one (ds[name])"
-            )
+            samples = open_samples(_bare(x, wanted), variables, wanted)
+            return Features(wanted, samples.features, None, True, samples.layout)
         x = x[variables[0]]
     _check_dimensions(x)
     found = wanted or tuple(map(str, x.dims[-1:]))
     labels = _labels(x, found[0]) if len(found) == 1 else None
     names = labels.tolist() if labels is not None and labels.dtype.kind == "U" else []
     return Features(found, tuple(names), labels, bool(wanted))
+
+
+def _bare(x: xr.Dataset, dims: Sequence[str]) -> xr.Dataset:
+    """Without coordinates but those of the features."""
+    return x.drop_vars([c for c in x.coords if c not in dims])
+
+
+def _told_apart(x: xr.Dataset, features: Features, labels: Any = None, weights: Any = None) -> Samples:
+    """Samples of variables along dimensions of their own, with the features of the fit."""
+    bare = _bare(x, features.dims)
+    samples = open_samples(bare, feature_dim=features.dims, like=features.layout, labels=labels, weights=weights)
+    return samples.like(features.names, features.layout)
+
+
+def _side_by_side(x: xr.Dataset, features: Features) -> tuple[xr.DataArray, str]:
+    """Variables along dimensions of their own as one array."""
+    samples = _told_apart(x, features)
+    dim = STACKED if STACKED not in x.dims else f"{STACKED}_"
+    lazy = chunked_as_stored(x[list(samples.layout.variables)], features.dims)
+    parts = []
+    for name, field in zip(samples.layout.variables, samples.fields, strict=True):
+        part = lazy[name].rename(None).drop_vars([c for c in x.coords if field.inner in x[c].dims], errors="ignore")
+        if field.inner is None:
+            part = part.expand_dims({dim: 1})
+        elif field.pick is not None:
+            part = part.isel({field.inner: list(field.pick.low)})
+        parts.append(part.rename({} if field.inner is None else {field.inner: dim}).transpose(*samples.dims, dim))
+    return xr.concat(parts, dim, coords="minimal", compat="override", join="override"), dim
 
 
 def _check_variables(x: xr.Dataset) -> None:
@@ -140,6 +170,8 @@ def as_array(given: xr.DataArray | xr.Dataset, features: Features) -> tuple[xr.D
     if isinstance(given, xr.Dataset):
         given = apart(given)
         _check_variables(given)
+        if features.layout is not None:
+            return _side_by_side(given, features)
         known = ", ".join(map(str, given.data_vars))
         if features.names and not features.dims:
             missing = [name for name in features.names if name not in given]
@@ -242,6 +274,8 @@ def samples_of(x: Chunked, features: Features, labels: Any = None, weights: Any 
         return open_samples(x, labels=labels, weights=weights)
     if isinstance(x, xr.Dataset) and features.names and not features.dims:
         return open_samples(x.drop_vars(list(x.coords)), features.names, labels=labels, weights=weights)
+    if isinstance(x, xr.Dataset) and features.layout is not None:
+        return _told_apart(x, features, labels, weights)
     array, dim = as_array(x, features)
     array = array.drop_vars([c for c in array.coords if c != dim])
     return open_samples(array, feature_dim=dim, labels=labels, weights=weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 
 from dgmm import store
 from dgmm.config import Refresh, Score
@@ -43,6 +44,9 @@ def guard_stage(job: Refresh) -> str:
     """See that the data are made as they were the last night, that none are gone, and that something was written."""
     state, last = State.of(job), last_night(job.out)
     name, now = state.samples.name, Structure.of(state.samples)
+    if last is None and state.champion is not None and not job.accept_changes:
+        fit = state.champion.fit
+        replace(state.samples, any_units=False).like(fit.features, fit.layout)
     if last is not None:
         for change in check_structure(name, last.structure, now, accept=job.accept_changes):
             logger.warning("%s is not as it was the last night, and is taken as it is: %s", name, change)
@@ -158,7 +162,7 @@ def score_stage(job: Refresh) -> Scored:
         raise DgmmError(f"{job.data.path} was changed since the night began: run the same again")
     night = night.model_copy(update={"version": state.champion.version})
     wanted = stage(Score, job, model=Registry(job.registry).model(state.champion.version), extend=True)
-    return run_score(wanted, {ATTRIBUTE: night.to_json})
+    return run_score(wanted, {ATTRIBUTE: night.to_json}, any_units=True)
 
 
 def verify_stage(job: Refresh) -> Verdict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dgmm import store
@@ -54,7 +54,8 @@ class State:
         """Of a job, as of now."""
         champion = champion_of(job)
         fit = None if champion is None else champion.fit
-        samples = samples_of(job.data, fit)
+        # units are judged by whoever guards what a night begins with
+        samples = replace(samples_of(job.data, fit), any_units=True)
         source = fingerprint(samples)
         return cls(champion, samples if fit is None else samples.like(fit.features, fit.layout), source)
 

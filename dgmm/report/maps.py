@@ -13,7 +13,8 @@ from matplotlib.collections import PathCollection
 from dgmm.types import FloatArray
 
 #: Names and units of the vertical and the horizontal axis of a map.
-LATITUDE, LONGITUDE = ("lat", "latitude", "degrees_north"), ("lon", "longitude", "degrees_east")
+LATITUDE = ("lat", "latitude", "degrees_north", "degree_north")
+LONGITUDE = ("lon", "longitude", "degrees_east", "degree_east")
 #: Points of all markers together, in square points of print, and of the largest and the smallest.
 AREA, LARGEST, SMALLEST = 60_000.0, 30.0, 0.5
 

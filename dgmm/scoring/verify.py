@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -262,7 +262,8 @@ def verify_anew(
             f"{scores.path} was scored with the model {scores.head['model'][:16]}, and this one is "
             f"{digest(model.mixture)[:16]}: name that one (--model)"
         )
-    samples = samples.like(model.features, model.layout)
+    # whoever scored them has judged their units
+    samples = replace(samples, any_units=True).like(model.features, model.layout)
     samples = samples.recut(written.grid.segment) or samples
     if samples.grid != written.grid:
         raise InputError(

@@ -153,6 +153,23 @@ def test_a_models_features_are_put_in_order(change: Callable[[xr.Dataset], xr.Da
             assert samples.layout.as_spans()[0].names == ("T@10", "T@50.5", "T@1000")
 
 
+def test_what_was_put_in_order_is_put_in_another() -> None:
+    """Of one variable as of several, and after an interpolation."""
+    for variables in (["T"], list("TS")):
+        first, second = (open_samples(sea().isel(depth=order), variables, "depth") for order in ([1, 2, 0], [2, 0, 1]))
+        samples = open_samples(sea(), variables, "depth").like(first.features, first.layout)
+        np.testing.assert_array_equal(everything(samples), everything(first))
+        samples = samples.like(second.features, second.layout)
+        np.testing.assert_array_equal(everything(samples), everything(second))
+        between = open_samples(sea().interp(depth=[20.0, 15.0, 60.0]), variables, "depth")
+        turned = open_samples(sea().interp(depth=[60.0, 20.0, 15.0]), variables, "depth")
+        samples = open_samples(sea(), variables, "depth")
+        samples = samples.like(first.features, first.layout).like(between.features, between.layout, interpolate=True)
+        np.testing.assert_allclose(everything(samples), everything(between), rtol=1e-6)
+        samples = samples.like(turned.features, turned.layout)
+        np.testing.assert_allclose(everything(samples), everything(turned), rtol=1e-6)
+
+
 REFUSED: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
     "another level": (
         lambda d: d.assign_coords(depth=[10.0, 50.5, 900.0]),

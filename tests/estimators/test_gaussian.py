@@ -548,6 +548,36 @@ def test_ocean_profiles_there_and_back() -> None:
     assert labels.attrs["long_name"].startswith("most probable component")
 
 
+@pytest.mark.parametrize("how", ["memory", "dask", "store"])
+def test_variables_along_dimensions_are_side_by_side(how: str, tmp_path: Any) -> None:
+    """As their matrix is for scikit-learn; levels and variables in another order are put in the model's."""
+    r = np.random.default_rng(2)
+    t, s, h = r.normal(size=(60, 3)), r.normal(size=(3, 60)) + np.repeat([0, 4], 30), r.normal(size=60)
+    data = xr.Dataset({"t": (("n", "z"), t), "s": (("z", "n"), s), "h": ("n", h)}, coords={"z": [0.0, 5.0, 9.0]})
+    place = {"lat": ("n", np.arange(60.0)), "kind": ("z", [1, 2, 3])}
+    data = data.assign_coords(place)
+    turned = data.isel(z=[2, 0, 1])[["t", "s", "h"]]
+    if how == "dask":
+        data, turned = data.chunk(n=20), turned.chunk(n=20)
+    if how == "store":
+        data.to_zarr(tmp_path / "d.zarr", consolidated=False)
+        data = xr.open_zarr(tmp_path / "d.zarr", consolidated=False, chunks=None)
+        turned = data.isel(z=[2, 0, 1])
+    flat = np.concatenate([h[:, None], s.T, t], axis=1)
+    model = dgmm.GaussianMixture(2, random_state=0).fit(data, feature_dims="z")
+    assert list(model.feature_names_in_) == ["h", "s@0", "s@5", "s@9", "t@0", "t@5", "t@9"]
+    theirs = plain(n_components=2, random_state=0).fit(flat)
+    assert_same(model, theirs)
+    for x in (data, turned):
+        found = model.score_samples(x)
+        assert found.dims == ("n",)
+        assert (found.chunks is None) == (how == "memory")
+        assert_allclose(found.values, theirs.score_samples(flat), rtol=1e-9)
+        assert "lat" in found.coords
+    with pytest.raises(dgmm.InputError, match=r"7 \(h, s@0, s@5"):
+        model.predict(data.assign_coords(z=[0.0, 5.0, 8.0]))
+
+
 def test_features_of_xarray_objects(tmp_path: Any) -> None:
     r = np.random.default_rng(1)
     cube = xr.DataArray(r.normal(size=(40, 2, 30, 3)), dims=("t", "level", "station", "gas"))

@@ -83,6 +83,9 @@ def test_data_that_are_made_in_another_way_are_refused_unless_somebody_says_so(
         run_refresh(job)
     assert said in str(error.value)
     assert (tmp_path / f"scores.zarr{NOTE}").stat().st_mtime_ns == before, "before any work"
+    if what == "units":  # where there was no last night it is the champion that knows
+        with pytest.raises(InputError, match=r"t of .* has the units 'degC', and the model was fitted to 'K'"):
+            run_refresh(job.model_copy(update={"out": str(tmp_path / "others.zarr")}))
     with caplog.at_level(logging.WARNING, "dgmm"):
         run_refresh(job.model_copy(update={"accept_changes": True}))
     assert said in caplog.text
