@@ -175,6 +175,9 @@ class Within(WrapperStore[Store]):
     def _with_store(self, store: Store) -> Within:
         return Within(store, self.path)
 
+    def __str__(self) -> str:
+        return f"icechunk:{self.path}"
+
     def _key(self, key: str) -> str:
         return f"{self._below}{key}"
 
