@@ -13,7 +13,7 @@ from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.labels import Labels, Names, is_known
 from dgmm.data.layout import Layout, Span, comparable, matching_order, shortened
-from dgmm.data.repositories import Versioned, in_a_line, is_of_icechunk, told
+from dgmm.data.repositories import Versioned, in_a_line, is_of_icechunk
 from dgmm.data.retries import again, content_of, delete, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
 from dgmm.data.samples import Samples, unmasked
@@ -91,7 +91,6 @@ __all__ = [
     "shortened",
     "store_at",
     "stored_chunks",
-    "told",
     "unfinished",
     "unmasked",
 ]

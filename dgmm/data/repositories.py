@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ def is_of_icechunk(error: Exception) -> bool:
 
 def in_a_line(error: Exception) -> str:
     """What Icechunk says, without where in it that was."""
-    lines = [line.strip(" x×|") for line in str(error).splitlines()]
+    lines = [re.sub(r"^\s*[x×|]\s+", "", line).strip() for line in str(error).splitlines()]
     return next(filter(None, lines), type(error).__name__)[:300]
 
 
@@ -174,6 +175,9 @@ class Within(WrapperStore[Store]):
 
     def _with_store(self, store: Store) -> Within:
         return Within(store, self.path)
+
+    def __str__(self) -> str:
+        return f"icechunk:{self.path}"
 
     def _key(self, key: str) -> str:
         return f"{self._below}{key}"

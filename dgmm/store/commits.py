@@ -11,7 +11,7 @@ from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from dgmm.data import Run, Versioned, in_a_line, is_of_icechunk, local_path, told
+from dgmm.data import Run, Versioned, in_a_line, is_of_icechunk, local_path
 from dgmm.errors import DgmmError, InputError
 from dgmm.store.local import LocalOutput, LocalPlace
 from dgmm.store.places import ROOT, Output
@@ -38,10 +38,7 @@ def found_in(within: Versioned) -> State:
         strange = folder is not None and os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder))
         detail = f"cannot be made: {folder} is no repository of Icechunk"
         return State(Status.STRANGE, detail=detail) if strange else State(Status.ABSENT)
-    try:
-        store = within.store()
-    except InputError as error:
-        return State(Status.STRANGE, detail=f"cannot be looked at: {error}")
+    store = within.store()
 
     async def look() -> tuple[bytes | None, list[str]]:
         root = await store.get(ROOT, default_buffer_prototype())
@@ -66,25 +63,26 @@ def commit(name: str, within: Versioned, source: Any, output: Output) -> str:
     output : Output
         Says whether it is still to be written.
     """
-    with told(name):
+    try:
+        repository = within.repository(create=True)
         import icechunk
 
-        session = within.repository(create=True).writable_session(within.ref)
+        session = repository.writable_session(within.ref)
         about = sync(_copy(source, session.store, within.path))
         output.writer.check()
-        try:
-            # what others have committed meanwhile elsewhere in the repository stays
-            return str(
-                session.commit(
-                    message_of(about, output.what),
-                    {"dgmm_run": output.run.id, "model": str(about.get("model", ""))},
-                    rebase_with=icechunk.ConflictDetector(),
-                )
+        # what others have committed meanwhile elsewhere in the repository stays
+        return str(
+            session.commit(
+                message_of(about, output.what),
+                {"dgmm_run": output.run.id, "model": str(about.get("model", ""))},
+                rebase_with=icechunk.ConflictDetector(),
             )
-        except Exception as error:
-            if not is_of_icechunk(error):
-                raise
-            raise DgmmError(f"{name} cannot be committed: {in_a_line(error)}; run the same again") from error
+        )
+    except Exception as error:
+        if not isinstance(error, InputError) and not is_of_icechunk(error):
+            raise
+        # no mistake of who asked for it: what was made is kept for the next try
+        raise DgmmError(f"{name} cannot be committed: {in_a_line(error)}; run the same again") from error
 
 
 def message_of(about: dict[str, Any], what: str) -> str:

@@ -159,6 +159,24 @@ def test_an_interrupted_run_leaves_no_commit_and_another_goes_on(
     assert beside(place) == []
 
 
+def test_what_could_not_be_committed_is_not_scored_again(
+    place: str, repository: icechunk.Repository, fit: dgmm.Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, before = f"{place}|icechunk:@branch.main/scores", messages(repository)
+
+    async def fail(*_: object) -> None:
+        raise icechunk.IcechunkError("the bucket is gone\n | context: ...")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dgmm.store.commits._copy", fail)
+        with pytest.raises(DgmmError, match=r"cannot be committed: the bucket is gone; run the same again$"):
+            dgmm.score(fit, dataset(), out)
+    assert messages(repository) == before
+    monkeypatch.setattr("dgmm.scoring.bulk.ScoreSegment._write", None)
+    dgmm.score(fit, dataset(), out)
+    assert dgmm.verify(out, data=True).is_sound
+
+
 def test_what_others_commit_meanwhile_stays(
     place: str, repository: icechunk.Repository, fit: dgmm.Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +247,8 @@ def test_only_branches_are_written_to(local: str, fit: dgmm.Fit, tmp_path: Path)
     for place in ("@tag.v1/s", "@ABC/s", "@branch.main"):
         with pytest.raises(InputError, match="name a branch, and a path in it"):
             dgmm.score(fit, dataset(), f"{local}|icechunk:{place}")
+    with pytest.raises(InputError, match=r"cannot open .*@branch\.box: ref not found `box`$"):
+        dgmm.score(fit, dataset(), f"{local}|icechunk:@branch.box/s")
     with pytest.raises(InputError, match="a model is not written into a repository of Icechunk"):
         dgmm.save(fit, f"{local}|icechunk:m")
     (tmp_path / "folder").mkdir()
@@ -244,6 +264,12 @@ def test_chunks_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ReadError, match=r"chunk \(0, 0\) of a in .* is not there"):
         dgmm.train(f"{path}|icechunk:g", n_components=1)
     assert dgmm.train(f"{path}|icechunk:g", n_components=1, missing_chunks="fill").n_samples == 450
+
+
+def test_the_extra_is_named_where_it_is_missing(local: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs icechunk: pip install dgmm\[icechunk\]"):
+        open_samples(f"{local}|icechunk:{GROUP}")
 
 
 def test_places_in_a_repository() -> None:
