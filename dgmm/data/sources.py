@@ -17,7 +17,7 @@ import zarr
 import zarr.storage
 
 from dgmm.data.chunks import Stored, Watched
-from dgmm.data.codecs import bounded
+from dgmm.data.codecs import bounded, regular, unreadable
 from dgmm.data.files import children, opened_file
 from dgmm.data.frames import Frame, features_in, is_column, is_frame, opened_frame, values_of
 from dgmm.data.labels import Labels
@@ -130,6 +130,8 @@ def open_samples(
         weights, labels = (values_of(c) if is_column(c) else c for c in (weights, labels))
     if isinstance(opened, xr.DataTree):
         opened = node_of(opened, name, group)
+    if isinstance(opened, zarr.Array):
+        regular(opened, name)
     if isinstance(opened, (zarr.Array, zarr.Group)):
         # what somebody else has opened may leave chunks out
         where, missing = (str(opened.store), "fill") if place is None else (place, missing_chunks)
@@ -267,7 +269,7 @@ def check_coordinates(group: zarr.Group, name: str) -> None:
         except Exception as error:  # whatever damaged metadata lead to
             if type(error).__module__.startswith("obstore"):
                 raise
-            raise InputError(f"{name} cannot be read: {one_line(error)[:300]}") from None
+            raise unreadable(name, "cannot be read", error) from None
     for each in sorted((along | {*" ".join(notes).split()}) & found.keys()):
         array = found[each]
         size = array.dtype.itemsize * max(math.prod(array.shape), math.prod(array.shards or array.chunks))
