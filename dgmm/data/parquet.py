@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from dgmm.data.frames import ROWS
+from dgmm.data.ranges import Ranges, changed
 from dgmm.data.retries import again, listed
 from dgmm.data.stores import METADATA, awaited, is_listed, local_path, object_at, obstore_errors
 from dgmm.errors import NO_ANSWER, DgmmError, InputError, ReadError, is_of_obstore, one_line
@@ -267,7 +267,7 @@ def opened(path: str, tag: str, storage: Mapping[str, Any] | None) -> Iterator[A
 
     local = local_path(path)
     if local is not None and _tag(local) != tag:
-        raise _changed(path)
+        raise changed(path)
     file: Any = Ranges(path, tag, tuple((storage or {}).items())) if local is None else local
     with pq.ParquetFile(file, metadata=_footer(file if local is None else local, tag)) as opened_file:
         yield opened_file
@@ -279,66 +279,3 @@ def _footer(file: Any, tag: str) -> Any:
     import pyarrow.parquet as pq
 
     return pq.read_metadata(file)
-
-
-def _changed(path: str) -> ReadError:
-    return ReadError(f"{path} was changed since it was opened: run the same again")
-
-
-class Ranges(io.RawIOBase):
-    """An object as a file of which only what is asked for is fetched, as long as it is what it was.
-
-    Parameters
-    ----------
-    url : str
-    tag : str
-        Its size, and its tag if it has one.
-    storage : tuple of (str, object)
-        How the object store is reached.
-    """
-
-    def __init__(self, url: str, tag: str, storage: tuple[tuple[str, Any], ...]) -> None:
-        size, _, self.tag = tag.partition(" ")
-        self.url, self.size, self.place, self.storage = url, int(size), 0, storage
-        self.objects, self.key = object_at(url, dict(storage), read_only=True)
-
-    def __eq__(self, other: object) -> bool:
-        """The same object, reached the same way."""
-        return isinstance(other, Ranges) and (self.url, self.storage) == (other.url, other.storage)
-
-    def __hash__(self) -> int:
-        return hash(self.url)
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place."""
-        self.place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
-        return self.place
-
-    def tell(self) -> int:
-        """The place."""
-        return self.place
-
-    def readinto(self, buffer: Any) -> int:
-        """Fetch as much as there is room for."""
-        start, stop = self.place, min(self.place + len(buffer), self.size)
-        if start < stop:
-            buffer[: stop - start] = again(self.url, lambda: self._fetched(start, stop))
-            self.place = stop
-        return max(stop - start, 0)
-
-    def _fetched(self, start: int, stop: int) -> bytes:
-        import obstore
-
-        options: Any = {"range": (start, stop), **({"if_match": self.tag} if self.tag else {})}
-        try:
-            return bytes(obstore.get(self.objects, self.key, options=options).bytes())
-        except obstore.exceptions.PreconditionError:
-            raise _changed(self.url) from None
