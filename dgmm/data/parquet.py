@@ -69,16 +69,26 @@ class Table:
         ReadError
             If a file is not what it was, or cannot be decoded.
         """
-        first = 0
-        for path, tag, groups in zip(self.files, self.tags, self.groups, strict=True):
-            bounds = first + np.cumsum((0, *groups))
-            first = int(bounds[-1])
-            wanted = np.flatnonzero((bounds[:-1] < stop) & (bounds[1:] > start))
-            if not len(wanted):
-                continue
+        for file, a, b in self._overlapped(start, stop):
+            bounds = np.cumsum((0, *self.groups[file]))
+            wanted = np.flatnonzero((bounds[:-1] < b) & (bounds[1:] > a))
             below = int(bounds[wanted[0]])
-            found = self._of_file(path, tag, column, wanted.tolist())
-            yield found[max(start - below, 0) : stop - below]
+            found = self._of_file(self.files[file], self.tags[file], column, wanted.tolist())
+            yield found[a - below : b - below]
+
+    def pieces(self, start: int, stop: int) -> Iterator[str]:
+        """What rows are read from: files, what told them from others, and the rows of each."""
+        for file, a, b in self._overlapped(start, stop):
+            yield f"{self.files[file].removeprefix(self.name)} {self.tags[file]} {a}:{b}"
+
+    def _overlapped(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The files that hold rows, by their numbers, and which of their own rows these are."""
+        first = 0
+        for file, groups in enumerate(self.groups):
+            n = sum(groups)
+            if max(start - first, 0) < min(stop - first, n):
+                yield file, max(start - first, 0), min(stop - first, n)
+            first += n
 
     def _of_file(self, path: str, tag: str, column: str, wanted: list[int]) -> AnyArray:
         try:
