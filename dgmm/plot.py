@@ -35,7 +35,7 @@ def steps(
     ----------
     path : sequence of Mixture
         In the data's units; the first is the start. ``fit.path`` is that of a fit with ``keep_path``.
-    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    source : path, URL, zarr.Array, xarray object, dask.array.Array, ndarray or DataFrame
         Samples, of which 5000 are drawn where they are more.
     at : sequence of int
         Places on the way that are drawn; those beyond its end are left out.

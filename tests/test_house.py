@@ -17,8 +17,8 @@ HOUSE: dict[str, str] = {
     "loadings factors independent gamma poisson noise student",
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "", "matching": "",
-    "data": "repositories retries runs grid cf labels units layout picks likeness codecs chunks stores samples frames "
-    "parquet files variables sources fingerprints",
+    "data": "repositories retries runs grid cf labels units layout picks likeness codecs chunks stores ranges samples "
+    "frames parquet files variables sources fingerprints",
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "fold projection journal",
     "passes": "sample profile parts estep worst judge census misfits codec passes leaves",

@@ -46,7 +46,7 @@ def train(
 
     Parameters
     ----------
-    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    source : path, URL, zarr.Array, xarray object, dask.array.Array, ndarray or DataFrame
         Samples by features. Rows with missing values (NaN) are left out.
     n_components : int, optional
         Number of components K; with labels, if left out, that of the classes times ``components_per_class``.
@@ -139,7 +139,7 @@ def em_path(
 
     Parameters
     ----------
-    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    source : path, URL, zarr.Array, xarray object, dask.array.Array, ndarray or DataFrame
     start : Mixture
         In the data's units.
     n_passes : int, default=20
@@ -195,7 +195,7 @@ def select(
 
     Parameters
     ----------
-    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    source : path, URL, zarr.Array, xarray object, dask.array.Array, ndarray or DataFrame
     n_components : sequence of int or str
         Numbers of components to try; ``"1:"`` goes on from one until three more components bring no better criterion.
     covariance_type : sequence of str
@@ -244,7 +244,7 @@ def merge(
     Parameters
     ----------
     model : Fit or path
-    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    source : path, URL, zarr.Array, xarray object, dask.array.Array, ndarray or DataFrame
         What it was fitted to, or other data; read once. The features are found as `dgmm.score` finds them.
     weights
         How much each sample counts, as for `train`.

@@ -41,7 +41,7 @@ def predict(
     Parameters
     ----------
     model : Fit or path
-    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    source : path, URL, zarr.Array, xarray object, dask.array.Array, ndarray or DataFrame
         With the given features; the others are not looked at, and need not be there where each is a variable.
     out : path or URL
         Gets a variable of the means for each feature, or one that holds them along a dimension, as the model's data

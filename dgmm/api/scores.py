@@ -58,7 +58,7 @@ def score(
     Parameters
     ----------
     model : Fit or path
-    source : path, URL, zarr.Array, xarray.Dataset, xarray.DataArray, dask.array.Array or ndarray
+    source : path, URL, zarr.Array, xarray object, dask.array.Array, ndarray or DataFrame
     out : path or URL
         Gets ``label`` (-1 where a value is missing, -2 for noise), ``probability`` (of the label), ``log_density`` and,
         if asked for, ``probabilities`` (a last dimension ``component``, in the last place noise), with the coordinates

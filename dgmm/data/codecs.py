@@ -20,7 +20,7 @@ import zarr
 from zarr.codecs import BloscCodec, GzipCodec, ShardingCodec, ZstdCodec
 from zarr.registry import register_codec
 
-from dgmm.errors import InputError
+from dgmm.errors import InputError, one_line
 
 #: Codecs that notice a bit that has flipped, beside zstd where its frames have checksums.
 TELLING = frozenset(
@@ -86,17 +86,29 @@ def words_of(codecs: Iterable[Any]) -> str:
     return ", ".join(found) or "not compressed"
 
 
+#: What is said of an array whose chunks are not all alike.
+RECTILINEAR = "has chunks of different lengths (a rectilinear grid), which are not read: write it with regular ones"
+
+
+def unreadable(name: str, what: str, error: Exception) -> InputError:
+    """What to say of a store that zarr cannot make out."""
+    told = one_line(error)
+    return InputError(f"{name} {RECTILINEAR if 'rectilinear' in told.lower() else f'{what}: {told[:300]}'}")
+
+
+def regular(array: zarr.Array[Any], name: str) -> tuple[int, ...]:
+    """Lengths of the chunks of an array, the shards where there are any; raises `InputError` if they differ."""
+    try:
+        return array.shards or array.chunks
+    except NotImplementedError:  # zarr from 3.2 on
+        raise InputError(f"{name} {RECTILINEAR}") from None
+
+
 def check_array(array: zarr.Array[Any], name: str) -> None:
     """Raise `InputError` if the metadata of an array speak of what no array has."""
     if array.ndim > MOST_DIMS:
         raise InputError(f"{name} has {array.ndim} dimensions, and arrays of more than {MOST_DIMS} are not read")
-    try:
-        sizes = array.shards or array.chunks
-    except NotImplementedError:  # what zarr says from 3.2 on
-        raise InputError(
-            f"{name} has chunks of different lengths (a rectilinear grid), which are not read: write it with regular "
-            "ones"
-        ) from None
+    sizes = regular(array, name)
     _check_codecs(codecs_of(array), sizes, name, 0)
 
 

@@ -177,6 +177,25 @@ def open_npy(place: str) -> xr.DataArray:
     return found
 
 
+def node_of(tree: xr.DataTree, name: str, group: str | None) -> xr.Dataset:
+    """The dataset of a node; `InputError` if there is no such node."""
+    try:
+        node: Any = tree if group is None else tree[group]
+    except KeyError:
+        node = None
+    if not isinstance(node, xr.DataTree):
+        raise InputError(f"no node {group!r} in the {name}: it has {children(tree) or 'none'}")
+    if not node.data_vars:
+        raise InputError(nothing_in(name, node))
+    return node.to_dataset()
+
+
+def nothing_in(name: str, tree: Any) -> str:
+    """What to say of a group without arrays: which of its groups have some."""
+    groups = children(tree)
+    return f"{name} holds no variables" + (f", but groups that do, {groups}: name one (group)" if groups else "")
+
+
 def children(tree: Any, most: int = 8) -> str:
     """The groups in which there are arrays, of a zarr group or a DataTree, in words; nothing where there are none."""
     found: list[str] = []

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dask.array
@@ -17,6 +18,7 @@ import zarr
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from dgmm.data.chunks import Stored
+from dgmm.data.grid import Region
 from dgmm.data.parquet import Column
 from dgmm.data.retries import listed
 from dgmm.data.samples import Field, Samples
@@ -122,23 +124,45 @@ def _regions(samples: Samples, listings: Mapping[str, Listing | None]) -> AnyArr
     if samples.in_memory:
         contents = (_contents(samples.read(samples.grid.region(i))).encode() for i in range(len(samples.grid)))
         return np.array([_short([digest]) for digest in contents], dtype=np.uint64)
-    held = []
+    held: list[Callable[[Region], Iterable[str]]] = []
+    hows = []
     for name, field in zip(samples.field_names, samples.fields, strict=True):
-        stored, listing = _stored_array(field), listings[name]
-        if stored is None or listing is None or field.stored is None:
+        stored, listing, column = _stored_array(field), listings[name], _column(field)
+        if column is not None:
+            hows.append(f"{field.dims} {column.name} {column.dtype}".encode())
+            held.append(partial(_rows_of, column))
+        elif stored is not None and listing is not None and field.stored is not None:
+            where = replace(field.stored, array=stored)
+            hows.append(_how(where, stored, field))
+            held.append(partial(_chunks_of, where, stored, listing))
+        else:
             return None
-        held.append((replace(field.stored, array=stored), stored, field, listing))
-    common = digest_of([repr((samples.dims, samples.features, samples.order)).encode(), *(_how(*h[:3]) for h in held)])
+    common = digest_of([repr((samples.dims, samples.features, samples.order)).encode(), *hows])
     found = np.empty(len(samples.grid), dtype=np.uint64)
     for i in range(len(samples.grid)):
         key = dict(zip(samples.dims, samples.grid.region(i), strict=True))
         parts = [common.encode()]
-        for where, array, field, listing in held:
-            along = [key.get(dim, slice(None)) for dim in field.dims]
-            chunks = (array.metadata.encode_chunk_key(chunk) for chunk in where.chunks(along))
-            parts += [f"{name} {listing.get(name, 'is not there')}".encode() for name in chunks]
+        for field, names_of in zip(samples.fields, held, strict=True):
+            parts += [part.encode() for part in names_of(tuple(key.get(dim, slice(None)) for dim in field.dims))]
         found[i] = _short(parts)
     return found
+
+
+def _rows_of(column: Column, along: Region) -> Iterator[str]:
+    """Which rows of which files a region is read from."""
+    return column.table.pieces(*along[0].indices(column.shape[0])[:2])
+
+
+def _chunks_of(where: Stored, array: zarr.Array[Any], listing: Listing, along: Region) -> Iterator[str]:
+    """Which chunks a region is read from."""
+    chunks = (array.metadata.encode_chunk_key(chunk) for chunk in where.chunks(along))
+    return (f"{name} {listing.get(name, 'is not there')}" for name in chunks)
+
+
+def _column(field: Field) -> Column | None:
+    """The column of Parquet that is read, if it is one."""
+    found = _innermost(field.array._data) if isinstance(field.array, xr.Variable) else None
+    return found if isinstance(found, Column) else None
 
 
 def _how(stored: Stored, array: zarr.Array[Any], field: Field) -> bytes:
@@ -172,7 +196,7 @@ def _of_field(field: Field, listing: Listing | None) -> Iterator[tuple[str, str]
         yield (
             ("stored chunks", _stored_chunks(stored, listing)) if snapshot is None else ("Icechunk snapshot", snapshot)
         )
-    elif isinstance(column := _innermost(data), Column):
+    elif (column := _column(field)) is not None:
         yield "files", _of_files(column.table.now())
     elif isinstance(array, xr.Variable) and os.path.exists(path := str(array.encoding.get("source", ""))):
         yield "file", _of_file(os.stat(path)) if os.path.isfile(path) else _of_files(_of_folder(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from dgmm.data.frames import ROWS
+from dgmm.data.ranges import Ranges, changed
 from dgmm.data.retries import again, listed
 from dgmm.data.stores import METADATA, awaited, is_listed, local_path, object_at, obstore_errors
 from dgmm.errors import NO_ANSWER, DgmmError, InputError, ReadError, is_of_obstore, one_line
@@ -69,16 +69,26 @@ class Table:
         ReadError
             If a file is not what it was, or cannot be decoded.
         """
-        first = 0
-        for path, tag, groups in zip(self.files, self.tags, self.groups, strict=True):
-            bounds = first + np.cumsum((0, *groups))
-            first = int(bounds[-1])
-            wanted = np.flatnonzero((bounds[:-1] < stop) & (bounds[1:] > start))
-            if not len(wanted):
-                continue
+        for file, a, b in self._overlapped(start, stop):
+            bounds = np.cumsum((0, *self.groups[file]))
+            wanted = np.flatnonzero((bounds[:-1] < b) & (bounds[1:] > a))
             below = int(bounds[wanted[0]])
-            found = self._of_file(path, tag, column, wanted.tolist())
-            yield found[max(start - below, 0) : stop - below]
+            found = self._of_file(self.files[file], self.tags[file], column, wanted.tolist())
+            yield found[a - below : b - below]
+
+    def pieces(self, start: int, stop: int) -> Iterator[str]:
+        """What rows are read from: files, what told them from others, and the rows of each."""
+        for file, a, b in self._overlapped(start, stop):
+            yield f"{self.files[file].removeprefix(self.name)} {self.tags[file]} {a}:{b}"
+
+    def _overlapped(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The files that hold rows, by their numbers, and which of their own rows these are."""
+        first = 0
+        for file, groups in enumerate(self.groups):
+            n = sum(groups)
+            if max(start - first, 0) < min(stop - first, n):
+                yield file, max(start - first, 0), min(stop - first, n)
+            first += n
 
     def _of_file(self, path: str, tag: str, column: str, wanted: list[int]) -> AnyArray:
         try:
@@ -267,7 +277,7 @@ def opened(path: str, tag: str, storage: Mapping[str, Any] | None) -> Iterator[A
 
     local = local_path(path)
     if local is not None and _tag(local) != tag:
-        raise _changed(path)
+        raise changed(path)
     file: Any = Ranges(path, tag, tuple((storage or {}).items())) if local is None else local
     with pq.ParquetFile(file, metadata=_footer(file if local is None else local, tag)) as opened_file:
         yield opened_file
@@ -279,66 +289,3 @@ def _footer(file: Any, tag: str) -> Any:
     import pyarrow.parquet as pq
 
     return pq.read_metadata(file)
-
-
-def _changed(path: str) -> ReadError:
-    return ReadError(f"{path} was changed since it was opened: run the same again")
-
-
-class Ranges(io.RawIOBase):
-    """An object as a file of which only what is asked for is fetched, as long as it is what it was.
-
-    Parameters
-    ----------
-    url : str
-    tag : str
-        Its size, and its tag if it has one.
-    storage : tuple of (str, object)
-        How the object store is reached.
-    """
-
-    def __init__(self, url: str, tag: str, storage: tuple[tuple[str, Any], ...]) -> None:
-        size, _, self.tag = tag.partition(" ")
-        self.url, self.size, self.place, self.storage = url, int(size), 0, storage
-        self.objects, self.key = object_at(url, dict(storage), read_only=True)
-
-    def __eq__(self, other: object) -> bool:
-        """The same object, reached the same way."""
-        return isinstance(other, Ranges) and (self.url, self.storage) == (other.url, other.storage)
-
-    def __hash__(self) -> int:
-        return hash(self.url)
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place."""
-        self.place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
-        return self.place
-
-    def tell(self) -> int:
-        """The place."""
-        return self.place
-
-    def readinto(self, buffer: Any) -> int:
-        """Fetch as much as there is room for."""
-        start, stop = self.place, min(self.place + len(buffer), self.size)
-        if start < stop:
-            buffer[: stop - start] = again(self.url, lambda: self._fetched(start, stop))
-            self.place = stop
-        return max(stop - start, 0)
-
-    def _fetched(self, start: int, stop: int) -> bytes:
-        import obstore
-
-        options: Any = {"range": (start, stop), **({"if_match": self.tag} if self.tag else {})}
-        try:
-            return bytes(obstore.get(self.objects, self.key, options=options).bytes())
-        except obstore.exceptions.PreconditionError:
-            raise _changed(self.url) from None

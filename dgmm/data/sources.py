@@ -18,8 +18,8 @@ import zarr.storage
 
 from dgmm.data.cf import PLACING, apart, areas_of, named
 from dgmm.data.chunks import Stored, Watched
-from dgmm.data.codecs import bounded
-from dgmm.data.files import children, opened_file
+from dgmm.data.codecs import bounded, regular, unreadable
+from dgmm.data.files import node_of, nothing_in, opened_file
 from dgmm.data.frames import Frame, features_in, is_column, is_frame, opened_frame, values_of
 from dgmm.data.labels import Labels
 from dgmm.data.layout import Layout, shortened
@@ -144,6 +144,8 @@ def open_samples(
         weights, labels = (values_of(c) if is_column(c) else c for c in (weights, labels))
     if isinstance(opened, xr.DataTree):
         opened = node_of(opened, name, group)
+    if isinstance(opened, zarr.Array):
+        regular(opened, name)
     if isinstance(opened, (zarr.Array, zarr.Group)):
         # what somebody else has opened may leave chunks out
         where, missing = (str(opened.store), "fill") if place is None else (place, missing_chunks)
@@ -198,25 +200,6 @@ def open_samples(
         if isinstance(column, str):
             raise InputError(f"{name} is a single array: hand in the {what} as an array, not as {column!r}")
     return _with_known(from_array(name, opened, feature_dim, origin, like), weights, labels, {})
-
-
-def node_of(tree: xr.DataTree, name: str, group: str | None) -> xr.Dataset:
-    """The dataset of a node; `InputError` if there is no such node."""
-    try:
-        node: Any = tree if group is None else tree[group]
-    except KeyError:
-        node = None
-    if not isinstance(node, xr.DataTree):
-        raise InputError(f"no node {group!r} in the {name}: it has {children(tree) or 'none'}")
-    if not node.data_vars:
-        raise InputError(nothing_in(name, node))
-    return node.to_dataset()
-
-
-def nothing_in(name: str, tree: Any) -> str:
-    """What to say of a group without arrays: which of its groups have some."""
-    groups = children(tree)
-    return f"{name} holds no variables" + (f", but groups that do, {groups}: name one (group)" if groups else "")
 
 
 def _stored(
@@ -289,7 +272,7 @@ def check_coordinates(group: zarr.Group, name: str) -> None:
         except Exception as error:  # whatever damaged metadata lead to
             if type(error).__module__.startswith("obstore"):
                 raise
-            raise InputError(f"{name} cannot be read: {one_line(error)[:300]}") from None
+            raise unreadable(name, "cannot be read", error) from None
     for each in sorted((along | noted) & found.keys()):
         array = found[each]
         # what is no index, and not of texts, is read in blocks

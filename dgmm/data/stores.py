@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import zarr
 
 from dgmm.data.chunks import Watched, wait_for_others
-from dgmm.data.codecs import bounded, check_array
+from dgmm.data.codecs import bounded, check_array, unreadable
 from dgmm.data.repositories import Versioned
 from dgmm.data.retries import RETRIES, Patient, content_of
 from dgmm.data.runs import Run
@@ -74,7 +74,7 @@ def open_store(
         except Exception as error:  # whatever metadata that are damaged lead to
             if is_of_obstore(error):
                 raise
-            raise InputError(f"{source} is not a Zarr store{unfinished(source)}: {one_line(error)}") from None
+            raise unreadable(os.fspath(source), f"is not a Zarr store{unfinished(source)}", error) from None
 
 
 def members(group: zarr.Group, name: str) -> dict[str, zarr.Array[Any]]:

@@ -66,7 +66,7 @@ def several_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a bucket that is a folder, read as buckets are."""
 
-    def store_at(source: str | Path, *, read_only: bool, storage: object = None) -> Any:
+    def store_at(source: str | Path, *, read_only: bool, **_: Any) -> Any:
         url = str(source)
         if not url.startswith("s3://"):
             return url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import xarray as xr
 from distributed import Client
 
 import dgmm
-from dgmm.data import fingerprint, open_samples
+from dgmm.data import fingerprint, open_samples, seen
 from dgmm.data import grid as grid_module
 from dgmm.data.samples import Samples
 from dgmm.errors import InputError, ReadError
@@ -211,6 +212,33 @@ def test_what_tells_parquet_files_apart(frame: pd.DataFrame, tmp_path: Path) -> 
     assert fingerprint(pickle.loads(pickle.dumps(open_samples(place)))) == before
     frame.iloc[280:600].round(3).to_parquet(tmp_path / "x.parquet" / "part-2.parquet", row_group_size=100)
     assert fingerprint(open_samples(place)) != before
+
+
+def test_scores_of_a_folder_that_has_grown_are_extended(
+    frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read from files that are as they were is kept, and the rest scored: to what scoring anew gives."""
+    monkeypatch.setattr(grid_module, "MIN_ROWS", 7)
+    place = in_parquet(frame, tmp_path / "x.parquet")
+    fit = dgmm.train(frame, 2, "diag", search="starts", n_init=1)
+    dgmm.score(fit, place, tmp_path / "s.zarr")
+    before = seen(open_samples(place)).regions
+    frame.iloc[:130].to_parquet(tmp_path / "x.parquet" / "part-3.parquet", row_group_size=100)
+    after = seen(open_samples(place)).regions
+    assert before is not None
+    assert after is not None
+    np.testing.assert_array_equal(after[: len(before)], before)
+    assert len(set(after.tolist())) == len(after) == 8
+    # of a file that is another, what overlaps with it
+    last = tmp_path / "x.parquet" / "part-2.parquet"
+    os.utime(last, ns=(1, 1))
+    moved = seen(open_samples(place)).regions
+    assert moved is not None
+    np.testing.assert_array_equal(moved == after, [True, True, False, False, False, False, True, True])
+    found = dgmm.score(fit, place, tmp_path / "s.zarr", extend=True)
+    anew = dgmm.score(fit, place, tmp_path / "t.zarr")
+    xr.testing.assert_equal(found.load(), anew.load())
+    assert found["label"].size == 730
 
 
 def test_files_that_are_damaged_are_one_line(frame: pd.DataFrame, tmp_path: Path) -> None:
