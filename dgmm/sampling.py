@@ -85,7 +85,7 @@ class Drawing(Sendable):
     @property
     def working_bytes(self) -> int:
         """Bytes that a task takes at most."""
-        d = self.mixture.n_features
+        d = self.mixture.n_inputs
         return self.chunk_rows * (COPIES * 8 * d + 2 * d * np.dtype(self.dtype).itemsize + 32)
 
     @cached_property
@@ -162,7 +162,7 @@ def sample_into(
         If a chunk is too large for a worker.
     """
     mixture, layout = (model.mixture, layout_of(model)) if isinstance(model, Fit) else (model, Layout())
-    d = mixture.n_features
+    d = mixture.n_inputs
     chunk_rows = min(rows, chunk_rows or max(1, min(CHUNK_ROWS, CHUNK_VALUES // d)))
     together = layout.feature_dim is not None or not layout.variables
     columns = (layout.variables or ("data",)) if together else layout.variables
@@ -226,7 +226,7 @@ def create(store: Any, drawing: Drawing, layout: Layout, settings: Mapping[str, 
             "settings": json.dumps(dict(settings)),
         }
     )
-    d, units = drawing.mixture.n_features, dict(zip(layout.variables, layout.units, strict=False))
+    d, units = drawing.mixture.n_inputs, dict(zip(layout.variables, layout.units, strict=False))
     more = (d,) if drawing.together else ()
     made: dict[str, Any] = {"compressors": ZstdCodec(level=1, checksum=True)}
     for name in drawing.columns:

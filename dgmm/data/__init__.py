@@ -29,6 +29,7 @@ from dgmm.data.stores import (
     store_at,
     unfinished,
 )
+from dgmm.data.transformed import transformed
 from dgmm.data.variables import packing, stored_chunks
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "shortened",
     "store_at",
     "stored_chunks",
+    "transformed",
     "unfinished",
     "unmasked",
 ]

@@ -173,6 +173,16 @@ class Samples:
         """Bytes of one sample as it is read."""
         return self.n_features * self.itemsize + 8 * (len(self._all_fields) - len(self.fields))
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of one sample of what is read."""
+        return self.row_bytes
+
+    @property
+    def made_bytes(self) -> int:
+        """Bytes of what is made of one sample that is read, beside it."""
+        return 0
+
     def storage(self) -> Iterator[str]:
         """How the arrays are stored, in lines, and whether damage to them is noticed; nothing of what is in memory."""
         names = self.features if self.feature_dim is None else ("values",)

@@ -106,7 +106,7 @@ def create(
             },
         ),
         "probability": (np.nan, {"long_name": f"probability of the most probable {what}"}),
-        "log_density": (np.nan, {"long_name": "logarithm of the density, in the data's units"}),
+        "log_density": (np.nan, {"long_name": f"logarithm of the density, {density_of(model)}"}),
         "probabilities": (np.nan, {"long_name": f"probability of each {what}"}),
     }
     for name, dtype in types_of(k, probabilities).items():
@@ -122,6 +122,12 @@ def create(
             dimension_names=(*dims, what) if every else dims,
             attributes=attributes,
         )
+
+
+def density_of(model: Fit) -> str:
+    """Of what densities are."""
+    transform = model.mixture.transform
+    return "in the data's units" if transform is None else f"of the features as they were fitted ({transform.words})"
 
 
 def plain(value: Any) -> Any:
