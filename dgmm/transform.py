@@ -49,6 +49,11 @@ class Transform(Sendable):
     explained: tuple[float, ...] = ()
     units: FloatArray | None = None
 
+    def __post_init__(self) -> None:
+        # laid out in one way, as the bits of products depend on it
+        for name in ("shift", "matrix"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.float64))
+
     @classmethod
     def logs(cls, features: tuple[str, ...], log: tuple[int, ...]) -> Transform:
         """Logarithms and nothing else."""
@@ -145,14 +150,17 @@ class Transform(Sendable):
 
     @cached_property
     def backward(self) -> FloatArray:
-        """What maps rows that are fitted back, shape (d,) or (q, d): in the place of what is dropped stands the mean."""
+        """What maps rows that are fitted back, shape (d,) or (q, d)."""
         if self.matrix.ndim == 1:
             return 1 / self.matrix
         # columns of matrix are orthogonal once the scales are taken out
         return self.matrix.T * self._units**2
 
     def inverse(self, y: AnyArray) -> FloatArray:
-        """Rows (n, q) that are fitted as rows (n, d) of the data, in the data's units."""
+        """Rows (n, q) that are fitted as rows (n, d) of the data, in the data's units.
+
+        In the place of what principal components have dropped stands its mean.
+        """
         back = self.backward
         x: FloatArray = (y * back if back.ndim == 1 else y @ back) + self.shift
         x[:, list(self.log)] = np.exp(x[:, list(self.log)])

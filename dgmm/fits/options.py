@@ -296,9 +296,17 @@ def _as_preprocess(value: Any) -> Any:
 class Preprocess(Settings):
     """What is done to the features before a mixture is fitted."""
 
-    scale: Scale = "none"
-    pca: Annotated[float | int | None, BeforeValidator(lambda v: None if v is None else _share_or_number(v))] = None
-    log: Annotated[list[str], BeforeValidator(as_list)] = []
+    scale: Scale = Field(
+        "none",
+        description="By what features are divided: standard deviations, or interquartile ranges (robust) with the "
+        "median in the place of the mean, both of the sample of rows.",
+    )
+    pca: Annotated[float | int | None, BeforeValidator(lambda v: None if v is None else _share_or_number(v))] = Field(
+        None, description="Share of the variance that principal components keep, such as 0.99, or their number."
+    )
+    log: Annotated[list[str], BeforeValidator(as_list)] = Field(
+        [], description="Features, or variables of several, whose logarithms are taken first."
+    )
 
 
 def _something(value: Preprocess | None) -> Preprocess | None:

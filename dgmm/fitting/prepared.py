@@ -99,7 +99,8 @@ def logs_of(asked: Preprocess, features: Sequence[str], layout: Layout) -> tuple
 def transform_of(asked: Preprocess, profile: Profile, logs: Transform) -> Transform:
     """What is done to samples, by the profile of these or of their logarithms."""
     d, mean, covariance = logs.n_inputs, profile.moments.mean, profile.moments.covariance
-    shift, units = mean, np.ones(d)
+    shift: FloatArray = mean
+    units: FloatArray = np.ones(d)
     if asked.scale == "standard":
         units = deviations_of(mean, covariance)
     elif asked.scale == "robust":
@@ -177,10 +178,8 @@ def range_of(x: AnyArray) -> tuple[FloatArray, FloatArray]:
 def moments_after(moments: Moments, transform: Transform) -> Moments:
     """Moments of samples after a transform without logarithms."""
     matrix = transform.matrix
-    if matrix.ndim == 1:
-        scatter = moments.scatter * matrix * matrix[:, None]
-    else:
-        scatter = matrix.T @ moments.scatter @ matrix
+    diagonal = matrix.ndim == 1
+    scatter = moments.scatter * matrix * matrix[:, None] if diagonal else matrix.T @ moments.scatter @ matrix
     return Moments(moments.count, transform(moments.mean[None])[0], (scatter + scatter.T) / 2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -135,7 +136,7 @@ def profile_figure(
     panels = figure.subplots(1, 2 if spread else 1, sharey=True, squeeze=False)[0]
     along = with_unit(str(attrs.get("long_name", features.name)), attrs.get("units"))
     prepare(panels[0], "Mean of each class", with_unit(name, unit), along)
-    for k, mean in enumerate(mixture.means):
+    for k, mean in enumerate(mixture.physical_means):
         panels[0].plot(mean, at, color=colours[k], lw=1.8)
         if mixture.n_components <= BANDS:
             panels[0].fill_betweenx(at, mean - sd[k], mean + sd[k], color=colours[k], alpha=0.15, lw=0)
@@ -154,7 +155,10 @@ def sample_figure(
 ) -> FigureBase:
     """Rows by class: a histogram of one feature, a scatter plot of two or of the principal components of many."""
     figure = figure or new_figure(9, 5.4)
-    axes, colours, d = figure.subplots(), label_colours(mixture), mixture.n_features
+    axes, colours, d = figure.subplots(), label_colours(mixture), mixture.n_inputs
+    if d == 1 and mixture.transform is not None:  # of which the density is
+        sample, mixture = mixture.transform(sample), replace(mixture, transform=None)
+        names = [f"{names[0]}, as it was fitted"]
     _legend(axes, _class_handles(mixture), "class (share)")
     if d == 1:
         prepare(axes, "", names[0], "density")
@@ -181,8 +185,8 @@ def sample_figure(
     labels = mixture.responsibilities(x).argmax(axis=1)
     u, v = onto @ (x - origin).T
     axes.scatter(u, v, s=8 if len(x) > 1000 else 20, color=colours[labels], alpha=0.6, lw=0)
-    for k, centre in enumerate((mixture.means - origin) @ onto.T):
-        covariance = onto @ mixture.family.covariance(mixture.components, k) @ onto.T
+    for k, centre in enumerate((mixture.physical_means - origin) @ onto.T):
+        covariance = onto @ mixture.physical_covariance(k) @ onto.T
         if not mixture.family.elliptical:
             reach = np.sqrt(np.diagonal(covariance))
             axes.errorbar(centre[0], centre[1], xerr=reach[0], yerr=reach[1], color=INK, lw=1.4)
@@ -196,9 +200,10 @@ def sample_figure(
 def means_figure(mixture: Mixture, names: Sequence[str]) -> FigureBase:
     """Means of the components as a heat map, in standard deviations from the mean of the mixture."""
     shares = mixture.weights / mixture.weights.sum()
-    centre = shares @ mixture.means
-    total = shares @ (deviations(mixture) ** 2 + (mixture.means - centre) ** 2)
-    z = (mixture.means - centre) / np.sqrt(total)
+    means = mixture.physical_means
+    centre = shares @ means
+    total = shares @ (deviations(mixture) ** 2 + (means - centre) ** 2)
+    z = (means - centre) / np.sqrt(np.where(total > 0, total, 1))
     n, d = z.shape
     figure = new_figure(10.5, min(2.4 + 0.26 * n, 12))
     axes, limit = figure.subplots(), max(1.0, float(np.quantile(np.abs(z), 0.98)))
@@ -283,7 +288,7 @@ def label_colours(mixture: Mixture) -> FloatArray:
 
 
 def _colour_order(mixture: Mixture) -> IntArray:
-    return np.argsort(mixture.means[:, 0], kind="stable")
+    return np.argsort(mixture.physical_means[:, 0], kind="stable")
 
 
 def _class_handles(mixture: Mixture, names: Names = ()) -> list[Patch]:
@@ -309,8 +314,8 @@ def _legend(axes: Axes, handles: Sequence[Artist], title: str | None = None) -> 
 
 
 def deviations(mixture: Mixture) -> FloatArray:
-    """Standard deviations (K, d)."""
-    return np.sqrt(mixture.family.variances(mixture.components))
+    """Standard deviations in the data's units, (K, d)."""
+    return np.sqrt(mixture.physical_variances)
 
 
 def states(table: pd.DataFrame) -> pd.Series[str]:

@@ -292,7 +292,7 @@ def _transform(arrays: Mapping[str, AnyArray], a: Attributes) -> Transform | Non
     shapes = [shift.shape, matrix.shape, explained.shape, None if units is None else units.shape]
     if shapes != [(d,), (d, q) if reduced else (d,), (q,) if reduced else (0,), (d,) if reduced else None]:
         raise ValueError(f"its preprocess has shapes {shapes} for {d} features, of which {q} are fitted")
-    if not reduced and (q != d or not (matrix > 0).all()) or (units is not None and not (units > 0).all()):
+    if (not reduced and (q != d or not (matrix > 0).all())) or (units is not None and not (units > 0).all()):
         raise ValueError("its preprocess has scales that are not positive")
     if [*steps.log] != sorted({*steps.log} & {*range(d)}):
         raise ValueError(f"preprocess: logarithms of features {_shown([*steps.log])} of {d}")
