@@ -17,7 +17,7 @@ HOUSE: dict[str, str] = {
     "loadings factors independent gamma poisson noise student",
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "", "matching": "",
-    "data": "retries runs grid labels layout codecs chunks stores samples transformed variables sources fingerprints",
+    "data": "retries runs grid labels layout codecs chunks stores samples views variables sources fingerprints",
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "fold projection journal",
     "passes": "sample profile parts estep worst judge census misfits codec passes leaves",

@@ -29,8 +29,8 @@ from dgmm.data.stores import (
     store_at,
     unfinished,
 )
-from dgmm.data.transformed import transformed
 from dgmm.data.variables import packing, stored_chunks
+from dgmm.data.views import transformed
 
 __all__ = [
     "PARTIAL",

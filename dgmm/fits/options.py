@@ -310,7 +310,9 @@ class Preprocess(Settings):
 
 
 def _something(value: Preprocess | None) -> Preprocess | None:
-    """None where nothing is asked for."""
+    """None where there is nothing to do."""
+    if value is not None and not value.model_fields_set:
+        raise ValueError("nothing is asked for: give scale, pca or log, or leave it out")
     return None if value == Preprocess() else value
 
 
