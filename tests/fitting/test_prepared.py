@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ from sklearn.preprocessing import RobustScaler, StandardScaler
 
 import dgmm
 from dgmm.data import open_samples, transformed
+from dgmm.engine.memory import pass_bytes, segments_bytes
 from dgmm.errors import InputError
 from dgmm.fits import Fit
+from dgmm.passes.profile import ProfileSegment
+from dgmm.passes.sample import Draw
 from dgmm.transform import Transform
 from dgmm.types import AnyArray, FloatArray
 
@@ -243,3 +248,45 @@ def test_a_selection_compares_within_one_preprocessing(tmp_path: Path) -> None:
     assert found.best.mixture.transform is not None
     jacobian = 2 * len(x) * np.log(found.best.mixture.transform.matrix).sum()
     assert found.best.bic == pytest.approx(plain.bic + jacobian, rel=1e-6)
+
+
+def test_a_stored_map_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    fit = dgmm.train(table(), 2, preprocess={"scale": "standard", "pca": 2}, **QUICK)
+    dgmm.save(fit, tmp_path / "m.json")
+    sound = json.loads((tmp_path / "m.json").read_text())
+    assert sound["attrs"]["format"] == "dgmm-model-3"  # who knows of no preprocessing takes it for none of its own
+    for name, where, wrong, words in (
+        ("shift", "data_vars", {"data": [0.0, 0.0]}, "preprocess has shapes"),
+        ("units", "data_vars", {"data": [1.0, -1.0, 1.0]}, "scales that are not positive"),
+        ("preprocess", "attrs", '{"scale": "standard", "pca": 2, "log": [3]}', "logarithms of features"),
+        ("preprocess", "attrs", '{"scale": "best", "pca": 2, "log": []}', "preprocess.scale"),
+    ):
+        # of the format without checksums
+        found = copy.deepcopy(sound)
+        found["attrs"]["format"] = "dgmm-model-1"
+        for gone in ("checksum", "digest"):
+            del found["attrs"][gone]
+        if where == "attrs":
+            found["attrs"][name] = wrong
+        else:
+            found["data_vars"][f"preprocess_{name}"] |= wrong
+            found["data_vars"][f"preprocess_{name}"]["dims"] = ["other"]
+        (tmp_path / "wrong.json").write_text(json.dumps(found))
+        with pytest.raises(InputError, match=words):
+            dgmm.load(tmp_path / "wrong.json")
+
+
+def test_memory_of_what_is_read_and_of_what_is_made(tmp_path: Path) -> None:
+    zarr.create_array(str(tmp_path / "x.zarr"), data=np.ones((1000, 40), dtype="f4"), chunks=(500, 40))
+    samples = open_samples(tmp_path / "x.zarr")
+    view = transformed(samples, Transform(samples.features, (), np.zeros(40), np.ones((40, 3))))
+    n, chunks = samples.grid.largest, 2560 * samples.grid.largest // 500
+    # three times what is read; what is made, what is worked on while the next is read, and a copy without missing rows
+    assert segments_bytes(view, ahead=True, copies=True) == n * (3 * 160 + 3 * 24) + chunks
+    assert segments_bytes(view, ahead=False, copies=False) == n * (3 * 160 + 24) + chunks
+    assert segments_bytes(samples, ahead=True, copies=True) == n * 5 * 160 + chunks
+    need = [
+        pass_bytes(samples, ProfileSegment("x", ("a",) * d, samples.grid, Draw(10, 0), 8)).working for d in (362, 363)
+    ]
+    assert need[0] == 16 * n + 8 * 2**20
+    assert need[1] == 16 * n + 8 * 8 * 363**2
