@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dask.array
 import numpy as np
 import pytest
 import sklearn.mixture
 import zarr
+from sklearn.base import clone
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import RobustScaler, StandardScaler
 
@@ -290,3 +293,30 @@ def test_memory_of_what_is_read_and_of_what_is_made(tmp_path: Path) -> None:
     ]
     assert need[0] == 16 * n + 8 * 2**20
     assert need[1] == 16 * n + 8 * 8 * 363**2
+
+
+def test_estimators_go_on_and_choose_with_what_was_done() -> None:
+    x = table()
+    lazy = dask.array.from_array(x, chunks=(150, 3))
+    how: dict[str, Any] = {"random_state": 0, "preprocess": {"scale": "robust", "pca": 2}, "warm_start": True}
+    model = dgmm.GaussianMixture(2, **how, max_iter=2, tol=1e-12)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(lazy)
+    done = model.preprocess_
+    model.set_params(max_iter=200, tol=1e-6).fit(lazy * 1.01)
+    assert model.preprocess_ is not None
+    assert done is not None
+    assert model.preprocess_.digest == done.digest
+    labels, density = model.predict(lazy), model.score_samples(lazy)
+    assert labels.chunks == ((150,) * 4,)
+    np.testing.assert_array_equal(labels.compute(), model.predict(x))
+    assert float(density.mean().compute()) == pytest.approx(model.score(x), rel=1e-12)
+    with pytest.raises(InputError, match="warm_start cannot go on"):
+        model.fit(x[:, :2])
+    with pytest.raises(InputError, match="precisions_init are of the data"):
+        dgmm.GaussianMixture(1, preprocess={"pca": 1}, precisions_init=np.eye(3)[None]).fit(x)
+    chosen = dgmm.GaussianMixture.select(x, [1, 2], "full", preprocess={"scale": "standard"}, search="starts")
+    assert chosen.preprocess == {"scale": "standard", "pca": None, "log": []}
+    assert (chosen.predict(x) == chosen.selection_.best.classify(x)).all()
+    again = clone(chosen).fit(x)
+    assert again.preprocess_ is not None
