@@ -158,6 +158,11 @@ class Plan(Sendable):
         return len(self.stacks[0].origin)
 
     @property
+    def n_inputs(self) -> int:
+        """Number of features of the samples that are scored."""
+        return self.n_features if self.transform is None else self.transform.n_inputs
+
+    @property
     def n_rows(self) -> int:
         """Number of components of all mixtures together."""
         return len(self.local)

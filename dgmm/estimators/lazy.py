@@ -170,8 +170,8 @@ def _score_xarray(x: xr.DataArray | xr.Dataset, scorer: Scorer, features: Featur
 
 def check_features(n: int, scorer: Scorer) -> None:
     """Refuse samples with another number of features than the model's."""
-    if n != scorer.plan.n_features:
-        raise InputError(f"samples have {n} features, the model was fitted on {scorer.plan.n_features}")
+    if n != scorer.plan.n_inputs:
+        raise InputError(f"samples have {n} features, the model was fitted on {scorer.plan.n_inputs}")
 
 
 def share_of_hits(found: Any, labels: Any, weights: Any) -> float:
