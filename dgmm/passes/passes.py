@@ -226,6 +226,11 @@ class Passes:
         """`InputError` where the range of the values, or the sample, says that they cannot come from a family."""
         known = [self.profile.minimum[None], self.profile.maximum[None], self.profile.sample.rows.x]
         if any((wrong := family.misfits(x)) is not None and wrong.any() for x in known):
+            if self.transform is not None:
+                raise InputError(
+                    f"a {family.name} mixture is of {family.needs}, which the features of {self.samples.name} are not "
+                    f"after preprocessing ({self.transform.words}): leave preprocess out"
+                )
             self.refuse_misfits(family)
         objection = family.objection(self.profile.minimum, self.profile.maximum, self.samples.features)
         if objection is not None:

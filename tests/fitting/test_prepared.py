@@ -222,6 +222,8 @@ def test_a_start_brings_its_own() -> None:
         dgmm.train(x, start=dgmm.train(x, 2, **QUICK), preprocess=asked)
     with pytest.raises(InputError, match="noise fills the box of the data"):
         dgmm.train(x, 2, preprocess=asked, noise=True)
+    with pytest.raises(InputError, match=r"a gamma mixture is of positive values, which .* are not after preproc"):
+        dgmm.train(x, 2, "gamma", preprocess=asked)
     with pytest.raises(InputError, match="no feature 'chl'"):
         dgmm.train(x, 2, preprocess={"log": ["chl"]})
     with pytest.raises(InputError, match="precisions_init are of the data"):
