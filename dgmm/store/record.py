@@ -19,8 +19,9 @@ from dgmm.errors import InputError, one_line
 from dgmm.families import Noise, get_family
 from dgmm.fits import Clusters, Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
+from dgmm.store.steps import Steps, arrays_of, transform_in
 from dgmm.transform import Transform
-from dgmm.types import AnyArray, Assignment, Criterion, Part, PriorName, Scale
+from dgmm.types import AnyArray, Assignment, Criterion, Part, PriorName
 
 #: How the format of a model begins.
 MODEL_KIND = "dgmm-model-"
@@ -41,8 +42,6 @@ STABILITY = {
     "weights_se": ("component",),
     "means_se": ("component", "feature"),
 }
-#: How the names of variables begin that say what is done to rows before they are fitted.
-OF_TRANSFORM = "preprocess_"
 #: How the names of variables begin that hold the mixtures of a climb, step by step.
 OF_PATH = "path_"
 #: How much is quoted of what is wrong: values may be long.
@@ -73,16 +72,6 @@ class Ends(BaseModel):
         if self.found > self.paths:
             raise ValueError(f"spread: found by {self.found} of {self.paths} paths")
         return Spread(self.found, self.paths, math.nan if self.below is None else self.below)
-
-
-class Steps(BaseModel):
-    """What is done to rows before they are fitted, as far as it is no array; see `Transform`."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-    scale: Scale
-    pca: float | int | None
-    log: tuple[int, ...]
 
 
 class Attributes(BaseModel):
@@ -214,7 +203,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         variables["cluster_entropies"] = ("level", fit.clusters.entropies, {"units": "nat"})
     transform = fit.mixture.transform
     if transform is not None:
-        variables |= {f"{OF_TRANSFORM}{name}": part for name, part in _arrays_of(transform).items()}
+        variables |= arrays_of(transform)
         variables["physical_means"] = ("component", "input"), fit.mixture.physical_means
     for name, (dims, values) in _together(fit.path).items():
         variables[f"{OF_PATH}{name}"] = (("step", *dims), values)
@@ -234,9 +223,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "candidates": None if table is None else json.loads(table.to_json(orient="records", double_precision=15)),
         "fixed": list(fit.fixed) or None,
         "classes": list(fit.classes) or None,
-        "preprocess": None
-        if transform is None
-        else Steps(scale=transform.scale, pca=transform.pca, log=transform.log).model_dump(),
+        "preprocess": None if transform is None else Steps.of(transform).model_dump(),
     }
     attributes: dict[str, Any] = {
         "format": FORMAT if transform is None else TRANSFORMED_FORMAT,
@@ -265,38 +252,6 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
     }
     dataset = xr.Dataset(variables, attrs=attributes)
     return dataset.assign_attrs(checksum=checksum(dataset))
-
-
-def _arrays_of(transform: Transform) -> dict[str, tuple[Any, AnyArray]]:
-    """The arrays of a transform, with their dimensions."""
-    found: dict[str, tuple[Any, AnyArray]] = {
-        "shift": ("input", transform.shift),
-        "matrix": (("input", "feature") if transform.matrix.ndim == 2 else "input", transform.matrix),
-    }
-    if transform.explained:
-        found["explained"] = "feature", np.array(transform.explained)
-    if transform.units is not None:
-        found["units"] = "input", transform.units
-    return found
-
-
-def _transform(arrays: Mapping[str, AnyArray], a: Attributes) -> Transform | None:
-    """What is done to rows; raises `ValueError` where the parts do not fit each other, or the model."""
-    if a.preprocess is None:
-        return None
-    steps, d, q = a.preprocess, len(a.features), arrays["means"].shape[-1]
-    shift, matrix = (arrays[f"{OF_TRANSFORM}{name}"] for name in ("shift", "matrix"))
-    explained = arrays.get(f"{OF_TRANSFORM}explained", np.empty(0))
-    units = arrays.get(f"{OF_TRANSFORM}units")
-    reduced = steps.pca is not None
-    shapes = [shift.shape, matrix.shape, explained.shape, None if units is None else units.shape]
-    if shapes != [(d,), (d, q) if reduced else (d,), (q,) if reduced else (0,), (d,) if reduced else None]:
-        raise ValueError(f"its preprocess has shapes {shapes} for {d} features, of which {q} are fitted")
-    if (not reduced and (q != d or not (matrix > 0).all())) or (units is not None and not (units > 0).all()):
-        raise ValueError("its preprocess has scales that are not positive")
-    if [*steps.log] != sorted({*steps.log} & {*range(d)}):
-        raise ValueError(f"preprocess: logarithms of features {_shown([*steps.log])} of {d}")
-    return Transform(a.features, steps.log, shift, matrix, steps.scale, steps.pca, tuple(explained.tolist()), units)
 
 
 def _together(path: tuple[Mixture, ...]) -> dict[str, tuple[tuple[str, ...], AnyArray]]:
@@ -394,7 +349,7 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
     noise = None
     if a.noise is not None:
         noise = Noise.between(a.noise, arrays["noise_minimum"], arrays["noise_maximum"])
-    transform = _transform(arrays, a)
+    transform = transform_in(arrays, a.preprocess, a.features)
     fit = Fit(
         mixture=Mixture(family, weights, family.from_arrays(arrays), noise, transform),
         log_likelihood=a.log_likelihood,
