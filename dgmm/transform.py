@@ -134,14 +134,17 @@ class Transform(Sendable):
         return made
 
     def _take_logs(self, x: FloatArray) -> None:
-        """Logarithms in place, of the features that have them."""
+        """Logarithms in place, of the features that have them; rows with missing values are left out, whatever else."""
         for i in self.log:
             column = x[:, i]
             if (bad := column <= 0).any():
-                raise InputError(
-                    f"feature {self.features[i]!r} is {column[bad][0]:g} in a sample, which has no logarithm "
-                    "(preprocess.log): mark it missing (NaN), or leave the logarithm out"
-                )
+                wrong = column[bad & ~np.isnan(x).any(axis=1)]
+                if len(wrong):
+                    raise InputError(
+                        f"feature {self.features[i]!r} is {wrong[0]:g} in a sample, which has no logarithm "
+                        "(preprocess.log): mark it missing (NaN), or leave the logarithm out"
+                    )
+                column[bad] = np.nan
             np.log(column, out=column)
 
     @cached_property

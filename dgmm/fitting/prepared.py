@@ -53,6 +53,7 @@ def prepared_passes(
     """
     asked = options.preprocess or Preprocess()
     if known is not None:
+        known = replace(known, features=samples.features)
         view = transformed(samples, known)
         plain = Fold(view, workers)
         fold = plain if journal is None else Journaled(plain, journal)

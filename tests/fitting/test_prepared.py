@@ -11,6 +11,7 @@ import dask.array
 import numpy as np
 import pytest
 import sklearn.mixture
+import xarray as xr
 import zarr
 from sklearn.base import clone
 from sklearn.decomposition import PCA
@@ -142,7 +143,8 @@ def test_logarithms_are_taken_first() -> None:
     with pytest.raises(InputError, match=r"'1' is -2\.5"):
         fit.classify(x)
     x[7, 1] = np.nan  # is missing, and no more
-    assert dgmm.train(x, 2, **how).n_missing == 1
+    x[9] = [np.nan, -1, -1]  # is left out as it is
+    assert dgmm.train(x, 2, **how).n_missing == 2
 
 
 def test_what_is_read_block_by_block_is_what_is_made_in_memory(tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_a_model_keeps_what_was_done(tmp_path: Path) -> None:
         fit.marginal([0])
 
 
-def test_a_start_brings_its_own() -> None:
+def test_a_start_brings_its_own(tmp_path: Path) -> None:
     x = table()
     asked = {"scale": "standard", "pca": 2}
     fit = dgmm.train(x, 2, preprocess=asked, **QUICK)
@@ -216,6 +218,10 @@ def test_a_start_brings_its_own() -> None:
         assert again.mixture.transform is not None
         assert fit.mixture.transform is not None
         assert again.mixture.transform.digest == fit.mixture.transform.digest
+    # names are those of the data
+    named = xr.Dataset({name: ("row", column) for name, column in zip("abc", x.T, strict=True)})
+    dgmm.save(dgmm.train(named, start=fit.mixture, worst_rows=0), tmp_path / "named.json")
+    assert dgmm.load(tmp_path / "named.json").features == ("a", "b", "c")
     with pytest.raises(InputError, match="preprocess is another than that of the start"):
         dgmm.train(x, start=fit, preprocess={"scale": "standard"})
     with pytest.raises(InputError, match="the start was fitted without preprocess"):
