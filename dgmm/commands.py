@@ -339,8 +339,10 @@ def info(
         print(describe(fit, record.criterion))
         if fit.layout is not None:
             print(f"features: {fit.layout.describe(fit.features)}")
+        if fit.mixture.transform is not None:
+            print(f"preprocessed: {fit.mixture.transform.words}; means are in the data's units, densities are not")
         stability, remarks = fit.stability, fit.mixture.family.remarks(fit.mixture.components)
-        for component, (weight, mean) in enumerate(zip(fit.mixture.weights, fit.mixture.means, strict=True)):
+        for component, (weight, mean) in enumerate(zip(fit.mixture.weights, fit.mixture.physical_means, strict=True)):
             values = ", ".join(f"{name} {value:.4g}" for name, value in zip(fit.features[:6], mean, strict=False))
             more = ", ..." if len(mean) > 6 else ""
             more += f"; {remarks[component]}" if remarks[component] else ""

@@ -98,6 +98,13 @@ class TrainingOptions(TypedDict, total=False):
     """A component of constant density in the box of the data beside the K, for rows that belong to none of them; it
     adds its weight and its volume to the parameters (Gaussian types, samples without labels). No component is put on
     the worst rows then (worst_rows, on_collapse)."""
+    preprocess: Mapping[str, Any] | None
+    """What is done to the features before the mixture is fitted, kept with the model and done again where it is used:
+    log, features whose logarithms are taken; scale, standard (mean and standard deviation) or robust (median and
+    interquartile range of the sample of rows); pca, the share of the variance that principal components keep, such as
+    0.99, or their number. Such as {scale: standard, pca: 0.99, log: [chl]} (scale:standard,pca:0.99,log:chl on the
+    command line). Means are reported in the data's units, densities and criteria are of the features as they are
+    fitted: compare them within one preprocessing. Default: nothing."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
     start_rows: int

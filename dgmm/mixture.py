@@ -11,6 +11,7 @@ import numpy as np
 from dgmm.errors import InputError
 from dgmm.estep import Plan, Sharing, complete_rows, make_plan, score
 from dgmm.families import NOISE, Family, Frame, Noise, get_family, make_frame
+from dgmm.transform import Transform
 from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
 
 #: No component of a conditional mixture has a smaller weight: it may be beyond what a number can say.
@@ -92,12 +93,16 @@ class Mixture:
         Parameters in the form the family keeps them in; see `means` and `covariances`.
     noise : Noise or None
         Rows of no component. It is none of the K, and the last where probabilities have a column for each.
+    transform : Transform or None
+        What is done to rows before they are fitted: parameters and densities are of what comes of that, rows that are
+        scored or drawn are as they were before. None where nothing is done.
     """
 
     family: Family
     weights: FloatArray
     components: Any
     noise: Noise | None = None
+    transform: Transform | None = None
 
     def __post_init__(self) -> None:
         if self.noise is not None:
@@ -143,6 +148,11 @@ class Mixture:
         return int(self.means.shape[1])
 
     @property
+    def n_inputs(self) -> int:
+        """Number of features of the rows that are scored."""
+        return self.n_features if self.transform is None else self.transform.n_inputs
+
+    @property
     def n_parameters(self) -> int:
         """Number of free parameters."""
         own = self.family.n_parameters(self.n_components, self.n_features)
@@ -161,6 +171,37 @@ class Mixture:
     def covariances(self) -> FloatArray:
         """Covariances: (K, d, d) for full, (d, d) for tied, (K, d) for diag, (K,) for spherical."""
         return self.family.covariances(self.components)
+
+    @property
+    def physical_means(self) -> FloatArray:
+        """Component means in the data's units, shape (K, d): what preprocessing has dropped stands at its mean.
+
+        Of a feature that was fitted as a logarithm it is the geometric mean.
+        """
+        return self.means if self.transform is None else self.transform.inverse(self.means)
+
+    def physical_covariance(self, k: int) -> FloatArray:
+        """The covariance of a component in the data's units, shape (d, d).
+
+        It has no more ranks than features were fitted. Of a feature that was fitted as a logarithm it is the one to
+        first order: the squared mean times that of the logarithm.
+        """
+        inside = self.family.covariance(self.components, k)
+        if self.transform is None:
+            return inside
+        slopes = self.transform.slopes(self.physical_means[k])
+        return slopes.T @ inside @ slopes
+
+    @property
+    def physical_variances(self) -> FloatArray:
+        """Variances of the features in every component, in the data's units, shape (K, d)."""
+        if self.transform is None:
+            return self.family.variances(self.components)
+        means, found = self.physical_means, []
+        for k, mean in enumerate(means):
+            slopes = self.transform.slopes(mean)
+            found.append(((self.family.covariance(self.components, k) @ slopes) * slopes).sum(axis=0))
+        return np.array(found)
 
     def to_frame(self, frame: Frame) -> Mixture:
         """The same mixture in frame coordinates."""
@@ -206,10 +247,11 @@ class Mixture:
             covariance += share * family.covariance(components, k)
         frame = make_frame(family.frame, mean, covariance, ridge=ridge)
         inside = Mixture(family, self.weights, components, self.noise).to_frame(frame)
-        return make_plan([inside], {family.frame: frame}, sharing=Sharing(n_classes=n_classes))
+        plan = make_plan([inside], {family.frame: frame}, sharing=Sharing(n_classes=n_classes))
+        return plan if self.transform is None else replace(plan, transform=self.transform)
 
     def log_density(self, x: AnyArray) -> FloatArray:
-        """``log p(x)``, shape (n,), in the data's units, for the rows of ``x`` (n, d)."""
+        """``log p(x)``, shape (n,), in the data's units, for the rows of ``x`` (n, d); of rows as they are fitted."""
         return score(x, self.density_plan()).log_density
 
     def responsibilities(self, x: AnyArray) -> FloatArray:
@@ -217,7 +259,13 @@ class Mixture:
         return score(x, self.density_plan(), probabilities=True).probabilities
 
     def sample(self, n: int, generator: np.random.Generator) -> tuple[FloatArray, IntArray]:
-        """Draw n samples (n, d) and the components (n,) they came from, `NOISE` for noise."""
+        """Draw n samples (n, d) and the components (n,) they came from, `NOISE` for noise.
+
+        In the data's units; what preprocessing has dropped stands at its mean.
+        """
+        if self.transform is not None:
+            y, labels = replace(self, transform=None).sample(n, generator)
+            return self.transform.inverse(y), labels
         if self.noise is None:
             labels = generator.choice(self.n_components, size=n, p=self.weights)
             return self.family.sample(self.components, labels, generator), labels
@@ -333,6 +381,11 @@ class Mixture:
 
     def _chosen(self, features: Sequence[int]) -> IntArray:
         """Numbers of features as an array; raises `InputError` for those that are none, or come twice."""
+        if self.transform is not None:
+            raise InputError(
+                f"the model was fitted to other features than the data's ({self.transform.words}), of which parts are "
+                "no mixture: train without preprocess"
+            )
         d, found = self.n_features, np.array(features, dtype=np.int64)
         if not len(found) or len(np.unique(found)) < len(found) or found.min() < 0 or found.max() >= d:
             raise InputError(f"features {list(features)} are not some of 0 to {d - 1}, each of them once")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dgmm.data import Source, open_samples
@@ -61,9 +62,12 @@ def steps(
     if not shown:
         raise InputError(f"none of the iterations {list(at)} is among the {len(path)} of the path")
     samples = open_samples(source)
-    if samples.n_features != path[0].n_features:
-        raise InputError(f"{samples.name} has {samples.n_features} features, the mixtures have {path[0].n_features}")
-    x, names = samples.some_rows(POINTS), samples.features
+    if samples.n_features != path[0].n_inputs:
+        raise InputError(f"{samples.name} has {samples.n_features} features, the mixtures have {path[0].n_inputs}")
+    x, names, transform = samples.some_rows(POINTS), samples.features, path[0].transform
+    if transform is not None:  # drawn as it was fitted
+        x, names = transform(x), transform.outputs
+        path = [replace(mixture, transform=None) for mixture in path]
     units = dict(zip(samples.layout.variables, samples.layout.units, strict=False))
     labels = [with_unit(names[i], units.get(names[i])) for i in features]
     return steps_figure(path, shown, x, features, labels, hard=hard)

@@ -83,7 +83,7 @@ class Drawing(Sendable):
     @property
     def working_bytes(self) -> int:
         """Bytes that a task takes at most."""
-        d = self.mixture.n_features
+        d = self.mixture.n_inputs
         return self.chunk_rows * (COPIES * 8 * d + 2 * d * np.dtype(self.dtype).itemsize + 32)
 
     @cached_property
@@ -164,7 +164,7 @@ def sample_into(
         If a chunk is too large for a worker.
     """
     mixture, layout = (model.mixture, layout_of(model)) if isinstance(model, Fit) else (model, Layout())
-    d = mixture.n_features
+    d = mixture.n_inputs
     chunk_rows = min(rows, chunk_rows or max(1, min(CHUNK_ROWS, CHUNK_VALUES // d)))
     drawing = Drawing(mixture, spans_of(layout, d), rows, chunk_rows, seed, dtype, labels, output.writer)
     check_memory(drawing, workers)

@@ -19,6 +19,8 @@ StartMethod = Literal["kmeans", "k-means++", "random", "random_from_data"]
 Assignment = Literal["soft", "hard"]
 #: What is believed of components before any sample is seen.
 PriorName = Literal["none", "default"]
+#: By what features are divided before they are fitted.
+Scale = Literal["none", "standard", "robust"]
 #: What of a mixture can be held fixed.
 Part = Literal["weights", "means", "covariances"]
 #: How much is searched on the sample.

@@ -12,22 +12,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: The rooms, each of which may import those above it, and what is in each, in the same order.
 HOUSE: dict[str, str] = {
-    "types": "", "errors": "", "blas": "", "waits": "", "progress": "", "rows": "",
+    "types": "", "errors": "", "blas": "", "waits": "", "progress": "", "rows": "", "transform": "",
     "families": "frame statistics base gaussian conjugate full diag tied spherical aligned orientation ellipsoids "
     "loadings factors independent gamma poisson noise student",
     "estep": "jit block kernel plan totals compiled plain",
     "mixture": "", "matching": "",
     "data": "repositories retries runs grid cf labels units layout picks likeness codecs chunks stores ranges samples "
-    "frames parquet files variables sources fingerprints",
+    "views frames parquet files variables sources fingerprints",
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "fold projection journal",
     "passes": "sample profile parts estep worst judge census misfits codec passes leaves",
     "em": "mstep plain anderson information scoring ascent posterior variational",
     "fits": "options outcome stability clusters results table selection",
     "search": "initialise sampled cuts moves path starts",
-    "fitting": "reseed runner scout forecast labelled race departure bootstrap fit projection",
+    "fitting": "reseed runner scout forecast labelled prepared race departure bootstrap fit projection",
     "datasets": "",
-    "store": "states places local objects commits bucket_commits at folders record models journal",
+    "store": "states places local objects commits bucket_commits at folders steps record models journal",
     "registry": "card versions",
     "drift": "baseline shifts",
     "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",

@@ -70,6 +70,8 @@ def source_of(hint: Any) -> str:
         return "int | str"
     if hint is dgmm.types.Criterion:
         return f"Criterion | Literal[{', '.join(map(repr, map(str, hint)))}]".replace("'", '"')
+    if isinstance(hint, type) and issubclass(hint, Settings):
+        return "Mapping[str, Any]"
     return "None" if hint is NoneType else "Any" if hint is Any else hint.__name__
 
 

@@ -169,8 +169,8 @@ def em_path(
     """
     asked = {"reg_covar": reg_covar, "max_iter": n_passes, "assignment": assignment, "fixed": fixed, "prior": prior}
     options, samples = validated(Training, asked), open_samples(source)
-    if samples.n_features != start.n_features:
-        raise InputError(f"{samples.name} has {samples.n_features} features, the start {start.n_features}")
+    if samples.n_features != start.n_inputs:
+        raise InputError(f"{samples.name} has {samples.n_features} features, the start {start.n_inputs}")
     with workers_named(scheduler, {}) as workers:
         return path_of(samples, workers, start, options.max_iter, options)
 

@@ -33,6 +33,7 @@ from dgmm.data.stores import (
     unfinished,
 )
 from dgmm.data.variables import copying_bytes, in_blocks, packing, stored_chunks
+from dgmm.data.views import transformed
 
 __all__ = [
     "PARTIAL",
@@ -91,6 +92,7 @@ __all__ = [
     "shortened",
     "store_at",
     "stored_chunks",
+    "transformed",
     "unfinished",
     "unmasked",
 ]

@@ -224,6 +224,16 @@ class Samples:
             return ("values",)
         return self.layout.variables if self.layout.spans else self.features
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of one sample of what is read."""
+        return self.row_bytes
+
+    @property
+    def made_bytes(self) -> int:
+        """Bytes of what is made of one sample that is read, beside it."""
+        return 0
+
     def storage(self) -> Iterator[str]:
         """How the arrays are stored, in lines, and whether damage to them is noticed; nothing of what is in memory."""
         beside = ("weights", self.weights), ("labels", None if self.labels is None else self.labels.field)

@@ -277,6 +277,13 @@ class Fold:
             return reduce(type(nodes[0].value).merge, (node.value for node in drained(nodes)))
         return merge_all(drained(nodes), len(self.samples.grid))
 
+    def go_over(self, samples: Samples) -> None:
+        """Passes to come are over the same samples seen in another way, on the same grid; these may stay in memory."""
+        self.close()
+        self.samples, self._source = samples, None
+        self._runs = runs_of(samples, self.workers)
+        self._leases = None if samples.in_memory else self.workers.leases()
+
     def close(self) -> None:
         """Let go of all that is kept."""
         self._homes = {}

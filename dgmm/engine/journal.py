@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from dgmm.data import Samples
 from dgmm.engine.fold import Fold
 from dgmm.engine.leaf import Leaf
 from dgmm.engine.tree import Mergeable
@@ -124,6 +125,10 @@ class Journaled:
         seconds, reads = time.perf_counter() - began, self.fold.n_reads - before
         found: V = self._write(Entry(key, value, leaf.about(), seconds, reads)).value
         return found
+
+    def go_over(self, samples: Samples) -> None:
+        """Passes to come are over samples seen in another way; see `Fold.go_over`."""
+        self.fold.go_over(samples)
 
     def go_on_from(self, value: Any) -> Any:
         """Note in the journal from where the work goes on after a departure: replays go on from there, too."""

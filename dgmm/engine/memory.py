@@ -65,8 +65,9 @@ def segments_bytes(samples: Samples, *, ahead: bool, copies: bool) -> int:
     copies : bool
         Whether what is worked on is a copy, without missing rows.
     """
-    times = LOOKING if samples.in_memory else READING + AHEAD * ahead
-    return (times + copies) * samples.grid.largest * samples.row_bytes + CHUNK_BYTES * chunks_in_segment(samples)
+    times, more = (LOOKING, copies) if samples.in_memory else (READING, AHEAD * ahead + copies)
+    one = times * samples.read_bytes + samples.made_bytes + more * samples.row_bytes
+    return samples.grid.largest * one + CHUNK_BYTES * chunks_in_segment(samples)
 
 
 def chunks_in_segment(samples: Samples) -> int:

@@ -17,6 +17,7 @@ from dgmm.estep.plain import Plain
 from dgmm.estep.plan import DOUBLE, SOFT, Plan, Sharing, make_plan
 from dgmm.estep.totals import PassTotals, Scores, unpack
 from dgmm.rows import Rows
+from dgmm.transform import Transform
 from dgmm.types import AnyArray, FloatArray
 
 __all__ = [
@@ -39,6 +40,10 @@ __all__ = [
     "score",
     "unpack",
 ]
+
+
+#: Rows that are transformed at a time.
+TRANSFORMED_ROWS = 8192
 
 
 class Backend(Protocol):
@@ -72,7 +77,11 @@ def backend_of(plan: Plan) -> Backend:
 
 def buffer_bytes(plan: Plan) -> int:
     """Bytes that one thread takes for an E-step or scores, beside samples and totals."""
-    return backend_of(plan).buffer_bytes(plan)
+    own = backend_of(plan).buffer_bytes(plan)
+    if plan.transform is None:
+        return own
+    # rows as they are fitted, and their scores
+    return own + plan.transform.buffer_bytes + TRANSFORMED_ROWS * 8 * (plan.n_features + plan.n_rows + 3)
 
 
 def accumulate(rows: Rows, plan: Plan) -> PassTotals:
@@ -120,10 +129,26 @@ def score(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
         top = np.take_along_axis(shares, label[:, None], axis=1)[:, 0]
         return Scores(label, top, found.log_density, shares if probabilities else shares[:0])
     n, k = len(x), plan.n_rows
-    scores = Scores(np.empty(n, dtype=np.int64), np.empty(n), np.empty(n), np.empty((n if probabilities else 0, k)))
+    if plan.transform is not None:
+        return _score_transformed(x, plan, plan.transform, probabilities=probabilities)
+    scores = Scores.empty(n, k, probabilities=probabilities)
     backend_of(plan).score(x, plan, scores)
     (family,) = plan.families
     base = family.log_base_measure(x)
     if base is not None:
         scores.log_density[:] += base
+    return scores
+
+
+def _score_transformed(x: AnyArray, plan: Plan, transform: Transform, *, probabilities: bool) -> Scores:
+    """Scores of rows as they come, so many at a time."""
+    n, inner = len(x), plan.after_transform
+    scores = Scores.empty(n, plan.n_rows, probabilities=probabilities)
+    for start in range(0, n, TRANSFORMED_ROWS):
+        some = slice(start, start + TRANSFORMED_ROWS)
+        found = score(transform(x[some]), inner, probabilities=probabilities)
+        scores.label[some], scores.probability[some] = found.label, found.probability
+        scores.log_density[some] = found.log_density
+        if probabilities:
+            scores.probabilities[some] = found.probabilities
     return scores

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 
 from dgmm.families import NOISE, Family, FeatureMap, Frame, FrameKind, Noise
+from dgmm.transform import Transform
 from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
 
 #: Largest rounding error of a log density, in nats, that the expanded form may make in double precision, and in single.
@@ -137,6 +138,8 @@ class Plan(Sendable):
     links : ndarray, shape (rows, 2), or None
         How log densities follow from the products, as `Family.links` has it; the second number is infinite in rows
         where they are the products. None if they all are.
+    transform : Transform or None
+        What is done to samples before they are scored; sums are over samples as they are.
     """
 
     stacks: tuple[Stack, ...]
@@ -147,11 +150,17 @@ class Plan(Sendable):
     sharing: Sharing = SOFT
     noisy: tuple[bool, ...] = ()
     links: FloatArray | None = None
+    transform: Transform | None = None
 
     @property
     def n_features(self) -> int:
         """Number of features d."""
         return len(self.stacks[0].origin)
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of features of the samples that are scored."""
+        return self.n_features if self.transform is None else self.transform.n_inputs
 
     @property
     def n_rows(self) -> int:
@@ -174,6 +183,8 @@ class Plan(Sendable):
             parts.append(self.noisy)
         if self.links is not None:
             parts.append(self.links)
+        if self.transform is not None:
+            parts.append(self.transform.digest)
         for stack in self.stacks:
             parts += [stack.features.chain, stack.origin, stack.shift, stack.forward]
             parts += [part for p in stack.products for part in (p.rows.start, p.theta)]
@@ -199,6 +210,11 @@ class Plan(Sendable):
     def as_density(self) -> Plan:
         """The same where every sample is shared out as it is probable: its log-likelihood is that of the density."""
         return self if self.sharing == SOFT else replace(self, sharing=SOFT)
+
+    @cached_property
+    def after_transform(self) -> Plan:
+        """The same for samples that are transformed already."""
+        return replace(self, transform=None)
 
     def prepared(self, make: Callable[[Plan], T]) -> T:
         """What a back end makes of the plan, made once."""

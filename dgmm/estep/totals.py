@@ -75,6 +75,12 @@ class Scores:
     log_density: FloatArray
     probabilities: FloatArray
 
+    @classmethod
+    def empty(cls, n: int, k: int, *, probabilities: bool) -> Scores:
+        """Of n samples and k components, to be filled."""
+        every = np.empty((n if probabilities else 0, k))
+        return cls(np.empty(n, dtype=np.int64), np.empty(n), np.empty(n), every)
+
 
 def unpack(totals: PassTotals, plan: Plan, judged: PassTotals | None = None) -> list[SufficientStatistics]:
     """Statistics of each mixture, in the order in which the plan was given them.

@@ -9,6 +9,7 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any, Self, TypedDict
 
@@ -268,9 +269,13 @@ class StreamedMixture(Streamed, Bridge):
 
     def _prepare(self, problem: Problem, workers: Workers) -> tuple[Passes, Ground]:
         """The profile pass, and what an M-step needs to know."""
-        rows = 1 if problem.whole else self.sample_rows
-        options = validated(Training, {"seed": self._seed, "sample_rows": rows, **self._climbing()})
-        passes = passes_over(problem.samples, workers, options, ridge=self._ridge())
+        settings = validated(Training, {"seed": self._seed, "sample_rows": self.sample_rows, **self._climbing()})
+        robust = settings.preprocess is not None and settings.preprocess.scale == "robust"
+        # starts are made of all rows of an array in memory, so that nothing else needs the sample
+        options = settings.model_copy(update={"sample_rows": 1}) if problem.whole and not robust else settings
+        known = self._transform if self._goes_on else None
+        passes = passes_over(problem.samples, workers, options, ridge=self._ridge(), known=known)
+        self._transform = passes.transform
         n = passes.profile.n_samples
         if n < max(2, self.n_components):
             raise InputError(
@@ -286,6 +291,7 @@ class StreamedMixture(Streamed, Bridge):
     def _check_fitted_for(self, n_features: int) -> None:
         """Refuse to go on from what was fitted to something else."""
         k, d = self.means_.shape
+        d = d if self._transform is None else self._transform.n_inputs
         wanted = self.n_components, self.covariance_type, n_features
         fitted = k, self._fitted_type, d
         if wanted != fitted:
@@ -339,7 +345,7 @@ class StreamedMixture(Streamed, Bridge):
 
     def _scorer(self, what: What) -> Scorer:
         with one_blas_thread:
-            plan = self._expected_mixture().density_plan(ridge=0.0)
+            plan = replace(self._expected_mixture(), transform=self._transform).density_plan(ridge=0.0)
         return Scorer(plan, what, self._log_scale(), self.means_.dtype == np.float32)
 
     def _total(self, X: AnySamples) -> tuple[float, int]:

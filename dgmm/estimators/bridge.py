@@ -13,6 +13,7 @@ from dgmm.errors import InputError
 from dgmm.estimators.problem import Start
 from dgmm.families import SCIKIT_LEARN, GaussianFamily, Gaussians, gaussian_family, get_family
 from dgmm.mixture import Mixture
+from dgmm.transform import Transform
 from dgmm.types import AnyArray
 
 #: A weight of zero has no logarithm; with this one a component gets no sample that another has any use for.
@@ -35,6 +36,8 @@ class Bridge:
     remaining_gain_: float
     #: `covariance_type` of the fit: the parameter may have been set since.
     _fitted_type: str
+    #: What is done to rows before they are fitted.
+    _transform: Transform | None = None
 
     @classmethod
     def from_sklearn(cls, model: Any) -> Self:
@@ -71,6 +74,11 @@ class Bridge:
             Of the least of scikit-learn's covariance types that has these covariances too.
         """
         check_is_fitted(self)
+        if self._transform is not None:
+            raise InputError(
+                f"scikit-learn's mixture knows of no preprocessing ({self._transform.words}): hand it samples that "
+                "preprocess_ has transformed, and fit it without"
+            )
         model = self._plain(covariance_type=self._fitted_type)
         _copy_attributes(self, model, leave=("remaining_gain_", "selection_"))
         if self._fitted_type not in SCIKIT_LEARN:
@@ -101,13 +109,13 @@ class Bridge:
             Columns ``weight`` and, for every feature, its ``mean`` and ``std``.
         """
         check_is_fitted(self)
-        d = self.means_.shape[1]
         components = components_of(self._fitted_type, self.means_, self.precisions_cholesky_)
-        variances = get_family(self._fitted_type).variances(components)
+        mixture = Mixture(get_family(self._fitted_type), self.weights_, components, transform=self._transform)
+        d, means, variances = mixture.n_inputs, mixture.physical_means, mixture.physical_variances
         names = [str(name) for name in getattr(self, "feature_names_in_", [f"x{i}" for i in range(d)])]
         columns: dict[tuple[str, str], AnyArray] = {("", "weight"): self.weights_}
         for i, name in enumerate(names):
-            columns[name, "mean"], columns[name, "std"] = self.means_[:, i], np.sqrt(variances[:, i])
+            columns[name, "mean"], columns[name, "std"] = means[:, i], np.sqrt(variances[:, i])
         table = pd.DataFrame(columns)
         table.index.name = "component"
         return table
@@ -118,7 +126,7 @@ class Bridge:
         if not hasattr(self, "converged_"):
             return html
         table = self.components_table()
-        k, d = self.means_.shape
+        k, d = len(table), (len(table.columns) - 1) // 2
         left_out = [f"{k - SHOWN_COMPONENTS} more components"] * (k > SHOWN_COMPONENTS)
         left_out += [f"{d - SHOWN_FEATURES} more features"] * (d > SHOWN_FEATURES)
         shown = table.iloc[:SHOWN_COMPONENTS, : 1 + 2 * SHOWN_FEATURES]

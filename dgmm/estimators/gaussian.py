@@ -10,6 +10,7 @@ import numpy as np
 import sklearn.mixture
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from dgmm.blas import one_blas_thread
 from dgmm.config import Select
@@ -24,7 +25,8 @@ from dgmm.fitting import select_samples
 from dgmm.keywords import GridOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.types import Acceleration, Assignment, FloatArray, PriorName
+from dgmm.transform import Transform
+from dgmm.types import Acceleration, Assignment, FloatArray, IntArray, PriorName
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -94,6 +96,11 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
     prior : {'none', 'default'}, default='none'
         Whether components have the conjugate prior of Fraley and Raftery (2007), with the settings of mclust, under
         which none of few samples collapses; lower bounds have the logarithm of its density, up to a constant.
+    preprocess : dict or None, default=None
+        What is done to the features first, such as ``{"scale": "standard", "pca": 0.99}`` or ``{"log": ["0"]}``; see
+        `dgmm.train`. `means_`, covariances and log densities are of what comes of that, as behind transformers in a
+        pipeline, and ``preprocess_.inverse(means_)`` are in the data's units; so is `means_init`. Samples and
+        `components_table` are in the data's units.
     sample_rows : int, default=100_000
         Dask, Zarr and xarray data with more rows than this start from a random sample of so many. Other arrays start
         from all their rows, as in scikit-learn.
@@ -123,10 +130,12 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         Columns of a DataFrame, variables of a Dataset, or string labels along the feature dimension of a DataArray.
     selection_ : dgmm.Selection
         Of an estimator made by `select`.
+    preprocess_ : dgmm.transform.Transform or None
+        What is done to the features: called with samples of shape (n, n_features) it gives those that are fitted.
 
     Notes
     -----
-    Beside the last six parameters it differs from scikit-learn where it says so: a component that has lost every
+    Beside the last seven parameters it differs from scikit-learn where it says so: a component that has lost every
     sample stays where it is, rather than at the origin; single precision data are summed in double precision; rows of
     chunked data with missing values are left out. A collapsed component raises `dgmm.CollapseError`, a ValueError.
     Array API input is not supported. ``set_output`` concerns transformers, which mixtures are not.
@@ -155,6 +164,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         "assignment": [StrOptions(set(get_args(Assignment)))],
         "fixed": [list, tuple],
         "prior": [StrOptions(set(get_args(PriorName)))],
+        "preprocess": [dict, None],
         "sample_rows": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -168,6 +178,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         assignment: str = "soft",
         fixed: Sequence[str] = (),
         prior: str = "none",
+        preprocess: dict[str, Any] | None = None,
         sample_rows: int = 100_000,
         **theirs: Unpack[GaussianParameters],
     ) -> None:
@@ -178,6 +189,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         self.assignment = assignment
         self.fixed = fixed
         self.prior = prior
+        self.preprocess = preprocess
         self.sample_rows = sample_rows
 
     @classmethod
@@ -240,8 +252,10 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             assignment=training.assignment,
             fixed=tuple(training.fixed),
             prior=training.prior,
+            preprocess=None if training.preprocess is None else training.preprocess.model_dump(),
             sample_rows=training.sample_rows,
         )
+        model._transform = fit.mixture.transform
         with one_blas_thread:
             model._set_mixture(fit.mixture, problem.dtype)
         model.converged_ = fit.converged
@@ -253,7 +267,30 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         return model
 
     def _climbing(self) -> dict[str, Any]:
-        return {"assignment": self.assignment, "fixed": list(self.fixed), "prior": self.prior}
+        asked = ("assignment", "prior", "preprocess")
+        return {"fixed": list(self.fixed), **{name: getattr(self, name) for name in asked}}
+
+    @property
+    def preprocess_(self) -> Transform | None:
+        """What is done to the features before they are fitted."""
+        check_is_fitted(self)
+        return self._transform
+
+    def sample(self, n_samples: int = 1) -> tuple[FloatArray, IntArray]:
+        """Draw samples from the fitted mixture, in the data's units; what preprocessing dropped stands at its mean.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+        y : ndarray of shape (n_samples,)
+            The component of each.
+        """
+        x, labels = super().sample(n_samples)
+        return (x if self._transform is None else self._transform.inverse(x)), labels
 
     def _n_parameters(self) -> int:
         k, d = self.means_.shape
@@ -272,11 +309,15 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         if self.regularisation == "relative":
             # a start must not depend on units either
             unit = float(np.sqrt(np.diagonal(passes.profile.moments.covariance).mean())) or 1.0
-        changed = {}
-        if unit != 1.0:
+        means, precisions, changed = self.means_init, self.precisions_init, {}
+        if passes.transform is not None:
+            if precisions is not None:
+                raise InputError("precisions_init are of the data, and preprocess fits other features: leave one out")
+            means = None if means is None else passes.transform(np.asarray(means, dtype=float))
+        if unit != 1.0 or passes.transform is not None:
             changed = {
-                "means_init": None if self.means_init is None else np.asarray(self.means_init) / unit,
-                "precisions_init": None if self.precisions_init is None else np.asarray(self.precisions_init) * unit**2,
+                "means_init": None if means is None else np.asarray(means) / unit,
+                "precisions_init": None if precisions is None else np.asarray(precisions) * unit**2,
             }
         maker = self._plain(**changed)
         scaled = rows if unit == 1.0 else rows / unit

@@ -162,13 +162,16 @@ def _score_xarray(x: xr.DataArray | xr.Dataset, scorer: Scorer, features: Featur
         output_dtypes=[scorer.dtype_of_blocks(array.dtype)],
         dask_gufunc_kwargs={"output_sizes": {component: scorer.n_labels}} if wide else {},
     )
-    return scores.rename(scorer.what).assign_attrs(long_name=LONG_NAMES[scorer.what].format(scorer.of, scorer.unknown))
+    long_name = LONG_NAMES[scorer.what].format(scorer.of, scorer.unknown)
+    if scorer.plan.transform is not None:
+        long_name = long_name.replace("in the data's units", "of the features as they were fitted")
+    return scores.rename(scorer.what).assign_attrs(long_name=long_name)
 
 
 def check_features(n: int, scorer: Scorer) -> None:
     """Refuse samples with another number of features than the model's."""
-    if n != scorer.plan.n_features:
-        raise InputError(f"samples have {n} features, the model was fitted on {scorer.plan.n_features}")
+    if n != scorer.plan.n_inputs:
+        raise InputError(f"samples have {n} features, the model was fitted on {scorer.plan.n_inputs}")
 
 
 def share_of_hits(found: Any, labels: Any, weights: Any) -> float:

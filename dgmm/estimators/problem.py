@@ -65,7 +65,8 @@ class Problem:
     def start_rows(self, passes: Passes, limit: int, seed: int) -> FloatArray:
         """Rows that starts are made of, in double precision: all, or the profile's sample of chunked data."""
         if self.whole:
-            return np.asarray(self.source, dtype=np.float64)
+            rows = np.asarray(self.source, dtype=np.float64)
+            return rows if passes.transform is None else passes.transform(rows)
         sample, size = passes.profile.sample, self.samples.grid.size
         return rows_in_order(sample, size, seed) if size <= limit else sample.rows.x
 

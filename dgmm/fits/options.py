@@ -25,7 +25,18 @@ from pydantic import (
 from dgmm.data import Labels
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, GROUPS, SERIES_PATTERN, get_family, names
-from dgmm.types import Acceleration, Assignment, Criterion, Effort, OnCollapse, Part, Precision, PriorName, StartMethod
+from dgmm.types import (
+    Acceleration,
+    Assignment,
+    Criterion,
+    Effort,
+    OnCollapse,
+    Part,
+    Precision,
+    PriorName,
+    Scale,
+    StartMethod,
+)
 
 #: An open range begins with so many numbers, and goes on until so many more bring nothing, or to this number.
 FIRST_NUMBERS, STEPS, LIMIT = 8, 3, 64
@@ -253,6 +264,58 @@ def _some_parts(value: list[Part]) -> list[Part]:
     return found
 
 
+def _share_or_number(value: Any) -> Any:
+    """A share of the variance below one, or a whole number of components."""
+    advice = "give a share of the variance such as 0.99, or a whole number of components"
+    if isinstance(value := _plain(value), bool):
+        raise ValueError(advice)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(advice) from None
+    if 0 < number < 1:
+        return number
+    if not (number >= 1 and number.is_integer()):
+        raise ValueError(advice)
+    return int(number)
+
+
+def _as_preprocess(value: Any) -> Any:
+    """``scale:standard,pca:0.99,log:a`` as those parts by their names; ``log`` may come more than once."""
+    if not isinstance(value, str):
+        return value
+    found: dict[str, Any] = {}
+    for part in as_list(value):
+        name, _, given = part.partition(":")
+        if not (name.strip() and given.strip()):
+            raise ValueError("expected names and values, such as scale:standard,pca:0.99")
+        found |= {name.strip(): [*found.get("log", []), given.strip()] if name.strip() == "log" else given.strip()}
+    return found
+
+
+class Preprocess(Settings):
+    """What is done to the features before a mixture is fitted."""
+
+    scale: Scale = Field(
+        "none",
+        description="By what features are divided: standard deviations, or interquartile ranges (robust) with the "
+        "median in the place of the mean, both of the sample of rows.",
+    )
+    pca: Annotated[float | int | None, BeforeValidator(lambda v: None if v is None else _share_or_number(v))] = Field(
+        None, description="Share of the variance that principal components keep, such as 0.99, or their number."
+    )
+    log: Annotated[list[str], BeforeValidator(as_list)] = Field(
+        [], description="Features, or variables of several, whose logarithms are taken first."
+    )
+
+
+def _something(value: Preprocess | None) -> Preprocess | None:
+    """None where there is nothing to do."""
+    if value is not None and not value.model_fields_set:
+        raise ValueError("nothing is asked for: give scale, pca or log, or leave it out")
+    return None if value == Preprocess() else value
+
+
 class Training(Settings):
     """How mixtures are fitted."""
 
@@ -318,6 +381,18 @@ class Training(Settings):
         description="A component of constant density in the box of the data beside the K, for rows that belong to none "
         "of them; it adds its weight and its volume to the parameters (Gaussian types, samples without labels). No "
         "component is put on the worst rows then (worst_rows, on_collapse).",
+    )
+    preprocess: Annotated[
+        Annotated[Preprocess | None, AfterValidator(_something)],
+        BeforeValidator(_as_preprocess, json_schema_input_type=Preprocess | str | None),
+    ] = Field(
+        None,
+        description="What is done to the features before the mixture is fitted, kept with the model and done again "
+        "where it is used: log, features whose logarithms are taken; scale, standard (mean and standard deviation) or "
+        "robust (median and interquartile range of the sample of rows); pca, the share of the variance that principal "
+        "components keep, such as 0.99, or their number. Such as {scale: standard, pca: 0.99, log: [chl]} "
+        "(scale:standard,pca:0.99,log:chl on the command line). Means are reported in the data's units, densities and "
+        "criteria are of the features as they are fitted: compare them within one preprocessing. Default: nothing.",
     )
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")

@@ -61,7 +61,8 @@ class Fit:
     Attributes
     ----------
     mixture : Mixture
-        In the data's units, components by weight, largest first.
+        In the data's units, or those that preprocessing makes of them (`Mixture.transform`), with which densities and
+        criteria go, too; components by weight, largest first.
     log_likelihood : float
         Total, of this very mixture, in nats; like `entropy` and `held_out` in double precision, whatever the passes
         before took (`compute_dtype`).
@@ -81,7 +82,7 @@ class Fit:
         Total log-likelihood of the mixture evaluated in each pass, and with a prior the logarithm of its density up to
         a constant; accelerated training tries points that it rejects, so that only its running maximum must rise.
     features : tuple of str
-        Names of the features.
+        Names of the features of the data.
     entropy : float
         Of the responsibilities, ``-sum r log r`` over samples and components, in nats.
     held_out : float

@@ -13,9 +13,11 @@ from dgmm.fitting.fit import (
     started,
     train_samples,
 )
+from dgmm.fitting.prepared import check_known
 from dgmm.fitting.projection import projection_of
 
 __all__ = [
+    "check_known",
     "fit_one",
     "merge_samples",
     "passes_over",

@@ -16,11 +16,13 @@ from dgmm.fits import Fit, One, OpenRange, Outcome, Search, Selection, Training,
 from dgmm.fitting.bootstrap import REFITTED_ROWS, stability_of
 from dgmm.fitting.departure import starts_after
 from dgmm.fitting.labelled import check_classes, known_starts
+from dgmm.fitting.prepared import before_transform, check_known, given_after, prepared_passes
 from dgmm.fitting.race import Race
 from dgmm.fitting.scout import Scout
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, profile_of
 from dgmm.search import Candidate, Given, Starts, grounds_for, one_component, start_on_sample
+from dgmm.transform import Transform
 from dgmm.types import Criterion, PriorName
 
 logger = logging.getLogger("dgmm")
@@ -213,12 +215,16 @@ def passes_over(
     *,
     ridge: float | None = None,
     journal: Journal | None = None,
+    known: Transform | None = None,
 ) -> Passes:
     """The profile pass, and what further passes need; options are those of `Training` by default.
 
-    With a journal, passes that are in it are not made again.
+    With a journal, passes that are in it are not made again. Samples are preprocessed as the options ask for, or in a
+    known way.
     """
     options = Training() if options is None else options
+    if known is not None or options.preprocess is not None:
+        return prepared_passes(samples, workers, options, known=known, ridge=ridge, journal=journal)
     plain = Fold(samples, workers)
     fold = plain if journal is None else Journaled(plain, journal)
     return Passes(fold, samples, profile_of(fold, samples, options), options, ridge=ridge)
@@ -233,8 +239,13 @@ def train_samples(
     journal: Journal | None = None,
 ) -> Fit:
     """Fit one mixture, and warn of what it lacks; raises `CollapseError` where there is nothing to return."""
+    known = None
+    if given is not None and given.mixture is not None:
+        check_known(known := given.mixture.transform, options, samples)
     with one_blas_thread:
-        fit = fit_one(passes_over(samples, workers, options, journal=journal), one, options, given)
+        passes = passes_over(samples, workers, options, journal=journal, known=known)
+        fit = fit_one(passes, one, options, given_after(given, passes.transform))
+        fit = before_transform(fit, samples, passes.transform)
     if not fit.outcome.is_sound:
         logger.warning("%s: %s", fit.state, fit.reason)
     elif not fit.converged:
@@ -264,8 +275,8 @@ def started(one: One, samples: Samples, start: Fit | Mixture) -> tuple[One, Samp
         )
     if isinstance(start, Fit):
         samples = samples.like(start.features, start.layout)
-    if samples.n_features != mixture.n_features:
-        raise InputError(f"{samples.name} has {samples.n_features} features, the start {mixture.n_features}")
+    if samples.n_features != mixture.n_inputs:
+        raise InputError(f"{samples.name} has {samples.n_features} features, the start {mixture.n_inputs}")
     return one.model_copy(update={"n_components": k}), samples, Given(mixture=mixture)
 
 
@@ -279,11 +290,22 @@ def fit_one(passes: Passes, one: One, options: Training, given: Given | None = N
 
 
 def select_samples(
-    samples: Samples, workers: Workers, search: Search, options: Training, journal: Journal | None = None
+    samples: Samples,
+    workers: Workers,
+    search: Search,
+    options: Training,
+    journal: Journal | None = None,
+    known: Transform | None = None,
 ) -> Selection:
-    """Fit a grid and choose from it."""
+    """Fit a grid and choose from it; samples may be preprocessed in a known way."""
     with one_blas_thread:
-        return select_candidates(passes_over(samples, workers, options, journal=journal), search, options)
+        passes = passes_over(samples, workers, options, journal=journal, known=known)
+        found = select_candidates(passes, search, options)
+    if passes.transform is None:
+        return found
+    fits = {id(fit): before_transform(fit, samples, passes.transform) for fit in (found.best, *found.fits)}
+    every, ties = (tuple(fits[id(fit)] for fit in group) for group in (found.fits, found.ties))
+    return replace(found, best=fits[id(found.best)], fits=every, ties=ties)
 
 
 def merge_samples(fit: Fit, samples: Samples, workers: Workers, options: Training) -> Fit:
@@ -311,8 +333,10 @@ def path_of(
 
     The start, and after each of so many passes the M-step's; no rule ends them sooner.
     """
+    if (known := start.transform) is not None:
+        start = replace(start, transform=None)
     with one_blas_thread:
-        passes, name = passes_over(samples, workers, options), start.covariance_type
+        passes, name = passes_over(samples, workers, options, known=known), start.covariance_type
         candidate = Candidate(start.n_components, name)
         moments, reg_covar = passes.profile.moments, options.reg_covar
         check_prior(start.family, options.prior, moments)
@@ -325,4 +349,4 @@ def path_of(
             if ascent.failure is not None:
                 raise ascent.failure
             found.append(ascent.proposal.to_data(ground.frame))
-    return tuple(found)
+    return tuple(found if known is None else (replace(mixture, transform=known) for mixture in found))

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from dgmm.data import Samples
+from dgmm.data import Samples, transformed
 from dgmm.engine import Leaf, Projection, projected_bytes
 from dgmm.families import Frame, FrameKind, Moments, Noise, get_family, make_frame
 from dgmm.fits import One, Search, Training
 from dgmm.mixture import Mixture
 from dgmm.passes import leaves_for
 from dgmm.search import BUDGETS, Candidate, grounds_for
+from dgmm.transform import Transform
 
 
 def projection_of(samples: Samples, asked: One | Search, options: Training) -> Projection:
@@ -24,9 +25,25 @@ def projection_of(samples: Samples, asked: One | Search, options: Training) -> P
         candidates = [Candidate(asked.number(samples.labels), asked.covariance_type)]
 
     def need(threads_per_worker: int, n_threads: int) -> int:
-        return projected_bytes(samples, leaves_of(samples, candidates, options), threads_per_worker, n_threads)
+        view, threads = view_of(samples, options), (threads_per_worker, n_threads)
+        needed = projected_bytes(view, leaves_of(view, candidates, options), *threads)
+        if view is samples:
+            return needed
+        return max(needed, projected_bytes(samples, leaves_of(samples, [], options), *threads))
 
     return need
+
+
+def view_of(samples: Samples, options: Training) -> Samples:
+    """Samples as they will be fitted, as far as memory is concerned: with as many principal components as there may be.
+
+    Of a share of the variance that is the number of features; what passes need is found once it is known.
+    """
+    asked, d = options.preprocess, samples.n_features
+    if asked is None or samples.in_memory:
+        return samples
+    matrix = np.ones(d) if asked.pca is None else np.ones((d, d if asked.pca < 1 else min(d, int(asked.pca))))
+    return transformed(samples, Transform(samples.features, (), np.zeros(d), matrix))
 
 
 def leaves_of(samples: Samples, candidates: Sequence[Candidate], options: Training) -> list[Leaf[Any]]:

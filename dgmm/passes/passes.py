@@ -24,6 +24,7 @@ from dgmm.passes.profile import Profile, ProfileSegment, SampleSegment
 from dgmm.passes.sample import Draw, Sample, n_groups
 from dgmm.passes.worst import WorstSegment
 from dgmm.rows import Role
+from dgmm.transform import Transform
 
 logger = logging.getLogger("dgmm")
 
@@ -150,11 +151,14 @@ class Passes:
     options : PassOptions
     ridge : float, optional
         Constant and dependent features are allowed, in a frame of covariances with this ridge; see `make_frame`.
+    transform : Transform, optional
 
     Attributes
     ----------
     sharing : Sharing
         How samples are shared out among components.
+    transform : Transform or None
+        What was done to the samples; it is no part of the mixtures here.
     """
 
     def __init__(
@@ -165,11 +169,13 @@ class Passes:
         options: PassOptions,
         *,
         ridge: float | None = None,
+        transform: Transform | None = None,
     ) -> None:
         self.fold = fold
         self.samples = samples
         self.profile = profile
         self.ridge = ridge
+        self.transform = transform
         self.dtype: np.dtype[Any] = np.dtype(options.compute_dtype)
         n_classes = 0 if samples.labels is None else len(samples.labels.names)
         self.sharing = Sharing(options.assignment == "hard", n_classes)
@@ -220,6 +226,11 @@ class Passes:
         """`InputError` where the range of the values, or the sample, says that they cannot come from a family."""
         known = [self.profile.minimum[None], self.profile.maximum[None], self.profile.sample.rows.x]
         if any((wrong := family.misfits(x)) is not None and wrong.any() for x in known):
+            if self.transform is not None:
+                raise InputError(
+                    f"a {family.name} mixture is of {family.needs}, which the features of {self.samples.name} are not "
+                    f"after preprocessing ({self.transform.words}): leave preprocess out"
+                )
             self.refuse_misfits(family)
         objection = family.objection(self.profile.minimum, self.profile.maximum, self.samples.features)
         if objection is not None:

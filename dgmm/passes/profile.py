@@ -137,7 +137,7 @@ class Rowwise(Leaf[T]):
         self._check_weights(segment, given)
         numbers = self.grid.rows(self.grid.region(segment))
         units = numbers if self.blocks is None else units_of(self.grid, segment, self.blocks)
-        length = max(1, PIECE_BYTES // (8 * len(self.features)))
+        length = max(1, self.piece_bytes // (8 * len(self.features)))
         # one piece at least: a segment may have no rows when a leaf is only tried
         for start in range(0, max(len(given), 1), length):
             piece, its = given[start : start + length], numbers[start : start + length][: len(given)]
@@ -167,9 +167,14 @@ class Rowwise(Leaf[T]):
         """The sample is what takes memory."""
         return f"lower sample_rows ({self.draw.limit})"
 
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes of samples that are looked at in one piece: no fewer than of a covariance, which is made of each."""
+        return max(PIECE_BYTES, 8 * len(self.features) ** 2)
+
     def working_bytes(self, n_rows: int) -> int:
         """Numbers of all rows, made by adding, and of a piece its copies, masks, keys and what they are made of."""
-        return 16 * n_rows * (1 + (self.blocks is not None)) + 8 * PIECE_BYTES
+        return 16 * n_rows * (1 + (self.blocks is not None)) + 8 * self.piece_bytes
 
     def _check_weights(self, segment: int, rows: Rows) -> None:
         """Raise `InputError` that names the first weight that cannot be used."""

@@ -10,7 +10,7 @@ from dgmm.config import Refresh
 from dgmm.data import check_unchanged
 from dgmm.errors import CollapseError
 from dgmm.fits import One, Search, Training
-from dgmm.fitting import select_samples, train_samples
+from dgmm.fitting import check_known, select_samples, train_samples
 from dgmm.pipeline import samples_of, stage, workers_of
 from dgmm.refresh.night import CANDIDATE, Night, note, noted
 from dgmm.refresh.state import State
@@ -76,7 +76,12 @@ def fit_stage(job: Refresh) -> str | None:
                 one = One(n_components=m.n_components, covariance_type=m.covariance_type)
                 fit = train_samples(state.samples, workers, one, training, Given(mixture=m), journal)
             else:
-                selection = select_samples(state.samples, workers, stage(Search, job), training, journal)
+                # judged against the champion, whose densities are of features that are preprocessed as its own are
+                known = None
+                if champion is not None:
+                    known = champion.fit.mixture.transform
+                    check_known(known, training, state.samples, "the champion")
+                selection = select_samples(state.samples, workers, stage(Search, job), training, journal, known)
                 fit, table = selection.best, selection.table
         except CollapseError as error:
             if champion is None:

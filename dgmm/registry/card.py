@@ -211,7 +211,7 @@ def card_of(fit: Fit, version: str, made: Made) -> Card:
         seconds=float(sum(fit.seconds)),
         covariance_type=fit.covariance_type,
         n_components=fit.n_components,
-        n_features=fit.mixture.n_features,
+        n_features=fit.mixture.n_inputs,
         n_samples=fit.n_samples,
         n_missing=fit.n_missing,
         n_passes=fit.n_passes,

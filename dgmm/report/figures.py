@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -141,7 +142,7 @@ def _draw_profiles(panels: Sequence[Axes], mixture: Mixture, features: xr.DataAr
     """Means, and standard deviations where there is a second panel, along one coordinate."""
     at, attrs, colours = features.to_numpy(), features.attrs, class_colours(mixture)
     here = attrs.get("features", slice(None))
-    means, sd = mixture.means[:, here], deviations(mixture)[:, here]
+    means, sd = mixture.physical_means[:, here], deviations(mixture)[:, here]
     name, unit = attrs.get("value_name", "value"), attrs.get("value_units")
     along = with_unit(str(attrs.get("long_name", features.name)), attrs.get("units"))
     prepare(panels[0], "Mean of each class", with_unit(name, unit), along)
@@ -162,7 +163,10 @@ def sample_figure(
 ) -> FigureBase:
     """Rows by class: a histogram of one feature, a scatter plot of two or of the principal components of many."""
     figure = figure or new_figure(9, 5.4)
-    axes, colours, d = figure.subplots(), label_colours(mixture), mixture.n_features
+    axes, colours, d = figure.subplots(), label_colours(mixture), mixture.n_inputs
+    if d == 1 and mixture.transform is not None:  # of which the density is
+        sample, mixture = mixture.transform(sample), replace(mixture, transform=None)
+        names = [f"{names[0]}, as it was fitted"]
     _legend(axes, _class_handles(mixture), "class (share)")
     if d == 1:
         prepare(axes, "", names[0], "density")
@@ -189,8 +193,8 @@ def sample_figure(
     labels = mixture.responsibilities(x).argmax(axis=1)
     u, v = onto @ (x - origin).T
     axes.scatter(u, v, s=8 if len(x) > 1000 else 20, color=colours[labels], alpha=0.6, lw=0)
-    for k, centre in enumerate((mixture.means - origin) @ onto.T):
-        covariance = onto @ mixture.family.covariance(mixture.components, k) @ onto.T
+    for k, centre in enumerate((mixture.physical_means - origin) @ onto.T):
+        covariance = onto @ mixture.physical_covariance(k) @ onto.T
         if not mixture.family.elliptical:
             reach = np.sqrt(np.diagonal(covariance))
             axes.errorbar(centre[0], centre[1], xerr=reach[0], yerr=reach[1], color=INK, lw=1.4)
@@ -204,9 +208,10 @@ def sample_figure(
 def means_figure(mixture: Mixture, names: Sequence[str]) -> FigureBase:
     """Means of the components as a heat map, in standard deviations from the mean of the mixture."""
     shares = mixture.weights / mixture.weights.sum()
-    centre = shares @ mixture.means
-    total = shares @ (deviations(mixture) ** 2 + (mixture.means - centre) ** 2)
-    z = (mixture.means - centre) / np.sqrt(total)
+    means = mixture.physical_means
+    centre = shares @ means
+    total = shares @ (deviations(mixture) ** 2 + (means - centre) ** 2)
+    z = (means - centre) / np.sqrt(np.where(total > 0, total, 1))
     n, d = z.shape
     figure = new_figure(10.5, min(2.4 + 0.26 * n, 12))
     axes, limit = figure.subplots(), max(1.0, float(np.quantile(np.abs(z), 0.98)))
@@ -282,7 +287,7 @@ def label_colours(mixture: Mixture) -> FloatArray:
 
 
 def _colour_order(mixture: Mixture) -> IntArray:
-    return np.argsort(mixture.means[:, 0], kind="stable")
+    return np.argsort(mixture.physical_means[:, 0], kind="stable")
 
 
 def _class_handles(mixture: Mixture, names: Names = ()) -> list[Patch]:
@@ -308,8 +313,8 @@ def _legend(axes: Axes, handles: Sequence[Artist], title: str | None = None) -> 
 
 
 def deviations(mixture: Mixture) -> FloatArray:
-    """Standard deviations (K, d)."""
-    return np.sqrt(mixture.family.variances(mixture.components))
+    """Standard deviations in the data's units, (K, d)."""
+    return np.sqrt(mixture.physical_variances)
 
 
 def states(table: pd.DataFrame) -> pd.Series[str]:

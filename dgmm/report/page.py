@@ -38,6 +38,8 @@ from dgmm.types import Criterion, FloatArray
 
 #: Rows of the table of candidates, features in the table of components.
 ROWS, COLUMNS = 20, 8
+#: No deviation is smaller, where it is written in digits.
+LEAST = 1e-30
 #: Dots per inch of the pictures.
 DPI = 150
 
@@ -91,7 +93,7 @@ def write_report(
         "map": map_figure(view, mixture, names=fit.classes) if on else None,
         "profiles": profile_figure(mixture, along) if along else None,
         "sample": None if rows is None else sample_figure(mixture, rows, fit.features),
-        "means": means_figure(mixture, fit.features) if profiled < mixture.n_features > 2 else None,
+        "means": means_figure(mixture, fit.features) if profiled < mixture.n_inputs > 2 else None,
         "convergence": convergence_figure(fit) if len(fit.trajectory) > 1 else None,
     }
     probability = view["probability"].values[view["label"].values != -1]
@@ -111,9 +113,11 @@ def write_report(
         across=[d for d in view["label"].dims if d not in on] if on else [],
         dust=DUST,
         colours=[to_hex(c) for c in class_colours(mixture)],
-        shown=np.unique(np.linspace(0, mixture.n_features - 1, COLUMNS).astype(int)).tolist(),
-        digits=np.clip(2 - np.floor(np.log10(deviations(mixture).min(axis=0))), 0, 9).astype(int).tolist(),
-        unit=along[0].attrs.get("units", "") if len(along) == 1 and profiled == mixture.n_features else "",
+        shown=np.unique(np.linspace(0, mixture.n_inputs - 1, COLUMNS).astype(int)).tolist(),
+        digits=np.clip(2 - np.floor(np.log10(np.maximum(deviations(mixture).min(axis=0), LEAST))), 0, 9)
+        .astype(int)
+        .tolist(),
+        unit=along[0].attrs.get("units", "") if len(along) == 1 and profiled == mixture.n_inputs else "",
         probability=probability if len(probability) else None,
         remarks=mixture.family.remarks(mixture.components),
         bands=mixture.n_components <= BANDS,

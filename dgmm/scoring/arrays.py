@@ -110,7 +110,7 @@ def create(
             },
         ),
         "probability": (np.nan, {"long_name": f"probability of the most probable {what}"}),
-        "log_density": (np.nan, {"long_name": "logarithm of the density, in the data's units"}),
+        "log_density": (np.nan, {"long_name": f"logarithm of the density, {density_of(model)}"}),
         "probabilities": (np.nan, {"long_name": f"probability of each {what}"}),
     }
     for name, dtype in types_of(k, probabilities).items():
@@ -132,6 +132,12 @@ def attributes_of_source(samples: Samples) -> dict[str, Any]:
     """The attributes of the source, with the conventions that an output follows."""
     found = {str(name): plain(value) for name, value in samples.coords.attrs.items()}
     return found | {"Conventions": conventions(found)}
+
+
+def density_of(model: Fit) -> str:
+    """Of what densities are."""
+    transform = model.mixture.transform
+    return "in the data's units" if transform is None else f"of the features as they were fitted ({transform.words})"
 
 
 def plain(value: Any) -> Any:

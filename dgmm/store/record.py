@@ -19,18 +19,22 @@ from dgmm.errors import InputError, one_line
 from dgmm.families import Noise, get_family
 from dgmm.fits import Clusters, Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
+from dgmm.store.steps import Steps, arrays_of, transform_in
+from dgmm.transform import Transform
 from dgmm.types import AnyArray, Assignment, Criterion, Part, PriorName
 
 #: How the format of a model begins.
 MODEL_KIND = "dgmm-model-"
 #: Written into every model.
 FORMAT = "dgmm-model-2"
+#: Written into those with preprocessing, which who does not know of it must not take for others.
+TRANSFORMED_FORMAT = "dgmm-model-3"
 #: What was written before there were checksums, and what other programs may write.
 PLAIN_FORMAT = "dgmm-model-1"
 #: A gain still to come that is not known yet; JSON has no infinity.
 UNKNOWN = -1.0
 #: Attributes that hold JSON as text: netCDF takes neither mappings nor, in its classic form, lists of strings.
-TEXTS = ("features", "layout", "spread", "settings", "candidates", "fixed", "classes")
+TEXTS = ("features", "layout", "spread", "settings", "candidates", "fixed", "classes", "preprocess")
 #: What refits have said, as variables whose names begin with ``stability_``.
 STABILITY = {
     "rand": ("refit",),
@@ -104,6 +108,7 @@ class Attributes(BaseModel):
     prior: PriorName = "none"
     classes: tuple[int, ...] | tuple[str, ...] = ()
     noise: Finite | None = None
+    preprocess: Steps | None = None
     digest: str | None = None
     checksum: str | None = None
 
@@ -141,6 +146,8 @@ def digest(mixture: Mixture) -> str:
     if mixture.noise is not None:
         for field in fields(mixture.noise):
             _add_array(found, f"noise_{field.name}", np.asarray(getattr(mixture.noise, field.name)))
+    if mixture.transform is not None:
+        found.update(mixture.transform.digest.encode())
     return found.hexdigest()
 
 
@@ -165,7 +172,9 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
 
     Variables: ``weights`` (component), ``means`` (component, feature), ``covariances`` in the shape of the covariance
     type, ``factors`` (their square roots, from which the mixture is rebuilt exactly) and ``trajectory`` (pass); with
-    ``path_`` before their names those of a path, if there is one (step). Where there is noise, ``noise`` is its weight,
+    ``path_`` before their names those of a path, if there is one (step). Where features are preprocessed, these are of
+    what comes of that, ``preprocess_shift`` and ``preprocess_matrix`` say how (input, feature), and
+    ``physical_means`` (component, input) are in the data's units. Where there is noise, ``noise`` is its weight,
     an attribute; ``noise_minimum`` and ``noise_maximum`` (feature) its box.
     Everything else is in the attributes: numbers and texts; lists of texts, the settings and the table of candidates
     as JSON. ``digest`` is a name of the mixture, ``checksum`` one of everything.
@@ -192,6 +201,10 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
     if fit.clusters is not None:
         variables["clusters"] = (("level", "component"), fit.clusters.levels.astype(np.float64))
         variables["cluster_entropies"] = ("level", fit.clusters.entropies, {"units": "nat"})
+    transform = fit.mixture.transform
+    if transform is not None:
+        variables |= arrays_of(transform)
+        variables["physical_means"] = ("component", "input"), fit.mixture.physical_means
     for name, (dims, values) in _together(fit.path).items():
         variables[f"{OF_PATH}{name}"] = (("step", *dims), values)
     numbers = {
@@ -210,9 +223,10 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "candidates": None if table is None else json.loads(table.to_json(orient="records", double_precision=15)),
         "fixed": list(fit.fixed) or None,
         "classes": list(fit.classes) or None,
+        "preprocess": None if transform is None else Steps.of(transform).model_dump(),
     }
     attributes: dict[str, Any] = {
-        "format": FORMAT,
+        "format": FORMAT if transform is None else TRANSFORMED_FORMAT,
         "family": fit.covariance_type,
         **({} if fit.assignment == "soft" else {"assignment": fit.assignment}),
         **({} if fit.prior == "none" else {"prior": fit.prior}),
@@ -254,7 +268,7 @@ def _together(path: tuple[Mixture, ...]) -> dict[str, tuple[tuple[str, ...], Any
 
 def check_format(attributes: Mapping[str, Any], name: str) -> None:
     """Raise `InputError` for what is no model, or one of another version."""
-    if attributes.get("format") not in (FORMAT, PLAIN_FORMAT):
+    if attributes.get("format") not in (FORMAT, TRANSFORMED_FORMAT, PLAIN_FORMAT):
         found = _shown(attributes.get("format"))
         raise InputError(f"{name} is not a dgmm model: its format is {found}, expected {FORMAT!r}")
 
@@ -271,7 +285,7 @@ def from_dataset(dataset: xr.Dataset, name: str) -> Record:
     a = _attributes(dataset.attrs, name)
     try:
         fit = _fit(dataset, a)
-        if dataset.attrs["format"] == FORMAT and a.checksum is None:
+        if dataset.attrs["format"] != PLAIN_FORMAT and a.checksum is None:
             raise KeyError("checksum")
         if a.checksum is not None and a.checksum != checksum(dataset):
             raise ValueError("its checksum is another: something was changed since it was written")
@@ -335,8 +349,9 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
     noise = None
     if a.noise is not None:
         noise = Noise.between(a.noise, arrays["noise_minimum"], arrays["noise_maximum"])
+    transform = transform_in(arrays, a.preprocess, a.features)
     fit = Fit(
-        mixture=Mixture(family, weights, family.from_arrays(arrays), noise),
+        mixture=Mixture(family, weights, family.from_arrays(arrays), noise, transform),
         log_likelihood=a.log_likelihood,
         n_samples=a.n_samples,
         n_missing=a.n_missing,
@@ -354,7 +369,7 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         spread=None if a.spread is None else a.spread.spread(),
         stability=_stability(arrays, a),
         clusters=_clusters(arrays, a),
-        path=_path(arrays, a, noise),
+        path=_path(arrays, a, noise, transform),
         fixed=a.fixed,
         assignment=a.assignment,
         prior=a.prior,
@@ -366,8 +381,8 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         raise ValueError(f"the box of its noise {noise.minimum.shape} is not of {d} features")
     if weights.shape != (k,) or not (weights > 0).all() or abs(total - 1) > 1e-9:
         raise ValueError(f"its weights {weights.shape} are not positive with sum one")
-    if len(fit.features) != d:
-        raise ValueError(f"{len(fit.features)} names for {d} features")
+    if len(fit.features) != fit.mixture.n_inputs:
+        raise ValueError(f"{len(fit.features)} names for {fit.mixture.n_inputs} features")
     if fit.classes and (k % len(fit.classes) or len(set(fit.classes)) < len(fit.classes)):
         raise ValueError(f"classes: {_shown(list(fit.classes))} of {k} components")
     if any(c not in range(k) for c in fit.collapsed):
@@ -390,14 +405,16 @@ def _stability(arrays: Mapping[str, AnyArray], a: Attributes) -> Stability | Non
     if a.stability_rows is None or a.stability_blocks is None:
         return None
     found = {name: arrays[f"stability_{name}"] for name in STABILITY}
-    sizes = {"refit": len(found["rand"]), "component": len(arrays["weights"]), "feature": len(a.features)}
+    sizes = {"refit": len(found["rand"]), "component": len(arrays["weights"]), "feature": arrays["means"].shape[1]}
     for name, dims in STABILITY.items():
         if found[name].shape != tuple(sizes[dim] for dim in dims) or not sizes["refit"]:
             raise ValueError(f"its stability_{name} have shape {found[name].shape}")
     return Stability(a.stability_rows, a.stability_blocks, **found)
 
 
-def _path(arrays: Mapping[str, AnyArray], a: Attributes, noise: Noise | None) -> tuple[Mixture, ...]:
+def _path(
+    arrays: Mapping[str, AnyArray], a: Attributes, noise: Noise | None, transform: Transform | None
+) -> tuple[Mixture, ...]:
     """The mixtures of a climb; raises `ValueError` where they are none of the model's kind."""
     family, shapes = get_family(a.family), {name: values.shape for name, values in arrays.items()}
     if noise is not None:
@@ -413,6 +430,7 @@ def _path(arrays: Mapping[str, AnyArray], a: Attributes, noise: Noise | None) ->
         Mixture(
             family, step["weights"], family.from_arrays(step),
             None if noise is None else Noise.between(float(step["noise"]), noise.minimum, noise.maximum),
+            transform,
         )
         for step in steps
     )  # fmt: skip

@@ -14,10 +14,11 @@ import dgmm
 from dgmm import store
 from dgmm.cli import main
 from dgmm.config import Refresh
+from dgmm.errors import InputError
 from dgmm.refresh import run_refresh
 from dgmm.registry import Registry
 from tests.ledgers import at_region, small_for_a_while, stop
-from tests.nights import MEANS, ROWS, append, job_of, night, night_of
+from tests.nights import CHUNK, MEANS, ROWS, append, job_of, night, night_of
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +161,28 @@ def test_a_champion_of_any_family_is_updated(tmp_path: Path) -> None:
     assert after.covariance_type == "poisson"
     assert (after.mixture.means != before.mixture.means).all()
     np.testing.assert_allclose(after.mixture.means, before.mixture.means, rtol=0.2)
+
+
+def test_preprocessing_is_that_of_the_champion(tmp_path: Path) -> None:
+    training = {"holdout": 0.2, "search": "starts", "preprocess": {"scale": "standard", "pca": 2}}
+    how: dict[str, Any] = {"n_components": [3], "refit": "always", "training": training}
+    append(tmp_path / "data.zarr", night(0, n=CHUNK))
+    run_refresh(job_of(tmp_path, **how))
+    registry = Registry(job_of(tmp_path).registry)
+    first = store.load(registry.model(registry.version("champion")))
+    for number, renewal in ((1, "update"), (2, "search")):
+        append(tmp_path / "data.zarr", night(number, n=CHUNK))
+        job = job_of(tmp_path, **how, how=renewal)
+        run_refresh(job)
+        assert "accepted" in night_of(job)["decision"]
+        now = store.load(registry.model(registry.version("champion")))
+        assert now.mixture.transform is not None
+        assert first.mixture.transform is not None
+        assert now.mixture.transform.digest == first.mixture.transform.digest
+    append(tmp_path / "data.zarr", night(3, n=CHUNK))
+    other = {**how, "training": {**training, "preprocess": {"scale": "robust"}}}
+    with pytest.raises(InputError, match="preprocess is another than that of the champion"):
+        run_refresh(job_of(tmp_path, **other, how="search"))
 
 
 @pytest.mark.parametrize("refit", ["never", "drifted"])

@@ -1,0 +1,87 @@
+"""Samples as they are fitted: transformed as they are read, block by block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dgmm.data.grid import Region
+from dgmm.data.samples import Field, Samples
+from dgmm.transform import Transform
+from dgmm.types import AnyArray
+
+#: The dimension of features that are made in memory, which is none of the data's.
+MADE = "_made"
+
+
+@dataclass(frozen=True)
+class Transformed(Samples):
+    """Samples that are transformed as they are read.
+
+    Names of features are those of what is fitted; everything else is of the samples as they are.
+
+    Attributes
+    ----------
+    source : Samples
+        As they are.
+    transform : Transform
+    """
+
+    source: Samples = field(kw_only=True)
+    transform: Transform = field(kw_only=True)
+
+    @property
+    def in_memory(self) -> bool:
+        """No: reading is arithmetic."""
+        return False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What is made is of double precision."""
+        return np.dtype(np.float64)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample as it is fitted."""
+        return self.n_features * self.itemsize + 8 * (len(self._all_fields) - len(self.fields))
+
+    @property
+    def read_bytes(self) -> int:
+        """Those of the samples as they are."""
+        return self.source.read_bytes
+
+    @property
+    def made_bytes(self) -> int:
+        """Those of a sample as it is fitted, while it is made."""
+        return self.row_bytes
+
+    def without_coords(self) -> Transformed:
+        """All that it takes to read the samples."""
+        found: Any = super().without_coords()
+        return replace(found, source=self.source.without_coords())
+
+    def since(self, start: int) -> Transformed:
+        """The samples from a place along the first dimension on; see `Samples.since`."""
+        found: Any = super().since(start)
+        return replace(found, source=self.source.since(start))
+
+    def read(self, region: Region) -> AnyArray:
+        """The samples of a region as they are fitted, shape (n, q)."""
+        return self.transform(self.source.read(region))
+
+
+def transformed(samples: Samples, transform: Transform) -> Samples:
+    """Samples as they are fitted: transformed as they are read, or at once where they are in memory."""
+    parts: dict[str, Any] = {name: getattr(samples, name) for name in Samples.__dataclass_fields__}
+    parts["features"] = transform.outputs
+    if not samples.in_memory or samples.start:  # weights and labels begin where the samples do
+        return Transformed(**parts, source=samples, transform=transform)
+    grid, q = samples.grid, transform.n_outputs
+    made = np.empty((*grid.shape, q))
+    for i in range(len(grid)):
+        region = grid.region(i)
+        made[region] = transform(samples.read(region)).reshape(made[region].shape)
+    fields = (Field(made, (*samples.dims, MADE), None, inner=MADE),)
+    return Samples(**parts | {"feature_dim": MADE, "fields": fields})
