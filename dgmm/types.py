@@ -25,6 +25,8 @@ Part = Literal["weights", "means", "covariances"]
 Effort = Literal["starts", "quick", "standard", "thorough"]
 #: What becomes of chunks that are not in a store, which zarr reads as the fill value.
 MissingChunks = Literal["raise", "fill"]
+#: What becomes of samples of which values are missing.
+Missing = Literal["omit", "raise", "marginalise"]
 #: Who decodes the chunks of a store.
 Decoder = Literal["zarr", "zarrs"]
 #: Of the E-step's matrix products.

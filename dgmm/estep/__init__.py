@@ -13,6 +13,13 @@ import numpy as np
 from dgmm.errors import InputError
 from dgmm.estep.block import complete_rows, frozen
 from dgmm.estep.compiled import Compiled
+from dgmm.estep.incomplete import (
+    accumulate_incomplete,
+    by_pattern,
+    completed,
+    incomplete_bytes,
+    score_incomplete,
+)
 from dgmm.estep.plain import Plain
 from dgmm.estep.plan import DOUBLE, SOFT, Plan, Sharing, make_plan
 from dgmm.estep.totals import PassTotals, Scores, unpack
@@ -33,11 +40,14 @@ __all__ = [
     "accumulate",
     "backend_of",
     "buffer_bytes",
+    "by_pattern",
     "complete_rows",
+    "completed",
     "frozen",
     "make_plan",
     "score",
     "unpack",
+    "usable_rows",
 ]
 
 
@@ -72,7 +82,16 @@ def backend_of(plan: Plan) -> Backend:
 
 def buffer_bytes(plan: Plan) -> int:
     """Bytes that one thread takes for an E-step or scores, beside samples and totals."""
-    return backend_of(plan).buffer_bytes(plan)
+    return backend_of(plan).buffer_bytes(plan) + incomplete_bytes(plan)
+
+
+def usable_rows(x: AnyArray, *, marginal: bool) -> AnyArray | None:
+    """Which rows of ``x`` can be used, shape (n,): complete ones, or those with any value; None if all."""
+    complete = complete_rows(x)
+    if complete is None or not marginal:
+        return complete
+    some = np.asarray(~np.isnan(x).all(axis=1))
+    return None if some.all() else some
 
 
 def accumulate(rows: Rows, plan: Plan) -> PassTotals:
@@ -81,8 +100,8 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
     Parameters
     ----------
     rows : Rows
-        Of any real dtype, without missing values; weights, if any, of the order of one, for what counts as nothing
-        is told by size. A sample with a label is of that component of every mixture, or of those of that class, and
+        Of any real dtype, without missing values unless the plan is marginal, and no row with nothing else; weights,
+        if any, of the order of one, for what counts as nothing is told by size. A sample with a label is of that component of every mixture, or of those of that class, and
         adds the joint density of both to the likelihood.
     plan : Plan
 
@@ -97,6 +116,11 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
         if (largest := rows.labels.max(initial=-1)) >= fewest:
             what = "classes" if plan.sharing.n_classes else "components"
             raise InputError(f"a sample has the label {largest}, and the {what} are 0 to {fewest - 1}")
+    if plan.marginals is not None and (complete := complete_rows(rows.x)) is not None:
+        rest = accumulate_incomplete(rows[~complete], plan)
+        n = int(complete.sum())
+        # such as come first already are not copied
+        return accumulate(rows[:n] if complete[:n].all() else rows[complete], plan).merge(rest)
     totals = backend_of(plan).accumulate(rows, plan)
     # found once for each family, however many of its mixtures there are
     measures = {family: family.log_base_measure(rows.x) for family in dict.fromkeys(plan.families)}
@@ -109,7 +133,7 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
 
 
 def score(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
-    """Scores of the rows of ``x``, shape (n, d), no missing values, by the one mixture of a plan.
+    """Scores of the rows of ``x``, shape (n, d), no missing values unless the plan is marginal, by its one mixture.
 
     Where its components are several of a class, the label and its probability are those of the class.
     """
@@ -121,8 +145,18 @@ def score(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
         return Scores(label, top, found.log_density, shares if probabilities else shares[:0])
     n, k = len(x), plan.n_rows
     scores = Scores(np.empty(n, dtype=np.int64), np.empty(n), np.empty(n), np.empty((n if probabilities else 0, k)))
-    backend_of(plan).score(x, plan, scores)
     (family,) = plan.families
+    complete = None if plan.marginals is None else complete_rows(x)
+    if complete is not None:
+        found = score(x[complete], plan, probabilities=probabilities)
+        at = np.flatnonzero(complete)
+        scores.label[at], scores.probability[at] = found.label, found.probability
+        scores.log_density[at] = found.log_density
+        if probabilities:
+            scores.probabilities[at] = found.probabilities
+        score_incomplete(x[~complete], plan, np.flatnonzero(~complete), scores)
+        return scores
+    backend_of(plan).score(x, plan, scores)
     base = family.log_base_measure(x)
     if base is not None:
         scores.log_density[:] += base

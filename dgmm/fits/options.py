@@ -25,7 +25,18 @@ from pydantic import (
 from dgmm.data import Labels
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, GROUPS, SERIES_PATTERN, get_family, names
-from dgmm.types import Acceleration, Assignment, Criterion, Effort, OnCollapse, Part, Precision, PriorName, StartMethod
+from dgmm.types import (
+    Acceleration,
+    Assignment,
+    Criterion,
+    Effort,
+    Missing,
+    OnCollapse,
+    Part,
+    Precision,
+    PriorName,
+    StartMethod,
+)
 
 #: An open range begins with so many numbers, and goes on until so many more bring nothing, or to this number.
 FIRST_NUMBERS, STEPS, LIMIT = 8, 3, 64
@@ -318,6 +329,14 @@ class Training(Settings):
         description="A component of constant density in the box of the data beside the K, for rows that belong to none "
         "of them; it adds its weight and its volume to the parameters (Gaussian types, samples without labels). No "
         "component is put on the worst rows then (worst_rows, on_collapse).",
+    )
+    missing: Missing = Field(
+        "omit",
+        description="What becomes of samples of which some values are missing (NaN). omit: they are left out and "
+        "counted. raise: they are an error. marginalise: they are fitted by the values that they have, exactly where "
+        "values are missing at random (Gaussian types); scores of such a model are of what is observed, too. No "
+        "component is put on the worst rows then (worst_rows, on_collapse), and steps of scoring (accelerate) are not "
+        "taken. Samples that have no value at all are left out in any case.",
     )
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
