@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from dgmm.errors import InputError
 from dgmm.fits import Count, Numbers, One, Search, Settings, Training, as_list
-from dgmm.types import Decoder, MissingChunks, Precision, Refit, Renewal
+from dgmm.types import Decoder, MissingChunks, Precision, Refit, Renewal, ScoredMissing
 from dgmm.yaml12 import LONGEST, parse
 
 
@@ -219,6 +219,12 @@ class Labelling(Scoring):
         None,
         description="Label so many clusters of merged components in the place of components; the model must have its "
         "clusters with it (dgmm merge).",
+    )
+    missing: ScoredMissing | None = Field(
+        None,
+        description="What becomes of samples of which some values are missing (NaN): they are left out (omit: label -1)"
+        " or scored by the values that they have (marginalise, Gaussian types). Default: as the model was fitted. "
+        "Samples that have no value at all are left out in any case.",
     )
 
 

@@ -18,11 +18,13 @@ from dgmm.types import (
     Criterion,
     Decoder,
     Effort,
+    Missing,
     MissingChunks,
     OnCollapse,
     Part,
     Precision,
     PriorName,
+    ScoredMissing,
     StartMethod,
 )
 
@@ -88,6 +90,12 @@ class TrainingOptions(TypedDict, total=False):
     """A component of constant density in the box of the data beside the K, for rows that belong to none of them; it
     adds its weight and its volume to the parameters (Gaussian types, samples without labels). No component is put on
     the worst rows then (worst_rows, on_collapse)."""
+    missing: Missing
+    """What becomes of samples of which some values are missing (NaN). omit: they are left out and counted. raise: they
+    are an error. marginalise: they are fitted by the values that they have, exactly where values are missing at random
+    (Gaussian types); scores of such a model are of what is observed, too. No component is put on the worst rows then
+    (worst_rows, on_collapse), and steps of scoring (accelerate) are not taken. Samples that have no value at all are
+    left out in any case."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
     start_rows: int
@@ -157,6 +165,10 @@ class LabellingOptions(TypedDict, total=False):
     clusters: int | None
     """Label so many clusters of merged components in the place of components; the model must have its clusters with it
     (dgmm merge)."""
+    missing: ScoredMissing | None
+    """What becomes of samples of which some values are missing (NaN): they are left out (omit: label -1) or scored by
+    the values that they have (marginalise, Gaussian types). Default: as the model was fitted. Samples that have no
+    value at all are left out in any case."""
 
 
 class VerifyingOptions(TypedDict, total=False):

@@ -35,7 +35,7 @@ from dgmm.fitting import merge_samples, projection_of, select_samples, started, 
 from dgmm.prediction import Predicted, Wanted, predict_projection, predict_samples, source_layout
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
-from dgmm.scoring import Scored, Verdict, score_projection, score_samples
+from dgmm.scoring import Scored, Verdict, score_projection, score_samples, scored_as
 from dgmm.store import JOURNAL, Records, Status, digest, journal_at, place_at, settings_in
 
 logger = logging.getLogger("dgmm")
@@ -145,7 +145,7 @@ def journal_beside(
 def run_score(settings: Score, attributes: Mapping[str, Any] | None = None) -> Scored:
     """Score and write the scores, with the version that an alias stands for now and with what else is said of them."""
     settings = settings.model_copy(update={"model": store.model_at(settings.model)})
-    fit = store.load(settings.model)
+    fit = scored_as(store.load(settings.model), settings.missing)
     samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
     replaces = settings.overwrite or settings.extend
     with (

@@ -27,6 +27,8 @@ Effort = Literal["starts", "quick", "standard", "thorough"]
 MissingChunks = Literal["raise", "fill"]
 #: What becomes of samples of which values are missing.
 Missing = Literal["omit", "raise", "marginalise"]
+#: Those with which samples can be scored.
+ScoredMissing = Literal["omit", "marginalise"]
 #: Who decodes the chunks of a store.
 Decoder = Literal["zarr", "zarrs"]
 #: Of the E-step's matrix products.

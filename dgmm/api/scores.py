@@ -24,6 +24,7 @@ from dgmm.scoring import (
     part_of,
     score_projection,
     score_samples,
+    scored_as,
     some_of,
     verify_anew,
     verify_data,
@@ -89,7 +90,7 @@ def score(
     how = validated(Labelling, rest)
     if not isinstance(model, Fit):
         model = store.model_at(model)
-    fit = model if isinstance(model, Fit) else store.load(model)
+    fit = scored_as(model if isinstance(model, Fit) else store.load(model), how.missing)
     samples = open_samples(source, like=fit.layout, **data)
     inputs = [place for place in (model, source) if isinstance(place, (str, os.PathLike))]
     # where to look when the scores are verified
@@ -108,7 +109,7 @@ def score(
             samples,
             output,
             workers,
-            **how.model_dump(),
+            **how.model_dump(exclude={"missing"}),
             settings=named,
             extend=extend and not overwrite,
         )

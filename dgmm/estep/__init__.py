@@ -101,8 +101,8 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
     ----------
     rows : Rows
         Of any real dtype, without missing values unless the plan is marginal, and no row with nothing else; weights,
-        if any, of the order of one, for what counts as nothing is told by size. A sample with a label is of that component of every mixture, or of those of that class, and
-        adds the joint density of both to the likelihood.
+        if any, of the order of one, for what counts as nothing is told by size. A sample with a label is of that
+        component of every mixture, or of those of that class, and adds the joint density of both to the likelihood.
     plan : Plan
 
     Raises

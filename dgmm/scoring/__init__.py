@@ -6,7 +6,7 @@ goes on from, and whatever lies there can be verified, also by scoring it anew.
 """
 
 from dgmm.scoring.arrays import SCORES_FORMAT, SCORES_KIND, plain, write_coordinates
-from dgmm.scoring.bulk import Scored, score_projection, score_samples
+from dgmm.scoring.bulk import Scored, score_projection, score_samples, scored_as
 from dgmm.scoring.portions import in_portions
 from dgmm.scoring.rows import scattered
 from dgmm.scoring.total import total_log_density
@@ -35,6 +35,7 @@ __all__ = [
     "scattered",
     "score_projection",
     "score_samples",
+    "scored_as",
     "some_of",
     "total_log_density",
     "verify_anew",
