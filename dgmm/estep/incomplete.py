@@ -17,6 +17,7 @@ import numpy as np
 
 from dgmm.estep.block import frozen
 from dgmm.estep.jit import compiled
+from dgmm.estep.kernel import CONTRACT
 from dgmm.estep.plain import harden, normalise, rule_out
 from dgmm.estep.plan import Marginals, Plan
 from dgmm.estep.totals import PassTotals, Scores
@@ -26,9 +27,11 @@ from dgmm.types import AnyArray, BoolArray, FloatArray, IntArray
 LOG_2PI = float(np.log(2 * np.pi))
 #: Rows that are sorted by pattern at a time, and numbers of what is found of some of these for all components.
 PIECE, SLICE = 8192, 2**19
+#: A smaller responsibility is zero: what it is multiplied by would leave the normal range.
+NOTHING = 1e-100
 
 
-@compiled()
+@compiled(fastmath=CONTRACT)
 def project(
     u: FloatArray, joint: FloatArray, columns: FloatArray, lacking: IntArray, first: IntArray, starts: IntArray,
     q: FloatArray, gains: FloatArray,
@@ -88,21 +91,6 @@ def project(
                     along[i] += values[i] * values[i]
             for i in range(begin, end):
                 joint[k, i] += gain - 0.5 * along[i]
-
-
-@compiled()
-def spread(q: FloatArray, first: IntArray, shares: FloatArray, second: FloatArray) -> None:
-    """Add ``Q Q'`` of every pattern to ``second`` (K, d, d), times the component's share (K, patterns) of its rows."""
-    d = q.shape[2]
-    for k in range(len(q)):
-        for p in range(len(first) - 1):
-            if shares[k, p] > 0:
-                for a in range(first[p], first[p + 1]):
-                    line = q[k, a]
-                    for i in range(d):
-                        factor, out = shares[k, p] * line[i], second[k, i]
-                        for j in range(d):
-                            out[j] += factor * line[j]
 
 
 @dataclass(frozen=True)
@@ -177,7 +165,10 @@ class Expected:
     @classmethod
     def of(cls, x: AnyArray, patterns: Patterns, its: Marginals) -> Expected:
         """Of rows ``x`` (n, d), sorted by pattern."""
-        away = np.where(patterns.missing.T, 0.0, x.T - its.origin[:, None] - its.shifts[:, :, None])
+        there = np.ascontiguousarray(~patterns.missing.T)
+        centred = np.where(there, np.ascontiguousarray(x.T) - its.origin[:, None], 0.0)
+        away = centred - its.shifts[:, :, None]
+        away *= there
         lacking, first = patterns.lacking
         lengths, n_components = np.diff(patterns.starts), len(its.shifts)
         joint = np.repeat(its.peaks[:, None], len(x), axis=1)
@@ -220,8 +211,8 @@ class Expected:
             where = self.patterns.missing[self.patterns.starts[:-1]]
             return np.einsum("kn,kdn->kd", weights, self.u**2) + shares @ where
         second = (self.u * weights[:, None]) @ np.swapaxes(self.u, 1, 2)
-        spread(frozen(self.q), frozen(self.first), frozen(shares), second)
-        return second
+        shares = np.repeat(shares, np.diff(self.first), axis=1)
+        return second + np.swapaxes(self.q * shares[:, :, None], 1, 2) @ self.q
 
 
 def expected_rows(x: AnyArray, its: Marginals) -> Iterator[tuple[IntArray | slice, Expected]]:
@@ -267,8 +258,9 @@ def accumulate_incomplete(rows: Rows, plan: Plan) -> PassTotals:
                 rule_out(found.joint, rows.labels[some], plan.owners[place])
             log_likelihoods[c] += share_out(found.joint, weights[some])
             r = found.joint
+            r[r < NOTHING] = 0.0
             counts += r.sum(axis=1)
-            first += np.einsum("kn,kdn->kd", r[:k], found.u)
+            first += (found.u @ r[:k, :, None])[..., 0]
             second += found.second(r[:k])
             squares[place] += r @ weights[some]
             by_run = np.add.reduceat(r, found.patterns.starts[:-1], axis=1)
