@@ -239,7 +239,7 @@ class ProfileSegment(Rowwise[Profile]):
         n_incomplete = 0
         for part in (lacking, held_lacking):
             n_incomplete += len(part)
-            if (np.abs(part.x) >= LARGEST).any():
+            if len(part) and (np.abs(part.x) >= LARGEST).any():
                 refuse_infinite(self.name, self.features, self.grid, segment, given.x)
         if len(lacking):
             low = np.fmin(low, np.fmin.reduce(lacking.x, axis=0))
