@@ -24,7 +24,7 @@ from dgmm.fitting import select_samples
 from dgmm.keywords import GridOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.types import Acceleration, Assignment, FloatArray, PriorName
+from dgmm.types import Acceleration, Assignment, FloatArray, Missing, PriorName
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -94,6 +94,10 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
     prior : {'none', 'default'}, default='none'
         Whether components have the conjugate prior of Fraley and Raftery (2007), with the settings of mclust, under
         which none of few samples collapses; lower bounds have the logarithm of its density, up to a constant.
+    missing : {'omit', 'raise', 'marginalise'}, default='omit'
+        Whether rows of which some values are missing (NaN) are left out, in an array in memory an error as in
+        scikit-learn; or an error wherever they lie; or fitted and scored by the values that they have, exactly where
+        these are missing at random. A row that has none is left out, and its label is -1.
     sample_rows : int, default=100_000
         Dask, Zarr and xarray data with more rows than this start from a random sample of so many. Other arrays start
         from all their rows, as in scikit-learn.
@@ -155,6 +159,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         "assignment": [StrOptions(set(get_args(Assignment)))],
         "fixed": [list, tuple],
         "prior": [StrOptions(set(get_args(PriorName)))],
+        "missing": [StrOptions(set(get_args(Missing)))],
         "sample_rows": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -168,6 +173,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         assignment: str = "soft",
         fixed: Sequence[str] = (),
         prior: str = "none",
+        missing: str = "omit",
         sample_rows: int = 100_000,
         **theirs: Unpack[GaussianParameters],
     ) -> None:
@@ -178,6 +184,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         self.assignment = assignment
         self.fixed = fixed
         self.prior = prior
+        self.missing = missing
         self.sample_rows = sample_rows
 
     @classmethod
@@ -220,7 +227,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         training = validated(Training, rest)
         if training.noise:
             raise InputError("scikit-learn's attributes have no place for noise: use dgmm.select, or leave it out")
-        model = cls()
+        model = cls(missing=training.missing)
         problem = model._problem(X, feature_dims)
         with problem.open_workers() as workers:
             selection: Selection = select_samples(problem.samples, workers, search, training)
@@ -240,6 +247,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             assignment=training.assignment,
             fixed=tuple(training.fixed),
             prior=training.prior,
+            missing=training.missing,
             sample_rows=training.sample_rows,
         )
         with one_blas_thread:
@@ -253,7 +261,12 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         return model
 
     def _climbing(self) -> dict[str, Any]:
-        return {"assignment": self.assignment, "fixed": list(self.fixed), "prior": self.prior}
+        parts = {"assignment": self.assignment, "fixed": list(self.fixed), "prior": self.prior}
+        return {**parts, "missing": self.missing}
+
+    @property
+    def _marginal(self) -> bool:
+        return self.missing == "marginalise"
 
     def _n_parameters(self) -> int:
         k, d = self.means_.shape
