@@ -18,6 +18,7 @@ from dgmm.types import (
     Criterion,
     Decoder,
     Effort,
+    Filling,
     Missing,
     MissingChunks,
     OnCollapse,
@@ -215,6 +216,12 @@ class PredictingOptions(TypedDict, total=False):
 
     given: Sequence[str] | None
     """Features that are known. Default: all others."""
+    impute: Filling | None
+    """In the place of predictions (of, given, variance), all features with what is missing (NaN) filled in, given what
+    is there, which stays as it is: mean, what the mixture expects; draw, one draw from it, the same for every sample
+    wherever its chunk ends (Gaussian types). Samples that have no value at all get none."""
+    seed: int
+    """Of the draws (impute)."""
     variance: bool
     """Write conditional variances too, as NAME_variance."""
     dtype: Precision

@@ -182,7 +182,8 @@ def run_predict(settings: Predict) -> Predicted:
     """Predict features and write what is expected of them."""
     settings = settings.model_copy(update={"model": store.model_at(settings.model)})
     fit, inputs = store.load(settings.model), [settings.data.path, settings.model]
-    wanted = Wanted.asked(fit, settings.of, settings.given, settings.variance, settings.dtype)
+    s = settings
+    wanted = Wanted.asked(fit, s.of, s.given, s.variance, s.dtype, s.impute, s.seed)
     data = settings.data.model_dump(exclude={"path"})
     samples = open_samples(settings.data.path, **data, like=source_layout(fit, wanted))
     with (

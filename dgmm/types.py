@@ -29,6 +29,8 @@ MissingChunks = Literal["raise", "fill"]
 Missing = Literal["omit", "raise", "marginalise"]
 #: Those with which samples can be scored.
 ScoredMissing = Literal["omit", "marginalise"]
+#: What is put in the place of values that are missing.
+Filling = Literal["mean", "draw"]
 #: Who decodes the chunks of a store.
 Decoder = Literal["zarr", "zarrs"]
 #: Of the E-step's matrix products.
