@@ -47,7 +47,7 @@ def predict(
         Gets a variable of the means for each feature, or one that holds them along a dimension, as the model's data
         did, with the units of the features and the coordinates of the source; ``NAME_variance`` if asked for.
     of : sequence of str, optional
-        Features to predict, by name or number; none where what is missing is filled in (``impute``).
+        Features to predict, by name or number. None where what is missing is filled in (``impute``).
     overwrite : bool
         Replace what exists.
     scheduler

@@ -14,6 +14,7 @@ from dgmm.errors import InputError
 from dgmm.estep.block import complete_rows, frozen
 from dgmm.estep.compiled import Compiled
 from dgmm.estep.incomplete import (
+    PIECE,
     accumulate_incomplete,
     by_pattern,
     completed,
@@ -117,10 +118,10 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
             what = "classes" if plan.sharing.n_classes else "components"
             raise InputError(f"a sample has the label {largest}, and the {what} are 0 to {fewest - 1}")
     if plan.marginals is not None and (complete := complete_rows(rows.x)) is not None:
-        rest = accumulate_incomplete(rows[~complete], plan)
         n = int(complete.sum())
-        # such as come first already are not copied
-        return accumulate(rows[:n] if complete[:n].all() else rows[complete], plan).merge(rest)
+        # where complete ones come first, nothing is copied
+        whole, others = (rows[:n], rows[n:]) if complete[:n].all() else (rows[complete], rows[~complete])
+        return accumulate(whole, plan).merge(accumulate_incomplete(others, plan))
     totals = backend_of(plan).accumulate(rows, plan)
     # found once for each family, however many of its mixtures there are
     measures = {family: family.log_base_measure(rows.x) for family in dict.fromkeys(plan.families)}
@@ -146,15 +147,17 @@ def score(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
     n, k = len(x), plan.n_rows
     scores = Scores(np.empty(n, dtype=np.int64), np.empty(n), np.empty(n), np.empty((n if probabilities else 0, k)))
     (family,) = plan.families
-    complete = None if plan.marginals is None else complete_rows(x)
-    if complete is not None:
-        found = score(x[complete], plan, probabilities=probabilities)
-        at = np.flatnonzero(complete)
-        scores.label[at], scores.probability[at] = found.label, found.probability
-        scores.log_density[at] = found.log_density
-        if probabilities:
-            scores.probabilities[at] = found.probabilities
-        score_incomplete(x[~complete], plan, np.flatnonzero(~complete), scores)
+    if plan.marginals is not None and (complete := complete_rows(x)) is not None:
+        # in pieces, so that not much of them is copied
+        for start in range(0, n, PIECE):
+            inside = np.arange(start, min(start + PIECE, n))
+            at, others = inside[complete[inside]], inside[~complete[inside]]
+            found = score(x[at], plan, probabilities=probabilities)
+            scores.label[at], scores.probability[at] = found.label, found.probability
+            scores.log_density[at] = found.log_density
+            if probabilities:
+                scores.probabilities[at] = found.probabilities
+            score_incomplete(x[others], plan, others, scores)
         return scores
     backend_of(plan).score(x, plan, scores)
     base = family.log_base_measure(x)

@@ -279,8 +279,7 @@ def score_incomplete(x: AnyArray, plan: Plan, places: IntArray, scores: Scores) 
     assert plan.marginals is not None
     (its,) = plan.marginals
     for some, found in expected_rows(x, its):
-        at, joint = places[some], found.joint
-        top = joint.max(axis=0)
+        at, joint, top = places[some], found.joint, found.joint.max(axis=0)
         scores.label[at] = joint.argmax(axis=0)
         joint = np.exp(joint - top)
         total = joint.sum(axis=0)
@@ -293,7 +292,7 @@ def incomplete_bytes(plan: Plan) -> int:
     """Bytes that one thread takes for rows of which values are missing, beside samples and totals."""
     if plan.marginals is None:
         return 0
-    of_rows = PIECE * (10 * plan.n_features + 40 + 16 * plan.n_rows)
+    of_rows = PIECE * (26 * plan.n_features + 64 + 24 * plan.n_rows)
     return of_rows + 3 * 8 * max(SLICE, plan.n_rows * plan.n_features * (plan.n_features + 3))
 
 
