@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from dgmm.errors import InputError
 from dgmm.fits import Count, Numbers, One, Search, Settings, Training, as_list
-from dgmm.types import Decoder, MissingChunks, Precision, Refit, Renewal
+from dgmm.types import Decoder, Filling, MissingChunks, Precision, Refit, Renewal, ScoredMissing
 from dgmm.yaml12 import LONGEST, parse
 
 
@@ -263,6 +263,12 @@ class Labelling(Interpolating, Scoring):
         description="Label so many clusters of merged components in the place of components; the model must have its "
         "clusters with it (dgmm merge).",
     )
+    missing: ScoredMissing | None = Field(
+        None,
+        description="What becomes of samples of which some values are missing (NaN): they are left out (omit: label -1)"
+        " or scored by the values that they have (marginalise, Gaussian types). Default: as the model was fitted. "
+        "Samples that have no value at all are left out in any case.",
+    )
 
 
 class Score(Labelling, Job):
@@ -335,10 +341,26 @@ Names = Annotated[list[str], Field(min_length=1), BeforeValidator(_as_names)]
 class Predicting(Interpolating):
     """What is predicted of every sample."""
 
-    of: Names = Field(description="Features to predict, by name or number.")
+    of: Names | None = Field(None, description="Features to predict, by name or number.")
     given: Names | None = Field(None, description="Features that are known. Default: all others.")
+    impute: Filling | None = Field(
+        None,
+        description="In the place of predictions (of, given, variance), all features with what is missing (NaN) filled "
+        "in, given what is there, which stays as it is: mean, what the mixture expects; draw, one draw from it, "
+        "the same for every sample wherever its chunk ends (Gaussian types). Samples that have no value at all get "
+        "none.",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the draws (impute).")
     variance: bool = Field(False, description="Write conditional variances too, as NAME_variance.")
     dtype: Precision = Field("float64", description="Of what is written.")
+
+    @model_validator(mode="after")
+    def _check_wanted(self) -> Self:
+        if (self.of is None) == (self.impute is None):
+            raise ValueError("of: name the features to predict, or fill in what is missing of all (impute)")
+        if self.impute is not None and (self.given is not None or self.variance):
+            raise ValueError("impute: what is there is given, and no variance is written: leave given, variance out")
+        return self
 
 
 class Predict(Predicting, Job):

@@ -18,11 +18,14 @@ from dgmm.types import (
     Criterion,
     Decoder,
     Effort,
+    Filling,
+    Missing,
     MissingChunks,
     OnCollapse,
     Part,
     Precision,
     PriorName,
+    ScoredMissing,
     StartMethod,
 )
 
@@ -105,6 +108,12 @@ class TrainingOptions(TypedDict, total=False):
     0.99, or their number. Such as {scale: standard, pca: 0.99, log: [chl]} (scale:standard,pca:0.99,log:chl on the
     command line). Means are reported in the data's units, densities and criteria are of the features as they are
     fitted: compare them within one preprocessing. Default: nothing."""
+    missing: Missing
+    """What becomes of samples of which some values are missing (NaN). omit: they are left out and counted. raise: they
+    are an error. marginalise: they are fitted by the values that they have, exactly where values are missing at random
+    (Gaussian types); scores of such a model are of what is observed, too. No component is put on the worst rows then
+    (worst_rows, on_collapse), and steps of scoring (accelerate) are not taken. Samples that have no value at all are
+    left out in any case."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
     start_rows: int
@@ -177,6 +186,10 @@ class LabellingOptions(TypedDict, total=False):
     clusters: int | None
     """Label so many clusters of merged components in the place of components; the model must have its clusters with it
     (dgmm merge)."""
+    missing: ScoredMissing | None
+    """What becomes of samples of which some values are missing (NaN): they are left out (omit: label -1) or scored by
+    the values that they have (marginalise, Gaussian types). Default: as the model was fitted. Samples that have no
+    value at all are left out in any case."""
 
 
 class VerifyingOptions(TypedDict, total=False):
@@ -226,6 +239,12 @@ class PredictingOptions(TypedDict, total=False):
     within the range that they have: else they are refused."""
     given: Sequence[str] | None
     """Features that are known. Default: all others."""
+    impute: Filling | None
+    """In the place of predictions (of, given, variance), all features with what is missing (NaN) filled in, given what
+    is there, which stays as it is: mean, what the mixture expects; draw, one draw from it, the same for every sample
+    wherever its chunk ends (Gaussian types). Samples that have no value at all get none."""
+    seed: int
+    """Of the draws (impute)."""
     variance: bool
     """Write conditional variances too, as NAME_variance."""
     dtype: Precision

@@ -232,12 +232,17 @@ class Mixture:
         left = 1.0 if noise is None else 1.0 - noise.weight
         return Mixture(self.family, self.weights / self.weights.sum() * left, self.components, noise)
 
-    def density_plan(self, ridge: float | None = None, n_classes: int = 0) -> Plan:
+    def density_plan(self, ridge: float | None = None, n_classes: int = 0, *, marginal: bool = False) -> Plan:
         """Plan of an E-step that gives log densities sample by sample, in a frame of the mixture's own.
 
         The weights need not sum to one; ``ridge`` is that of `make_frame`. Where components, one class
         after the other, are those of ``n_classes``, labels are of these.
         """
+        if marginal and self.transform is not None:
+            raise InputError(
+                f"what is missing cannot be marginalised where features are preprocessed ({self.transform.words}): "
+                "leave such samples out (missing=omit)"
+            )
         family, components = self.family.for_density(self.components)
         shares = self.weights / self.weights.sum()
         mean = shares @ self.means
@@ -247,16 +252,23 @@ class Mixture:
             covariance += share * family.covariance(components, k)
         frame = make_frame(family.frame, mean, covariance, ridge=ridge)
         inside = Mixture(family, self.weights, components, self.noise).to_frame(frame)
-        plan = make_plan([inside], {family.frame: frame}, sharing=Sharing(n_classes=n_classes))
+        sharing = Sharing(n_classes=n_classes)
+        plan = make_plan([inside], {family.frame: frame}, sharing=sharing, marginal=marginal)
         return plan if self.transform is None else replace(plan, transform=self.transform)
 
-    def log_density(self, x: AnyArray) -> FloatArray:
-        """``log p(x)``, shape (n,), in the data's units, for the rows of ``x`` (n, d); of rows as they are fitted."""
-        return score(x, self.density_plan()).log_density
+    def log_density(self, x: AnyArray, *, marginal: bool = False) -> FloatArray:
+        """``log p(x)``, shape (n,), in the data's units, for the rows of ``x`` (n, d); of rows as they are fitted.
 
-    def responsibilities(self, x: AnyArray) -> FloatArray:
-        """``p(k | x)``, shape (n, K), for the rows of ``x`` (n, d); with noise (n, K + 1), that in the last column."""
-        return score(x, self.density_plan(), probabilities=True).probabilities
+        A marginal one is that of the values that are there, where others of a row are missing (NaN), but not all.
+        """
+        return score(x, self.density_plan(marginal=marginal)).log_density
+
+    def responsibilities(self, x: AnyArray, *, marginal: bool = False) -> FloatArray:
+        """``p(k | x)``, shape (n, K), for the rows of ``x`` (n, d); with noise (n, K + 1), that in the last column.
+
+        Marginal as for `log_density`.
+        """
+        return score(x, self.density_plan(marginal=marginal), probabilities=True).probabilities
 
     def sample(self, n: int, generator: np.random.Generator) -> tuple[FloatArray, IntArray]:
         """Draw n samples (n, d) and the components (n,) they came from, `NOISE` for noise.

@@ -38,7 +38,7 @@ from dgmm.ingest import Ingested, ingest_into
 from dgmm.prediction import Predicted, Wanted, predict_projection, predict_samples, source_layout, with_given
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
-from dgmm.scoring import Scored, Verdict, score_projection, score_samples
+from dgmm.scoring import Scored, Verdict, score_projection, score_samples, scored_as
 from dgmm.store import JOURNAL, Records, Status, digest, journal_at, place_at, settings_in
 
 logger = logging.getLogger("dgmm")
@@ -151,7 +151,7 @@ def run_score(settings: Score, attributes: Mapping[str, Any] | None = None, *, a
     Units that differ from those of the model's data are refused, unless somebody has judged them (``any_units``).
     """
     settings = settings.model_copy(update={"model": store.model_at(settings.model)})
-    fit = store.load(settings.model)
+    fit = scored_as(store.load(settings.model), settings.missing)
     samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
     samples = replace(samples, any_units=any_units)
     if settings.interpolate:
@@ -198,7 +198,8 @@ def run_predict(settings: Predict) -> Predicted:
     """Predict features and write what is expected of them."""
     settings = settings.model_copy(update={"model": store.model_at(settings.model)})
     fit, inputs = store.load(settings.model), [settings.data.path, settings.model]
-    wanted = Wanted.asked(fit, settings.of, settings.given, settings.variance, settings.dtype)
+    s = settings
+    wanted = Wanted.asked(fit, s.of, s.given, s.variance, s.dtype, s.impute, s.seed)
     data = settings.data.model_dump(exclude={"path"})
     samples = open_samples(settings.data.path, **data, like=source_layout(fit, wanted))
     if settings.interpolate:

@@ -17,26 +17,29 @@ from typing import Any, ClassVar
 
 import numpy as np
 import zarr
+from scipy.special import ndtri
 from zarr.codecs import ZstdCodec
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Grid, Layout, Samples, fingerprint, shortened
 from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
-from dgmm.estep import buffer_bytes, complete_rows
+from dgmm.estep import Plan, buffer_bytes, complete_rows, completed
 from dgmm.fits import Fit
 from dgmm.mixture import Regression
-from dgmm.passes import refuse_values
+from dgmm.passes import refuse_infinite, refuse_values, row_hashes
 from dgmm.rows import Rows
 from dgmm.scoring import attributes_of_source, check_coordinates, in_portions, scattered, write_coordinates
 from dgmm.store import Output, Writer, consolidate, digest, writing
-from dgmm.types import AnyArray, Precision, Sendable
+from dgmm.types import AnyArray, Filling, FloatArray, Precision, Sendable
 
 logger = logging.getLogger("dgmm")
 
 PREDICTIONS_FORMAT = "dgmm-predictions-1"
 #: What the names of variances end in.
 VARIANCE = "_variance"
+#: The first stream of the hashes that draws are made of.
+DRAWS = 16
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Wanted(Sendable):
     variance : bool
         Whether variances are written, too.
     dtype : str
+    impute : {"mean", "draw"} or None
+        With what missing values of all features are filled in, in the place of predictions.
+    seed : int
+        Of draws.
     """
 
     of: tuple[int, ...]
@@ -62,12 +69,24 @@ class Wanted(Sendable):
     feature_dim: str | None
     variance: bool
     dtype: Precision
+    impute: Filling | None = None
+    seed: int = 0
 
     @classmethod
     def asked(
-        cls, model: Fit, of: Sequence[str], given: Sequence[str] | None, variance: bool, dtype: Precision
+        cls,
+        model: Fit,
+        of: Sequence[str] | None,
+        given: Sequence[str] | None,
+        variance: bool,
+        dtype: Precision,
+        impute: Filling | None = None,
+        seed: int = 0,
     ) -> Wanted:
         """From names of features; those of plain data are their numbers."""
+        if impute is not None:
+            return cls._imputed(model, dtype, impute, seed)
+        of = of or ()
         ours = tuple(model.place(name) for name in of)
         others: Sequence[str | int] = given or [i for i in range(len(model.features)) if i not in ours]
         theirs = tuple(model.place(name) for name in others)
@@ -75,6 +94,20 @@ class Wanted(Sendable):
         if layout.feature_dim is None:
             return cls(ours, theirs, tuple(model.features[i] for i in ours), None, variance, dtype)
         return cls(ours, theirs, layout.variables or ("data",), layout.feature_dim, variance, dtype)
+
+    @classmethod
+    def _imputed(cls, model: Fit, dtype: Precision, impute: Filling, seed: int) -> Wanted:
+        """All features, with what is missing filled in."""
+        mixture = model.mixture
+        if not mixture.family.incomplete or mixture.noise is not None or mixture.transform is not None:
+            has = f"is of {model.covariance_type} components" if mixture.noise is None else "has noise"
+            has = has if mixture.transform is None else f"was fitted to other features ({mixture.transform.words})"
+            raise InputError(
+                f"what is missing cannot be filled in by this model, which {has}: give one of Gaussian components alone"
+            )
+        layout, every = model.layout or Layout(variables=model.features), tuple(range(len(model.features)))
+        names = model.features if layout.feature_dim is None else layout.variables or ("data",)
+        return cls(every, (), names, layout.feature_dim, False, dtype, impute, seed)
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -106,8 +139,8 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class PredictSegment(Sendable, Leaf[Predicted]):
-    """The leaf of prediction: each segment is written to the output as soon as it is known.
+class WritingSegment(Sendable, Leaf[Predicted]):
+    """A leaf that writes each segment to the output as soon as it is known.
 
     Attributes
     ----------
@@ -117,7 +150,6 @@ class PredictSegment(Sendable, Leaf[Predicted]):
     grid : Grid
     columns : tuple of int
         The given features among those of the source.
-    regression : Regression
     wanted : Wanted
     writer : Writer
     """
@@ -128,9 +160,37 @@ class PredictSegment(Sendable, Leaf[Predicted]):
     features: tuple[str, ...]
     grid: Grid
     columns: tuple[int, ...]
-    regression: Regression
     wanted: Wanted
     writer: Writer
+
+    def _write(self, segment: int, values: Mapping[str, AnyArray]) -> None:
+        region = self.grid.region(segment)
+        shape = tuple(s.stop - s.start for s in region)
+        with writing(self.writer.place):
+            self.writer.check()
+            for name, value in values.items():
+                self._arrays[name][region] = value.reshape(shape + value.shape[1:])
+
+    @cached_property
+    def _arrays(self) -> dict[str, zarr.Array[Any]]:
+        # a chunk of nothing but missing samples is written, too
+        return {name: self.writer.array(name).with_config({"write_empty_chunks": True}) for name in self.wanted.arrays}
+
+    def result_bytes(self, n_rows: int) -> int:
+        """Two numbers."""
+        return 64
+
+
+@dataclass(frozen=True)
+class PredictSegment(WritingSegment):
+    """The leaf of prediction.
+
+    Attributes
+    ----------
+    regression : Regression
+    """
+
+    regression: Regression
 
     def __call__(self, segment: int, rows: Rows) -> Predicted:
         """Predict one segment, all its rows given, and write it."""
@@ -152,34 +212,59 @@ class PredictSegment(Sendable, Leaf[Predicted]):
             self._write(segment, self.wanted.by_name(means, variances))
         return Predicted(n, len(rows) - n)
 
-    def _write(self, segment: int, values: Mapping[str, AnyArray]) -> None:
-        region = self.grid.region(segment)
-        shape = tuple(s.stop - s.start for s in region)
-        with writing(self.writer.place):
-            self.writer.check()
-            for name, value in values.items():
-                self._arrays[name][region] = value.reshape(shape + value.shape[1:])
-
-    @cached_property
-    def _arrays(self) -> dict[str, zarr.Array[Any]]:
-        # a chunk of nothing but missing samples is written, too
-        return {name: self.writer.array(name).with_config({"write_empty_chunks": True}) for name in self.wanted.arrays}
-
     def working_bytes(self, n_rows: int) -> int:
         """Given values, means and variances, as they are found and as they are written; and a slice of all."""
         (k, m), g = self.regression.levels.shape, len(self.wanted.given)
         of_slice = 8 * self.regression.slice_rows * k * (3 * m + 2 * g)
         return buffer_bytes(self.regression.plan) + of_slice + n_rows * (16 * g + 32 * m + 24)
 
-    def result_bytes(self, n_rows: int) -> int:
-        """Two numbers."""
-        return 64
+
+@dataclass(frozen=True)
+class ImputeSegment(WritingSegment):
+    """The leaf that fills in what is missing of all features.
+
+    Attributes
+    ----------
+    plan : Plan
+        Of the mixture, marginal.
+    """
+
+    plan: Plan
+
+    def __call__(self, segment: int, rows: Rows) -> Predicted:
+        """Fill in one segment, all its rows given, and write it."""
+        x = rows.x[:, self.columns]
+        refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
+        missing = np.isnan(x)
+        some = np.asarray(missing.any(axis=1) & ~missing.all(axis=1))
+        found = np.array(x, dtype=np.float64)
+        found[some] = completed(x[some], self.plan, self._draws(segment, some))
+        if len(rows):
+            values = found.astype(self.wanted.dtype, copy=False)
+            self._write(segment, self.wanted.by_name(values, values))
+        n_missing = int(missing.all(axis=1).sum())
+        return Predicted(len(rows) - n_missing, n_missing)
+
+    def _draws(self, segment: int, chosen: AnyArray) -> tuple[FloatArray, FloatArray] | None:
+        """A uniform number and standard normal ones, as many as features, by the numbers of the rows; None of means."""
+        if self.wanted.impute == "mean":
+            return None
+        numbers, d = self.grid.rows(self.grid.region(segment))[: len(chosen)][chosen], len(self.columns)
+        hashes = np.stack([row_hashes(numbers, self.wanted.seed, DRAWS + j) for j in range(d + 1)], axis=1)
+        uniform = ((hashes >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        return uniform[:, 0], ndtri(uniform[:, 1:])
+
+    def working_bytes(self, n_rows: int) -> int:
+        """Values as they come, as they are completed and as they are written, what is missing, and draws."""
+        return buffer_bytes(self.plan) + n_rows * (48 * len(self.columns) + 32)
 
 
 def source_layout(model: Fit, wanted: Wanted) -> Layout | None:
     """How a source is opened that need not have more than the variables of the given features."""
     layout = model.layout
-    return layout.taken(sorted(wanted.given)) if layout is not None and layout.feature_dim is None else layout
+    if wanted.impute is not None:
+        return layout
+    return layout.taken(wanted.given) if layout is not None and layout.feature_dim is None else layout
 
 
 def with_given(
@@ -202,12 +287,19 @@ def with_given(
     return found, tuple(places.index(i) for i in wanted.given)
 
 
-def leaf_of(model: Fit, samples: Samples, wanted: Wanted, writer: Writer) -> tuple[Samples, PredictSegment]:
+def leaf_of(
+    model: Fit, samples: Samples, wanted: Wanted, writer: Writer
+) -> tuple[Samples, PredictSegment | ImputeSegment]:
     """The samples as they are read, and what is asked of them."""
+    if wanted.impute is not None:
+        with one_blas_thread:
+            plan = model.mixture.density_plan(marginal=True)
+        ours = samples.like(model.features, model.layout)
+        return ours, ImputeSegment(samples.name, ours.features, ours.grid, wanted.of, wanted, writer, plan)
     with one_blas_thread:
         regression = model.mixture.regression(wanted.of, wanted.given or None)
     ours, columns = with_given(samples, model, wanted)
-    return ours, PredictSegment(samples.name, ours.features, ours.grid, columns, regression, wanted, writer)
+    return ours, PredictSegment(samples.name, ours.features, ours.grid, columns, wanted, writer, regression)
 
 
 def predict_projection(model: Fit, samples: Samples, wanted: Wanted, output: Output) -> Projection:
@@ -277,12 +369,14 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
     known, sought, mixture = shortened(given), shortened(of), model.mixture
     if wanted.feature_dim is not None:
         known, sought = f"{wanted.feature_dim} {known}", f"{wanted.names[0]} at {wanted.feature_dim} {sought}"
+    filled = {None: "", "mean": "what is missing expected", "draw": "what is missing drawn"}[wanted.impute]
+    by = f"by a {mixture.family.title} with {mixture.n_components} components"
     group = zarr.create_group(store, zarr_format=3)
     group.attrs.update(
         {
             **attributes_of_source(samples),
             "format": PREDICTIONS_FORMAT,
-            "title": f"{sought} given {known}, by a {mixture.family.title} with {mixture.n_components} components",
+            "title": f"{sought}, {filled} {by}" if filled else f"{sought} given {known}, {by}",
             "source": samples.name,
             "model": digest(mixture),
             # netCDF takes no lists of strings
@@ -300,7 +394,8 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
         name = array if array in wanted.names else array.removesuffix(VARIANCE)
         unit = units.get(name, "")
         what, unit = ("mean", unit) if name == array else ("variance", f"({unit})^2" if unit else "")
-        about: dict[str, Any] = {"long_name": f"conditional {what} of {name} given {known}"}
+        words = f"{name}, {filled}" if filled else f"conditional {what} of {name} given {known}"
+        about: dict[str, Any] = {"long_name": words}
         group.create_array(
             array,
             shape=(*samples.grid.shape, *inner),

@@ -27,6 +27,12 @@ Part = Literal["weights", "means", "covariances"]
 Effort = Literal["starts", "quick", "standard", "thorough"]
 #: What becomes of chunks that are not in a store, which zarr reads as the fill value.
 MissingChunks = Literal["raise", "fill"]
+#: What becomes of samples of which values are missing.
+Missing = Literal["omit", "raise", "marginalise"]
+#: Those with which samples can be scored.
+ScoredMissing = Literal["omit", "marginalise"]
+#: What is put in the place of values that are missing.
+Filling = Literal["mean", "draw"]
 #: Who decodes the chunks of a store.
 Decoder = Literal["zarr", "zarrs"]
 #: Of the E-step's matrix products.

@@ -15,13 +15,13 @@ HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "waits": "", "progress": "", "rows": "", "transform": "",
     "families": "frame statistics base gaussian conjugate full diag tied spherical aligned orientation ellipsoids "
     "loadings factors independent gamma poisson noise student",
-    "estep": "jit block kernel plan totals compiled plain",
+    "estep": "jit block kernel plan totals compiled plain incomplete",
     "mixture": "", "matching": "",
     "data": "repositories retries runs grid cf labels units layout picks likeness codecs chunks stores ranges samples "
     "views frames parquet files variables sources fingerprints",
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "fold projection journal",
-    "passes": "sample profile parts estep worst judge census misfits codec passes leaves",
+    "passes": "sample overlaps profile parts estep worst judge census misfits codec passes leaves",
     "em": "mstep plain anderson information scoring ascent posterior variational",
     "fits": "options outcome stability clusters results table selection",
     "search": "initialise sampled cuts moves path starts",

@@ -27,7 +27,7 @@ def predict(
     source: Source,
     out: str | os.PathLike[str],
     *,
-    of: Sequence[str],
+    of: Sequence[str] | None = None,
     overwrite: bool = False,
     scheduler: str | Client | None = None,
     **options: Unpack[PredictOptions],
@@ -46,8 +46,8 @@ def predict(
     out : path or URL
         Gets a variable of the means for each feature, or one that holds them along a dimension, as the model's data
         did, with the units of the features and the coordinates of the source; ``NAME_variance`` if asked for.
-    of : sequence of str
-        Features to predict, by name or number.
+    of : sequence of str, optional
+        Features to predict, by name or number. None where what is missing is filled in (``impute``).
     overwrite : bool
         Replace what exists.
     scheduler
@@ -71,7 +71,7 @@ def predict(
     if not isinstance(model, Fit):
         inputs.append(store.model_at(model))
         model = store.load(inputs[-1])
-    wanted = Wanted.asked(model, how.of, how.given, how.variance, how.dtype)
+    wanted = Wanted.asked(model, how.of, how.given, how.variance, how.dtype, how.impute, how.seed)
     samples = open_samples(source, like=source_layout(model, wanted), **data)
     if how.interpolate:
         samples, _ = with_given(samples, model, wanted, interpolate=True)

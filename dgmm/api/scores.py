@@ -24,6 +24,7 @@ from dgmm.scoring import (
     part_of,
     score_projection,
     score_samples,
+    scored_as,
     some_of,
     verify_anew,
     verify_data,
@@ -91,7 +92,7 @@ def score(
     how = validated(Labelling, rest)
     if not isinstance(model, Fit):
         model = store.model_at(model)
-    fit = model if isinstance(model, Fit) else store.load(model)
+    fit = scored_as(model if isinstance(model, Fit) else store.load(model), how.missing)
     samples = open_samples(source, like=fit.layout, **data)
     if how.interpolate:
         samples = samples.like(fit.features, fit.layout, interpolate=True)
@@ -114,8 +115,7 @@ def score(
             samples,
             output,
             workers,
-            probabilities=how.probabilities,
-            clusters=how.clusters,
+            **how.model_dump(exclude={"missing"}),
             settings=named,
             extend=extend and not overwrite,
         )

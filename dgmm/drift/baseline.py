@@ -165,7 +165,9 @@ def baseline_of(samples: Samples, mixture: Mixture, workers: Workers, options: T
         Of the sample of rows in which one in a hundred is unlikely.
     """
     with one_blas_thread:
-        profile: Any = profile_of(Fold(samples, workers), samples, options or Training())
+        # a census is of complete rows, whatever the mixture was fitted to
+        options = (options or Training()).model_copy(update={"missing": "omit"})
+        profile: Any = profile_of(Fold(samples, workers), samples, options)
         density = mixture.log_density(profile.sample.rows.x)
         bound, deviation = float(np.quantile(density, UNLIKELY)), float(np.std(density))
     return Baseline(digest(mixture), bound, census_of(samples, mixture, bound, workers).blocks(), deviation)

@@ -217,7 +217,8 @@ def expected_gain(point: Evaluated, image: Mixture) -> float:
 
     For sums in the coordinates of the frame.
     """
-    family, mixture, sums = point.mixture.family, point.mixture, point.statistics.sums
+    mixture, sums = point.mixture, point.statistics.sums
+    family = mixture.family.of_sums(point.statistics, mixture.n_features)
     before, after = (family.natural_parameters(m.weights, m.components, 0.0) for m in (mixture, image))
     shared = [family.shared_log_likelihood(m.components, point.ground.moments) for m in (mixture, image)]
     gain = float(((after - before) * sums[:, : after.shape[1]]).sum()) + shared[1] - shared[0]

@@ -136,7 +136,7 @@ class Ascent:
             return
         self.proposal, self.remaining_gain = proposal.mixture, proposal.remaining_gain
         alone = self.proposal.n_components == 1 and self.proposal.noise is None
-        if (alone or self.ground.constant) and not self.proposal.family.hidden:
+        if (alone or self.ground.constant) and not (self.proposal.family.hidden or self.ground.marginal):
             # such an M-step does not depend on where it starts: its second value is the optimum
             self.remaining_gain = 0.0 if len(self.trajectory) > 1 or self._is_optimum() else np.inf
         self.enough = max(self.least_gain, self._tol * statistics.count)

@@ -46,6 +46,8 @@ class Ground:
         Of the components, as the family's `prior` makes it.
     noise : Noise, optional
         What mixtures have beside their components to begin with.
+    marginal : bool
+        Whether samples lack some of their values, so that sums depend on the mixture however few components it has.
     """
 
     frame: Frame
@@ -58,6 +60,7 @@ class Ground:
     constant: bool = False
     prior: Prior | None = None
     noise: Noise | None = None
+    marginal: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class Evaluated:
     def of(cls, mixture: Mixture, statistics: SufficientStatistics, ground: Ground) -> Evaluated:
         """With the part of the log-likelihood that the E-step has left out, since all components share it."""
         if not statistics.local.all():
-            family, components = mixture.family, mixture.components
+            components = mixture.components
+            family = mixture.family.of_sums(statistics, mixture.n_features)
             shared = family.shared_log_likelihood(components, ground.moments)
             held = ground.held_out
             apart = 0.0 if held is None else family.shared_log_likelihood(components, held)
@@ -111,7 +115,8 @@ class Evaluated:
 
 def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground) -> Mixture:
     """The M-step: the mixture that maximises the expected log-likelihood, and the prior's density if there is one."""
-    family, moments, floor, fixed = mixture.family, ground.moments, ground.floor, ground.fixed
+    moments, floor, fixed = ground.moments, ground.floor, ground.fixed
+    family = mixture.family.of_sums(statistics, mixture.n_features)
     counts, of_noise = statistics.sums[:, 0], statistics.noise / statistics.count
     if mixture.noise is not None and counts.sum() <= NOTHING:
         raise CollapseError(
@@ -128,7 +133,7 @@ def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground)
     weights, components = family.maximise(statistics, mixture.components, moments, floor)
     if ground.prior is not None:
         weights = np.maximum(counts / counts.sum(), LEAST_WEIGHT)
-    made = holding(Mixture(family, weights, components), mixture, fixed)
+    made = holding(Mixture(mixture.family, weights, components), mixture, fixed)
     noise = mixture.noise
     return made if noise is None else made.beside(noise.weighing(of_noise))
 

@@ -175,9 +175,9 @@ class ScoringState:
 def accelerated(mixture: Mixture, ground: Ground) -> Method:
     """Anderson's method, with scoring where there is a sample to take scores of, and these tell of all there is.
 
-    Of noise they do not.
+    Of noise they do not, nor where values are missing.
     """
     state = AndersonState.start(mixture, ground)
     plain = ground.sample is None or ground.fixed or ground.sharing != SOFT
-    plain = plain or ground.prior is not None or mixture.noise is not None
+    plain = plain or ground.prior is not None or mixture.noise is not None or ground.marginal
     return state if plain else ScoringState(state, ground)

@@ -13,6 +13,14 @@ import numpy as np
 from dgmm.errors import InputError
 from dgmm.estep.block import complete_rows, frozen
 from dgmm.estep.compiled import Compiled
+from dgmm.estep.incomplete import (
+    PIECE,
+    accumulate_incomplete,
+    by_pattern,
+    completed,
+    incomplete_bytes,
+    score_incomplete,
+)
 from dgmm.estep.plain import Plain
 from dgmm.estep.plan import DOUBLE, SOFT, Plan, Sharing, make_plan
 from dgmm.estep.totals import PassTotals, Scores, unpack
@@ -34,11 +42,14 @@ __all__ = [
     "accumulate",
     "backend_of",
     "buffer_bytes",
+    "by_pattern",
     "complete_rows",
+    "completed",
     "frozen",
     "make_plan",
     "score",
     "unpack",
+    "usable_rows",
 ]
 
 
@@ -77,11 +88,20 @@ def backend_of(plan: Plan) -> Backend:
 
 def buffer_bytes(plan: Plan) -> int:
     """Bytes that one thread takes for an E-step or scores, beside samples and totals."""
-    own = backend_of(plan).buffer_bytes(plan)
+    own = backend_of(plan).buffer_bytes(plan) + incomplete_bytes(plan)
     if plan.transform is None:
         return own
     # rows as they are fitted, and their scores
     return own + plan.transform.buffer_bytes + TRANSFORMED_ROWS * 8 * (plan.n_features + plan.n_rows + 3)
+
+
+def usable_rows(x: AnyArray, *, marginal: bool) -> AnyArray | None:
+    """Which rows of ``x`` can be used, shape (n,): complete ones, or those with any value; None if all."""
+    complete = complete_rows(x)
+    if complete is None or not marginal:
+        return complete
+    some = np.asarray(~np.isnan(x).all(axis=1))
+    return None if some.all() else some
 
 
 def accumulate(rows: Rows, plan: Plan) -> PassTotals:
@@ -90,9 +110,9 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
     Parameters
     ----------
     rows : Rows
-        Of any real dtype, without missing values; weights, if any, of the order of one, for what counts as nothing
-        is told by size. A sample with a label is of that component of every mixture, or of those of that class, and
-        adds the joint density of both to the likelihood.
+        Of any real dtype, without missing values unless the plan is marginal, and no row with nothing else; weights,
+        if any, of the order of one, for what counts as nothing is told by size. A sample with a label is of that
+        component of every mixture, or of those of that class, and adds the joint density of both to the likelihood.
     plan : Plan
 
     Raises
@@ -106,6 +126,11 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
         if (largest := rows.labels.max(initial=-1)) >= fewest:
             what = "classes" if plan.sharing.n_classes else "components"
             raise InputError(f"a sample has the label {largest}, and the {what} are 0 to {fewest - 1}")
+    if plan.marginals is not None and (complete := complete_rows(rows.x)) is not None:
+        n = int(complete.sum())
+        # where complete ones come first, nothing is copied
+        whole, others = (rows[:n], rows[n:]) if complete[:n].all() else (rows[complete], rows[~complete])
+        return accumulate(whole, plan).merge(accumulate_incomplete(others, plan))
     totals = backend_of(plan).accumulate(rows, plan)
     # found once for each family, however many of its mixtures there are
     measures = {family: family.log_base_measure(rows.x) for family in dict.fromkeys(plan.families)}
@@ -118,7 +143,7 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
 
 
 def score(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
-    """Scores of the rows of ``x``, shape (n, d), no missing values, by the one mixture of a plan.
+    """Scores of the rows of ``x``, shape (n, d), no missing values unless the plan is marginal, by its one mixture.
 
     Where its components are several of a class, the label and its probability are those of the class.
     """
@@ -132,8 +157,20 @@ def score(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
     if plan.transform is not None:
         return _score_transformed(x, plan, plan.transform, probabilities=probabilities)
     scores = Scores.empty(n, k, probabilities=probabilities)
-    backend_of(plan).score(x, plan, scores)
     (family,) = plan.families
+    if plan.marginals is not None and (complete := complete_rows(x)) is not None:
+        # in pieces, so that not much of them is copied
+        for start in range(0, n, PIECE):
+            inside = np.arange(start, min(start + PIECE, n))
+            at, others = inside[complete[inside]], inside[~complete[inside]]
+            found = score(x[at], plan, probabilities=probabilities)
+            scores.label[at], scores.probability[at] = found.label, found.probability
+            scores.log_density[at] = found.log_density
+            if probabilities:
+                scores.probabilities[at] = found.probabilities
+            score_incomplete(x[others], plan, others, scores)
+        return scores
+    backend_of(plan).score(x, plan, scores)
     base = family.log_base_measure(x)
     if base is not None:
         scores.log_density[:] += base

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from dgmm.families import NOISE, Family, FeatureMap, Frame, FrameKind, Noise
+from dgmm.families import NOISE, Family, FeatureMap, Frame, FrameKind, Noise, pack_second
 from dgmm.transform import Transform
 from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
 
@@ -118,6 +118,89 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Marginals(Sendable):
+    """Of one mixture, what tells the density of some of the features: its components in coordinates of their own.
+
+    Attributes
+    ----------
+    origin : ndarray, shape (d,)
+        Subtracted from the samples.
+    shifts : ndarray, shape (K, d)
+        Subtracted after that: what is left is how far they are from each mean.
+    forwards : ndarray, shape (K, d, d) or (K, d)
+        Under which each component is a standard normal.
+    peaks : ndarray, shape (K,) or (K + 1,)
+        Logarithms of the densities of complete samples at the means, times the weights; that of noise is the last.
+    means : ndarray, shape (K, d)
+        In the coordinates in which sums are taken.
+    backwards : ndarray, shape (K, d, d) or (K, d)
+        From the components' own coordinates to these.
+    widths : ndarray, shape (d,), or None
+        Logarithms of the lengths of the noise's box, if there is noise.
+    """
+
+    origin: FloatArray
+    shifts: FloatArray
+    forwards: FloatArray
+    peaks: FloatArray
+    means: FloatArray
+    backwards: FloatArray
+    widths: FloatArray | None
+
+    @classmethod
+    def of(cls, m: Stackable, frame: Frame, local: AnyArray) -> Marginals:
+        """Of a mixture in coordinates of a frame; sums of some components are in coordinates of their own."""
+        own = m.family.local_frames(m.components)
+        diagonal, d = own.forwards.ndim == 2, m.n_features
+        forwards: FloatArray
+        backwards: FloatArray
+        if diagonal:
+            forwards, backwards = own.forwards * frame.forward, np.asarray(1 / own.forwards)
+        else:
+            forwards = own.forwards @ (frame.forward if frame.forward.ndim == 2 else np.diag(frame.forward))
+            backwards = np.linalg.inv(own.forwards)
+        shifts = frame.to_data(own.origins.T).T
+        peaks = m.family.local_parameters(m.weights, m.components, frame.log_volume)[:, 0]
+        means = np.where(local[:, None], 0.0, own.origins)
+        if local.any():
+            backwards = backwards.copy()
+            backwards[local] = np.ones(d) if diagonal else np.eye(d)
+        widths = None
+        if m.noise is not None:
+            widths = np.log(m.noise.maximum - m.noise.minimum)
+            peaks = np.append(peaks, m.noise.log_density)
+        return cls(frame.origin, shifts, np.ascontiguousarray(forwards), peaks, means, backwards, widths)
+
+    @cached_property
+    def columns(self) -> FloatArray:
+        """The columns of `forwards`, one after the other, shape (K, d, d)."""
+        return np.ascontiguousarray(np.swapaxes(self.forwards, 1, 2))
+
+    @cached_property
+    def factors(self) -> FloatArray:
+        """Inverses of `forwards`."""
+        return 1 / self.forwards if self.forwards.ndim == 2 else np.linalg.inv(self.forwards)
+
+    def values(self, u: FloatArray) -> FloatArray:
+        """Samples (K, n, d) less the origin, of the components' own coordinates (K, d, n)."""
+        if self.factors.ndim == 2:
+            return np.swapaxes(self.factors[:, :, None] * u, 1, 2) + self.shifts[:, None]
+        return np.swapaxes(self.factors @ u, 1, 2) + self.shifts[:, None]
+
+    def packed(self, counts: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:
+        """Sums of features from those of 1, u and u u', or u^2, in the components' own coordinates."""
+        means, count = self.means, counts[:, None]
+        if second.ndim == 2:
+            away = self.backwards * first
+            squares = self.backwards**2 * second + 2 * means * away + count * means**2
+            return np.hstack([count, away + count * means, squares])
+        away = np.einsum("kij,kj->ki", self.backwards, first)
+        products = self.backwards @ second @ np.swapaxes(self.backwards, 1, 2)
+        cross = means[:, :, None] * (away + 0.5 * count * means)[:, None]
+        return np.hstack([count, away + count * means, pack_second(products + cross + np.swapaxes(cross, 1, 2))])
+
+
+@dataclass(frozen=True)
 class Plan(Sendable):
     """Everything a task needs to do the E-step of all mixtures on any samples.
 
@@ -140,6 +223,8 @@ class Plan(Sendable):
         where they are the products. None if they all are.
     transform : Transform or None
         What is done to samples before they are scored; sums are over samples as they are.
+    marginals : tuple of Marginals, or None
+        Of each mixture, where samples may lack some of their values; None where they are left out.
     """
 
     stacks: tuple[Stack, ...]
@@ -151,6 +236,7 @@ class Plan(Sendable):
     noisy: tuple[bool, ...] = ()
     links: FloatArray | None = None
     transform: Transform | None = None
+    marginals: tuple[Marginals, ...] | None = None
 
     @property
     def n_features(self) -> int:
@@ -185,6 +271,8 @@ class Plan(Sendable):
             parts.append(self.links)
         if self.transform is not None:
             parts.append(self.transform.digest)
+        if self.marginals is not None:
+            parts.append("marginals")
         for stack in self.stacks:
             parts += [stack.features.chain, stack.origin, stack.shift, stack.forward]
             parts += [part for p in stack.products for part in (p.rows.start, p.theta)]
@@ -237,6 +325,8 @@ def make_plan(
     frames: Mapping[FrameKind, Frame],
     dtype: np.dtype[Any] = DOUBLE,
     sharing: Sharing = SOFT,
+    *,
+    marginal: bool = False,
 ) -> Plan:
     """Stack the components of mixtures, given in frame coordinates, for one E-step.
 
@@ -250,7 +340,12 @@ def make_plan(
         Precision of the products: float64, or float32 for twice the speed, where all families allow it.
     sharing : Sharing
         How samples are shared out.
+    marginal : bool
+        Whether samples may lack some of their values.
     """
+    if marginal:
+        # what components share is not the same for all samples
+        mixtures = [replace(cast(Any, m), family=m.family.beside_noise()) for m in mixtures]
     if not all(m.family.single for m in mixtures):
         dtype = DOUBLE
     tolerated = (
@@ -263,6 +358,7 @@ def make_plan(
     locals_: list[Stack] = []
     local: list[bool] = []
     links: list[FloatArray] = []
+    marginals: dict[int, Marginals] = {}
     for i in order:
         m, frame = mixtures[i], frames[mixtures[i].family.frame]
         rows = slice(len(local), len(local) + m.n_components + (m.noise is not None))
@@ -271,6 +367,8 @@ def make_plan(
         if narrow.any() and m.family.features is not m.family.local_features:
             narrow[:] = True
         local.extend(map(bool, narrow))
+        if marginal:
+            marginals[i] = Marginals.of(m, frame, narrow)
         its = m.family.links(m.weights, m.components, frame.log_volume)
         links.append(np.tile([0.0, np.inf], (rows.stop - rows.start, 1)) if its is None else its)
         if narrow.any():
@@ -291,7 +389,9 @@ def make_plan(
     families = tuple(m.family for m in mixtures)
     noisy = tuple(m.noise is not None for m in mixtures)
     linked = np.concatenate(links) if any(family.hidden for family in families) else None
-    return Plan((*stacks, *locals_), tuple(candidates), tuple(local), families, dtype, sharing, noisy, linked)
+    lacking = tuple(marginals[i] for i in range(len(mixtures))) if marginal else None
+    every = (*stacks, *locals_)
+    return Plan(every, tuple(candidates), tuple(local), families, dtype, sharing, noisy, linked, marginals=lacking)
 
 
 def _stack_key(mixture: Stackable) -> tuple[str, str, int]:

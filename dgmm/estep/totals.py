@@ -29,6 +29,8 @@ class PassTotals:
     hidden : ndarray, shape (components of all candidates, 2)
         Where the plan has links, sums of r, and of r times the logarithms ``log(1 + delta / nu)``; `sums` of the first
         feature are those of r u in rows that are linked.
+    lost : ndarray, shape (components of all candidates,)
+        Sums of r times the entropies, in the component, of what is missing of the samples.
     """
 
     count: float
@@ -37,6 +39,7 @@ class PassTotals:
     squares: FloatArray | float = np.nan
     base: FloatArray | float = 0.0
     hidden: FloatArray | float = 0.0
+    lost: FloatArray | float = 0.0
 
     def with_base(self, base: FloatArray) -> PassTotals:
         """The same with sums of base measures."""
@@ -52,6 +55,7 @@ class PassTotals:
             self.squares + other.squares,
             self.base + other.base,
             self.hidden + other.hidden,
+            self.lost + other.lost,
         )
 
 
@@ -98,6 +102,8 @@ def unpack(totals: PassTotals, plan: Plan, judged: PassTotals | None = None) -> 
             rows[row] = values
     if plan.links is not None:
         _complete(rows, expected, totals, plan.links, plan.n_features)
+    # what is missing is expected, too, and is not part of the densities
+    expected += totals.lost
     local, squares = np.array(plan.local), np.broadcast_to(totals.squares, plan.n_rows)
     base = np.broadcast_to(totals.base, len(plan.candidates)).tolist()
     held_out = np.full(len(plan.candidates), np.nan) if judged is None else judged.log_likelihoods + judged.base

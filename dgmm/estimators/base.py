@@ -21,9 +21,10 @@ from dgmm.blas import one_blas_thread, one_thread
 from dgmm.em import Ground, climb
 from dgmm.engine import Workers
 from dgmm.errors import InputError
+from dgmm.estep import usable_rows
 from dgmm.estimators.bridge import Bridge
 from dgmm.estimators.containers import is_chunked, samples_of
-from dgmm.estimators.lazy import Scorer, What, score_array, score_chunked
+from dgmm.estimators.lazy import Scorer, What, score_chunked
 from dgmm.estimators.problem import AnySamples, Problem, Start, Streamed, workers_for
 from dgmm.families import Frame, Moments, get_family
 from dgmm.fits import Training, validated
@@ -31,6 +32,7 @@ from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.scoring import total_log_density
+from dgmm.search import drawn
 from dgmm.types import AnyArray, FloatArray
 
 
@@ -122,7 +124,7 @@ class StreamedMixture(Streamed, Bridge):
         """
         problem = self._fit(X, feature_dims)
         if problem.whole:
-            return score_array(problem.source, self._scorer("label"))
+            return self._in_memory(problem.source, self._scorer("label"))
         return score_chunked(problem.source, self._scorer("label"), problem.features)
 
     def predict(self, X: AnySamples) -> Any:
@@ -286,7 +288,8 @@ class StreamedMixture(Streamed, Bridge):
         moments = passes.profile.moments.in_frame(frame)
         floor, fixed = self._floor(frame, moments), frozenset(options.fixed)
         prior = None if options.prior == "none" else get_family(self.covariance_type).prior(moments)
-        return passes, Ground(frame, moments, floor, fixed=fixed, sharing=passes.sharing, prior=prior)
+        ground = Ground(frame, moments, floor, fixed=fixed, sharing=passes.sharing, prior=prior)
+        return passes, replace(ground, marginal=passes.marginal)
 
     def _check_fitted_for(self, n_features: int) -> None:
         """Refuse to go on from what was fitted to something else."""
@@ -303,8 +306,12 @@ class StreamedMixture(Streamed, Bridge):
     def _starts(self, problem: Problem, passes: Passes, ground: Ground) -> list[Any]:
         if self._goes_on:
             return [self._go_on(passes, ground)]
+        rows = problem.start_rows(passes, self.sample_rows, self._seed)
+        if passes.marginal:
+            some = usable_rows(rows, marginal=True)
+            rows = drawn(rows if some is None else rows[some], passes.frame)
         with one_thread():
-            return self._make_starts(problem.start_rows(passes, self.sample_rows, self._seed), passes, ground)
+            return self._make_starts(rows, passes, ground)
 
     def _climb(self, starts: Sequence[Start], passes: Passes, n: int) -> None:
         """Passes until all starts have arrived; raises if a component of one collapses, as scikit-learn."""
@@ -345,7 +352,8 @@ class StreamedMixture(Streamed, Bridge):
 
     def _scorer(self, what: What) -> Scorer:
         with one_blas_thread:
-            plan = replace(self._expected_mixture(), transform=self._transform).density_plan(ridge=0.0)
+            expected = replace(self._expected_mixture(), transform=self._transform)
+            plan = expected.density_plan(ridge=0.0, marginal=self._marginal)
         return Scorer(plan, what, self._log_scale(), self.means_.dtype == np.float32)
 
     def _total(self, X: AnySamples) -> tuple[float, int]:
@@ -353,6 +361,7 @@ class StreamedMixture(Streamed, Bridge):
         check_is_fitted(self)
         if not is_chunked(X):
             values = self._score("log_density", X)
+            values = values[np.isfinite(values)] if self._marginal else values
             return float(values.mean()) * len(values), len(values)
         samples, scorer = samples_of(X, self._remembered()), self._scorer("log_density")
         if samples.n_features != self.n_features_in_:

@@ -26,7 +26,7 @@ from dgmm.keywords import GridOptions, takes
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.transform import Transform
-from dgmm.types import Acceleration, Assignment, FloatArray, IntArray, PriorName
+from dgmm.types import Acceleration, Assignment, FloatArray, IntArray, Missing, PriorName
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -101,6 +101,10 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         `dgmm.train`. `means_`, covariances and log densities are of what comes of that, as behind transformers in a
         pipeline, and ``preprocess_.inverse(means_)`` are in the data's units; so is `means_init`. Samples and
         `components_table` are in the data's units.
+    missing : {'omit', 'raise', 'marginalise'}, default='omit'
+        Whether rows of which some values are missing (NaN) are left out, in an array in memory an error as in
+        scikit-learn; or an error wherever they lie; or fitted and scored by the values that they have, exactly where
+        these are missing at random. A row that has none is left out, and its label is -1.
     sample_rows : int, default=100_000
         Dask, Zarr and xarray data with more rows than this start from a random sample of so many. Other arrays start
         from all their rows, as in scikit-learn.
@@ -165,6 +169,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         "fixed": [list, tuple],
         "prior": [StrOptions(set(get_args(PriorName)))],
         "preprocess": [dict, None],
+        "missing": [StrOptions(set(get_args(Missing)))],
         "sample_rows": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -179,6 +184,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         fixed: Sequence[str] = (),
         prior: str = "none",
         preprocess: dict[str, Any] | None = None,
+        missing: str = "omit",
         sample_rows: int = 100_000,
         **theirs: Unpack[GaussianParameters],
     ) -> None:
@@ -190,6 +196,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         self.fixed = fixed
         self.prior = prior
         self.preprocess = preprocess
+        self.missing = missing
         self.sample_rows = sample_rows
 
     @classmethod
@@ -232,7 +239,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         training = validated(Training, rest)
         if training.noise:
             raise InputError("scikit-learn's attributes have no place for noise: use dgmm.select, or leave it out")
-        model = cls()
+        model = cls(missing=training.missing)
         problem = model._problem(X, feature_dims)
         with problem.open_workers() as workers:
             selection: Selection = select_samples(problem.samples, workers, search, training)
@@ -253,6 +260,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
             fixed=tuple(training.fixed),
             prior=training.prior,
             preprocess=None if training.preprocess is None else training.preprocess.model_dump(),
+            missing=training.missing,
             sample_rows=training.sample_rows,
         )
         model._transform = fit.mixture.transform
@@ -267,7 +275,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         return model
 
     def _climbing(self) -> dict[str, Any]:
-        asked = ("assignment", "prior", "preprocess")
+        asked = ("assignment", "prior", "preprocess", "missing")
         return {"fixed": list(self.fixed), **{name: getattr(self, name) for name in asked}}
 
     @property
@@ -291,6 +299,10 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         """
         x, labels = super().sample(n_samples)
         return (x if self._transform is None else self._transform.inverse(x)), labels
+
+    @property
+    def _marginal(self) -> bool:
+        return self.missing == "marginalise"
 
     def _n_parameters(self) -> int:
         k, d = self.means_.shape

@@ -16,7 +16,7 @@ from dask.system import CPU_COUNT
 from dgmm.blas import one_blas_thread
 from dgmm.data import is_known, packing, unmasked
 from dgmm.errors import InputError
-from dgmm.estep import Plan, complete_rows, score
+from dgmm.estep import Plan, score, usable_rows
 from dgmm.estimators.containers import Chunked, Features, as_array, chunked_as_stored
 from dgmm.scoring import scattered
 from dgmm.types import AnyArray
@@ -94,9 +94,9 @@ class Scorer:
         A block that is a task of many has one core, one that is all there is has all of them (``threads``).
         """
         x = np.ascontiguousarray(unmasked(block)).reshape(-1, block.shape[-1])
-        present = complete_rows(x)
+        present = usable_rows(x, marginal=self.plan.marginals is not None)
         kept = x if present is None else x[present]
-        if kept.dtype.kind == "f" and not np.isfinite(kept).all():
+        if kept.dtype.kind == "f" and np.isinf(kept).any():
             raise InputError("a sample is infinite: mark it missing (NaN)")
         with one_blas_thread:
             values = score_array(kept, self) if threads else self.rows(kept)

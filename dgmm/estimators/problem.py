@@ -78,6 +78,16 @@ class Streamed:
     feature_names_in_: AnyArray
     _features: Features
 
+    @property
+    def _marginal(self) -> bool:
+        """Whether samples that lack some of their values are fitted and scored by the others."""
+        return False
+
+    @property
+    def _finite(self) -> dict[str, Any]:
+        """What scikit-learn is told of values that are missing."""
+        return {"ensure_all_finite": "allow-nan"} if self._marginal else {}
+
     @abstractmethod
     def _scorer(self, what: What) -> Scorer:
         """What the fitted model says of every sample."""
@@ -97,7 +107,7 @@ class Streamed:
         else:
             if feature_dims is not None:
                 raise InputError(f"feature_dims={feature_dims!r} is for xarray objects, not for {type(X).__name__}")
-            x = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+            x = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, **self._finite)
             problem = Problem(x, open_samples(x, labels=labels, weights=weights), Features())
         self._features = problem.features
         return problem
@@ -110,11 +120,16 @@ class Streamed:
         check_is_fitted(self)
         if is_chunked(X):
             return score_chunked(X, self._scorer(what), self._remembered())
-        return score_array(validate_data(self, X, reset=False), self._scorer(what))
+        return self._in_memory(validate_data(self, X, reset=False, **self._finite), self._scorer(what))
+
+    def _in_memory(self, x: AnyArray, scorer: Scorer) -> AnyArray:
+        """Scores of validated rows (n, d)."""
+        return scorer.block(x, threads=True) if self._marginal else score_array(x, scorer)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()  # type: ignore[misc]
         tags.array_api_support = False
+        tags.input_tags.allow_nan = self._marginal
         return tags
 
 

@@ -137,6 +137,9 @@ class Family(ABC):
     parts: ClassVar[tuple[str, ...]] = ()
     #: Whether noise of constant density may stand beside its components; see `beside_noise`.
     noisy: ClassVar[bool] = False
+    #: Whether samples may lack some of their values: a component is a standard normal in its `local_frames`, and the
+    #: M-step needs nothing of them but the features.
+    incomplete: ClassVar[bool] = False
 
     @property
     def title(self) -> str:
@@ -149,6 +152,10 @@ class Family(ABC):
 
     def beside_noise(self) -> Family:
         """The family, of this name, whose theta and M-step leave out nothing that noise does not share."""
+        return self
+
+    def of_sums(self, statistics: SufficientStatistics, n_features: int) -> Family:
+        """The family itself, or `beside_noise`, whichever such sums are for."""
         return self
 
     def unconstrained(self) -> Family:

@@ -101,7 +101,8 @@ class Conjugate(Prior):
         k, d = components.means.shape
         count, scatter = self.of_each(k)
         centres, spread = np.tile(self.mean, (k, 1)), np.tile(pack_second(scatter[None]), (k, 1))
-        features = family.local_features if local.any() else family.features
+        more_features = local.any() or sums.shape[1] > family.features.size(d)
+        features = family.local_features if more_features else family.features
         if local.any():
             own = family.local_frames(components)
             for i in np.flatnonzero(local):

@@ -210,6 +210,7 @@ class GaussianFamily(Family):
     elliptical = True
     parts = ("means", "covariances")
     noisy = True
+    incomplete = True
 
     @property
     def title(self) -> str:

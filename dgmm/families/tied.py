@@ -144,6 +144,11 @@ class Tied(MatrixFamily):
         """With second moments, since noise has no quadratic term, and its rows no part in the covariance."""
         return APART
 
+    def of_sums(self, statistics: SufficientStatistics, n_features: int) -> Family:
+        """The other where there are second moments in the common frame."""
+        more = statistics.sums.shape[1] > LINEAR.size(n_features)
+        return APART if more and not statistics.local.all() else self
+
 
 class TiedApart(Tied):
     """The same, of rows not all of which belong to the components."""

@@ -16,7 +16,7 @@ from dgmm.fits.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fits.stability import Stability
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
-from dgmm.types import AnyArray, Assignment, Criterion, FloatArray, IntArray, PriorName
+from dgmm.types import AnyArray, Assignment, Criterion, FloatArray, IntArray, Missing, PriorName
 
 #: A difference in BIC that is very strong evidence (Kass and Raftery 1995).
 STRONG = 10.0
@@ -67,7 +67,7 @@ class Fit:
         Total, of this very mixture, in nats; like `entropy` and `held_out` in double precision, whatever the passes
         before took (`compute_dtype`).
     n_samples : int
-        Complete rows, those that were fitted.
+        Rows that were fitted: complete ones, unless what is missing is marginalised.
     n_missing : int
         Rows left out because a value is missing.
     n_passes : int
@@ -113,6 +113,9 @@ class Fit:
     prior : {"none", "default"}
         Whether the mixture is the most probable one with the conjugate prior; `log_likelihood` and the criteria have
         none of it.
+    missing : {"omit", "raise", "marginalise"}
+        What became of samples of which values are missing. Where they are marginalised, `n_samples` counts all that
+        have a value, `log_likelihood` is that of what is observed, and scores are, too.
     classes : tuple of int or of str
         Names of the classes that were known of samples; components are theirs, as many of each, one class after the
         other. None of them where no sample had a label.
@@ -145,6 +148,7 @@ class Fit:
     fixed: tuple[str, ...] = ()
     assignment: Assignment = "soft"
     prior: PriorName = "none"
+    missing: Missing = "omit"
     classes: Names = ()
     path: tuple[Mixture, ...] = field(default=(), repr=False, compare=False)
     evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
@@ -161,6 +165,11 @@ class Fit:
         return None if self.mixture.noise is None else self.mixture.noise.weight
 
     @property
+    def marginalises(self) -> bool:
+        """Whether rows that lack some of their values are scored by the others."""
+        return self.missing == "marginalise"
+
+    @property
     def n_labels(self) -> int:
         """How many labels there are: of the classes, or of the components, and of noise if there is any."""
         return len(self.classes) or self.n_components + (self.noise is not None)
@@ -174,7 +183,7 @@ class Fit:
 
         Of every component where there are no classes, and in a last column of noise, if there is noise.
         """
-        shares = self.mixture.responsibilities(x)
+        shares = self.mixture.responsibilities(x, marginal=self.marginalises)
         return shares.reshape(len(x), self.n_labels, -1).sum(axis=2)
 
     def classify(self, x: AnyArray) -> AnyArray:

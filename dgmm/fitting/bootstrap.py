@@ -58,7 +58,8 @@ def stability_of(
     start, its_frame = mixture.to_frame(frame(mixture.family.frame)), frame(mixture.family.frame)
     groups, n_blocks = (np.arange(len(rows)), 0) if rows.groups is None else _numbered(rows.groups)
     base = rows.every_weight
-    before, k = mixture.responsibilities(rows.x), mixture.n_components
+    marginal = bool(np.isnan(rows.x).any())
+    before, k = mixture.responsibilities(rows.x, marginal=marginal), mixture.n_components
     labels = before.argmax(axis=1)
     rand, found, weights, means = [], [], [], []
     for refit in range(options.stability):
@@ -66,7 +67,7 @@ def stability_of(
         drawn = base * draw[groups]
         weighted = replace(rows, weights=drawn / drawn.mean())
         again = _refit(start, weighted, options, frame, n_threads, sharing).to_data(its_frame)
-        after = again.responsibilities(rows.x)
+        after = again.responsibilities(rows.x, marginal=marginal)
         overlap = jaccard(before[:, :k], after[:, :k])
         ours, theirs = linear_sum_assignment(-overlap)
         rand.append(adjusted_rand_score(labels, after.argmax(axis=1)))
@@ -113,8 +114,9 @@ def _refit(
     def ground_of(sample: SampleRows) -> Ground:
         moments, fixed = sample.moments, options.fixed
         grounds = grounds_for(
-            [Candidate(k, name)], moments, frame, options.reg_covar, fixed, sharing, options.prior, start.noise
-        )
+            [Candidate(k, name)], moments, frame, options.reg_covar, fixed, sharing, options.prior, start.noise,
+            marginal=sample.marginal,
+        )  # fmt: skip
         return grounds[name]
 
     starts = [start]

@@ -57,10 +57,16 @@ def fit_candidates(
         check_fixed(get_family(name), options.fixed)
         check_prior(get_family(name), options.prior, profile.moments)
         check_noise(get_family(name), samples, options)
+        check_missing(get_family(name), options)
         passes.check(get_family(name))
     sample = profile.sample.first(len(profile.sample.rows))
     grounds = {
-        name: replace(ground, held_out=profile.held_out.in_frame(ground.frame), sample=sample)
+        name: replace(
+            ground,
+            held_out=profile.held_out.in_frame(ground.frame),
+            sample=None if passes.marginal else sample,
+            marginal=passes.marginal,
+        )
         for name, ground in grounds_for(
             candidates,
             profile.moments,
@@ -146,6 +152,16 @@ def check_noise(family: Family, samples: Samples, options: Training) -> None:
     if samples.labels is not None:
         raise InputError(
             f"noise is for samples whose classes are not known, and {samples.name} has labels: leave one out"
+        )
+
+
+def check_missing(family: Family, options: Training) -> None:
+    """Raise `InputError` if values that are missing are to be marginalised where nobody knows how."""
+    if options.missing == "marginalise" and not family.incomplete:
+        known = ", ".join(name for name, other in FAMILIES.items() if other.incomplete)
+        raise InputError(
+            f"what is missing cannot be marginalised in a {family.name} mixture: choose from {known}, or leave such "
+            "samples out (missing=omit)"
         )
 
 

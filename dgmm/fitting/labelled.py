@@ -92,8 +92,9 @@ def known_starts(
     size = sample_sizes(options, len(profile.sample.rows), profile.n_samples)[-1]
     rows = SampleRows(profile.sample.first(size), passes.frame, passes.fold.workers.driver_threads, passes.sharing)
     its = grounds_for(
-        candidates, rows.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing, options.prior
-    )
+        candidates, rows.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing, options.prior,
+        marginal=rows.marginal,
+    )  # fmt: skip
     starts = {c: [found[c]] for c in found}
     starts |= {c: list(_divided(c, rows, passes, options, given)) for c in candidates if c not in single}
     told = np.bincount(_known(rows.rows)[1], minlength=len(labels.names))
@@ -155,7 +156,7 @@ def _divided(
 
     labels = passes.samples.labels
     assert labels is not None
-    known, codes = _known(sample.rows)
+    known, codes = _known(sample.filled)
     per_class = c.n_components // len(labels.names)
     for code, name in enumerate(labels.names):
         if (n := int((codes == code).sum())) < per_class:

@@ -52,6 +52,8 @@ def prepared_passes(
         If it cannot be done.
     """
     asked = options.preprocess or Preprocess()
+    if options.missing == "marginalise":
+        raise InputError("features are preprocessed where all of a sample are there: leave missing=marginalise out")
     if known is not None:
         known = replace(known, features=samples.features)
         view = transformed(samples, known)

@@ -385,6 +385,7 @@ class Race:
             fixed=tuple(self.options.fixed),
             assignment=self.options.assignment,
             prior=self.options.prior,
+            missing=self.options.missing,
             classes=self.classes,
         )
 

@@ -76,7 +76,7 @@ class Scout:
         """
         options = self.options
         # noise explains all that nothing else does, and equally badly
-        plain = not options.fixed and not options.noise and self.passes.sharing == SOFT
+        plain = not options.fixed and not options.noise and self.passes.sharing == SOFT and not self.passes.marginal
         if points and options.worst_rows and plain:
             rows = self.passes.profile.sample.first(options.start_rows)
             found = self.passes.worst([point.in_data_units() for point in points.values()], options.worst_rows)
@@ -126,7 +126,10 @@ class Scout:
     def _ground(self, c: Candidate) -> Ground:
         """Of the sample, for a candidate."""
         options, moments, noise = self.options, self.sample.moments, self.passes.noise
-        grounds = grounds_for([c], moments, self.passes.frame, options.reg_covar, prior=options.prior, noise=noise)
+        grounds = grounds_for(
+            [c], moments, self.passes.frame, options.reg_covar, prior=options.prior, noise=noise,
+            marginal=self.sample.marginal,
+        )  # fmt: skip
         return grounds[c.covariance_type]
 
     def _standing(self, c: Candidate, point: Evaluated) -> Standing:

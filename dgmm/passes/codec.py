@@ -20,6 +20,7 @@ from dgmm.estep import PassTotals
 from dgmm.families import Moments, Noise, get_family
 from dgmm.mixture import Mixture
 from dgmm.passes.judge import BlockSums
+from dgmm.passes.overlaps import Overlaps
 from dgmm.passes.parts import ByRole
 from dgmm.passes.profile import Profile
 from dgmm.passes.sample import Sample
@@ -29,7 +30,8 @@ from dgmm.types import AnyArray
 
 #: The types of which values are made, beside containers, numbers, texts and mixtures.
 TYPES: dict[str, type] = {
-    kind.__name__: kind for kind in (BlockSums, ByRole, Moments, Noise, PassTotals, Profile, Rows, Sample, Worst)
+    kind.__name__: kind
+    for kind in (BlockSums, ByRole, Moments, Noise, Overlaps, PassTotals, Profile, Rows, Sample, Worst)
 }
 
 #: How a record begins; after it come the length of its header, the header, the arrays and the digest of all that.

@@ -47,8 +47,12 @@ class EStepSegment(Leaf[ByRole[PassTotals]]):
         return f"try fewer than {self.plan.n_rows} components at a time (n_components)"
 
     def working_bytes(self, n_rows: int) -> int:
-        """Buffers, and theta as it came, as the kernel takes it and as the kernel adds the sums up."""
-        return buffer_bytes(self.plan) + 3 * self._one_part
+        """Buffers, and theta as it came, as the kernel takes it and as the kernel adds the sums up.
+
+        Where values are missing, also what is missing of every row, and their order.
+        """
+        sorting = n_rows * (2 * self.plan.n_features + 32) if self.prepare.marginal else 0
+        return buffer_bytes(self.plan) + 3 * self._one_part + sorting
 
     def result_bytes(self, n_rows: int) -> int:
         """Sums in the shape of theta, for each part."""

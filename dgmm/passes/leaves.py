@@ -41,12 +41,13 @@ def leaves_for(
         Rows that are collected for a mixture; none where this is zero.
     """
     blocks = blocks_of(samples, options)
-    draw, division = Draw(options.sample_rows, options.seed), Division(True, options.holdout, options.seed, 1.0, blocks)
+    draw, marginal = Draw(options.sample_rows, options.seed), options.missing == "marginalise"
+    division = Division(True, options.holdout, options.seed, 1.0, blocks, marginal=marginal)
     what = (samples.name, samples.features, samples.grid, draw, samples.row_bytes)
-    leaves: list[Leaf[Any]] = [ProfileSegment(*what, options.holdout, blocks)]
+    leaves: list[Leaf[Any]] = [ProfileSegment(*what, options.holdout, blocks, options.missing)]
     for mixtures in together:
         frames = {m.family.frame: frame(m.family.frame) for m in mixtures}
-        plan = make_plan(mixtures, frames, np.dtype(options.compute_dtype))
+        plan = make_plan(mixtures, frames, np.dtype(options.compute_dtype), marginal=marginal)
         leaves.append(EStepSegment(plan, division))
         if worst_rows:
             leaves.append(WorstSegment((plan,), worst_rows, samples.row_bytes, division))

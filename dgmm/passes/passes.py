@@ -25,6 +25,7 @@ from dgmm.passes.sample import Draw, Sample, n_groups
 from dgmm.passes.worst import WorstSegment
 from dgmm.rows import Role
 from dgmm.transform import Transform
+from dgmm.types import Missing
 
 logger = logging.getLogger("dgmm")
 
@@ -62,6 +63,10 @@ class PassOptions(Protocol):
     @property
     def noise(self) -> bool:
         """Whether there is noise beside the components."""
+
+    @property
+    def missing(self) -> Missing:
+        """What becomes of samples of which values are missing: left out, refused, or used as far as they go."""
 
 
 def blocks_of(samples: Samples, options: PassOptions) -> Blocks | None:
@@ -109,19 +114,24 @@ def profile_of(fold: Fold | Journaled, samples: Samples, options: PassOptions) -
     draw = Draw(options.sample_rows, options.seed)
     blocks = blocks_of(samples, options)
     what = (samples.name, samples.features, samples.grid)
-    found = fold(ProfileSegment(*what, draw, samples.row_bytes, options.holdout, blocks))
+    found = fold(ProfileSegment(*what, draw, samples.row_bytes, options.holdout, blocks, options.missing))
     if not found.n_samples and found.held_out.count:
         raise InputError(
             f"holdout {options.holdout:g} leaves none of the complete rows of {samples.name} to fit: lower it"
         )
     if not found.n_samples:
         light = "" if samples.weights is None else " or no weight"
-        raise InputError(f"no complete row in {samples.name}: all {found.n_missing} have a missing value{light}")
+        marginal = options.missing == "marginalise"
+        none, have = ("row with a value", "none") if marginal else ("complete row", "a missing value")
+        raise InputError(f"no {none} in {samples.name}: all {found.n_missing} have {have}{light}")
+    if not (found.minimum <= found.maximum).all():
+        nothing = samples.features[int(np.argmin(found.minimum <= found.maximum))]
+        raise InputError(f"feature {nothing!r} of {samples.name} is missing in every sample: leave it out")
     while found.sample.short:
         # nearly all rows, or nearly all weight, lie in a small part of the data
         logger.info("rows that count are so unevenly spread in %s that the sample is drawn once more", samples.name)
         draw = draw.again(found.sample)
-        leaf = SampleSegment(*what, draw, samples.row_bytes, options.holdout, blocks)
+        leaf = SampleSegment(*what, draw, samples.row_bytes, options.holdout, blocks, options.missing)
         found = replace(found, sample=fold(leaf))
     return found.finished()
 
@@ -130,12 +140,14 @@ def judge_rows(
     fold: Fold, samples: Samples, mixtures: Sequence[Mixture], options: PassOptions, first: int = 0
 ) -> list[BlockSums]:
     """One pass: what mixtures say of the rows that these options hold out, from a number on, block by block."""
-    division = Division(True, options.holdout, options.seed, 1.0, blocks_of(samples, options), first)
+    marginal = options.missing == "marginalise"
+    blocks = blocks_of(samples, options)
+    division = Division(True, options.holdout, options.seed, 1.0, blocks, first, marginal=marginal)
     return _judged(fold, samples.grid, division, mixtures)
 
 
 def _judged(fold: Fold | Journaled, grid: Grid, division: Division, mixtures: Sequence[Mixture]) -> list[BlockSums]:
-    plans = tuple(m.density_plan() for m in mixtures)
+    plans = tuple(m.density_plan(marginal=division.marginal) for m in mixtures)
     found = fold(JudgeSegment(plans, n_groups(grid, division.blocks), division))
     return [BlockSums(found.counts, sums) for sums in found.sums]
 
@@ -159,6 +171,8 @@ class Passes:
         How samples are shared out among components.
     transform : Transform or None
         What was done to the samples; it is no part of the mixtures here.
+    marginal : bool
+        Whether there are samples that lack some of their values and are not left out.
     """
 
     def __init__(
@@ -181,7 +195,11 @@ class Passes:
         self.sharing = Sharing(options.assignment == "hard", n_classes)
         blocks = blocks_of(samples, options)
         self._noise = options.noise
-        self._division = Division(profile.n_missing > 0, options.holdout, options.seed, profile.scale, blocks)
+        self.marginal = profile.n_incomplete > 0
+        left_out = profile.n_missing > 0
+        self._division = Division(
+            left_out, options.holdout, options.seed, profile.scale, blocks, marginal=self.marginal
+        )
 
     @property
     def n_reads(self) -> float:
@@ -208,7 +226,7 @@ class Passes:
         In the precision of these passes, unless another is asked for.
         """
         frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
-        plan = make_plan(mixtures, frames, dtype or self.dtype, self.sharing)
+        plan = make_plan(mixtures, frames, dtype or self.dtype, self.sharing, marginal=self.marginal)
         totals = self.fold(EStepSegment(plan, self._division, tuple(mixtures))).values
         for part in totals.values():
             for family, base in zip(plan.families, np.broadcast_to(part.base, len(plan.families)), strict=True):
@@ -218,7 +236,8 @@ class Passes:
 
     def accumulate_known(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         """One pass: the same over the samples alone whose class is known."""
-        plan = make_plan(mixtures, {m.family.frame: self.frame(m.family.frame) for m in mixtures}, sharing=self.sharing)
+        frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
+        plan = make_plan(mixtures, frames, sharing=self.sharing, marginal=self.marginal)
         totals = self.fold(EStepSegment(plan, replace(self._division, known=True), tuple(mixtures))).values
         return unpack(totals[Role.FIT], plan)
 
@@ -246,6 +265,6 @@ class Passes:
 
     def worst(self, mixtures: Sequence[Mixture], limit: int) -> list[Sample]:
         """One pass: the ``limit`` rows of lowest log density under each mixture, given in the data's units."""
-        plans = tuple(m.density_plan() for m in mixtures)
+        plans = tuple(m.density_plan(marginal=self.marginal) for m in mixtures)
         found = self.fold(WorstSegment(plans, limit, self.samples.row_bytes, self._division))
         return [sample.ordered() for sample in found.samples]

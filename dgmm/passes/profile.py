@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from dgmm.data import Blocks, Grid
 from dgmm.engine import Leaf, Mergeable
 from dgmm.errors import InputError
-from dgmm.estep import complete_rows
+from dgmm.estep import complete_rows, usable_rows
 from dgmm.families import Frame, FrameKind, Moments, make_frame
+from dgmm.passes.overlaps import Overlaps
 from dgmm.passes.sample import Draw, Sample, groups_of, is_held_out, units_of
 from dgmm.rows import Rows
-from dgmm.types import AnyArray, FloatArray
+from dgmm.types import AnyArray, FloatArray, Missing
 
 T = TypeVar("T", bound=Mergeable)
 
@@ -34,10 +35,10 @@ class Profile:
     Attributes
     ----------
     moments : Moments
-        Of the complete rows.
+        Of the rows that are fitted; of complete ones as long as `lacking` are apart.
     minimum, maximum : ndarray, shape (d,)
     n_samples : int
-        Complete rows.
+        Rows that are fitted.
     n_missing : int
         Rows with a missing value, or of no weight; they are left out of the fit.
     sample : Sample
@@ -45,6 +46,10 @@ class Profile:
         Of the complete rows that are held out of the fit; everything else is of those that are not.
     scale : float
         What brings the weights of the rows to a mean of one, once everything is merged.
+    n_incomplete : int
+        Rows with a missing value that are not left out; none of them unless values that are missing are marginalised.
+    lacking, held_lacking : Overlaps or None
+        Of such rows, those that are fitted and those that are held out, until everything is merged.
     """
 
     moments: Moments
@@ -55,6 +60,9 @@ class Profile:
     sample: Sample
     held_out: Moments
     scale: float = 1.0
+    n_incomplete: int = 0
+    lacking: Overlaps | None = None
+    held_lacking: Overlaps | None = None
 
     def merge(self, other: Profile) -> Profile:
         """Profile of both."""
@@ -66,13 +74,17 @@ class Profile:
             self.n_missing + other.n_missing,
             self.sample.merge(other.sample),
             self.held_out.merge(other.held_out),
+            n_incomplete=self.n_incomplete + other.n_incomplete,
+            lacking=both(self.lacking, other.lacking),
+            held_lacking=both(self.held_lacking, other.held_lacking),
         )
 
     def finished(self) -> Profile:
         """With weights of mean one and the sample in order, once everything is merged."""
-        scale = self.n_samples / self.moments.count if self.moments.count else 1.0
-        moments, held_out = (m.scaled(scale) for m in (self.moments, self.held_out))
-        return replace(self, moments=moments, held_out=held_out, sample=self.sample.ordered(), scale=scale)
+        moments, held_out = with_lacking(self.moments, self.lacking), with_lacking(self.held_out, self.held_lacking)
+        scale = self.n_samples / moments.count if moments.count else 1.0
+        whole = replace(self, moments=moments.scaled(scale), held_out=held_out.scaled(scale), scale=scale)
+        return replace(whole, sample=self.sample.ordered(), lacking=None, held_lacking=None)
 
     @cached_property
     def _frames(self) -> dict[tuple[FrameKind, float | None], Frame]:
@@ -86,9 +98,19 @@ class Profile:
         return self._frames[kind, ridge]
 
 
-def used_rows(rows: Rows) -> AnyArray | None:
-    """Which rows are complete and have a weight, shape (n,); None if all."""
-    complete = complete_rows(rows.x)
+def both(a: Overlaps | None, b: Overlaps | None) -> Overlaps | None:
+    """Of two parts, each of which may have nothing."""
+    return b if a is None else a if b is None else a.merge(b)
+
+
+def with_lacking(moments: Moments, lacking: Overlaps | None) -> Moments:
+    """Moments of complete rows and of others."""
+    return moments if lacking is None else Overlaps.complete(moments).merge(lacking).moments()
+
+
+def used_rows(rows: Rows, *, marginal: bool = False) -> AnyArray | None:
+    """Which rows are complete, or have any value, and have a weight, shape (n,); None if all."""
+    complete = usable_rows(rows.x, marginal=marginal)
     if rows.weights is None:
         return complete
     # False where it is missing
@@ -116,6 +138,8 @@ class Rowwise(Leaf[T]):
         Share of the rows, or of the blocks, that is held out.
     blocks : Blocks or None
         What is held out as a whole; None for each row by itself.
+    missing : {"omit", "raise", "marginalise"}
+        What becomes of rows of which values are missing.
     """
 
     name: str
@@ -125,14 +149,15 @@ class Rowwise(Leaf[T]):
     row_bytes: int
     holdout: float = 0.0
     blocks: Blocks | None = None
+    missing: Missing = "omit"
 
     def pieces(self, segment: int, given: Rows) -> Iterator[tuple[Rows, Rows, NDArray[np.uint64], int]]:
-        """Complete rows that are fitted, those that are held out, the numbers of the former, and the rows of a piece.
+        """Rows that are fitted, those that are held out, the numbers of the former, and how many there are in a piece.
 
         Raises
         ------
         InputError
-            On weights that cannot be used.
+            On weights that cannot be used, or where values are missing that must not be.
         """
         self._check_weights(segment, given)
         numbers = self.grid.rows(self.grid.region(segment))
@@ -141,7 +166,9 @@ class Rowwise(Leaf[T]):
         # one piece at least: a segment may have no rows when a leaf is only tried
         for start in range(0, max(len(given), 1), length):
             piece, its = given[start : start + length], numbers[start : start + length][: len(given)]
-            n, used = len(piece), used_rows(piece)
+            n, used = len(piece), used_rows(piece, marginal=self.missing == "marginalise")
+            if self.missing == "raise":
+                self._refuse_missing(segment, start, piece)
             rows, its = (piece, its) if used is None else (piece[used], its[used])
             held = rows[:0]
             if self.holdout:
@@ -176,6 +203,17 @@ class Rowwise(Leaf[T]):
         """Numbers of all rows, made by adding, and of a piece its copies, masks, keys and what they are made of."""
         return 16 * n_rows * (1 + (self.blocks is not None)) + 8 * self.piece_bytes
 
+    def _refuse_missing(self, segment: int, start: int, piece: Rows) -> None:
+        """Raise `InputError` that names the first value that is missing in a piece."""
+        complete = complete_rows(piece.x)
+        if complete is not None:
+            i = int(np.argmin(complete))
+            feature = self.features[int(np.argmax(np.isnan(piece.x[i])))]
+            raise InputError(
+                f"feature {feature!r} of {self.name} is missing at sample {place_of(self.grid, segment, start + i)}: "
+                "leave such samples out (missing=omit), or use the values that they have (missing=marginalise)"
+            )
+
     def _check_weights(self, segment: int, rows: Rows) -> None:
         """Raise `InputError` that names the first weight that cannot be used."""
         if rows.weights is None:
@@ -199,18 +237,39 @@ class ProfileSegment(Rowwise[Profile]):
     def _of(self, segment: int, given: Rows, rows: Rows, held: Rows, numbers: NDArray[np.uint64], n: int) -> Profile:
         """Profile of a piece of so many rows."""
         sample = self.sample(rows, numbers, n)
-        x, apart = (np.ascontiguousarray(part.x, dtype=np.float64) for part in (rows, held))
+        n_left_out = n - len(rows) - len(held)
+        (x, its, lacking), (apart, weights, held_lacking) = (self._divided(part) for part in (rows, held))
         columns = np.ascontiguousarray(x.T)  # the extremes of short rows are slow
         low, high = columns.min(axis=1, initial=np.inf), columns.max(axis=1, initial=-np.inf)
+        n_incomplete = 0
+        for part in (lacking, held_lacking):
+            n_incomplete += len(part)
+            if len(part) and (np.abs(part.x) >= LARGEST).any():
+                refuse_infinite(self.name, self.features, self.grid, segment, given.x)
+        if len(lacking):
+            low = np.fmin(low, np.fmin.reduce(lacking.x, axis=0))
+            high = np.fmax(high, np.fmax.reduce(lacking.x, axis=0))
         if not (np.maximum(-low, high) < LARGEST).all() or not (np.abs(apart) < LARGEST).all():
             refuse_infinite(self.name, self.features, self.grid, segment, given.x)
-        moments, moments_held = Moments.of(x, rows.weights), Moments.of(apart, held.weights)
-        return Profile(moments, low, high, len(rows), n - len(rows) - len(held), sample, moments_held)
+        moments, moments_held = Moments.of(x, its), Moments.of(apart, weights)
+        more, more_held = (Overlaps.of(p.x, p.weights) if len(p) else None for p in (lacking, held_lacking))
+        found = Profile(moments, low, high, len(rows), n_left_out, sample, moments_held)
+        return replace(found, n_incomplete=n_incomplete, lacking=more, held_lacking=more_held)
+
+    def _divided(self, rows: Rows) -> tuple[FloatArray, FloatArray | None, Rows]:
+        """Complete rows in double precision and their weights, and the others."""
+        complete = complete_rows(rows.x) if self.missing == "marginalise" else None
+        if complete is None:
+            return np.ascontiguousarray(rows.x, dtype=np.float64), rows.weights, rows[:0]
+        whole, lacking = rows[complete], rows[~complete]
+        x = np.ascontiguousarray(whole.x, dtype=np.float64)
+        return x, whole.weights, replace(lacking, x=np.asarray(lacking.x, dtype=np.float64))
 
     def result_bytes(self, n_rows: int) -> int:
         """Two sets of moments, the range, and the sample."""
         d = len(self.features)
-        return 16 * (d * d + 3 * d) + self.sample_bytes(n_rows)
+        overlaps = 2 * 8 * (3 * d * d + d) * (self.missing == "marginalise")
+        return 16 * (d * d + 3 * d) + overlaps + self.sample_bytes(n_rows)
 
 
 @dataclass(frozen=True)

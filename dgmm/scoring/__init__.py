@@ -12,7 +12,7 @@ from dgmm.scoring.arrays import (
     check_coordinates,
     write_coordinates,
 )
-from dgmm.scoring.bulk import Scored, score_projection, score_samples
+from dgmm.scoring.bulk import Scored, score_projection, score_samples, scored_as
 from dgmm.scoring.portions import in_portions
 from dgmm.scoring.rows import scattered
 from dgmm.scoring.total import total_log_density
@@ -42,6 +42,7 @@ __all__ = [
     "scattered",
     "score_projection",
     "score_samples",
+    "scored_as",
     "some_of",
     "total_log_density",
     "verify_anew",

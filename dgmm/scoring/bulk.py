@@ -19,7 +19,7 @@ from dgmm.blas import one_blas_thread
 from dgmm.data import Grid, Samples, seen
 from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
-from dgmm.estep import Plan, buffer_bytes, complete_rows, score
+from dgmm.estep import Plan, buffer_bytes, score, usable_rows
 from dgmm.families import NOISE
 from dgmm.fits import Fit, merged
 from dgmm.mixture import Mixture
@@ -47,7 +47,7 @@ from dgmm.scoring.portions import in_portions
 from dgmm.scoring.regions import Written, checksum
 from dgmm.scoring.rows import scattered
 from dgmm.store import Output, consolidate, writing
-from dgmm.types import AnyArray, IntArray, Sendable
+from dgmm.types import AnyArray, IntArray, ScoredMissing, Sendable
 
 logger = logging.getLogger("dgmm")
 
@@ -61,7 +61,7 @@ class Scored:
     counts : ndarray of int, shape (K,)
         Samples with each label, those that are noise last.
     n_missing : int
-        Samples with a missing value.
+        Samples without a label, because a value is missing.
     log_density : float
         Sum of the log densities: the total log-likelihood of the data.
     labels : tuple of str
@@ -138,10 +138,14 @@ class ScoreSegment(Sendable, Leaf[Done]):
         level: tuple[int, ...] | None = None,
         *,
         n_classes: int = 0,
+        marginal: bool = False,
     ) -> ScoreSegment:
-        """The leaf for a mixture and samples; components, one class after the other, may be those of classes."""
+        """The leaf for a mixture and samples; components, one class after the other, may be those of classes.
+
+        If it is marginal, samples that lack some of their values are scored by the others.
+        """
         with one_blas_thread:
-            plan = mixture.density_plan(n_classes=n_classes)
+            plan = mixture.density_plan(n_classes=n_classes, marginal=marginal)
         what = (samples.name, samples.features, samples.grid)
         return cls(*what, plan, samples.row_bytes, recording, probabilities, level)
 
@@ -229,7 +233,7 @@ class ScoreSegment(Sendable, Leaf[Done]):
     def score(self, x: AnyArray) -> tuple[dict[str, AnyArray], Scored]:
         """Variables of the output for the rows of ``x`` (n, d), and what they come to."""
         n, k = len(x), self.n_labels
-        present = complete_rows(x)
+        present = usable_rows(x, marginal=self.plan.marginals is not None)
         each = self.probabilities or self.level is not None
         scores = score(x if present is None else x[present], self.plan, probabilities=each)
         if self.level is not None:
@@ -259,6 +263,18 @@ def level_of(model: Fit, clusters: int | None) -> tuple[int, ...] | None:
     return tuple(model.clusters.level(clusters).tolist())
 
 
+def scored_as(model: Fit, missing: ScoredMissing | None) -> Fit:
+    """A model that takes samples of which values are missing as asked; None: as it was fitted."""
+    if missing is None or missing == model.missing:
+        return model
+    if missing == "marginalise" and (not model.mixture.family.incomplete or model.mixture.transform is not None):
+        raise InputError(
+            f"what is missing cannot be marginalised in a {model.covariance_type} model, or one of preprocessed features: "
+            "leave such samples out (missing=omit)"
+        )
+    return replace(model, missing=missing)
+
+
 def score_projection(
     model: Fit, samples: Samples, output: Output, probabilities: bool, clusters: int | None = None
 ) -> Projection:
@@ -267,7 +283,10 @@ def score_projection(
     def need(threads_per_worker: int, n_threads: int) -> int:
         ours = samples.like(model.features, model.layout)
         level, n = level_of(model, clusters), len(model.classes)
-        leaf = ScoreSegment.of(model.mixture, ours, Ledger(output, {}).recording, probabilities, level, n_classes=n)
+        leaf = ScoreSegment.of(
+            model.mixture, ours, Ledger(output, {}).recording, probabilities, level, n_classes=n,
+            marginal=model.marginalises,
+        )  # fmt: skip
         return projected_bytes(ours, [leaf], threads_per_worker, n_threads)
 
     return need
@@ -330,7 +349,9 @@ def score_samples(
     def leaf() -> ScoreSegment:
         """Made when it is wanted: who records what may have changed."""
         n = len(model.classes)
-        return ScoreSegment.of(model.mixture, samples, ledger.recording, probabilities, level, n_classes=n)
+        return ScoreSegment.of(
+            model.mixture, samples, ledger.recording, probabilities, level, n_classes=n, marginal=model.marginalises
+        )
 
     Fold(samples, workers, keep=False).check(leaf())
     check_coordinates(samples, workers)

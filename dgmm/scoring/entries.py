@@ -95,6 +95,7 @@ def head_of(
         "regions": len(samples.grid),
         "n_components": labels,
         **({} if level is None else {"clusters": list(level)}),
+        **({"missing": model.missing} if model.marginalises else {}),
         "arrays": {name: dtype.str for name, dtype in arrays.items()},
         "model": digest(model.mixture),
         "source": fingerprint(samples) if found is None else found.fingerprint,

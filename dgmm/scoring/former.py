@@ -92,6 +92,8 @@ class Former:
             return f"it was by the model {self.head['model'][:16]}, now {head['model'][:16]}"
         if self.head.get("clusters") != head.get("clusters"):
             return "other clusters are asked for"
+        if self.head.get("missing") != head.get("missing"):
+            return "samples with missing values are scored in another way"
         if names_of(self.head) != names_of(head):
             return "other arrays are asked for"
         if self.head["segment"] != head["segment"] or self.head["shape"][1:] != head["shape"][1:]:
@@ -106,7 +108,7 @@ class Former:
         """Whether these are the scores that are asked for."""
         same = all(
             self.head.get(name) == head.get(name)
-            for name in ("model", "clusters", "source", "arrays", "shape", "segment")
+            for name in ("model", "clusters", "missing", "source", "arrays", "shape", "segment")
         )
         noted = all(self.attributes.get(name) == value for name, value in attributes.items())
         return same and noted and to_json(settings_in(self.attributes)) == to_json(dict(settings))

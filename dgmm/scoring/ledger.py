@@ -196,6 +196,9 @@ class Ledger:
             ways = (head.get("clusters") for head in (found, self.head))
             was, now = ("components" if way is None else f"{max(way) + 1} clusters" for way in ways)
             words.append(f"the labels were those of {was}, now of {now}")
+        if found.get("missing") != self.head.get("missing"):
+            was, now = (head.get("missing", "omit") for head in (found, self.head))
+            words.append(f"missing was {was}, now {now}")
         before, now = (source_digest(head) for head in (found, self.head))
         if before != now:
             what = ", ".join(sorted(text.split(" was ")[0] for text in self._source_changes(found)))

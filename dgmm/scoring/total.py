@@ -8,7 +8,7 @@ import numpy as np
 
 from dgmm.data import Grid, Samples
 from dgmm.engine import Fold, Leaf, Workers
-from dgmm.estep import Plan, buffer_bytes, complete_rows, score
+from dgmm.estep import Plan, buffer_bytes, score, usable_rows
 from dgmm.passes import refuse_values
 from dgmm.rows import Rows
 
@@ -49,7 +49,7 @@ class TotalSegment(Leaf[Total]):
 
     def __call__(self, segment: int, rows: Rows) -> Total:
         """Total of one segment, all its rows given."""
-        present = complete_rows(rows.x)
+        present = usable_rows(rows.x, marginal=self.plan.marginals is not None)
         kept = rows.x if present is None else rows.x[present]
         # in double precision, whatever the samples are
         total = float(score(kept, self.plan).log_density.sum()) + len(kept) * self.log_scale

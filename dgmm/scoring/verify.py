@@ -271,12 +271,14 @@ def verify_anew(
             f"{written.grid.shape} in {written.grid.segment}: name what was scored (--source)"
         )
     level = level_in(scores, model)
+    model = replace(model, missing=scores.head.get("missing", "omit"))
     now = head_of(samples, model, "probabilities" in scores.head["arrays"], level=level)
     if now["source"] != scores.head["source"]:
         changed = sorted(text.split(" was ")[0] for text in differences(scores.head["source"], now["source"]))
         verdict.notes.append(f"note: {samples.name} is not as it was when it was scored ({', '.join(changed)})")
     recording = Recording("", "", 0, Writer("", "", ""))
-    anew = ScoreSegment.of(model.mixture, samples, recording, True, level, n_classes=len(model.classes))
+    n, marginal = len(model.classes), model.marginalises
+    anew = ScoreSegment.of(model.mixture, samples, recording, True, level, n_classes=n, marginal=marginal)
     leaf = CompareSegment(anew, written)
     compared = Fold(samples, workers, keep=False, only=regions.tolist())(leaf)
     verdict.findings += compared.findings

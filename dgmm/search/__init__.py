@@ -7,7 +7,7 @@ its like compete with them, or stand alone where they are asked for by name.
 from dgmm.search.initialise import START_FLOOR, Given, check_given, copies, from_labels, one_component
 from dgmm.search.moves import Standing, twin
 from dgmm.search.path import BUDGETS, Path
-from dgmm.search.sampled import Candidate, SampleRows, grounds_for, is_sound, unsound_components
+from dgmm.search.sampled import Candidate, SampleRows, drawn, grounds_for, is_sound, unsound_components
 from dgmm.search.starts import SAMPLE_PASSES, Starts, sample_ascent, sample_sizes, start_on_sample
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Starts",
     "check_given",
     "copies",
+    "drawn",
     "from_labels",
     "grounds_for",
     "is_sound",

@@ -120,7 +120,8 @@ class Standing:
     def responsibilities(self) -> FloatArray:
         """Of every component for every row, times the row's weight, shape (K, m)."""
         rows = self.sample.rows
-        found = self.mixture.to_data(self.ground.frame).responsibilities(rows.x)[:, : self.mixture.n_components].T
+        inside = self.mixture.to_data(self.ground.frame)
+        found = inside.responsibilities(rows.x, marginal=self.sample.marginal)[:, : self.mixture.n_components].T
         return found if rows.weights is None else found * rows.weights
 
     @cached_property
@@ -262,7 +263,8 @@ class Standing:
 
     def _alone(self, own: IntArray, r: FloatArray) -> tuple[SampleRows, Ground]:
         """Some rows with other weights, as if there were no more."""
-        local = SampleRows(Rows(self.sample.rows.x[own], r), self.sample.frame, 1)
+        rows, filled = (Rows(its.x[own], r) for its in (self.sample.rows, self.sample.filled))
+        local = SampleRows(rows, self.sample.frame, 1, filled=filled)
         return local, replace(self._ground, moments=local.moments.in_frame(self.ground.frame))
 
     @property

@@ -189,10 +189,10 @@ class Path:
         if not self.tops.get(k):
             return ()
         first, *others = [top.ascent.mixture.to_data(self.ground.frame) for top in self.tops[k]]
-        rows = self.sample.rows
-        best, undecided = first.log_density(rows.x), []
+        rows, marginal = self.sample.rows, self.sample.marginal
+        best, undecided = first.log_density(rows.x, marginal=marginal), []
         for other, top in zip(others, self.tops[k][1:], strict=True):
-            lower = rows.every_weight * (best - other.log_density(rows.x))
+            lower = rows.every_weight * (best - other.log_density(rows.x, marginal=marginal))
             if lower.mean() < CERTAIN * lower.std() / np.sqrt(len(lower)):
                 undecided.append(top.ascent.mixture)
         return tuple(undecided)

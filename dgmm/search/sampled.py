@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from dask.system import CPU_COUNT
 
 from dgmm.em import Ascent, Ground
 from dgmm.engine import Node, merge_all
-from dgmm.estep import SOFT, Sharing, accumulate, make_plan, unpack
-from dgmm.families import Frame, FrameKind, Moments, Noise, SufficientStatistics, get_family
+from dgmm.errors import InputError
+from dgmm.estep import SOFT, Sharing, accumulate, completed, make_plan, unpack
+from dgmm.families import Frame, FrameKind, Gaussians, Moments, Noise, SufficientStatistics, get_family
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.types import BoolArray, FloatArray, PriorName
@@ -46,6 +47,16 @@ class SampleRows:
         That work at a time; as many as there are cores by default.
     sharing : Sharing
         How they are shared out among components.
+    filled : Rows, optional
+        The rows with something in the place of what is missing, if that is known already.
+
+    Attributes
+    ----------
+    marginal : bool
+        Whether rows lack some of their values. E-steps are of what they have; whatever else is asked of rows, for
+        starts and moves, is of those that are filled.
+    moments : Moments
+        Of the filled rows.
     """
 
     def __init__(
@@ -54,11 +65,16 @@ class SampleRows:
         frame: Callable[[FrameKind], Frame],
         n_threads: int = CPU_COUNT,
         sharing: Sharing = SOFT,
+        filled: Rows | None = None,
     ) -> None:
         self.rows = rows
         self.frame = frame
         self.sharing = sharing
-        self.moments = Moments.of(rows.x, rows.weights)
+        self.marginal = bool(np.isnan(rows.x).any())
+        self.filled = rows
+        if self.marginal:
+            self.filled = replace(rows, x=drawn(rows.x, frame)) if filled is None else filled
+        self.moments = Moments.of(self.filled.x, rows.weights)
         # threads that stay keep their buffers
         self.map: Any = ThreadPoolExecutor(n_threads).map if n_threads > 1 else map
         self._coordinates: dict[FrameKind, FloatArray] = {}
@@ -66,16 +82,31 @@ class SampleRows:
     def coordinates(self, kind: FrameKind) -> FloatArray:
         """Of the rows in a frame, shape (d, m); kept once they are known."""
         if kind not in self._coordinates:
-            self._coordinates[kind] = self.frame(kind).coordinates(self.rows.x)
+            self._coordinates[kind] = self.frame(kind).coordinates(self.filled.x)
         return self._coordinates[kind]
 
     def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         """E-step of all mixtures over the rows."""
         frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
-        plan = make_plan(mixtures, frames, sharing=self.sharing)
+        plan = make_plan(mixtures, frames, sharing=self.sharing, marginal=self.marginal)
         blocks = [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]
         parts = self.map(lambda block: accumulate(block, plan), blocks)
         return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
+
+
+def drawn(x: FloatArray, frame: Callable[[FrameKind], Frame]) -> FloatArray:
+    """Rows (n, d) with what is missing drawn from the one Gaussian of the data, given what is there; always the same.
+
+    Expectations would all lie on one plane, which is no component of anything.
+    """
+    try:
+        its = frame("whitening")
+    except InputError:  # dependent features: diag and spherical do not mind
+        its = frame("standard")
+    family, backward = get_family("full"), its.backward if its.backward.ndim == 2 else np.diag(its.backward)
+    one = Mixture(family, np.ones(1), Gaussians(its.origin[None], backward[None]))
+    numbers = np.random.default_rng(0).standard_normal(x.shape)
+    return completed(x, one.density_plan(marginal=True), (np.zeros(len(x)), numbers))
 
 
 def grounds_for(
@@ -87,6 +118,8 @@ def grounds_for(
     sharing: Sharing = SOFT,
     prior: PriorName = "none",
     noise: Noise | None = None,
+    *,
+    marginal: bool = False,
 ) -> dict[str, Ground]:
     """What the M-steps of each covariance type need to know about the data, hold fixed, believe and begin with."""
     grounds = {}
@@ -102,6 +135,7 @@ def grounds_for(
             sharing=sharing,
             prior=None if prior == "none" else (family if noise is None else family.beside_noise()).prior(in_frame),
             noise=noise,
+            marginal=marginal,
         )
     return grounds
 

@@ -119,10 +119,11 @@ def start_on_sample(
     screening = Screening(criterion, profile.n_samples, options.reg_covar)
     if several:
         small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads, sharing)
-        x, weights = small.rows.x, small.rows.weights
+        x, weights = small.filled.x, small.rows.weights
         grounds = grounds_for(
-            several, small.moments, frame, options.reg_covar, options.fixed, sharing, options.prior, noise
-        )
+            several, small.moments, frame, options.reg_covar, options.fixed, sharing, options.prior, noise,
+            marginal=small.marginal,
+        )  # fmt: skip
         own = [get_family(name).view(x) for name in dict.fromkeys(c.covariance_type for c in several)]
         views = [*(view for view in own if view is not None), *views_of(x, profile.moments, frame)]
         n_init = 1 if given is not None and given.complete else options.n_init or ALONE
@@ -138,7 +139,7 @@ def start_on_sample(
                 for c in several:
                     if c.n_components == k:
                         ground = grounds[c.covariance_type]
-                        start = from_labels(get_family(c.covariance_type), small.rows, labels, k, ground)
+                        start = from_labels(get_family(c.covariance_type), small.filled, labels, k, ground)
                         if given is not None:
                             start = given.replace_in(start, ground.frame)
                         # plain EM for as few passes as these: acceleration would cost more than it saves
@@ -170,8 +171,9 @@ def start_on_sample(
     for smaller, size in pairwise(sizes):
         larger = SampleRows(profile.sample.first(size), frame, n_threads, sharing)
         grounds = grounds_for(
-            best, larger.moments, frame, options.reg_covar, options.fixed, sharing, options.prior, noise
-        )
+            best, larger.moments, frame, options.reg_covar, options.fixed, sharing, options.prior, noise,
+            marginal=larger.marginal,
+        )  # fmt: skip
         ruled_out = screening.ruled_out(best)
         alive = [c for c in best if c not in ruled_out]
         if smaller in explored:

@@ -21,7 +21,7 @@ from dgmm.fits import Clusters, Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
 from dgmm.store.steps import Steps, arrays_of, transform_in
 from dgmm.transform import Transform
-from dgmm.types import AnyArray, Assignment, Criterion, Part, PriorName
+from dgmm.types import AnyArray, Assignment, Criterion, Missing, Part, PriorName
 
 #: How the format of a model begins.
 MODEL_KIND = "dgmm-model-"
@@ -106,6 +106,7 @@ class Attributes(BaseModel):
     fixed: tuple[Part, ...] = ()
     assignment: Assignment = "soft"
     prior: PriorName = "none"
+    missing: Missing = "omit"
     classes: tuple[int, ...] | tuple[str, ...] = ()
     noise: Finite | None = None
     preprocess: Steps | None = None
@@ -230,6 +231,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "family": fit.covariance_type,
         **({} if fit.assignment == "soft" else {"assignment": fit.assignment}),
         **({} if fit.prior == "none" else {"prior": fit.prior}),
+        **({} if fit.missing == "omit" else {"missing": fit.missing}),
         **({} if noise is None else {"noise": noise.weight}),
         # what is not known is not there
         **{name: float(value) for name, value in numbers.items() if math.isfinite(value)},
@@ -373,6 +375,7 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         fixed=a.fixed,
         assignment=a.assignment,
         prior=a.prior,
+        missing=a.missing,
         classes=a.classes,
     )
     k, d = fit.mixture.means.shape

@@ -1,0 +1,114 @@
+"""What is missing of samples filled in, and samples scored by what they have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from scipy.stats import kstest, norm
+
+import dgmm
+from dgmm.cli import main
+from dgmm.errors import InputError
+from dgmm.families import get_family
+from dgmm.fits import Fit
+from dgmm.types import FloatArray
+
+
+def data() -> tuple[FloatArray, FloatArray]:
+    """Rows of two correlated features and their whole, of which the second is missing at times, and all at others."""
+    r = np.random.default_rng(4)
+    whole = r.standard_normal((2000, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]]) + [10, 20]
+    x = whole.copy()
+    x[::3, 1] = np.nan
+    x[5] = np.nan
+    return x, whole
+
+
+@pytest.fixture(scope="module")
+def fit() -> Fit:
+    return dgmm.train(data()[0], 1, missing="marginalise", reg_covar=0)
+
+
+def grid(x: FloatArray, length: int) -> xr.Dataset:
+    """As two variables on a grid, in chunks."""
+    shaped = x.reshape(40, 50, 2)
+    names = {"t": shaped[..., 0], "s": shaped[..., 1]}
+    dataset = xr.Dataset({n: (("lat", "lon"), v) for n, v in names.items()}, {"lat": np.arange(40.0)})
+    return dataset.chunk({"lat": length, "lon": 50})
+
+
+def test_means_and_draws_are_those_of_the_conditional_normal(fit: Fit, tmp_path: Path) -> None:
+    x, _ = data()
+    mean = dgmm.predict(fit, x, tmp_path / "mean.zarr", impute="mean")["data"].values
+    draw = dgmm.predict(fit, x, tmp_path / "draw.zarr", impute="draw", seed=3)["data"].values
+    (m,), (s,) = fit.mixture.means, fit.mixture.covariances
+    gone, slope = np.isnan(x[:, 1]), s[0, 1] / s[0, 0]
+    gone[5] = False
+    np.testing.assert_allclose(mean[gone, 1], m[1] + slope * (x[gone, 0] - m[0]), rtol=1e-12)
+    left = (draw[gone, 1] - mean[gone, 1]) / np.sqrt(s[1, 1] - slope * s[0, 1])
+    assert kstest(left, norm.cdf).pvalue > 0.01
+    for found in (mean, draw):
+        assert found[~np.isnan(x)].tobytes() == x[~np.isnan(x)].tobytes()
+        assert np.isnan(found[5]).all()
+        assert np.isfinite(np.delete(found, 5, axis=0)).all()
+
+
+def test_the_same_is_drawn_whatever_the_chunks(fit: Fit, tmp_path: Path) -> None:
+    x, _ = data()
+    plain = dgmm.predict(fit, x, tmp_path / "plain.zarr", impute="draw", seed=1)["data"].values
+    named = fit.__class__(**{**vars(fit), "features": ("t", "s"), "layout": None})
+    for length in (7, 40):
+        place = tmp_path / f"{length}.zarr"
+        grid(x, length).to_zarr(place, zarr_format=3, consolidated=False)
+        found = dgmm.predict(named, place, tmp_path / f"out{length}.zarr", impute="draw", seed=1)
+        assert found.s.dims == ("lat", "lon")
+        assert "what is missing drawn by a full Gaussian mixture" in found.attrs["title"]
+        np.testing.assert_allclose(found.s.values.ravel(), plain[:, 1], rtol=1e-12)
+        np.testing.assert_array_equal(found.t.values.ravel(), x[:, 0])
+    other = dgmm.predict(fit, x, tmp_path / "other.zarr", impute="draw", seed=2)["data"].values
+    assert (other[::3, 1] != plain[::3, 1]).sum() > 600
+
+
+def test_scores_follow_the_model_unless_they_are_asked_for_otherwise(fit: Fit, tmp_path: Path) -> None:
+    x, _ = data()
+    other = dgmm.train(x, 1)
+    dgmm.save(other, tmp_path / "other.zarr")
+    zarr.create_array(str(tmp_path / "x.zarr"), shape=x.shape, chunks=(300, 2), dtype="f8")[:] = x
+    n_incomplete = int(np.isnan(x).any(axis=1).sum())
+    assert int((dgmm.score(fit, x, tmp_path / "omit.zarr", missing="omit").label < 0).sum()) == n_incomplete
+    assert int((dgmm.score(other, x, tmp_path / "plain.zarr").label < 0).sum()) == n_incomplete
+    assert int((dgmm.score(fit, x, tmp_path / "own.zarr").label < 0).sum()) == 1
+    asked = dgmm.score(tmp_path / "other.zarr", tmp_path / "x.zarr", tmp_path / "asked.zarr", missing="marginalise")
+    assert asked.attrs["n_missing"] == int((asked.label < 0).sum()) == 1
+    assert dgmm.verify(tmp_path / "asked.zarr", recompute=1.0).is_sound
+    (m,), (s,) = other.mixture.means, other.mixture.covariances
+    expected = norm.logpdf(x[::3, 0], m[0], np.sqrt(s[0, 0]))
+    np.testing.assert_allclose(asked.log_density.values[::3], expected, rtol=1e-9)
+    again = dgmm.score(tmp_path / "other.zarr", tmp_path / "x.zarr", tmp_path / "asked.zarr", extend=True)
+    assert int((again.label < 0).sum()) == n_incomplete, "those that were scored in another way are scored anew"
+
+
+def test_the_command_fills_in_and_refuses_what_it_cannot(fit: Fit, tmp_path: Path) -> None:
+    x, _ = data()
+    named = fit.__class__(**{**vars(fit), "features": ("t", "s"), "layout": None})
+    dgmm.save(named, tmp_path / "m.zarr")
+    assert dgmm.load(tmp_path / "m.zarr").missing == "marginalise"
+    grid(x, 10).to_zarr(tmp_path / "x.zarr", zarr_format=3, consolidated=False)
+    places = [str(tmp_path / name) for name in ("m.zarr", "x.zarr", "p.zarr")]
+    model, source, out = places
+    assert main(["predict", model, source, "--out", out, "--impute", "mean", "--scheduler", "threads", "--quiet"]) == 0
+    assert int(np.isnan(xr.open_zarr(tmp_path / "p.zarr").s).sum()) == 1
+    with pytest.raises(InputError, match="of: name the features to predict, or fill in what is missing"):
+        dgmm.predict(fit, x, tmp_path / "q.zarr")
+    with pytest.raises(InputError, match="impute: what is there is given"):
+        dgmm.predict(fit, x, tmp_path / "q.zarr", impute="mean", variance=True)
+    student = dgmm.train(data()[1], 1, "t_full", search="starts")
+    with pytest.raises(InputError, match="is of t_full components: give one of Gaussian components alone"):
+        dgmm.predict(student, x, tmp_path / "q.zarr", impute="mean")
+    with pytest.raises(InputError, match="what is missing cannot be marginalised in a t_full model"):
+        dgmm.score(student, x, tmp_path / "q.zarr", missing="marginalise")
+    assert not get_family("t_full").incomplete
