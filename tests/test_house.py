@@ -21,10 +21,10 @@ HOUSE: dict[str, str] = {
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "fold projection journal",
     "passes": "sample profile parts estep worst judge census misfits codec passes leaves",
-    "em": "mstep plain anderson information scoring ascent posterior variational",
-    "fits": "options outcome stability clusters results table selection",
+    "em": "mstep past plain anderson information scoring ascent posterior variational",
+    "fits": "options outcome stability clusters updates results table selection",
     "search": "initialise sampled cuts moves path starts",
-    "fitting": "reseed runner scout forecast labelled race departure bootstrap fit projection",
+    "fitting": "reseed runner scout forecast labelled race departure bootstrap fit projection update",
     "datasets": "",
     "store": "states places local objects at folders record models journal",
     "registry": "card versions",

@@ -14,14 +14,18 @@ from dgmm.fitting.fit import (
     train_samples,
 )
 from dgmm.fitting.projection import projection_of
+from dgmm.fitting.update import past_of, update_projection, update_samples
 
 __all__ = [
     "fit_one",
     "merge_samples",
     "passes_over",
+    "past_of",
     "path_of",
     "projection_of",
     "select_samples",
     "started",
     "train_samples",
+    "update_projection",
+    "update_samples",
 ]
