@@ -26,7 +26,7 @@ HOUSE: dict[str, str] = {
     "search": "initialise sampled cuts moves path starts",
     "fitting": "reseed runner scout forecast labelled race departure bootstrap fit projection update",
     "datasets": "",
-    "store": "states places local objects at folders record models journal",
+    "store": "states places local objects at folders past record models journal",
     "registry": "card versions",
     "drift": "baseline shifts",
     "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",

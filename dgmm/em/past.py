@@ -72,7 +72,8 @@ class Past:
         """A name for exactly this."""
         s, found = self.statistics, hashlib.sha256()
         parts = [self.frame.origin, self.frame.forward, self.frame.backward, self.moments.mean, self.moments.scatter]
-        parts += [s.sums, np.array([s.log_likelihood, s.count, s.entropy, s.noise, self.moments.count]), s.squares]
+        parts += [s.sums, np.array([s.log_likelihood, s.count, s.entropy, s.noise, self.moments.count])]
+        parts += [np.asarray(s.squares)] if np.isfinite(s.squares).all() else []
         for part in parts:
             array = np.ascontiguousarray(part, dtype="<f8")
             found.update(f"{array.shape}\0".encode() + array.tobytes())

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dgmm.data import Layout
 from dgmm.errors import InputError, one_line
 from dgmm.families import Noise, get_family
-from dgmm.fits import Clusters, Fit, Outcome, Spread, Stability
+from dgmm.fits import Batch, Clusters, Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
+from dgmm.store.past import numbers_of, past_in, variables_of
 from dgmm.types import AnyArray, Assignment, Criterion, Part, PriorName
 
 #: How the format of a model begins.
@@ -30,7 +31,7 @@ PLAIN_FORMAT = "dgmm-model-1"
 #: A gain still to come that is not known yet; JSON has no infinity.
 UNKNOWN = -1.0
 #: Attributes that hold JSON as text: netCDF takes neither mappings nor, in its classic form, lists of strings.
-TEXTS = ("features", "layout", "spread", "settings", "candidates", "fixed", "classes")
+TEXTS = ("features", "layout", "spread", "settings", "candidates", "fixed", "classes", "updates")
 #: What refits have said, as variables whose names begin with ``stability_``.
 STABILITY = {
     "rand": ("refit",),
@@ -104,6 +105,7 @@ class Attributes(BaseModel):
     prior: PriorName = "none"
     classes: tuple[int, ...] | tuple[str, ...] = ()
     noise: Finite | None = None
+    updates: tuple[Batch, ...] = ()
     digest: str | None = None
     checksum: str | None = None
 
@@ -165,7 +167,8 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
 
     Variables: ``weights`` (component), ``means`` (component, feature), ``covariances`` in the shape of the covariance
     type, ``factors`` (their square roots, from which the mixture is rebuilt exactly) and ``trajectory`` (pass); with
-    ``path_`` before their names those of a path, if there is one (step). Where there is noise, ``noise`` is its weight,
+    ``path_`` before their names those of a path, if there is one (step); with ``statistics_`` the sums over the rows
+    that it was fitted to, in coordinates of their own, which an update goes on from. Where there is noise, ``noise`` is its weight,
     an attribute; ``noise_minimum`` and ``noise_maximum`` (feature) its box.
     Everything else is in the attributes: numbers and texts; lists of texts, the settings and the table of candidates
     as JSON. ``digest`` is a name of the mixture, ``checksum`` one of everything.
@@ -194,6 +197,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         variables["cluster_entropies"] = ("level", fit.clusters.entropies, {"units": "nat"})
     for name, (dims, values) in _together(fit.path).items():
         variables[f"{OF_PATH}{name}"] = (("step", *dims), values)
+    variables |= variables_of(fit.past)
     numbers = {
         "log_likelihood": fit.log_likelihood,
         **{str(c): fit.criterion(c) for c in (Criterion.BIC, Criterion.AIC, Criterion.ICL)},
@@ -201,6 +205,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "held_out": fit.held_out,
         "held_out_se": fit.held_out_se,
         "remaining_gain": fit.remaining_gain,
+        **numbers_of(fit.past),
     }
     texts = {
         "features": list(fit.features),
@@ -210,6 +215,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "candidates": None if table is None else json.loads(table.to_json(orient="records", double_precision=15)),
         "fixed": list(fit.fixed) or None,
         "classes": list(fit.classes) or None,
+        "updates": [asdict(batch) for batch in fit.updates] or None,
     }
     attributes: dict[str, Any] = {
         "format": FORMAT,
@@ -359,7 +365,9 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         assignment=a.assignment,
         prior=a.prior,
         classes=a.classes,
+        updates=a.updates,
     )
+    fit = replace(fit, past=past_in(arrays, dataset.attrs, fit.mixture))
     k, d = fit.mixture.means.shape
     total = weights.sum() + (0.0 if noise is None else noise.weight)
     if noise is not None and noise.minimum.shape != (d,):

@@ -1,0 +1,85 @@
+"""The sufficient statistics of a model as they are stored, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dgmm.em import Past
+from dgmm.families import Frame, Moments, SufficientStatistics
+from dgmm.mixture import Mixture
+from dgmm.types import AnyArray
+
+#: How the names of variables and attributes begin that hold them.
+OF_PAST = "statistics_"
+#: Numbers, as attributes: rows that are summed over, and what each says beside what is linear in the sums.
+NUMBERS = ("count", "constant", "entropy", "noise", "moments_count")
+
+
+def variables_of(past: Past | None) -> dict[str, tuple[tuple[str, ...], AnyArray]]:
+    """Variables with their dimensions; none where there is no past."""
+    if past is None:
+        return {}
+    s, frame = past.statistics, past.frame
+    linear = ("way", *("feature", "feature_")[: frame.forward.ndim])
+    found: dict[str, tuple[tuple[str, ...], AnyArray]] = {
+        "sums": (("component", "statistic"), s.sums),
+        "scatter": (("feature", "feature_"), past.moments.scatter),
+        # the mean of the rows; the origin of the coordinates, and the maps to these and back
+        "points": (("point", "feature"), np.stack([past.moments.mean, frame.origin])),
+        "maps": (linear, np.stack([frame.forward, frame.backward])),
+    }
+    if np.isfinite(s.squares).all():
+        found["squares"] = ("component",), np.asarray(s.squares)
+    return {OF_PAST + name: value for name, value in found.items()}
+
+
+def numbers_of(past: Past | None) -> dict[str, float]:
+    """Attributes; what is not known is not there."""
+    if past is None:
+        return {}
+    s = past.statistics
+    values = (s.count, s.log_likelihood, s.entropy, s.noise, past.moments.count)
+    found = zip(NUMBERS, values, strict=True)
+    return {OF_PAST + name: float(value) for name, value in found if math.isfinite(value)}
+
+
+def past_in(arrays: Mapping[str, AnyArray], numbers: Mapping[str, Any], mixture: Mixture) -> Past | None:
+    """The past of a stored model; None if it has none.
+
+    Raises
+    ------
+    KeyError
+        For what is missing.
+    ValueError
+        For what does not fit the model.
+    """
+    if f"{OF_PAST}sums" not in arrays:
+        return None
+    got = {name: arrays[OF_PAST + name] for name in ("sums", "scatter", "points", "maps")}
+    k, d = mixture.means.shape
+    size = mixture.family.natural_parameters(mixture.weights, mixture.components, 0.0).shape[1]
+    shapes = {"sums": (k, size), "scatter": (d, d), "points": (2, d), "maps": (2, d, d)[: max(got["maps"].ndim, 2)]}
+    for name, shape in shapes.items():
+        if got[name].shape != shape:
+            raise ValueError(f"its {OF_PAST}{name} have shape {got[name].shape}, expected {shape}")
+    squares = arrays.get(f"{OF_PAST}squares", np.nan)
+    if np.shape(squares) not in ((), (k,)):
+        raise ValueError(f"its {OF_PAST}squares have shape {np.shape(squares)}, expected {(k,)}")
+    values = {name: numbers.get(OF_PAST + name) for name in NUMBERS}
+    for name, value in values.items():
+        if name != "entropy" and not (isinstance(value, float) and math.isfinite(value)):
+            raise KeyError(OF_PAST + name)
+    if not (values["count"] > 0 and values["moments_count"] > 0):
+        raise ValueError(f"its {OF_PAST}count is {values['count']}: of no rows")
+    entropy = math.nan if values["entropy"] is None else float(values["entropy"])
+    statistics = SufficientStatistics(
+        values["constant"], values["count"], got["sums"], np.zeros(k, dtype=bool), entropy,
+        noise=values["noise"], squares=squares,
+    )  # fmt: skip
+    (mean, origin), maps = got["points"], got["maps"]
+    moments = Moments(values["moments_count"], mean, got["scatter"])
+    return Past(Frame(origin, maps[0], maps[1]), moments, statistics)
