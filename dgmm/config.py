@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from dgmm.errors import InputError
-from dgmm.fits import Count, Numbers, One, Search, Settings, Training, as_list
+from dgmm.fits import Climbing, Count, Numbers, One, Search, Settings, Training, as_list
 from dgmm.types import Decoder, MissingChunks, Precision, Refit, Renewal
 from dgmm.yaml12 import LONGEST, parse
 
@@ -198,6 +198,32 @@ class Train(One, Fitting):
         if self.n_components is None and self.data.labels is None and self.start is None:
             raise ValueError("n_components: give the number of components, or labels of samples (data.labels)")
         return self
+
+
+def _without_labels(data: Data) -> Data:
+    if data.labels is not None:
+        raise ValueError("classes of new data are those of the model: leave labels out, and dgmm train makes another")
+    return data
+
+
+class Updating(Climbing):
+    """How a mixture goes on with new samples."""
+
+    forget: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="By how much less every sample counts that the model knows: 0.1 makes it nine tenths, and after "
+        "two updates 0.81. 0: all count the same, however often the model was updated.",
+    )
+
+
+class Update(Updating, Job):
+    """Go on with new samples, without those that a mixture was fitted to."""
+
+    model: str = Field(min_length=1, description="Fitted model, a Zarr group or its JSON form.")
+    data: Annotated[Data, AfterValidator(_without_labels)]
+    out: str = Field(min_length=1, description="Model to write, a Zarr group.")
 
 
 class Select(Search, Fitting):
@@ -397,12 +423,6 @@ class Acceptance(Settings):
         description="A class is found again where it overlaps as much with one of the new version (Bhattacharyya's "
         "coefficient: 1 for the same, 0.88 for a shift by one standard deviation, 0.61 by two).",
     )
-
-
-def _without_labels(data: Data) -> Data:
-    if data.labels is not None:
-        raise ValueError("classes of new data are those of the model: leave labels out, and dgmm train makes another")
-    return data
 
 
 class Refresh(Scoring, Search, Fitting):

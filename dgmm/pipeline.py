@@ -22,6 +22,7 @@ from dgmm.config import (
     Score,
     Select,
     Train,
+    Update,
     Verify,
     Watch,
 )
@@ -31,7 +32,16 @@ from dgmm.drift import Baseline, Drift, baseline_of, census_of, compare
 from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import DgmmError, InputError, OutputExistsError
 from dgmm.fits import Fit, One, Selection, Settings, Training
-from dgmm.fitting import merge_samples, projection_of, select_samples, started, train_samples
+from dgmm.fitting import (
+    merge_samples,
+    past_of,
+    projection_of,
+    select_samples,
+    started,
+    train_samples,
+    update_projection,
+    update_samples,
+)
 from dgmm.prediction import Predicted, Wanted, predict_projection, predict_samples, source_layout
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
@@ -50,6 +60,8 @@ MODEL, TABLE, SCORES, REPORT, PICTURE = (
 )
 #: Under which the settings of a model say how its components were merged.
 MERGED = "merge"
+#: Under which they say what it has gone on with since.
+UPDATED = "updates"
 #: Written into a bundled data set.
 EXAMPLE_FORMAT = "dgmm-example-1"
 #: Rows of the sample that the report draws.
@@ -210,6 +222,37 @@ def run_merge(settings: Merge) -> Fit:
             store.write(output, fit, table=record.table, settings=merged)
             output.finish()
     return fit
+
+
+def run_update(settings: Update, *, again: bool = False) -> Fit:
+    """Go on with new samples and write the model; with another try it is as for `run_train`."""
+    settings = settings.model_copy(update={"model": store.model_at(settings.model)})
+    record, inputs = store.read(settings.model), [settings.data.path, settings.model]
+    past = past_of(record.fit, settings.model)
+    samples = samples_for(settings.data, record.fit)
+    before, made = fingerprint(samples), made_with(settings) | about_model(record.fit)
+    with (
+        place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
+        journal_at(
+            settings.out.rstrip("/") + JOURNAL,
+            before,
+            made | {"statistics": past.digest},
+            overwrite=settings.overwrite and not again,
+        ) as journal,
+        workers_of(settings.cluster, update_projection(record.fit, samples, settings)) as workers,
+    ):
+        fit = update_samples(record.fit, samples, workers, settings, settings.forget, journal)
+        check_unchanged(samples, before)
+        updated = {**record.settings, UPDATED: [*record.settings.get(UPDATED, []), made]}
+        with store.rescued(fit, settings.out, settings=updated):
+            store.write(output, fit, settings=updated)
+            output.finish()
+    return fit
+
+
+def about_model(fit: Fit) -> dict[str, Any]:
+    """What is said of a model beside where it lies."""
+    return {"model_digest": digest(fit.mixture)}
 
 
 def run_verify(settings: Verify) -> Verdict:

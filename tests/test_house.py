@@ -36,7 +36,7 @@ HOUSE: dict[str, str] = {
     "plot": "",
     "yaml12": "", "config": "", "keywords": "",
     "estimators": "containers lazy problem bridge base gaussian bayesian classifier",
-    "api": "calls fits scores predictions", "pipeline": "", "words": "",
+    "api": "calls fits updates scores predictions", "pipeline": "", "words": "",
     "refresh": "structure night state renewal judging stages",
     "commands": "", "models": "", "cli": "",
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from dgmm.api.fits import em_path, merge, select, train
 from dgmm.api.predictions import predict
 from dgmm.api.scores import open_scores, sample, score, verify
+from dgmm.api.updates import update
 
 __all__ = [
     "em_path",
@@ -13,5 +14,6 @@ __all__ = [
     "score",
     "select",
     "train",
+    "update",
     "verify",
 ]

@@ -123,8 +123,9 @@ class Fit:
         The sufficient statistics of the rows, components in the order of those of `mixture`: what `dgmm.update` goes on
         from. None where a component is so narrow that its sums are in coordinates of its own.
     updates : tuple of Batch
-        What has been added since by `dgmm.update`. `log_likelihood` is then a lower bound: rows that were not read again
-        count as they were last shared out. `n_samples` are all rows, those that count for less (``forget``) as so many.
+        What has been added since by `dgmm.update`. `log_likelihood` is then a lower bound: rows that were not read
+        again count as they were last shared out. `n_samples` are all rows, those that count for less (``forget``) as
+        so many.
     judged : BlockSums or None
         What the mixture says of the rows that were held out, block by block, from which standard errors follow; None
         if none were. It is not stored with a model.

@@ -33,6 +33,6 @@ class Batch:
     def __str__(self) -> str:
         less = f", rows before them count {1 - self.forget:g} times" if self.forget else ""
         return (
-            f"{self.n_samples} new samples ({self.n_missing} missing) in {self.n_passes} passes: their mean log density "
-            f"{self.before:.6g} became {self.after:.6g}{less}"
+            f"{self.n_samples} new samples ({self.n_missing} missing) in {self.n_passes} passes: their mean log "
+            f"density {self.before:.6g} became {self.after:.6g}{less}"
         )

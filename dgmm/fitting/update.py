@@ -29,8 +29,8 @@ def past_of(fit: Fit, name: str = "the model") -> Past:
     """What a fit can go on from; raises `InputError` if that is nothing."""
     if fit.past is None:
         raise InputError(
-            f"{name} has no sufficient statistics with it (it was written by an older version or another program, or has "
-            "a component too narrow for them): train it anew, or go on with old and new samples together (train, start)"
+            f"{name} has no sufficient statistics with it (it was written by an older version or another program, or "
+            "has a component too narrow for them): train it anew, or on old and new samples together (dgmm train --start)"
         )
     return fit.past
 

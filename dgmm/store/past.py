@@ -69,17 +69,21 @@ def past_in(arrays: Mapping[str, AnyArray], numbers: Mapping[str, Any], mixture:
     squares = arrays.get(f"{OF_PAST}squares", np.nan)
     if np.shape(squares) not in ((), (k,)):
         raise ValueError(f"its {OF_PAST}squares have shape {np.shape(squares)}, expected {(k,)}")
-    values = {name: numbers.get(OF_PAST + name) for name in NUMBERS}
-    for name, value in values.items():
-        if name != "entropy" and not (isinstance(value, float) and math.isfinite(value)):
-            raise KeyError(OF_PAST + name)
-    if not (values["count"] > 0 and values["moments_count"] > 0):
-        raise ValueError(f"its {OF_PAST}count is {values['count']}: of no rows")
-    entropy = math.nan if values["entropy"] is None else float(values["entropy"])
-    statistics = SufficientStatistics(
-        values["constant"], values["count"], got["sums"], np.zeros(k, dtype=bool), entropy,
-        noise=values["noise"], squares=squares,
-    )  # fmt: skip
+    constant, count, of_moments, noise = (
+        _number(numbers, name) for name in ("constant", "count", "moments_count", "noise")
+    )
+    if not (count > 0 and of_moments > 0):
+        raise ValueError(f"its {OF_PAST}count is {count:g}: of no rows")
+    entropy = _number(numbers, "entropy") if f"{OF_PAST}entropy" in numbers else math.nan
+    local = np.zeros(k, dtype=bool)
+    statistics = SufficientStatistics(constant, count, got["sums"], local, entropy, noise=noise, squares=squares)
     (mean, origin), maps = got["points"], got["maps"]
-    moments = Moments(values["moments_count"], mean, got["scatter"])
+    moments = Moments(of_moments, mean, got["scatter"])
     return Past(Frame(origin, maps[0], maps[1]), moments, statistics)
+
+
+def _number(numbers: Mapping[str, Any], name: str) -> float:
+    value = numbers[OF_PAST + name]
+    if not (isinstance(value, (int, float)) and math.isfinite(value)):
+        raise ValueError(f"its {OF_PAST}{name} is no number")
+    return float(value)

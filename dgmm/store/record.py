@@ -168,8 +168,8 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
     Variables: ``weights`` (component), ``means`` (component, feature), ``covariances`` in the shape of the covariance
     type, ``factors`` (their square roots, from which the mixture is rebuilt exactly) and ``trajectory`` (pass); with
     ``path_`` before their names those of a path, if there is one (step); with ``statistics_`` the sums over the rows
-    that it was fitted to, in coordinates of their own, which an update goes on from. Where there is noise, ``noise`` is its weight,
-    an attribute; ``noise_minimum`` and ``noise_maximum`` (feature) its box.
+    that it was fitted to, in coordinates of their own, which an update goes on from. Where there is noise, ``noise`` is
+    its weight, an attribute; ``noise_minimum`` and ``noise_maximum`` (feature) its box.
     Everything else is in the attributes: numbers and texts; lists of texts, the settings and the table of candidates
     as JSON. ``digest`` is a name of the mixture, ``checksum`` one of everything.
     """
