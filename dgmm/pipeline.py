@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ from dgmm.prediction import Predicted, Wanted, predict_projection, predict_sampl
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
 from dgmm.scoring import Scored, Verdict, score_projection, score_samples
-from dgmm.store import JOURNAL, Records, Status, digest, journal_at, place_at, settings_in
+from dgmm.store import JOURNAL, Records, Status, digest, journal_at, place_at, settings_in, to_json
 
 logger = logging.getLogger("dgmm")
 
@@ -230,7 +231,12 @@ def run_update(settings: Update, *, again: bool = False) -> Fit:
     record, inputs = store.read(settings.model), [settings.data.path, settings.model]
     past = past_of(record.fit, settings.model)
     samples = samples_for(settings.data, record.fit)
-    before, made = fingerprint(samples), made_with(settings) | about_model(record.fit)
+    before, earlier = fingerprint(samples), record.settings.get(UPDATED)
+    earlier = earlier if isinstance(earlier, list) else []
+    source = hashlib.sha256(to_json(before)).hexdigest()
+    made = made_with(settings) | about_model(record.fit) | {"source": source}
+    if any(isinstance(update, dict) and update.get("source") == source for update in earlier):
+        raise InputError(f"{settings.model} has these samples with it already ({samples.name}): name others")
     with (
         place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
         journal_at(
@@ -243,7 +249,7 @@ def run_update(settings: Update, *, again: bool = False) -> Fit:
     ):
         fit = update_samples(record.fit, samples, workers, settings, settings.forget, journal)
         check_unchanged(samples, before)
-        updated = {**record.settings, UPDATED: [*record.settings.get(UPDATED, []), made]}
+        updated = {**record.settings, UPDATED: [*earlier, made]}
         with store.rescued(fit, settings.out, settings=updated):
             store.write(output, fit, settings=updated)
             output.finish()

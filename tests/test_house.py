@@ -35,7 +35,7 @@ HOUSE: dict[str, str] = {
     "report": "looks figures steps page",
     "plot": "",
     "yaml12": "", "config": "", "keywords": "",
-    "estimators": "containers lazy problem bridge base gaussian bayesian classifier",
+    "estimators": "containers lazy problem bridge base partial gaussian bayesian classifier",
     "api": "calls fits updates scores predictions", "pipeline": "", "words": "",
     "refresh": "structure night state renewal judging stages",
     "commands": "", "models": "", "cli": "",

@@ -47,20 +47,15 @@ class Past:
 
     @classmethod
     def of(cls, point: Evaluated | None) -> Past | None:
-        """What a pass over rows has said; None where some sums are in coordinates of a component's own."""
+        """What a pass over rows has said, with those of `added`.
+
+        None where there was none, or some sums are in coordinates of a component's own.
+        """
         if point is None or point.statistics.local.any():
             return None
-        return cls(point.ground.frame, point.ground.moments, point.statistics)._at(point.mixture, point.log_likelihood)
-
-    def joined(self, point: Evaluated) -> Past:
-        """What the rows of `added` say together, at the mixture that was evaluated."""
-        return Past(self.frame, point.ground.moments, point.statistics)._at(point.mixture, point.log_likelihood)
-
-    def _at(self, mixture: Mixture, log_likelihood: float) -> Past:
-        """The same where the bound has this value at a mixture."""
-        none = replace(self, statistics=replace(self.statistics, log_likelihood=0.0))
-        apart = log_likelihood - none.bound(mixture)
-        return replace(self, statistics=replace(self.statistics, log_likelihood=apart, held_out=np.nan))
+        found = cls(point.ground.frame, point.ground.moments, point.statistics)
+        apart = point.log_likelihood - found.bound(point.mixture) + point.statistics.log_likelihood
+        return replace(found, statistics=replace(point.statistics, log_likelihood=apart, held_out=np.nan))
 
     @property
     def count(self) -> float:

@@ -30,7 +30,7 @@ def past_of(fit: Fit, name: str = "the model") -> Past:
     if fit.past is None:
         raise InputError(
             f"{name} has no sufficient statistics with it (it was written by an older version or another program, or "
-            "has a component too narrow for them): train it anew, or on old and new samples together (dgmm train --start)"
+            "has a component too narrow for them): train it anew, or old and new samples together (dgmm train --start)"
         )
     return fit.past
 
@@ -96,7 +96,8 @@ def update_samples(
     best = ascent.best
     if ascent.failure is not None or best is None:
         raise ascent.failure or InputError(f"the log-likelihood of {samples.name} is {ascent.trajectory[-1]:g}")
-    joined, density = past.joined(best), [value / n for value in climbing.of_new]
+    joined, density = Past.of(best), [value / n for value in climbing.of_new]
+    assert joined is not None
     after = density[int(np.argmax(ascent.trajectory))]
     batch = Batch(n, passes.profile.n_missing, forget, n_passes, density[0], after)
     if not ascent.converged:
