@@ -18,6 +18,7 @@ from dgmm.config import Update
 from dgmm.errors import InputError
 from dgmm.fits import Batch, validated
 from dgmm.fitting import past_of
+from dgmm.passes.estep import EStepSegment
 from dgmm.pipeline import run_update
 from dgmm.store import attributes
 from dgmm.store.record import to_dataset
@@ -248,26 +249,49 @@ def test_what_cannot_be_gone_on_from_is_said(old: dgmm.Fit) -> None:
     assert dgmm.train(narrow, 4, search="starts", reg_covar=1e-18).past is None
 
 
-def test_the_command_goes_on_where_it_was_interrupted_and_takes_no_batch_twice(
-    old: dgmm.Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_takes_no_batch_twice(old: dgmm.Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dgmm.save(old, tmp_path / "m.zarr", settings={"training": {"seed": 3}})
     for name, chunk in (("b", 500), ("c", 60)):
         zarr.create_array(str(tmp_path / f"{name}.zarr"), data=B, chunks=(chunk, 2))
     model, data, out = (str(tmp_path / name) for name in ("m.zarr", "b.zarr", "new.zarr"))
-    asked = validated(Update, {"model": model, "data": {"path": data}, "out": out, "cluster": {"scheduler": "threads"}})
-    began = run_update(asked.model_copy(update={"out": f"{out}-1"}))
     assert main(["update", model, data, "--out", out, "--quiet"]) == 0
     said = capsys.readouterr().out
     assert "1400 samples (0 missing): log-likelihood at least" in said
     assert "500 new samples (0 missing) in" in said
     new = dgmm.load(out)
-    assert new.mixture.means.tobytes() == began.mixture.means.tobytes()
+    assert new.mixture.means.tobytes() == dgmm.update(old, data).mixture.means.tobytes()
     np.testing.assert_allclose(dgmm.update(old, str(tmp_path / "c.zarr")).mixture.means, new.mixture.means, rtol=1e-9)
     assert attributes(out)["settings"].count('"seed": 3') == 1
     assert main(["update", out, data, "--out", f"{out}-2"]) == 2
     assert "has these samples with it already" in capsys.readouterr().err
     assert main(["update", model, data, "--out", out]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_an_update_that_was_interrupted_goes_on(old: dgmm.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dgmm.save(old, tmp_path / "m.zarr")
+    zarr.create_array(str(tmp_path / "b.zarr"), data=B)
+    asked = validated(
+        Update,
+        {"model": str(tmp_path / "m.zarr"), "data": {"path": str(tmp_path / "b.zarr")}, "out": str(tmp_path / "n")},
+    )
+    plain, made = EStepSegment.__call__, []
+
+    def counted(self: EStepSegment, *given: Any) -> Any:
+        made.append(1)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return plain(self, *given)
+
+    monkeypatch.setattr(EStepSegment, "__call__", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_update(asked)
+    new = run_update(asked)
+    # two of the passes are in the journal
+    assert len(made) == 1 + new.n_passes
+    assert not (tmp_path / "n.journal").exists()
+    monkeypatch.undo()
+    assert new.mixture.means.tobytes() == dgmm.update(old, str(tmp_path / "b.zarr")).mixture.means.tobytes()
 
 
 def test_what_a_batch_was_is_said_in_a_line() -> None:
