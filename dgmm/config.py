@@ -259,6 +259,11 @@ class Score(Labelling, Job):
         "by the same model are kept, and what was appended or has changed is scored. Where nothing tells, or by "
         "another model, all of it is.",
     )
+    append: bool = Field(
+        False,
+        description="As extend, and refused where there is more to do than score what has been appended along one "
+        "dimension: where scored data have changed or are gone, nothing tells, or the model is another.",
+    )
 
 
 def _as_number(value: Any) -> Any:

@@ -160,7 +160,7 @@ def run_score(settings: Score, attributes: Mapping[str, Any] | None = None) -> S
     settings = settings.model_copy(update={"model": store.model_at(settings.model)})
     fit = store.load(settings.model)
     samples, inputs = samples_of(settings.data, fit), [settings.data.path, settings.model]
-    replaces = settings.overwrite or settings.extend
+    replaces = settings.overwrite or settings.extend or settings.append
     with (
         place_at(settings.out).begin("scores", overwrite=replaces, inputs=inputs, resumes=True) as output,
         workers_of(
@@ -176,6 +176,7 @@ def run_score(settings: Score, attributes: Mapping[str, Any] | None = None) -> S
             clusters=settings.clusters,
             settings=made_with(settings),
             extend=settings.extend and not settings.overwrite,
+            append=settings.append and not settings.overwrite,
             attributes=attributes,
         )
 
@@ -304,7 +305,7 @@ def where(samples: Samples, segment: int) -> str:
 
 def made_with(settings: Settings) -> dict[str, Any]:
     """What a result depends on: the settings without those that only say where and by whom."""
-    return settings.model_dump(mode="json", exclude={"out", "cluster", "overwrite", "keep_journal", "extend"})
+    return settings.model_dump(mode="json", exclude={"out", "cluster", "overwrite", "keep_journal", "extend", "append"})
 
 
 # ---- the whole job, in stages; one whose result is there, made with the same settings, is not done again ----------
@@ -385,7 +386,8 @@ def verified(path: str) -> Verdict:
 
 def is_done(path: str, wanted: Train | Select | Score | Predict | Merge) -> bool:
     """Whether a result is there, made with these settings; one made with others is not replaced unasked."""
-    if wanted.overwrite or place_at(path).state().status is not Status.FINISHED:
+    grows = isinstance(wanted, Score) and (wanted.extend or wanted.append)  # which is to be looked at
+    if wanted.overwrite or grows or place_at(path).state().status is not Status.FINISHED:
         return False
     found = store.attributes(path)
     before, now = settings_in(found), made_with(wanted) | about_start(start_of(wanted))
