@@ -6,14 +6,5 @@ from dgmm.api.scores import open_scores, sample, score, verify
 from dgmm.api.updates import update
 
 __all__ = [
-    "em_path",
-    "merge",
-    "open_scores",
-    "predict",
-    "sample",
-    "score",
-    "select",
-    "train",
-    "update",
-    "verify",
-]
+    "em_path", "merge", "open_scores", "predict", "sample", "score", "select", "train", "update", "verify",
+]  # fmt: skip
