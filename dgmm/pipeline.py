@@ -232,11 +232,10 @@ def run_update(settings: Update, *, again: bool = False) -> Fit:
     record, inputs = store.read(settings.model), [settings.data.path, settings.model]
     past = past_of(record.fit, settings.model)
     samples = samples_for(settings.data, record.fit)
-    before, earlier = fingerprint(samples), record.settings.get(UPDATED)
-    earlier = earlier if isinstance(earlier, list) else []
+    before, earlier = fingerprint(samples), earlier_updates(record.settings)
     source = hashlib.sha256(to_json(before)).hexdigest()
     made = made_with(settings) | about_model(record.fit) | {"source": source}
-    if any(isinstance(update, dict) and update.get("source") == source for update in earlier):
+    if any(update.get("source") == source for update in earlier):
         raise InputError(f"{settings.model} has these samples with it already ({samples.name}): name others")
     with (
         place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
@@ -255,6 +254,12 @@ def run_update(settings: Update, *, again: bool = False) -> Fit:
             store.write(output, fit, settings=updated)
             output.finish()
     return fit
+
+
+def earlier_updates(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the settings of a model say of its updates; what is none is left out."""
+    found = settings.get(UPDATED)
+    return [update for update in found if isinstance(update, dict)] if isinstance(found, list) else []
 
 
 def about_model(fit: Fit) -> dict[str, Any]:
@@ -384,7 +389,7 @@ def verified(path: str) -> Verdict:
     return verdict
 
 
-def is_done(path: str, wanted: Train | Select | Score | Predict | Merge) -> bool:
+def is_done(path: str, wanted: Train | Select | Score | Predict | Merge | Update) -> bool:
     """Whether a result is there, made with these settings; one made with others is not replaced unasked."""
     grows = isinstance(wanted, Score) and (wanted.extend or wanted.append)  # which is to be looked at
     if wanted.overwrite or grows or place_at(path).state().status is not Status.FINISHED:
@@ -393,6 +398,10 @@ def is_done(path: str, wanted: Train | Select | Score | Predict | Merge) -> bool
     before, now = settings_in(found), made_with(wanted) | about_start(start_of(wanted))
     if isinstance(wanted, Merge):
         before = dict(before.get(MERGED, {}))
+    if isinstance(wanted, Update):
+        *_, last = earlier_updates(before) or [{}]
+        before = {name: value for name, value in last.items() if name != "source"}
+        now |= about_model(store.load(wanted.model))
     if isinstance(wanted, (Score, Predict, Merge)):
         # a merged model is the same mixture
         before["model_digest"] = found.get("digest" if isinstance(wanted, Merge) else "model")

@@ -1,8 +1,8 @@
 """What an update is worth beside a fit to old and new rows together: ``python tests/benchmarks/updates.py``.
 
 For mixtures of five overlapping Gaussians in four dimensions, seed by seed: nats per sample below the fit to both, on
-all rows and on others like the new ones, of the model of the old rows alone, of one update by all new rows, and of ten updates by a tenth
-of them each.
+all rows and on others like the new ones, of the model of the old rows alone, of one update by all new rows, and of ten
+updates by a tenth of them each.
 """
 
 from __future__ import annotations
