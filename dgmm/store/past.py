@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dgmm.em import Past
-from dgmm.families import Frame, Moments, SufficientStatistics
+from dgmm.families import Family, Frame, Moments, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.types import AnyArray
 
@@ -19,7 +19,7 @@ OF_PAST = "statistics_"
 NUMBERS = ("count", "constant", "entropy", "noise", "moments_count")
 
 
-def variables_of(past: Past | None) -> dict[str, tuple[tuple[str, ...], AnyArray]]:
+def variables_of(past: Past | None, family: Family) -> dict[str, tuple[tuple[str, ...], AnyArray]]:
     """Variables with their dimensions; none where there is no past."""
     if past is None:
         return {}
@@ -27,7 +27,10 @@ def variables_of(past: Past | None) -> dict[str, tuple[tuple[str, ...], AnyArray
     linear = ("way", *("feature", "feature_")[: frame.forward.ndim])
     found: dict[str, tuple[tuple[str, ...], AnyArray]] = {
         "sums": (("component", "statistic"), s.sums),
-        "scatter": (("feature", "feature_"), past.moments.scatter),
+        # where features are independent nobody asks for more than its diagonal, which may be much less
+        "scatter": (("feature",), np.diagonal(past.moments.scatter))
+        if family.independent
+        else (("feature", "feature_"), past.moments.scatter),
         # the mean of the rows; the origin of the coordinates, and the maps to these and back
         "points": (("point", "feature"), np.stack([past.moments.mean, frame.origin])),
         "maps": (linear, np.stack([frame.forward, frame.backward])),
@@ -62,7 +65,12 @@ def past_in(arrays: Mapping[str, AnyArray], numbers: Mapping[str, Any], mixture:
     got = {name: arrays[OF_PAST + name] for name in ("sums", "scatter", "points", "maps")}
     k, d = mixture.means.shape
     size = mixture.family.natural_parameters(mixture.weights, mixture.components, 0.0).shape[1]
-    shapes = {"sums": (k, size), "scatter": (d, d), "points": (2, d), "maps": (2, d, d)[: max(got["maps"].ndim, 2)]}
+    shapes = {
+        "sums": (k, size),
+        "scatter": (d,) if mixture.family.independent else (d, d),
+        "points": (2, d),
+        "maps": (2, d, d)[: max(got["maps"].ndim, 2)],
+    }
     for name, shape in shapes.items():
         if got[name].shape != shape:
             raise ValueError(f"its {OF_PAST}{name} have shape {got[name].shape}, expected {shape}")
@@ -78,7 +86,8 @@ def past_in(arrays: Mapping[str, AnyArray], numbers: Mapping[str, Any], mixture:
     local = np.zeros(k, dtype=bool)
     statistics = SufficientStatistics(constant, count, got["sums"], local, entropy, noise=noise, squares=squares)
     (mean, origin), maps = got["points"], got["maps"]
-    moments = Moments(of_moments, mean, got["scatter"])
+    scatter = np.diag(got["scatter"]) if mixture.family.independent else got["scatter"]
+    moments = Moments(of_moments, mean, scatter)
     return Past(Frame(origin, maps[0], maps[1]), moments, statistics)
 
 

@@ -197,7 +197,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         variables["cluster_entropies"] = ("level", fit.clusters.entropies, {"units": "nat"})
     for name, (dims, values) in _together(fit.path).items():
         variables[f"{OF_PATH}{name}"] = (("step", *dims), values)
-    variables |= variables_of(fit.past)
+    variables |= variables_of(fit.past, fit.mixture.family)
     numbers = {
         "log_likelihood": fit.log_likelihood,
         **{str(c): fit.criterion(c) for c in (Criterion.BIC, Criterion.AIC, Criterion.ICL)},

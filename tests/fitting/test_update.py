@@ -250,6 +250,12 @@ def test_what_is_stored_is_what_there_was(old: dgmm.Fit, tmp_path: Path, name: s
     dgmm.save(new, tmp_path / f"new-{name}")
     back = dgmm.load(tmp_path / f"new-{name}")
     assert back.updates == new.updates
+    # of independent features the diagonal of the scatter is kept
+    diag = dgmm.train(A, 3, "diag", search="starts", prior="default")
+    dgmm.save(diag, tmp_path / f"diag-{name}")
+    assert dgmm.update(tmp_path / f"diag-{name}", B).mixture.covariances.tobytes() == (
+        dgmm.update(diag, B).mixture.covariances.tobytes()
+    )
     # components in another order are still those that the sums are of
     turned = dgmm.update(old.reordered(np.array([2, 0, 1])), B)
     np.testing.assert_allclose(turned.mixture.means, new.mixture.means[[2, 0, 1]], rtol=1e-6)
