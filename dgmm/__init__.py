@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dgmm import datasets, plot
-    from dgmm.api import em_path, merge, predict, sample, score, select, train, verify
+    from dgmm.api import em_path, merge, predict, sample, score, select, train, update, verify
     from dgmm.errors import (
         CollapseError,
         DgmmError,
@@ -51,11 +51,12 @@ __all__ = [
     "score",
     "select",
     "train",
+    "update",
     "verify",
 ]
 
 _HOMES = {
-    "api": ("em_path", "merge", "predict", "sample", "score", "select", "train", "verify"),
+    "api": ("em_path", "merge", "predict", "sample", "score", "select", "train", "update", "verify"),
     "errors": (
         "CollapseError",
         "DgmmError",

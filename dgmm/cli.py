@@ -29,6 +29,7 @@ COMMANDS = {
     "predict": "Predict some features of every sample from others.",
     "ingest": "Write what is no Zarr store (CSV, Parquet, NetCDF, .npy) as one.",
     "merge": "Merge the components of a fitted mixture into clusters.",
+    "update": "Go on with new samples, without those that a mixture was fitted to.",
     "refresh": "Do what is done every night: look at new data, renew the model if asked to, score what is new.",
     "verify": "Say whether scores or a model are what was written.",
     "drift": "Say whether data are still like those that a model was fitted to.",

@@ -22,6 +22,7 @@ from dgmm.config import (
     Select,
     Setting,
     Train,
+    Update,
     Verify,
     Watch,
     read_settings,
@@ -258,6 +259,15 @@ def merge(settings: Merge) -> str:
     return show_merged(settings, run_merge(settings))
 
 
+@command(Update, "model", "data.path")
+def update(settings: Update) -> str:
+    """``dgmm update``."""
+    from dgmm.pipeline import run_update
+    from dgmm.words import show_updated
+
+    return show_updated(settings, run_update(settings))
+
+
 @command(Refresh, "data.path")
 def refresh(settings: Refresh) -> str:
     """``dgmm refresh``."""
@@ -355,6 +365,8 @@ def info(
             print(f"noise: weight {fit.noise:.4f}")
         if stability is not None:
             print(stability.words)
+        for batch in fit.updates:
+            print(f"updated with {batch}")
         if fit.clusters is not None:
             print(show_clusters(fit.clusters))
         if table is not None:

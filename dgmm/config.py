@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from dgmm.errors import InputError
-from dgmm.fits import Count, Numbers, One, Search, Settings, Training, as_list
+from dgmm.fits import Climbing, Count, Numbers, One, Search, Settings, Training, as_list
 from dgmm.types import Decoder, Filling, MissingChunks, Precision, Refit, Renewal, ScoredMissing
 from dgmm.yaml12 import LONGEST, parse
 
@@ -243,6 +243,32 @@ class Train(One, Fitting):
         return self
 
 
+def _without_labels(data: Data) -> Data:
+    if data.labels is not None:
+        raise ValueError("classes of new data are those of the model: leave labels out, and dgmm train makes another")
+    return data
+
+
+class Updating(Climbing):
+    """How a mixture goes on with new samples."""
+
+    forget: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="By how much less every sample counts that the model knows: 0.1 makes it nine tenths, and after "
+        "two updates 0.81. 0: all count the same, however often the model was updated.",
+    )
+
+
+class Update(Updating, Job):
+    """Go on with new samples, without those that a mixture was fitted to."""
+
+    model: str = Field(min_length=1, description="Fitted model, a Zarr group or its JSON form.")
+    data: Annotated[Data, AfterValidator(_without_labels)]
+    out: str = Field(min_length=1, description="Model to write, a Zarr group.")
+
+
 class Select(Search, Fitting):
     """Choose the number of components and the covariance type."""
 
@@ -281,6 +307,11 @@ class Score(Labelling, Job):
         description="Scores that are there are brought up to date: of chunks of the data that are as they were, those "
         "by the same model are kept, and what was appended or has changed is scored. Where nothing tells, or by "
         "another model, all of it is.",
+    )
+    append: bool = Field(
+        False,
+        description="As extend, and refused where there is more to do than score what has been appended along one "
+        "dimension: where scored data have changed or are gone, nothing tells, or the model is another.",
     )
 
 
@@ -490,12 +521,6 @@ class Acceptance(Settings):
         description="A class is found again where it overlaps as much with one of the new version (Bhattacharyya's "
         "coefficient: 1 for the same, 0.88 for a shift by one standard deviation, 0.61 by two).",
     )
-
-
-def _without_labels(data: Data) -> Data:
-    if data.labels is not None:
-        raise ValueError("classes of new data are those of the model: leave labels out, and dgmm train makes another")
-    return data
 
 
 class Refresh(Scoring, Search, Fitting):

@@ -251,6 +251,21 @@ class PredictingOptions(TypedDict, total=False):
     """Of what is written."""
 
 
+class UpdatingOptions(TypedDict, total=False):
+    """Of `dgmm.config.Updating`."""
+
+    tol: float | None
+    """Stop when the estimated gain still to come is below this, in nats per sample. Default, and the least: 0.1 % of
+    p/2 nats in total, where p is the number of parameters."""
+    max_iter: int
+    """Passes over all the data, at most."""
+    reg_covar: float
+    """Added to every covariance, as a share of the data's own covariance."""
+    forget: float
+    """By how much less every sample counts that the model knows: 0.1 makes it nine tenths, and after two updates 0.81.
+    0: all count the same, however often the model was updated."""
+
+
 # ---- end ----
 
 
@@ -264,6 +279,10 @@ class PredictOptions(PredictingOptions, DataOptions, ClusterOptions):
 
 class MergeOptions(MergingOptions, DataOptions, ClusterOptions):
     """Of `dgmm.merge`."""
+
+
+class UpdateOptions(UpdatingOptions, DataOptions, ClusterOptions):
+    """Of `dgmm.update`."""
 
 
 class GridOptions(SearchOptions, TrainingOptions):

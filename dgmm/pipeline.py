@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from dgmm.config import (
     Score,
     Select,
     Train,
+    Update,
     Verify,
     Watch,
 )
@@ -33,13 +35,22 @@ from dgmm.drift import Baseline, Drift, baseline_of, census_of, compare
 from dgmm.engine import Projection, Workers, open_workers
 from dgmm.errors import DgmmError, InputError, OutputExistsError
 from dgmm.fits import Fit, One, Selection, Settings, Training
-from dgmm.fitting import merge_samples, projection_of, select_samples, started, train_samples
+from dgmm.fitting import (
+    merge_samples,
+    past_of,
+    projection_of,
+    select_samples,
+    started,
+    train_samples,
+    update_projection,
+    update_samples,
+)
 from dgmm.ingest import Ingested, ingest_into
 from dgmm.prediction import Predicted, Wanted, predict_projection, predict_samples, source_layout, with_given
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
 from dgmm.scoring import Scored, Verdict, score_projection, score_samples, scored_as
-from dgmm.store import JOURNAL, Records, Status, digest, journal_at, place_at, settings_in
+from dgmm.store import JOURNAL, Records, Status, digest, journal_at, place_at, settings_in, to_json
 
 logger = logging.getLogger("dgmm")
 
@@ -53,6 +64,8 @@ MODEL, TABLE, SCORES, REPORT, PICTURE = (
 )
 #: Under which the settings of a model say how its components were merged.
 MERGED = "merge"
+#: Under which they say what it has gone on with since.
+UPDATED = "updates"
 #: Written into a bundled data set.
 EXAMPLE_FORMAT = "dgmm-example-1"
 #: Rows of the sample that the report draws.
@@ -156,7 +169,7 @@ def run_score(settings: Score, attributes: Mapping[str, Any] | None = None, *, a
     samples = replace(samples, any_units=any_units)
     if settings.interpolate:
         samples = samples.like(fit.features, fit.layout, interpolate=True)
-    replaces = settings.overwrite or settings.extend
+    replaces = settings.overwrite or settings.extend or settings.append
     with (
         place_at(settings.out).begin("scores", overwrite=replaces, inputs=inputs, resumes=True) as output,
         workers_of(
@@ -172,6 +185,7 @@ def run_score(settings: Score, attributes: Mapping[str, Any] | None = None, *, a
             clusters=settings.clusters,
             settings=made_with(settings),
             extend=settings.extend and not settings.overwrite,
+            append=settings.append and not settings.overwrite,
             attributes=attributes,
         )
 
@@ -231,6 +245,47 @@ def run_merge(settings: Merge) -> Fit:
     return fit
 
 
+def run_update(settings: Update, *, again: bool = False) -> Fit:
+    """Go on with new samples and write the model; with another try it is as for `run_train`."""
+    settings = settings.model_copy(update={"model": store.model_at(settings.model)})
+    record, inputs = store.read(settings.model), [settings.data.path, settings.model]
+    past = past_of(record.fit, settings.model)
+    samples = samples_for(settings.data, record.fit)
+    before, earlier = fingerprint(samples), earlier_updates(record.settings)
+    source = hashlib.sha256(to_json(before)).hexdigest()
+    made = made_with(settings) | about_model(record.fit) | {"source": source}
+    if any(update.get("source") == source for update in earlier):
+        raise InputError(f"{settings.model} has these samples with it already ({samples.name}): name others")
+    with (
+        place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
+        journal_at(
+            settings.out.rstrip("/") + JOURNAL,
+            before,
+            made | {"statistics": past.digest},
+            overwrite=settings.overwrite and not again,
+        ) as journal,
+        workers_of(settings.cluster, update_projection(record.fit, samples, settings)) as workers,
+    ):
+        fit = update_samples(record.fit, samples, workers, settings, settings.forget, journal)
+        check_unchanged(samples, before)
+        updated = {**record.settings, UPDATED: [*earlier, made]}
+        with store.rescued(fit, settings.out, settings=updated):
+            store.write(output, fit, settings=updated)
+            output.finish()
+    return fit
+
+
+def earlier_updates(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the settings of a model say of its updates; what is none is left out."""
+    found = settings.get(UPDATED)
+    return [update for update in found if isinstance(update, dict)] if isinstance(found, list) else []
+
+
+def about_model(fit: Fit) -> dict[str, Any]:
+    """What is said of a model beside where it lies."""
+    return {"model_digest": digest(fit.mixture)}
+
+
 def run_verify(settings: Verify) -> Verdict:
     """Look at scores or a model."""
     return verify(settings.path, **settings.model_dump(exclude={"path", "cluster"}), **settings.cluster.model_dump())
@@ -274,7 +329,7 @@ def where(samples: Samples, segment: int) -> str:
 
 def made_with(settings: Settings) -> dict[str, Any]:
     """What a result depends on: the settings without those that only say where and by whom."""
-    return settings.model_dump(mode="json", exclude={"out", "cluster", "overwrite", "keep_journal", "extend"})
+    return settings.model_dump(mode="json", exclude={"out", "cluster", "overwrite", "keep_journal", "extend", "append"})
 
 
 # ---- the whole job, in stages; one whose result is there, made with the same settings, is not done again ----------
@@ -353,14 +408,19 @@ def verified(path: str) -> Verdict:
     return verdict
 
 
-def is_done(path: str, wanted: Train | Select | Score | Predict | Merge) -> bool:
+def is_done(path: str, wanted: Train | Select | Score | Predict | Merge | Update) -> bool:
     """Whether a result is there, made with these settings; one made with others is not replaced unasked."""
-    if wanted.overwrite or place_at(path).state().status is not Status.FINISHED:
+    grows = isinstance(wanted, Score) and (wanted.extend or wanted.append)  # which is to be looked at
+    if wanted.overwrite or grows or place_at(path).state().status is not Status.FINISHED:
         return False
     found = store.attributes(path)
     before, now = settings_in(found), made_with(wanted) | about_start(start_of(wanted))
     if isinstance(wanted, Merge):
         before = dict(before.get(MERGED, {}))
+    if isinstance(wanted, Update):
+        *_, last = earlier_updates(before) or [{}]
+        before = {name: value for name, value in last.items() if name != "source"}
+        now |= about_model(store.load(wanted.model))
     if isinstance(wanted, (Score, Predict, Merge)):
         # a merged model is the same mixture
         before["model_digest"] = found.get("digest" if isinstance(wanted, Merge) else "model")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dgmm import store
-from dgmm.config import Merge, Pipeline, Predict, Score, Select, Train
+from dgmm.config import Merge, Pipeline, Predict, Score, Select, Train, Update
 from dgmm.fits import CRITERION_NAMES, Clusters, Fit, Selection, held_out_words
 from dgmm.pipeline import MODEL, REPORT, SCORES, TABLE
 from dgmm.prediction import Predicted
@@ -36,6 +36,11 @@ def show_model(path: str, criterion: Criterion | str) -> str:
 def show_fit(settings: Train, fit: Fit) -> str:
     """What training has come to, as text."""
     return "\n".join([describe(fit), *stability_words(fit), f"model: {settings.out}"])
+
+
+def show_updated(settings: Update, fit: Fit) -> str:
+    """What an update has come to, as text."""
+    return "\n".join([describe(fit), str(fit.updates[-1]), f"model: {settings.out}"])
 
 
 def show_selection(settings: Select, selection: Selection) -> str:
@@ -98,11 +103,13 @@ def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
     held += ", with the conjugate prior" if fit.prior != "none" else ""
     held += f", classes {', '.join(map(str, fit.classes))}" if fit.classes else ""
     held += "" if fit.noise is None else f", noise {fit.noise:.1%} of the rows"
+    held += f", updated {len(fit.updates)} time{'s' * (len(fit.updates) != 1)}" if fit.updates else ""
     hard = "classification " if fit.assignment == "hard" else ""
+    hard += "log-likelihood at least" if fit.updates else "log-likelihood"
     short = f", an estimated {fit.remaining_gain:.2g} nats per sample short of this top"
     return (
         f"{fit.covariance_type}, K = {fit.n_components} ({fit.n_parameters} parameters), {fit.n_samples} samples "
-        f"({fit.n_missing} missing): {hard}log-likelihood {fit.log_likelihood:.4f}{held}, "
+        f"({fit.n_missing} missing): {hard} {fit.log_likelihood:.4f}{held}, "
         f"{CRITERION_NAMES[Criterion(criterion)]} {fit.criterion(criterion):.2f}, {fit.state} after "
         f"{fit.n_passes} passes{short + seen if fit.outcome.is_sound else f': {fit.reason}'}"
     )

@@ -31,6 +31,8 @@ from dgmm.config import (
     Score,
     Select,
     Train,
+    Update,
+    Updating,
     Verifying,
     settings_of,
 )
@@ -49,6 +51,7 @@ PARTS: dict[str, tuple[type[Settings], set[str]]] = {
     "SamplingOptions": (Sampling, {"rows"}),
     "MergingOptions": (Merging, set()),
     "PredictingOptions": (Predicting, {"of"}),
+    "UpdatingOptions": (Updating, set()),
 }
 ALIASES = {value: name for name, value in vars(dgmm.types).items() if get_origin(value) is Literal}
 
@@ -102,6 +105,7 @@ FUNCTIONS: dict[str, tuple[type[Settings], dict[str, str]]] = {
     "sample": (Sample, {}),
     "predict": (Predict, {"path": "source", "weights": "", "labels": ""}),
     "merge": (Merge, {"path": "source", "out": "", "overwrite": "", "weights": "weights", "labels": ""}),
+    "update": (Update, {"path": "source", "out": "", "overwrite": "", "weights": "weights", "labels": ""}),
     "GaussianMixture.select": (
         Select,
         {s.name: "" for s in settings_of(Fitting) if "." not in s.path or s.path.startswith(("data", "cluster"))}

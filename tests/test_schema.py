@@ -19,7 +19,7 @@ from dgmm import cli as command_line
 from dgmm import commands, models
 from dgmm.cli import COMMANDS, app, main, run_app
 from dgmm.commands import SHORT, asked, command
-from dgmm.config import Merge, Pipeline, Predict, Sample, Score, Select, Train, settings_of
+from dgmm.config import Merge, Pipeline, Predict, Sample, Score, Select, Train, Update, settings_of
 from dgmm.families import FAMILIES, register
 from dgmm.fits import Count, Settings, Training, validated
 from dgmm.keywords import takes
@@ -134,11 +134,11 @@ def test_every_setting_can_be_set(model: type[Settings]) -> None:
             asked(model, least(model), [f"{setting.path}={{}}"])
 
 
-@pytest.mark.parametrize("name", ["train", "select", "score", "sample", "predict", "merge"])
+@pytest.mark.parametrize("name", ["train", "select", "score", "sample", "predict", "merge", "update"])
 def test_the_help_has_every_setting(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = {m.__name__.lower(): m for m in (Train, Select, Score, Sample, Predict, Merge)}[name]
+    model = {m.__name__.lower(): m for m in (Train, Select, Score, Sample, Predict, Merge, Update)}[name]
     words = shown(lambda: main([name, "--help"]), monkeypatch, capsys)
     for setting in settings_of(model):
         assert (setting.field.description or "?").replace("`", "") in words

@@ -45,6 +45,7 @@ def score(
     *,
     overwrite: bool = False,
     extend: bool = False,
+    append: bool = False,
     scheduler: str | Client | None = None,
     **options: Unpack[ScoreOptions],
 ) -> xr.Dataset:
@@ -70,6 +71,9 @@ def score(
         Scores that are there are brought up to date: of chunks of the data that are as they were, those by the same
         model are kept, and what was appended or has changed is scored. Where nothing tells, or by another model, all
         of it is.
+    append : bool
+        As extend, and refused where there is more to do than score what has been appended along one dimension: where
+        scored data have changed or are gone, nothing tells, or the model is another.
     scheduler
         As for `train`.
 
@@ -105,7 +109,7 @@ def score(
         named["interpolate"] = True
     # workers of ours are gone before what they wrote of an output that is given up is removed
     with (
-        place_at(out).begin("scores", overwrite=overwrite or extend, inputs=inputs, resumes=True) as output,
+        place_at(out).begin("scores", overwrite=overwrite or extend or append, inputs=inputs, resumes=True) as output,
         workers_named(
             scheduler, cluster, score_projection(fit, samples, output, how.probabilities, how.clusters)
         ) as workers,
@@ -118,6 +122,7 @@ def score(
             **how.model_dump(exclude={"missing"}),
             settings=named,
             extend=extend and not overwrite,
+            append=append and not overwrite,
         )
     return open_scores(out)
 

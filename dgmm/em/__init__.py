@@ -8,6 +8,7 @@ lockstep and share every pass over the data. Nothing here knows where samples co
 from dgmm.em.anderson import AndersonState, Secants, from_vector, to_vector
 from dgmm.em.ascent import METHODS, Ascent, Climber, Pass, climb
 from dgmm.em.mstep import Accumulate, Evaluated, Ground, maximise
+from dgmm.em.past import Past
 from dgmm.em.plain import PlainState, Proposal, aitken
 from dgmm.em.posterior import PRIOR, Posterior, Priors
 from dgmm.em.scoring import ScoringState
@@ -23,6 +24,7 @@ __all__ = [
     "Evaluated",
     "Ground",
     "Pass",
+    "Past",
     "PlainState",
     "Posterior",
     "Priors",

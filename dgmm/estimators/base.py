@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from dgmm.blas import one_blas_thread, one_thread
-from dgmm.em import Ground, climb
+from dgmm.em import Ground, Past, climb
 from dgmm.engine import Workers
 from dgmm.errors import InputError
 from dgmm.estep import usable_rows
@@ -229,21 +229,23 @@ class StreamedMixture(Streamed, Bridge):
         """About the least variance of a component, in squared units of the data: for the frame."""
         return self.reg_covar
 
-    def _fit(self, X: AnySamples, feature_dims: str | Sequence[str] | None) -> Problem:
-        """Climb from all starts in shared passes; set the attributes to the best."""
+    def _fit(
+        self, X: AnySamples, feature_dims: str | Sequence[str] | None, weights: Any = None, past: Past | None = None
+    ) -> Problem:
+        """Climb from all starts in shared passes, with a past on from where it is; set the attributes to the best."""
         self._validate_params()  # type: ignore[attr-defined]
-        problem = self._problem(X, feature_dims)
-        if self._goes_on:
+        problem = self._problem(X, feature_dims, weights=weights, again=past is not None)
+        if self._goes_on or past is not None:
             self._check_fitted_for(problem.samples.n_features)
         elif not problem.whole and self.sample_rows < min(self.n_components, problem.samples.grid.size):
             raise InputError(
                 f"n_components={self.n_components} cannot start from sample_rows={self.sample_rows} rows: raise it"
             )
         with problem.open_workers() as workers, one_blas_thread:
-            passes, ground = self._prepare(problem, workers)
-            starts = self._starts(problem, passes, ground)
-            n = passes.profile.n_samples
-            self._climb(starts, passes, n)
+            passes, ground = self._prepare(problem, workers, past)
+            starts = self._starts(problem, passes, ground, past)
+            n = passes.profile.n_samples if past is None else max(round(ground.moments.count), 1)
+            self._climb(starts, passes, n, past)
             best = self._best(starts)
             self._keep(best, ground.frame, problem.dtype)
         bounds = [value / self._unit(n) for value in best.trajectory]
@@ -269,23 +271,26 @@ class StreamedMixture(Streamed, Bridge):
         """Of the sample of rows."""
         return int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0
 
-    def _prepare(self, problem: Problem, workers: Workers) -> tuple[Passes, Ground]:
+    def _prepare(self, problem: Problem, workers: Workers, past: Past | None = None) -> tuple[Passes, Ground]:
         """The profile pass, and what an M-step needs to know."""
         settings = validated(Training, {"seed": self._seed, "sample_rows": self.sample_rows, **self._climbing()})
         robust = settings.preprocess is not None and settings.preprocess.scale == "robust"
         # starts are made of all rows of an array in memory, so that nothing else needs the sample
         options = settings.model_copy(update={"sample_rows": 1}) if problem.whole and not robust else settings
-        known = self._transform if self._goes_on else None
-        passes = passes_over(problem.samples, workers, options, ridge=self._ridge(), known=known)
+        known = self._transform if self._goes_on or past is not None else None
+        coordinates = None if past is None else past.frame
+        how: dict[str, Any] = {"ridge": self._ridge(), "known": known, "frame": coordinates}
+        passes = passes_over(problem.samples, workers, options, **how)
         self._transform = passes.transform
         n = passes.profile.n_samples
-        if n < max(2, self.n_components):
+        if past is None and n < max(2, self.n_components):
             raise InputError(
                 f"Expected n_samples >= n_components, and two at least: n_samples = {n} complete rows, "
                 f"n_components = {self.n_components}"
             )
         frame = passes.frame(get_family(self.covariance_type).frame)
         moments = passes.profile.moments.in_frame(frame)
+        moments = moments if past is None else past.moments.merge(moments)
         floor, fixed = self._floor(frame, moments), frozenset(options.fixed)
         prior = None if options.prior == "none" else get_family(self.covariance_type).prior(moments)
         ground = Ground(frame, moments, floor, fixed=fixed, sharing=passes.sharing, prior=prior)
@@ -300,11 +305,12 @@ class StreamedMixture(Streamed, Bridge):
         if wanted != fitted:
             raise InputError(
                 "n_components, covariance_type and the number of features are {}, {} and {}, but {}, {} and {} in the "
-                "fitted model, from which warm_start cannot go on: set warm_start=False".format(*wanted, *fitted)
+                "fitted model, from which warm_start and partial_fit cannot go on: set warm_start=False, or fit anew"
+                "".format(*wanted, *fitted)
             )
 
-    def _starts(self, problem: Problem, passes: Passes, ground: Ground) -> list[Any]:
-        if self._goes_on:
+    def _starts(self, problem: Problem, passes: Passes, ground: Ground, past: Past | None) -> list[Any]:
+        if self._goes_on or past is not None:
             return [self._go_on(passes, ground)]
         rows = problem.start_rows(passes, self.sample_rows, self._seed)
         if passes.marginal:
@@ -313,12 +319,13 @@ class StreamedMixture(Streamed, Bridge):
         with one_thread():
             return self._make_starts(rows, passes, ground)
 
-    def _climb(self, starts: Sequence[Start], passes: Passes, n: int) -> None:
+    def _climb(self, starts: Sequence[Start], passes: Passes, n: int, past: Past | None) -> None:
         """Passes until all starts have arrived; raises if a component of one collapses, as scikit-learn."""
         began = time.perf_counter()
         if self.verbose:
             print(f"{len(starts)} starts on {n} samples")
-        for step in climb(starts, passes.accumulate, self.max_iter):
+        accumulate = passes.accumulate if past is None else past.behind(passes.accumulate)
+        for step in climb(starts, accumulate, self.max_iter):
             for i in step.ascents:
                 start = starts[i]
                 if start.failure is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast, get_args
 
 import numpy as np
@@ -14,10 +14,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from dgmm.blas import one_blas_thread
 from dgmm.config import Select
-from dgmm.em import Ascent, Ground
+from dgmm.em import Ascent, Ground, Past
 from dgmm.errors import InputError
-from dgmm.estimators.base import Parameters, StreamedMixture
+from dgmm.estimators.base import Parameters
 from dgmm.estimators.bridge import change_rule, mixture_of, set_components
+from dgmm.estimators.partial import PartlyFitted
 from dgmm.estimators.problem import AnySamples
 from dgmm.families import DEFAULT, Frame, Moments, gaussian_family, get_family
 from dgmm.fits import Search, Selection, Training, by_model, validated
@@ -40,7 +41,7 @@ class GaussianParameters(Parameters, total=False):
     precisions_init: ArrayLike | None
 
 
-class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
+class GaussianMixture(PartlyFitted, sklearn.mixture.GaussianMixture):
     """Gaussian mixture with scikit-learn's interface, for data in memory or out of it.
 
     With the default parameters the same start climbs the same trajectory to the same parameters as
@@ -108,6 +109,8 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
     sample_rows : int, default=100_000
         Dask, Zarr and xarray data with more rows than this start from a random sample of so many. Other arrays start
         from all their rows, as in scikit-learn.
+    forget : float, default=0.0
+        By how much less every sample counts at each further `partial_fit`, in [0, 1); 0: all count the same.
 
     Attributes
     ----------
@@ -171,6 +174,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         "preprocess": [dict, None],
         "missing": [StrOptions(set(get_args(Missing)))],
         "sample_rows": [Interval(Integral, 1, None, closed="left")],
+        "forget": [Interval(Real, 0, 1, closed="left")],
     }
 
     def __init__(
@@ -186,6 +190,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         preprocess: dict[str, Any] | None = None,
         missing: str = "omit",
         sample_rows: int = 100_000,
+        forget: float = 0.0,
         **theirs: Unpack[GaussianParameters],
     ) -> None:
         super().__init__(n_components=n_components, **theirs)
@@ -198,6 +203,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         self.preprocess = preprocess
         self.missing = missing
         self.sample_rows = sample_rows
+        self.forget = forget
 
     @classmethod
     @takes(GridOptions, Select)
@@ -272,6 +278,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         model.lower_bounds_ = [value / fit.n_samples for value in fit.trajectory]
         model.remaining_gain_ = fit.remaining_gain
         model.selection_ = selection
+        model._past = fit.past
         return model
 
     def _climbing(self) -> dict[str, Any]:
@@ -368,6 +375,7 @@ class GaussianMixture(StreamedMixture, sklearn.mixture.GaussianMixture):
         # scikit-learn returns what the last M-step made, which nobody has evaluated
         mixture = start.proposal if self.accelerate == "none" else start.mixture
         self._set_mixture(mixture.to_data(frame), dtype)
+        self._past = Past.of(start.best)
 
     def _set_mixture(self, mixture: Mixture, dtype: np.dtype[Any]) -> None:
         family = gaussian_family(mixture.covariance_type, "precisions")

@@ -93,9 +93,18 @@ class Streamed:
         """What the fitted model says of every sample."""
 
     def _problem(
-        self, X: AnySamples, feature_dims: str | Sequence[str] | None, labels: Any = None, weights: Any = None
+        self,
+        X: AnySamples,
+        feature_dims: str | Sequence[str] | None,
+        labels: Any = None,
+        weights: Any = None,
+        *,
+        again: bool = False,
     ) -> Problem:
-        """Validated data, with what is known of each sample."""
+        """Validated data, with what is known of each sample; again: those of the features that were fitted."""
+        if is_chunked(X) and again:
+            features = self._remembered() if feature_dims is None else named_features(X, feature_dims)
+            return Problem(X, samples_of(X, features, labels, weights), features)
         if is_chunked(X):
             features = named_features(X, feature_dims)
             problem = Problem(X, samples_of(X, features, labels, weights), features)
@@ -107,7 +116,8 @@ class Streamed:
         else:
             if feature_dims is not None:
                 raise InputError(f"feature_dims={feature_dims!r} is for xarray objects, not for {type(X).__name__}")
-            x = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, **self._finite)
+            rows = {"ensure_min_samples": 1 if again else 2, "reset": not again}
+            x = validate_data(self, X, dtype=[np.float64, np.float32], **rows, **self._finite)
             problem = Problem(x, open_samples(x, labels=labels, weights=weights), Features())
         self._features = problem.features
         return problem

@@ -2,6 +2,7 @@
 
 from dgmm.fits.clusters import Clusters, clusters_of, merged
 from dgmm.fits.options import (
+    Climbing,
     Count,
     Numbers,
     One,
@@ -19,6 +20,7 @@ from dgmm.fits.results import CRITERION_NAMES, STRONG, CriterionTerms, Fit
 from dgmm.fits.selection import Selection, choose
 from dgmm.fits.stability import FOUND_AGAIN, Stability
 from dgmm.fits.table import held_out_words
+from dgmm.fits.updates import Batch
 
 __all__ = [
     "CRITERION_NAMES",
@@ -26,6 +28,8 @@ __all__ = [
     "SAME",
     "SOUND",
     "STRONG",
+    "Batch",
+    "Climbing",
     "Clusters",
     "Count",
     "CriterionTerms",

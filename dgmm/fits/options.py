@@ -317,8 +317,8 @@ def _something(value: Preprocess | None) -> Preprocess | None:
     return None if value == Preprocess() else value
 
 
-class Training(Settings):
-    """How mixtures are fitted."""
+class Climbing(Settings):
+    """How far a mixture climbs."""
 
     tol: float | None = Field(
         None,
@@ -334,6 +334,11 @@ class Training(Settings):
         allow_inf_nan=False,
         description="Added to every covariance, as a share of the data's own covariance.",
     )
+
+
+class Training(Climbing):
+    """How mixtures are fitted."""
+
     n_init: Count | None = Field(
         None,
         description="Starts of each candidate on the sample; the best one goes on. Default: 10 by themselves; 3 to 30 "

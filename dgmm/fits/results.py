@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dgmm.data import Layout, Names, shortened
-from dgmm.em import Evaluated
+from dgmm.em import Evaluated, Past
 from dgmm.errors import InputError
 from dgmm.families import NOISE
 from dgmm.fits.clusters import Clusters
 from dgmm.fits.outcome import Outcome, OutcomeKind, Spread
 from dgmm.fits.stability import Stability
+from dgmm.fits.updates import Batch
 from dgmm.mixture import Mixture
 from dgmm.passes import BlockSums
 from dgmm.types import AnyArray, Assignment, Criterion, FloatArray, IntArray, Missing, PriorName
@@ -122,6 +123,13 @@ class Fit:
     path : tuple of Mixture
         What each pass of the last climb over all the data has evaluated, in the data's units, its components in the
         order of those of `mixture`; none where it was not kept (`keep_path`). Accelerated training rejects some.
+    past : Past or None
+        The sufficient statistics of the rows, components in the order of those of `mixture`: what `dgmm.update` goes on
+        from. None where a component is so narrow that its sums are in coordinates of its own.
+    updates : tuple of Batch
+        What has been added since by `dgmm.update`. `log_likelihood` is then a lower bound: rows that were not read
+        again count as they were last shared out. `n_samples` are all rows, those that count for less (``forget``) as
+        so many.
     judged : BlockSums or None
         What the mixture says of the rows that were held out, block by block, from which standard errors follow; None
         if none were. It is not stored with a model.
@@ -152,6 +160,8 @@ class Fit:
     classes: Names = ()
     path: tuple[Mixture, ...] = field(default=(), repr=False, compare=False)
     evaluated: Evaluated | None = field(default=None, repr=False, compare=False)
+    past: Past | None = field(default=None, repr=False, compare=False)
+    updates: tuple[Batch, ...] = ()
     judged: BlockSums | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -263,7 +273,8 @@ class Fit:
         clusters = None if self.clusters is None else self.clusters.reordered(order)
         mixture, path = self.mixture.taken(order), tuple(step.taken(order) for step in self.path)
         changed = replace(self, mixture=mixture, outcome=outcome, stability=stability, clusters=clusters)
-        return replace(changed, path=path, evaluated=None)
+        past = None if self.past is None else self.past.taken(order)
+        return replace(changed, path=path, past=past, evaluated=None)
 
     def place(self, feature: str | int) -> int:
         """The number of a feature, by its name or that number."""

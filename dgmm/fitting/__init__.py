@@ -15,15 +15,19 @@ from dgmm.fitting.fit import (
 )
 from dgmm.fitting.prepared import check_known
 from dgmm.fitting.projection import projection_of
+from dgmm.fitting.update import past_of, update_projection, update_samples
 
 __all__ = [
     "check_known",
     "fit_one",
     "merge_samples",
     "passes_over",
+    "past_of",
     "path_of",
     "projection_of",
     "select_samples",
     "started",
     "train_samples",
+    "update_projection",
+    "update_samples",
 ]

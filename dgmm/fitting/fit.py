@@ -11,7 +11,7 @@ from dgmm.data import Samples, shortened
 from dgmm.em import Ascent, Ground, climb
 from dgmm.engine import Departed, Fold, Journal, Journaled, Workers
 from dgmm.errors import CollapseError, InputError
-from dgmm.families import FAMILIES, Family, Moments, get_family
+from dgmm.families import FAMILIES, Family, Frame, Moments, get_family
 from dgmm.fits import Fit, One, OpenRange, Outcome, Search, Selection, Training, choose, clusters_of
 from dgmm.fitting.bootstrap import REFITTED_ROWS, stability_of
 from dgmm.fitting.departure import starts_after
@@ -230,6 +230,7 @@ def passes_over(
     options: Training | None = None,
     *,
     ridge: float | None = None,
+    frame: Frame | None = None,
     journal: Journal | None = None,
     known: Transform | None = None,
 ) -> Passes:
@@ -240,10 +241,10 @@ def passes_over(
     """
     options = Training() if options is None else options
     if known is not None or options.preprocess is not None:
-        return prepared_passes(samples, workers, options, known=known, ridge=ridge, journal=journal)
+        return prepared_passes(samples, workers, options, known=known, ridge=ridge, journal=journal, frame=frame)
     plain = Fold(samples, workers)
     fold = plain if journal is None else Journaled(plain, journal)
-    return Passes(fold, samples, profile_of(fold, samples, options), options, ridge=ridge)
+    return Passes(fold, samples, profile_of(fold, samples, options), options, ridge=ridge, frame=frame)
 
 
 def train_samples(

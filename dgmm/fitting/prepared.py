@@ -12,7 +12,7 @@ from scipy.linalg import eigh
 from dgmm.data import Layout, Samples, shortened, transformed
 from dgmm.engine import Fold, Journal, Journaled, Workers
 from dgmm.errors import InputError
-from dgmm.families import Moments
+from dgmm.families import Frame, Moments
 from dgmm.fits import Fit, Preprocess, Training
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes, Profile, profile_of
@@ -33,6 +33,7 @@ def prepared_passes(
     known: Transform | None = None,
     ridge: float | None = None,
     journal: Journal | None = None,
+    frame: Frame | None = None,
 ) -> Passes:
     """The profile pass over samples that are preprocessed, and what further passes over them need.
 
@@ -43,8 +44,8 @@ def prepared_passes(
     options : Training
     known : Transform, optional
         What is done to them; by default it is found in the profile, by what the options ask for.
-    ridge, journal
-        As for `passes_over`.
+    ridge, journal, frame
+        As for `passes_over`; a frame for what is done in a known way.
 
     Raises
     ------
@@ -59,7 +60,8 @@ def prepared_passes(
         view = transformed(samples, known)
         plain = Fold(view, workers)
         fold = plain if journal is None else Journaled(plain, journal)
-        return Passes(fold, view, profile_of(fold, view, options), options, ridge=ridge, transform=known)
+        how: dict[str, Any] = {"ridge": ridge, "transform": known, "frame": frame}
+        return Passes(fold, view, profile_of(fold, view, options), options, **how)
     logs = Transform.logs(samples.features, logs_of(asked, samples.features, samples.layout))
     before = transformed(samples, logs) if logs.log else samples
     # nothing of this pass stays in memory: what stays is what the next one makes of it

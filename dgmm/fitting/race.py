@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dgmm.data import Names
-from dgmm.em import Ascent, Evaluated, Pass, climb
+from dgmm.em import Ascent, Evaluated, Pass, Past, climb
 from dgmm.errors import InsufficientMemoryError
 from dgmm.estep import DOUBLE
 from dgmm.families import SufficientStatistics, get_family
@@ -364,11 +364,12 @@ class Race:
         assert runner.best is not None
         log_likelihood, entropy, held_out = self.judgement(runner.best.statistics)
         gains, seconds = zip(*runner.history, strict=True)
-        order, frame = self.order(a.mixture), a.ground.frame
+        order, frame, past = self.order(a.mixture), a.ground.frame, Past.of(runner.best)
         return Fit(
             mixture=a.mixture.taken(order).to_data(frame),
             path=tuple(mixture.taken(order).to_data(frame) for mixture in runner.path),
             evaluated=runner.best,
+            past=None if past is None else past.taken(order),
             log_likelihood=log_likelihood,
             n_samples=self.n,
             n_missing=profile.n_missing,

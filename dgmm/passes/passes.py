@@ -164,6 +164,8 @@ class Passes:
     ridge : float, optional
         Constant and dependent features are allowed, in a frame of covariances with this ridge; see `make_frame`.
     transform : Transform, optional
+    frame : Frame, optional
+        Coordinates to use in the place of the samples' own.
 
     Attributes
     ----------
@@ -184,12 +186,14 @@ class Passes:
         *,
         ridge: float | None = None,
         transform: Transform | None = None,
+        frame: Frame | None = None,
     ) -> None:
         self.fold = fold
         self.samples = samples
         self.profile = profile
         self.ridge = ridge
         self.transform = transform
+        self._frame = frame
         self.dtype: np.dtype[Any] = np.dtype(options.compute_dtype)
         n_classes = 0 if samples.labels is None else len(samples.labels.names)
         self.sharing = Sharing(options.assignment == "hard", n_classes)
@@ -212,7 +216,7 @@ class Passes:
 
     def frame(self, kind: FrameKind) -> Frame:
         """The frame of this kind."""
-        return self.profile.frame(kind, self.samples.features, self.ridge)
+        return self._frame or self.profile.frame(kind, self.samples.features, self.ridge)
 
     @cached_property
     def noise(self) -> Noise | None:

@@ -46,7 +46,7 @@ from dgmm.scoring.ledger import Ledger, Recorder, Recording
 from dgmm.scoring.portions import in_portions
 from dgmm.scoring.regions import Written, checksum
 from dgmm.scoring.rows import scattered
-from dgmm.store import Output, consolidate, writing
+from dgmm.store import Output, Status, consolidate, writing
 from dgmm.types import AnyArray, IntArray, ScoredMissing, Sendable
 
 logger = logging.getLogger("dgmm")
@@ -269,8 +269,8 @@ def scored_as(model: Fit, missing: ScoredMissing | None) -> Fit:
         return model
     if missing == "marginalise" and (not model.mixture.family.incomplete or model.mixture.transform is not None):
         raise InputError(
-            f"what is missing cannot be marginalised in a {model.covariance_type} model, or one of preprocessed features: "
-            "leave such samples out (missing=omit)"
+            f"what is missing cannot be marginalised in a {model.covariance_type} model, or one of preprocessed "
+            "features: leave such samples out (missing=omit)"
         )
     return replace(model, missing=missing)
 
@@ -302,6 +302,7 @@ def score_samples(
     clusters: int | None = None,
     settings: Mapping[str, Any] | None = None,
     extend: bool = False,
+    append: bool = False,
     attributes: Mapping[str, Any] | None = None,
 ) -> Scored:
     """Score all samples into an output that has been begun, and finish it.
@@ -322,6 +323,8 @@ def score_samples(
         What they are made with, kept with the scores.
     extend : bool
         Carry over what lies at the place already, by the same model, of chunks that have not changed since.
+    append : bool
+        The same, and raise `InputError` where there is more to do than score what has been appended.
     attributes : mapping, optional
         What else is said of the scores.
 
@@ -336,10 +339,16 @@ def score_samples(
     taken |= {labels_of(model, level)[0]} & {*samples.dims, *samples.coords.dims}
     if taken:
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
-    former = Former.at(output.place.name) if extend else None
+    former = Former.at(output.place.name) if extend or append else None
+    if append and former is None and output.place.state().status is Status.FINISHED:
+        raise InputError(
+            f"{output.place.name} holds no scores that can be appended to: choose another place, or --overwrite"
+        )
     samples = samples if former is None else former.cut(samples)
     found = seen(samples)
     ledger = Ledger(output, head_of(samples, model, probabilities, found, level))
+    if former is not None and append:
+        former.check_appended(ledger.head, found.regions, samples)
     if former is not None and former.is_all(ledger.head, settings or {}, attributes or {}):
         logger.info("%s is of these data and this model already: nothing is to be scored", output.place.name)
         # what somebody has begun and not ended is of no use any more

@@ -14,13 +14,16 @@ import numpy as np
 import zarr
 
 from dgmm.data import Samples, Versioned, local_path, store_at
-from dgmm.errors import one_line
+from dgmm.errors import InputError, one_line
 from dgmm.scoring.arrays import SCORES_FORMAT, chunk_key, look, zarr_store
 from dgmm.scoring.entries import Entries, grid_of, names_of, read_ledger, read_sources, rows_of
 from dgmm.store import Output, Status, place_at, settings_in, to_json
 from dgmm.types import AnyArray
 
 logger = logging.getLogger("dgmm")
+
+#: Why nothing can be carried over to other regions.
+OTHER_GRID = "the grid of the data is another"
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,53 @@ class Former:
             return found
         assert sources is not None
         assert self.sources is not None
-        n = min(len(found), len(self.sources))
-        whole = rows_of(grid)[:n] == rows_of(grid_of(self.head))[:n]
-        found[:n] = whole & (self.sources[:n] == sources[:n])
+        old, new = self._whole(head)
+        found[new] = self.sources[old] == sources[new]
         if not found.any():
             logger.warning("%s is scored anew: no part of the data is as it was", self.path)
         return found
+
+    def _whole(self, head: Mapping[str, Any]) -> tuple[AnyArray, AnyArray]:
+        """Regions that have as many rows in what is to be written: their numbers here and there."""
+        before, now = grid_of(self.head), grid_of(head)
+        shared = [min(counts) for counts in zip(before.counts, now.counts, strict=True)]
+        places = np.indices(shared).reshape(len(shared), -1)
+        old, new = (np.asarray(np.ravel_multi_index(tuple(places), grid.counts)) for grid in (before, now))
+        whole = rows_of(before)[old] == rows_of(now)[new]
+        return old[whole], new[whole]
+
+    def check_appended(self, head: Mapping[str, Any], sources: AnyArray | None, samples: Samples) -> None:
+        """Raise `InputError` where what is to be written is more than rows that come after these.
+
+        A region that is longer now is scored anew, and may have changed.
+        """
+        advice = "bring all of it up to date (--extend), or score it anew (--overwrite)"
+        shapes = zip(samples.dims, self.head["shape"], head["shape"], strict=False)
+        gone = [f"{now} along {dim} where {before} were scored" for dim, before, now in shapes if now < before]
+        why = f"{samples.name} has {', '.join(gone)}" if gone else self._objection(head, sources)
+        if why == OTHER_GRID and self._ends_within_a_chunk(head):
+            logger.info("%s ends within a chunk of its only regions: all of it is scored", self.path)
+            return
+        if why:
+            raise InputError(f"nothing can be appended to {self.path}: {why}: {advice}")
+        assert sources is not None
+        assert self.sources is not None
+        old, new = self._whole(head)
+        changed = new[self.sources[old] != sources[new]]
+        if len(changed):
+            first = zip(samples.dims, samples.grid.region(int(changed[0])), strict=True)
+            place = ", ".join(f"{dim} {part.start}:{part.stop}" for dim, part in first)
+            raise InputError(
+                f"nothing can be appended to {self.path}: {samples.name} was changed in {len(changed)} of {len(new)} "
+                f"regions that were scored (the first is {place}): {advice}"
+            )
+
+    def _ends_within_a_chunk(self, head: Mapping[str, Any]) -> bool:
+        """Whether what has grown was one region along that dimension, which cannot stay what it was."""
+        lengths = zip(self.head["shape"], head["shape"], self.head["segment"], strict=False)
+        grown = [(before, segment) for before, now, segment in lengths if before != now]
+        same = len(self.head["shape"]) == len(head["shape"])
+        return same and len(grown) == 1 and grown[0][0] <= grown[0][1]
 
     def _objection(self, head: Mapping[str, Any], sources: AnyArray | None) -> str:
         """Why nothing can be carried over, if so."""
@@ -96,8 +140,9 @@ class Former:
             return "samples with missing values are scored in another way"
         if names_of(self.head) != names_of(head):
             return "other arrays are asked for"
-        if self.head["segment"] != head["segment"] or self.head["shape"][1:] != head["shape"][1:]:
-            return "the grid of the data is another"
+        differ = sum(a != b for a, b in zip(self.head["shape"], head["shape"], strict=False))
+        if self.head["segment"] != head["segment"] or len(self.head["shape"]) != len(head["shape"]) or differ > 1:
+            return OTHER_GRID
         if sources is None:
             return "nothing tells which chunks of the data are still the same"
         if self.sources is None:
@@ -113,9 +158,20 @@ class Former:
         noted = all(self.attributes.get(name) == value for name, value in attributes.items())
         return same and noted and to_json(settings_in(self.attributes)) == to_json(dict(settings))
 
-    def carry(self, output: Output, regions: AnyArray) -> Entries:
-        """Have the chunks of regions lie in an output too; the entries of those of which all are there."""
+    def carry(self, output: Output, regions: AnyArray, head: Mapping[str, Any]) -> Entries:
+        """Have the chunks of regions lie in an output too; the entries of those of which all are there.
+
+        Parameters
+        ----------
+        output : Output
+        regions : ndarray of int
+            By their numbers in what is written.
+        head : mapping
+            Of that.
+        """
         grid = grid_of(self.head)
+        places = dict(zip(*(numbers.tolist() for numbers in self._whole(head)[::-1]), strict=True))
+        ours = np.array([places[region] for region in regions.tolist()], dtype=np.int64)
         source, target = local_path(self.path), local_path(output.target)
         there = np.ones(len(grid), dtype=bool)
         if source is None or target is None or os.path.realpath(source) == os.path.realpath(target):
@@ -123,11 +179,13 @@ class Former:
             for name in names_of(self.head):
                 there &= look(zarr_store(store_at(self.path, read_only=True), read_only=True), name, grid)[0]
         else:
-            for region in regions.tolist():
+            for region in ours.tolist():
+                # where they are in a group does not depend on how far it goes
                 keys = (chunk_key(name, grid, region) for name in names_of(self.head))
                 there[region] = all(_linked(source, target, key) for key in keys)
-        kept = regions[there[regions]]
-        return Entries(*(column[kept] for column in self.table.columns))
+        kept = there[ours]
+        columns = self.table.columns[1:]
+        return Entries(regions[kept].astype(self.table.region.dtype), *(column[ours[kept]] for column in columns))
 
 
 def _linked(source: str, target: str, key: str) -> bool:

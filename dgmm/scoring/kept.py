@@ -73,7 +73,7 @@ def begun(
 
 def carried(former: Former, output: Output, ledger: Ledger, standing: AnyArray) -> AnyArray:
     """Carry over the regions that a mask names; which of them are there now."""
-    entries, found = former.carry(output, np.flatnonzero(standing)), np.zeros(len(standing), dtype=bool)
+    entries, found = former.carry(output, np.flatnonzero(standing), ledger.head), np.zeros(len(standing), dtype=bool)
     found[entries.region] = True
     if found.any():
         ledger.note(entries)

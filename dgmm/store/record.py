@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dgmm.data import Layout
 from dgmm.errors import InputError, one_line
 from dgmm.families import Noise, get_family
-from dgmm.fits import Clusters, Fit, Outcome, Spread, Stability
+from dgmm.fits import Batch, Clusters, Fit, Outcome, Spread, Stability
 from dgmm.mixture import Mixture
+from dgmm.store.past import numbers_of, past_in, variables_of
 from dgmm.store.steps import Steps, arrays_of, transform_in
 from dgmm.transform import Transform
 from dgmm.types import AnyArray, Assignment, Criterion, Missing, Part, PriorName
@@ -34,7 +35,7 @@ PLAIN_FORMAT = "dgmm-model-1"
 #: A gain still to come that is not known yet; JSON has no infinity.
 UNKNOWN = -1.0
 #: Attributes that hold JSON as text: netCDF takes neither mappings nor, in its classic form, lists of strings.
-TEXTS = ("features", "layout", "spread", "settings", "candidates", "fixed", "classes", "preprocess")
+TEXTS = ("features", "layout", "spread", "settings", "candidates", "fixed", "classes", "preprocess", "updates")
 #: What refits have said, as variables whose names begin with ``stability_``.
 STABILITY = {
     "rand": ("refit",),
@@ -110,6 +111,7 @@ class Attributes(BaseModel):
     classes: tuple[int, ...] | tuple[str, ...] = ()
     noise: Finite | None = None
     preprocess: Steps | None = None
+    updates: tuple[Batch, ...] = ()
     digest: str | None = None
     checksum: str | None = None
 
@@ -173,8 +175,9 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
 
     Variables: ``weights`` (component), ``means`` (component, feature), ``covariances`` in the shape of the covariance
     type, ``factors`` (their square roots, from which the mixture is rebuilt exactly) and ``trajectory`` (pass); with
-    ``path_`` before their names those of a path, if there is one (step). Where features are preprocessed, these are of
-    what comes of that, ``preprocess_shift`` and ``preprocess_matrix`` say how (input, feature), and
+    ``path_`` before their names those of a path, if there is one (step); with ``statistics_`` the sums over the rows
+    that it was fitted to, in coordinates of their own, which an update goes on from. Where features are preprocessed,
+    these are of what comes of that, ``preprocess_shift`` and ``preprocess_matrix`` say how (input, feature), and
     ``physical_means`` (component, input) are in the data's units. Where there is noise, ``noise`` is its weight,
     an attribute; ``noise_minimum`` and ``noise_maximum`` (feature) its box.
     Everything else is in the attributes: numbers and texts; lists of texts, the settings and the table of candidates
@@ -208,6 +211,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         variables["physical_means"] = ("component", "input"), fit.mixture.physical_means
     for name, (dims, values) in _together(fit.path).items():
         variables[f"{OF_PATH}{name}"] = (("step", *dims), values)
+    variables |= variables_of(fit.past, fit.mixture.family)
     numbers = {
         "log_likelihood": fit.log_likelihood,
         **{str(c): fit.criterion(c) for c in (Criterion.BIC, Criterion.AIC, Criterion.ICL)},
@@ -215,6 +219,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "held_out": fit.held_out,
         "held_out_se": fit.held_out_se,
         "remaining_gain": fit.remaining_gain,
+        **numbers_of(fit.past),
     }
     texts = {
         "features": list(fit.features),
@@ -225,6 +230,7 @@ def to_dataset(fit: Fit, table: pd.DataFrame | None = None, settings: Mapping[st
         "fixed": list(fit.fixed) or None,
         "classes": list(fit.classes) or None,
         "preprocess": None if transform is None else Steps.of(transform).model_dump(),
+        "updates": [asdict(batch) for batch in fit.updates] or None,
     }
     attributes: dict[str, Any] = {
         "format": FORMAT if transform is None else TRANSFORMED_FORMAT,
@@ -377,7 +383,9 @@ def _fit(dataset: xr.Dataset, a: Attributes) -> Fit:
         prior=a.prior,
         missing=a.missing,
         classes=a.classes,
+        updates=a.updates,
     )
+    fit = replace(fit, past=past_in(arrays, dataset.attrs, fit.mixture))
     k, d = fit.mixture.means.shape
     total = weights.sum() + (0.0 if noise is None else noise.weight)
     if noise is not None and noise.minimum.shape != (d,):

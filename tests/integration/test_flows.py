@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 import dgmm
-from dgmm.config import Cluster, Data, Merge, Pipeline, Predict, Score, Select, Train
+from dgmm.config import Cluster, Data, Merge, Pipeline, Predict, Score, Select, Train, Update
 from dgmm.errors import ClusterError
 from dgmm.fits import Training
 from tests import journals
@@ -187,6 +187,24 @@ def test_merge_and_predict_keep_what_is_there(job: Pipeline, lines: Lines, tmp_p
         with pytest.raises(dgmm.OutputExistsError, match=f"made with other settings \\(.*{next(iter(other))}"):
             predict(asked.model_copy(update=other))
     predict(asked.model_copy(update={"variance": True, "overwrite": True}))
+
+
+@pytest.mark.slow
+def test_an_update_keeps_what_is_there(job: Pipeline, lines: Lines, tmp_path: Path) -> None:
+    from dgmm.pipeline import write_example
+    from flows.update import update
+
+    write_example(job)
+    model, out = str(tmp_path / "m"), str(tmp_path / "updated")
+    dgmm.save(dgmm.train(dgmm.datasets.old_faithful().isel(eruption=slice(100)), 2), model)
+    asked = Update(data=job.data, cluster=job.cluster, model=model, out=out)
+    for done in (False, True):
+        lines.text = ""
+        assert update(asked) == out
+        assert ("kept" in lines.text) == done
+        assert "272 new samples (0 missing)" in str(artifacts("dgmm-update")[-1].data)
+    with pytest.raises(dgmm.OutputExistsError, match="made with other settings \\(forget"):
+        update(asked.model_copy(update={"forget": 0.5}))
 
 
 def test_wrong_settings_are_one_line_and_exit_code_two(tmp_path: Path) -> None:

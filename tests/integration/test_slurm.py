@@ -152,6 +152,8 @@ def test_a_job_that_starts_again_once_all_is_written_has_nothing_to_do(program: 
         ("score", "out: x.zarr", [], False),
         ("score", "out: x.zarr\nextend: true", [], True),
         ("score", "out: x.zarr", ["--extend"], True),
+        ("score", "out: x.zarr\nappend: true", [], True),
+        ("score", "out: x.zarr", ["--append"], True),
         ("train", "out: x.zarr", [], False),
         ("train", "out: x.zarr\noverwrite: true", [], True),
         ("train", "out: x.zarr", ["--overwrite"], True),
