@@ -64,6 +64,8 @@ def steps(
     if samples.n_features != path[0].n_features:
         raise InputError(f"{samples.name} has {samples.n_features} features, the mixtures have {path[0].n_features}")
     x, names = samples.some_rows(POINTS), samples.features
-    units = dict(zip(samples.layout.variables, samples.layout.units, strict=False))
-    labels = [with_unit(names[i], units.get(names[i])) for i in features]
+    # where names are levels along a dimension, units are not theirs
+    known = samples.feature_dim is None
+    units = samples.layout.feature_units(len(names)) if known else ("",) * len(names)
+    labels = [with_unit(names[i], units[i]) for i in features]
     return steps_figure(path, shown, x, features, labels, hard=hard)
