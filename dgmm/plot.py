@@ -65,9 +65,12 @@ def steps(
     if samples.n_features != path[0].n_inputs:
         raise InputError(f"{samples.name} has {samples.n_features} features, the mixtures have {path[0].n_inputs}")
     x, names, transform = samples.some_rows(POINTS), samples.features, path[0].transform
+    # where names are levels along a dimension, or of what was made of the features, units are not theirs
+    known = samples.feature_dim is None and transform is None
+    units = samples.layout.feature_units(len(names)) if known else ("",) * len(names)
     if transform is not None:  # drawn as it was fitted
         x, names = transform(x), transform.outputs
         path = [replace(mixture, transform=None) for mixture in path]
-    units = dict(zip(samples.layout.variables, samples.layout.units, strict=False))
-    labels = [with_unit(names[i], units.get(names[i])) for i in features]
+        units = ("",) * len(names)
+    labels = [with_unit(names[i], units[i]) for i in features]
     return steps_figure(path, shown, x, features, labels, hard=hard)

@@ -10,7 +10,7 @@ from dgmm.errors import InputError
 from dgmm.types import AnyArray
 
 #: Rows that are interpolated at a time, so that what is made of them stays in the cache.
-ROWS = 2048
+ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Pick:
         if not self.high:
             return columns[:, self.low]
         found = np.empty((len(columns), len(self.low)))
-        share = np.array(self.share)
-        between = np.flatnonzero(share)
-        share, other = share[between], np.array(self.high)[between]
+        low, high, share = np.array(self.low), np.array(self.high), np.array(self.share)
+        (alone,) = np.nonzero(share == 0)
         for start in range(0, len(columns), ROWS):
-            rows = columns[start : start + ROWS]
-            part = found[start : start + ROWS]
-            part[...] = rows[:, self.low]
-            part[:, between] = (1 - share) * part[:, between] + share * rows[:, other]
+            rows, part = columns[start : start + ROWS], found[start : start + ROWS]
+            np.multiply(rows.take(high, axis=1), share, out=part)
+            lower = rows.take(low, axis=1)
+            part += lower * (1 - share)
+            part[:, alone] = lower[:, alone]
         return found
 
     def after(self, first: Pick | None) -> Pick:
