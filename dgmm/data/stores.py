@@ -138,6 +138,8 @@ def store_at(source: str | os.PathLike[str], *, read_only: bool, storage: Mappin
     if within is not None:
         if not read_only:
             raise InputError(f"{url} is not written to but in a commit")
+        if within.folder is None:
+            check_url(within.place)
         return within.store()
     path = local_path(url)
     if path is not None:

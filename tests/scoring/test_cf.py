@@ -280,7 +280,7 @@ def test_short_coordinates_are_read_at_once(track: str) -> None:
 def test_a_gap_in_time_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dgmm.data.cf.LOADED", 0)
     time = pd.date_range("2020-01-01", periods=50, freq="h").to_numpy().copy()
-    time[3] = np.datetime64("NaT")
+    time[3] = np.datetime64("NaT", "ns")
     x = np.random.default_rng(0).normal(size=(50, 2))
     source = xr.Dataset({"x": (("s", "f"), x)}, {"when": ("s", time)}).chunk(s=20)
     found = dgmm.score(dgmm.train(x, n_components=1), source, tmp_path / "s.zarr")

@@ -234,12 +234,14 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("{}-not|icechunk:x", "no such repository of Icechunk"),
         ("gs://b/x|icechunk:x", "use a path or s3://BUCKET/PREFIX"),
         ("s3://b|icechunk:x", "use a path or s3://BUCKET/PREFIX"),
+        ("s3://me:secret@b/r|icechunk:x", r"cannot open s3://\.\.\.@b/r: a URL is written into logs"),
     ],
 )
 def test_what_is_not_there_is_said_in_one_line(url: str, why: str, local: str) -> None:
     with pytest.raises(InputError, match=why) as found:
         open_samples(url.format(local))
     assert "\n" not in str(found.value)
+    assert "secret" not in str(found.value)
     assert not os.path.exists(f"{local}-not")
 
 
