@@ -213,6 +213,9 @@ def test_a_store_behind_http(web: str, tmp_path: Path, client: Client) -> None:
         open_samples(f"{web}/y.zarr")
     with pytest.raises(InputError, match="cannot write to http"):
         dgmm.save(fit, f"{web}/m.zarr")
+    # a model has such a list
+    dgmm.save(fit, tmp_path / "m.zarr")
+    assert dgmm.load(f"{web}/m.zarr").log_likelihood == fit.log_likelihood
 
 
 def test_storage_takes_the_place_of_the_environment(
