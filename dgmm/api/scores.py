@@ -119,7 +119,7 @@ def score(
             samples,
             output,
             workers,
-            **how.model_dump(exclude={"missing"}),
+            **how.model_dump(exclude={"missing", "interpolate"}),
             settings=named,
             extend=extend and not overwrite,
             append=append and not overwrite,

@@ -205,7 +205,10 @@ def test_an_accelerated_warm_start_on_other_data_ends() -> None:
             dgmm.GaussianMixture,
             GaussianParameters,
             sklearn.mixture.GaussianMixture,
-            ["accelerate", "regularisation", "stop", "assignment", "fixed", "prior", "preprocess", "sample_rows"],
+            [
+                *("accelerate", "regularisation", "stop", "assignment", "fixed", "prior", "preprocess", "missing"),
+                *("sample_rows", "forget"),
+            ],
         ),
         (dgmm.BayesianGaussianMixture, BayesianParameters, sklearn.mixture.BayesianGaussianMixture, ["sample_rows"]),
     ],

@@ -323,7 +323,7 @@ def test_estimators_go_on_and_choose_with_what_was_done() -> None:
     assert labels.chunks == ((150,) * 4,)
     np.testing.assert_array_equal(labels.compute(), model.predict(x))
     assert float(density.mean().compute()) == pytest.approx(model.score(x), rel=1e-12)
-    with pytest.raises(InputError, match="warm_start cannot go on"):
+    with pytest.raises(InputError, match="warm_start and partial_fit cannot go on"):
         model.fit(x[:, :2])
     with pytest.raises(InputError, match="precisions_init are of the data"):
         dgmm.GaussianMixture(1, preprocess={"pca": 1}, precisions_init=np.eye(3)[None]).fit(x)
