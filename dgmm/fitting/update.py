@@ -182,7 +182,8 @@ def ground_after(past: Past, passes: Passes, family: Family, options: Training) 
     moments = past.moments.merge(passes.profile.moments.in_frame(past.frame))
     prior = None if options.prior == "none" else family.prior(moments)
     floor = family.floor(options.reg_covar, moments)
-    return Ground(past.frame, moments, floor, fixed=frozenset(options.fixed), sharing=passes.sharing, prior=prior)
+    how: dict[str, Any] = {"fixed": frozenset(options.fixed), "sharing": passes.sharing, "marginal": passes.marginal}
+    return Ground(past.frame, moments, floor, prior=prior, **how)
 
 
 def noise_over(noise: Noise | None, passes: Passes) -> Noise | None:

@@ -336,3 +336,54 @@ def test_what_a_batch_was_is_said_in_a_line() -> None:
     said = str(Batch(5, 1, 0.25, 2, -1.5, -1.25))
     assert said.startswith("5 new samples (1 missing) in 2 passes: their mean log density -1.5 became -1.25")
     assert said.endswith(", rows before them count 0.75 times")
+
+
+# ---- with what else a model may have -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_new_rows_are_preprocessed_as_the_old_ones_were(stored: bool, tmp_path: Path) -> None:
+    """By the model's own map, found in the old rows alone: the same as an update of what that makes of both."""
+    r = np.random.default_rng(3)
+    mix = r.normal(size=(2, 4))
+    a, b = (x @ mix + 0.01 * r.normal(size=(len(x), 4)) for x in (A, B))
+    fit = dgmm.train(a, 3, search="starts", preprocess={"scale": "standard", "pca": 2}, **EXACT)
+    transform = fit.mixture.transform
+    assert transform is not None
+    if stored:
+        dgmm.store.save(fit, tmp_path / "m.zarr")
+        fit = dgmm.store.load(tmp_path / "m.zarr")
+    inner = dgmm.train(transform(a), 3, search="starts", **EXACT)
+    expected, found = dgmm.update(inner, transform(b), **EXACT), dgmm.update(fit, b, **EXACT)
+    assert found.mixture.transform is not None
+    assert found.mixture.transform.digest == transform.digest
+    ours, theirs = (np.argsort(x.mixture.means[:, 0]) for x in (found, expected))
+    np.testing.assert_allclose(found.mixture.means[ours], expected.mixture.means[theirs], atol=1e-6)
+    np.testing.assert_allclose(found.mixture.weights[ours], expected.mixture.weights[theirs], atol=1e-6)
+    assert found.log_likelihood / found.n_samples == pytest.approx(
+        expected.log_likelihood / expected.n_samples, abs=1e-6
+    )
+
+
+def test_rows_that_lack_values_are_gone_on_with() -> None:
+    """Of one normal the mean is that of the rows, with what is missing of the old ones expected by the old fit."""
+    a, b = A.copy(), B.copy()
+    r = np.random.default_rng(4)
+    a[r.random(len(a)) < 0.3, 1] = np.nan
+    b[r.random(len(b)) < 0.3, 0] = np.nan
+    fit = dgmm.train(a, 1, missing="marginalise", **EXACT)
+    found = dgmm.update(fit, b, **EXACT)
+    assert found.missing == "marginalise"
+    assert found.n_samples == len(a) + len(b)
+
+    def filled(x: np.ndarray, m: np.ndarray, c: np.ndarray) -> np.ndarray:
+        full = x.copy()
+        for i, j in ((0, 1), (1, 0)):
+            lacks = np.isnan(x[:, i])
+            full[lacks, i] = m[i] + c[i, j] / c[j, j] * (x[lacks, j] - m[j])
+        return full
+
+    old, new = ((x.mixture.means[0], x.mixture.covariances[0]) for x in (fit, found))
+    expected = np.vstack([filled(a, *old), filled(b, *new)]).mean(axis=0)
+    # as far as a fit climbs
+    np.testing.assert_allclose(new[0], expected, atol=1e-4)
