@@ -386,4 +386,4 @@ def test_rows_that_lack_values_are_gone_on_with() -> None:
     old, new = ((x.mixture.means[0], x.mixture.covariances[0]) for x in (fit, found))
     expected = np.vstack([filled(a, *old), filled(b, *new)]).mean(axis=0)
     # as far as a fit climbs
-    np.testing.assert_allclose(new[0], expected, atol=1e-4)
+    np.testing.assert_allclose(new[0], expected, atol=5e-4)
