@@ -105,9 +105,10 @@ class TrainingOptions(TypedDict, total=False):
     """What is done to the features before the mixture is fitted, kept with the model and done again where it is used:
     log, features whose logarithms are taken; scale, standard (mean and standard deviation) or robust (median and
     interquartile range of the sample of rows); pca, the share of the variance that principal components keep, such as
-    0.99, or their number. Such as {scale: standard, pca: 0.99, log: [chl]} (scale:standard,pca:0.99,log:chl on the
-    command line). Means are reported in the data's units, densities and criteria are of the features as they are
-    fitted: compare them within one preprocessing. Default: nothing."""
+    0.99, or their number; pca_of, whether of all features or of those of each variable. Such as {scale: standard, pca:
+    0.99, log: [chl]} (scale:standard,pca:0.99,log:chl on the command line). Means are reported in the data's units,
+    densities and criteria are of the features as they are fitted: compare them within one preprocessing. Default:
+    nothing."""
     missing: Missing
     """What becomes of samples of which some values are missing (NaN). omit: they are left out and counted. raise: they
     are an error. marginalise: they are fitted by the values that they have, exactly where values are missing at random

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.types import AnyArray, FloatArray, Scale, Sendable
+from dgmm.types import AnyArray, FloatArray, PcaOf, Scale, Sendable
 
 #: Values that are worked on at a time: they stay in the processor's cache.
 VALUES = 2**17
@@ -38,6 +38,8 @@ class Transform(Sendable):
         Share of the variance along each principal component that is kept; none where there are none.
     units : ndarray, shape (d,), or None
         Scales by which features are divided before the principal components; None where `matrix` has them.
+    pca_of : {"all", "variable"}
+        Whether these are of all features together, or of those of each variable, one variable after the other.
     """
 
     features: tuple[str, ...]
@@ -48,6 +50,7 @@ class Transform(Sendable):
     pca: float | int | None = None
     explained: tuple[float, ...] = ()
     units: FloatArray | None = None
+    pca_of: PcaOf = "all"
 
     def __post_init__(self) -> None:
         # laid out in one way, as the bits of products depend on it
@@ -79,7 +82,7 @@ class Transform(Sendable):
     @cached_property
     def digest(self) -> str:
         """A name for exactly this map."""
-        parts = repr((self.features, self.log, self.scale, self.pca)).encode()
+        parts = repr((self.features, self.log, self.scale, self.pca, self.pca_of)).encode()
         found = hashlib.sha256(parts)
         for array in (self.shift, self.matrix, self._units):
             found.update(f"{array.shape}".encode())
@@ -96,7 +99,8 @@ class Transform(Sendable):
         if self.explained:
             n = self.n_outputs
             found.append(
-                f"{n} principal component{'s' * (n != 1)} of {self.n_inputs} features "
+                f"{n} principal component{'s' * (n != 1)} of {self.n_inputs} features"
+                f"{' by variable' * (self.pca_of == 'variable')} "
                 f"({math.fsum(self.explained):.2%} of the variance)"
             )
         return ", ".join(found)

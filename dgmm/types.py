@@ -28,6 +28,7 @@ Effort = Literal["starts", "quick", "standard", "thorough"]
 #: What becomes of chunks that are not in a store, which zarr reads as the fill value.
 MissingChunks = Literal["raise", "fill"]
 #: What becomes of samples of which values are missing.
+PcaOf = Literal["all", "variable"]
 Missing = Literal["omit", "raise", "marginalise"]
 #: Those with which samples can be scored.
 ScoredMissing = Literal["omit", "marginalise"]

@@ -33,6 +33,7 @@ from dgmm.types import (
     Missing,
     OnCollapse,
     Part,
+    PcaOf,
     Precision,
     PriorName,
     Scale,
@@ -305,6 +306,11 @@ class Preprocess(Settings):
     pca: Annotated[float | int | None, BeforeValidator(lambda v: None if v is None else _share_or_number(v))] = Field(
         None, description="Share of the variance that principal components keep, such as 0.99, or their number."
     )
+    pca_of: PcaOf = Field(
+        "all",
+        description="Principal components of all features together, or of those of each variable by itself (variable), "
+        "such as of temperature and of salinity over the same levels.",
+    )
     log: Annotated[list[str], BeforeValidator(as_list)] = Field(
         [], description="Features, or variables of several, whose logarithms are taken first."
     )
@@ -396,7 +402,8 @@ class Training(Climbing):
         description="What is done to the features before the mixture is fitted, kept with the model and done again "
         "where it is used: log, features whose logarithms are taken; scale, standard (mean and standard deviation) or "
         "robust (median and interquartile range of the sample of rows); pca, the share of the variance that principal "
-        "components keep, such as 0.99, or their number. Such as {scale: standard, pca: 0.99, log: [chl]} "
+        "components keep, such as 0.99, or their number; pca_of, whether of all features or of those of each variable. "
+        "Such as {scale: standard, pca: 0.99, log: [chl]} "
         "(scale:standard,pca:0.99,log:chl on the command line). Means are reported in the data's units, densities and "
         "criteria are of the features as they are fitted: compare them within one preprocessing. Default: nothing.",
     )

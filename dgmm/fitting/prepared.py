@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import block_diag, eigh
 
 from dgmm.data import Layout, Samples, shortened, transformed
 from dgmm.engine import Fold, Journal, Journaled, Workers
@@ -68,7 +68,7 @@ def prepared_passes(
     plain = Fold(before, workers, keep=False)
     fold = plain if journal is None else Journaled(plain, journal)
     profile = profile_of(fold, before, options)
-    found = transform_of(asked, profile, logs)
+    found = transform_of(asked, profile, logs, samples.layout)
     if options.noise and found.matrix.ndim == 2:
         raise InputError("noise fills the box of the data, which principal components have not: leave noise or pca out")
     view = transformed(samples, found)
@@ -84,7 +84,7 @@ def check_known(known: Transform | None, options: Training, samples: Samples, wh
     if known is None:
         raise InputError(f"{what} was fitted without preprocess: leave it out")
     logs = logs_of(asked, samples.features, samples.layout)
-    if (known.scale, known.pca, known.log) != (asked.scale, asked.pca, logs):
+    if (known.scale, known.pca, known.pca_of, known.log) != (asked.scale, asked.pca, asked.pca_of, logs):
         raise InputError(f"preprocess is another than that of {what} ({known.words}): leave it out")
 
 
@@ -101,7 +101,7 @@ def logs_of(asked: Preprocess, features: Sequence[str], layout: Layout) -> tuple
     return tuple(sorted(found))
 
 
-def transform_of(asked: Preprocess, profile: Profile, logs: Transform) -> Transform:
+def transform_of(asked: Preprocess, profile: Profile, logs: Transform, layout: Layout) -> Transform:
     """What is done to samples, by the profile of these or of their logarithms."""
     d, mean, covariance = logs.n_inputs, profile.moments.mean, profile.moments.covariance
     shift: FloatArray = mean
@@ -115,9 +115,21 @@ def transform_of(asked: Preprocess, profile: Profile, logs: Transform) -> Transf
         if asked.scale == "none":
             shift = np.zeros(d)
         return replace(logs, shift=shift, matrix=1 / units, **made)
-    vectors, shares = principal(covariance / units / units[:, None], asked.pca)
-    made |= {"explained": tuple(shares.tolist()), "units": units}
-    return replace(logs, shift=mean, matrix=vectors / units[:, None], **made)
+    scaled = covariance / units / units[:, None]
+    places = places_of(layout, d) if asked.pca_of == "variable" else (slice(0, d),)
+    found = [principal(scaled[place, place], asked.pca) for place in places]
+    shares = np.concatenate([values for _, values in found]) / np.trace(scaled)
+    made |= {"explained": tuple(shares.tolist()), "units": units, "pca_of": asked.pca_of}
+    return replace(logs, shift=mean, matrix=block_diag(*(vectors for vectors, _ in found)) / units[:, None], **made)
+
+
+def places_of(layout: Layout, d: int) -> tuple[slice, ...]:
+    """Where the features of each variable lie; raises `InputError` where these hold one each."""
+    sizes = [span.size for span in layout.as_spans(d)] or [d]
+    if max(sizes) == 1:
+        raise InputError("preprocess.pca_of: each variable is one feature here: leave it out, for components of all")
+    ends = np.cumsum(sizes).tolist()
+    return tuple(slice(end - size, end) for size, end in zip(sizes, ends, strict=True))
 
 
 def deviations_of(mean: FloatArray, covariance: FloatArray) -> FloatArray:
@@ -141,7 +153,7 @@ def quartiles_of(rows: Rows, features: Sequence[str]) -> tuple[FloatArray, Float
 
 
 def principal(covariance: FloatArray, wanted: float | int) -> tuple[FloatArray, FloatArray]:
-    """Principal components (d, q) of a covariance, and the shares of the variance along them (q,).
+    """Principal components (d, q) of a covariance, and the variances along them (q,).
 
     Parameters
     ----------
@@ -153,12 +165,13 @@ def principal(covariance: FloatArray, wanted: float | int) -> tuple[FloatArray, 
     if wanted >= 1 and wanted > d:
         raise InputError(f"preprocess.pca: {wanted} principal components of {d} features: ask for {d} at most")
     values, vectors = (found[..., ::-1] for found in eigh(covariance))
-    shares = np.maximum(values, 0) / np.maximum(values, 0).sum()
+    values = np.maximum(values, 0)
+    shares = values / values.sum()
     q = int(wanted) if wanted >= 1 else min(d, int(np.searchsorted(np.cumsum(shares), wanted, side="right")) + 1)
     chosen = vectors[:, :q]
     # of the two directions that where the largest entry is positive
     signs = np.sign(chosen[np.argmax(np.abs(chosen), axis=0), np.arange(q)])
-    return chosen * signs, shares[:q]
+    return chosen * signs, values[:q]
 
 
 def seen_through(profile: Profile, transform: Transform) -> Profile:

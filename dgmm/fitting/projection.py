@@ -42,7 +42,8 @@ def view_of(samples: Samples, options: Training) -> Samples:
     asked, d = options.preprocess, samples.n_features
     if asked is None or samples.in_memory:
         return samples
-    matrix = np.ones(d) if asked.pca is None else np.ones((d, d if asked.pca < 1 else min(d, int(asked.pca))))
+    unknown = asked.pca is not None and (asked.pca < 1 or asked.pca_of == "variable")
+    matrix = np.ones(d) if asked.pca is None else np.ones((d, d if unknown else min(d, int(asked.pca))))
     return transformed(samples, Transform(samples.features, (), np.zeros(d), matrix))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from dgmm.transform import Transform
-from dgmm.types import AnyArray, Scale
+from dgmm.types import AnyArray, PcaOf, Scale
 
 #: How the names of variables begin that say what is done to rows before they are fitted.
 OF_TRANSFORM = "preprocess_"
@@ -23,11 +24,12 @@ class Steps(BaseModel):
     scale: Scale
     pca: float | int | None
     log: tuple[int, ...]
+    pca_of: PcaOf = "all"
 
     @classmethod
     def of(cls, transform: Transform) -> Steps:
         """Those of a transform."""
-        return cls(scale=transform.scale, pca=transform.pca, log=transform.log)
+        return cls(scale=transform.scale, pca=transform.pca, log=transform.log, pca_of=transform.pca_of)
 
 
 def arrays_of(transform: Transform) -> dict[str, tuple[Any, AnyArray]]:
@@ -66,4 +68,5 @@ def transform_in(arrays: Mapping[str, AnyArray], steps: Steps | None, features: 
         raise ValueError("its preprocess has scales that are not positive")
     if [*steps.log] != sorted({*steps.log} & {*range(d)}):
         raise ValueError(f"preprocess: logarithms of features {str([*steps.log])[:80]} of {d}")
-    return Transform(features, steps.log, shift, matrix, steps.scale, steps.pca, tuple(explained.tolist()), units)
+    found = Transform(features, steps.log, shift, matrix, steps.scale, steps.pca, tuple(explained.tolist()), units)
+    return replace(found, pca_of=steps.pca_of)

@@ -81,6 +81,36 @@ def test_a_fit_is_that_of_scikit_learns_pipeline(profiles: FloatArray, tmp_path:
     np.testing.assert_allclose(fit.mixture.physical_variances[0], np.diagonal(covariance), atol=1e-6)
 
 
+def test_each_variable_may_have_principal_components_of_its_own(profiles: FloatArray, tmp_path: Path) -> None:
+    """As those who classify profiles of temperature and salinity do: scaled level by level, reduced by variable."""
+    x = profiles[:3000]
+    r = np.random.default_rng(0)
+    salinity = 35 + 0.2 * x[:, :7] + 0.05 * x[:, 5:12] ** 2 + 0.1 * r.normal(size=(len(x), 7))
+    surface = x[:, 0] + r.normal(size=len(x))
+    data = xr.Dataset({"PSAL": (("n", "z"), salinity), "TEMP": (("n", "depth"), x), "SST": ("n", surface)})
+    asked = {"scale": "standard", "pca": 0.99, "pca_of": "variable"}
+    how: dict[str, Any] = {"variables": ["TEMP", "PSAL", "SST"], "feature_dim": ["depth", "z"], **QUICK}
+    fit = dgmm.train(data, 3, preprocess=asked, **how)
+    parts = [pipeline(part, StandardScaler(), PCA(0.99))[1] for part in (x, salinity, surface[:, None])]
+    y = np.hstack(parts)
+    dgmm.store.save(fit, tmp_path / "m.zarr")
+    rows = np.hstack([x, salinity, surface[:, None]])
+    for transform in (fit.mixture.transform, dgmm.store.load(tmp_path / "m.zarr").mixture.transform):
+        assert transform is not None
+        assert transform.n_outputs == y.shape[1] > 3
+        found = transform(rows)
+        np.testing.assert_allclose(found * np.sign((found * y).sum(axis=0)), y, atol=1e-9)
+        # the variance that is kept, of all there is in scaled features
+        kept = y.var(axis=0) / rows.shape[1]
+        np.testing.assert_allclose(transform.explained, kept, rtol=1e-9)
+        assert "principal components of 27 features by variable" in transform.words
+    np.testing.assert_allclose(transform.inverse(transform(rows)).mean(axis=0), rows.mean(axis=0), atol=1e-9)
+    with pytest.raises(InputError, match="preprocess is another than that of the start"):
+        dgmm.train(data, 3, start=fit, preprocess=asked | {"pca_of": "all"}, **how)
+    with pytest.raises(InputError, match="pca_of: each variable is one feature here"):
+        dgmm.train(xr.Dataset({"a": ("n", x[:, 0]), "b": ("n", x[:, 9])}), 1, preprocess=asked)
+
+
 def test_an_estimator_climbs_as_scikit_learns_pipeline(profiles: FloatArray) -> None:
     x = profiles[::3]
     steps, y = pipeline(x, StandardScaler(), PCA(0.99))
@@ -328,7 +358,7 @@ def test_estimators_go_on_and_choose_with_what_was_done() -> None:
     with pytest.raises(InputError, match="precisions_init are of the data"):
         dgmm.GaussianMixture(1, preprocess={"pca": 1}, precisions_init=np.eye(3)[None]).fit(x)
     chosen = dgmm.GaussianMixture.select(x, [1, 2], "full", preprocess={"scale": "standard"}, search="starts")
-    assert chosen.preprocess == {"scale": "standard", "pca": None, "log": []}
+    assert chosen.preprocess == {"scale": "standard", "pca": None, "pca_of": "all", "log": []}
     assert (chosen.predict(x) == chosen.selection_.best.classify(x)).all()
     again = clone(chosen).fit(x)
     assert again.preprocess_ is not None
