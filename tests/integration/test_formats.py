@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array
+import icechunk
 import numpy as np
 import pandas
 import polars
@@ -26,7 +27,10 @@ ROWS = re.findall(
     r"^\| (.*?) \| (.*?) \|$", README.read_text().partition("| what you have |")[2].partition("\n\n")[0], re.M
 )
 WRITTEN = [
-    code for _, says in ROWS for code in re.findall(r"`([^`]*)`", says) if re.match(r"dgmm (train|ingest)|dgmm\.", code)
+    code.replace("\\|", "|")
+    for _, says in ROWS
+    for code in re.findall(r"`([^`]*)`", says)
+    if re.match(r"dgmm (train|ingest)|dgmm\.", code)
 ]
 pytestmark = pytest.mark.filterwarnings("ignore:.*onsolidated metadata")
 
@@ -48,6 +52,10 @@ def kept(x: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
     columns.to_zarr(folder / "x.zarr", group="obs/deep", mode="a", consolidated=False)
     table.assign(who="x").to_parquet(folder / "x.parquet", row_group_size=25)
     columns.merge(profiles).to_netcdf(folder / "x.nc", engine="h5netcdf")
+    repository = icechunk.Repository.create(icechunk.local_filesystem_storage(str(folder / "x.icechunk")))
+    session = repository.writable_session("main")
+    columns.to_zarr(session.store, group="path", consolidated=False)
+    session.commit("x")
     np.save(folder / "x.npy", x)
     table.to_csv(folder / "x.csv", index=False)
     return folder
