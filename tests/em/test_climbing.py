@@ -342,11 +342,13 @@ def test_every_training_setting_changes_something() -> None:
         "tol": 1e-2, "max_iter": 4, "reg_covar": 0.05, "n_init": 1, "seed": 7, "start_rows": 150, "accelerate": "none",
         "init_params": "random", "search": "quick", "compute_dtype": "float32", "holdout": 0.2,
         "stability": 2, "assignment": "hard", "fixed": ["weights"], "prior": "default", "noise": True,
-        "keep_path": True,
+        "keep_path": True, "preprocess": {"pca": 1},
     }  # fmt: skip
     for name, value in changes.items():
         assert outcome(**{**base, name: value}) != reference, name
     assert outcome(**base, holdout=0.2, holdout_by={"sample": 10}) != outcome(**base, holdout=0.2)
+    holes = np.where(np.arange(len(x))[:, None] % 7 == np.arange(x.shape[1]), np.nan, x)
+    assert outcome(holes, **base, missing="marginalise") != outcome(holes, **base)
     # with fewer rows in the sample than start_rows asks for, the starts see fewer
     assert outcome(**{**base, "sample_rows": 120}) != reference
     # a component on a row far from two clusters
@@ -360,7 +362,7 @@ def test_every_training_setting_changes_something() -> None:
     )
     assert again != reported, "on_collapse"
     assert again not in (never, few), "worst_rows"
-    assert {*changes, "holdout_by", "sample_rows", "worst_rows", "on_collapse"} == set(Training.model_fields)
+    assert {*changes, "missing", "holdout_by", "sample_rows", "worst_rows", "on_collapse"} == set(Training.model_fields)
 
 
 def test_stopping_short_is_said(caplog: pytest.LogCaptureFixture) -> None:

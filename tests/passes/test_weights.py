@@ -326,8 +326,8 @@ def test_weights_that_cannot_be_used_are_refused(weights: Any, message: str) -> 
 
 def test_weights_of_a_dataset_must_be_there_and_aligned() -> None:
     dataset = xr.Dataset({"a": ("t", [1.0, 2.0, 4.0])}, {"t": [1, 2, 3]})
-    with pytest.raises(InputError, match="no variable 'area' in Dataset to take the weights from: it has a, t"):
-        dgmm.train(dataset, 1, weights="area")
+    with pytest.raises(InputError, match="no variable 'w' in Dataset to take the weights from: it has a, t"):
+        dgmm.train(dataset, 1, weights="w")
     turned = xr.DataArray([1.0, 2.0, 3.0], {"t": [3, 2, 1]}, "t")
     with pytest.raises(InputError, match="weights and Dataset differ in their coordinate 't': align them first"):
         dgmm.train(dataset, 1, weights=turned)

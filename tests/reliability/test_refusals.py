@@ -81,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     zarr.create_group(str(here / "empty_group.zarr"))
     (here / "folder.zarr").mkdir()
     (here / "notes.txt").write_text("nothing")
-    np.save(here / "rows.npy", rows())
+    np.savez(here / "rows.npz", rows())
     (here / "rows.csv").write_text("a,b\n1,2\n")
     names = {"x": ("sample", rows()[:, 0]), "y": ("sample", rows()[:, 1]), "w": ("sample", np.ones(N))}
     dataset = xr.Dataset(names | {"negative": ("sample", np.r_[-1.0, np.ones(N - 1)])})
@@ -135,7 +135,7 @@ TABLE: list[tuple[str, int, str]] = [
     (TRAIN.format("absent.zarr"), 2, "absent.zarr"),
     (TRAIN.format("folder.zarr"), 2, "folder.zarr"),
     (TRAIN.format("notes.txt"), 2, "notes.txt"),
-    (TRAIN.format("rows.npy"), 2, "rows.npy"),
+    (TRAIN.format("rows.npz"), 2, "rows.npz"),
     (TRAIN.format("rows.csv"), 2, "rows.csv"),
     (TRAIN.format("broken.zarr"), 2, "broken.zarr"),
     (TRAIN.format("empty_group.zarr"), 2, "empty_group.zarr"),
