@@ -23,7 +23,7 @@ HOUSE: dict[str, str] = {
     "fold projection journal",
     "passes": "sample overlaps profile parts estep worst judge census misfits codec passes leaves",
     "em": "mstep past plain anderson information scoring ascent posterior variational",
-    "fits": "options outcome stability clusters updates results table selection",
+    "fits": "settings preprocess options outcome stability clusters updates results table selection",
     "search": "initialise sampled cuts moves path starts",
     "fitting": "reseed runner scout forecast labelled prepared race departure bootstrap fit projection update",
     "datasets": "",

@@ -1,23 +1,12 @@
 """What a fit is asked for, and what comes of it: a fit, an outcome, a table of candidates."""
 
 from dgmm.fits.clusters import Clusters, clusters_of, merged
-from dgmm.fits.options import (
-    Climbing,
-    Count,
-    Numbers,
-    One,
-    OpenRange,
-    Preprocess,
-    Search,
-    Settings,
-    Training,
-    as_list,
-    by_model,
-    validated,
-)
+from dgmm.fits.options import Climbing, Count, Numbers, One, OpenRange, Search, Training
 from dgmm.fits.outcome import SAME, SOUND, Outcome, OutcomeKind, Spread
+from dgmm.fits.preprocess import Preprocess
 from dgmm.fits.results import CRITERION_NAMES, STRONG, CriterionTerms, Fit
 from dgmm.fits.selection import Selection, choose
+from dgmm.fits.settings import Settings, as_list, by_model, validated
 from dgmm.fits.stability import FOUND_AGAIN, Stability
 from dgmm.fits.table import held_out_words
 from dgmm.fits.updates import Batch

@@ -1,18 +1,15 @@
-"""The settings of fits, and how settings of any kind are checked."""
+"""The settings of fits."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     PlainSerializer,
@@ -25,6 +22,8 @@ from pydantic import (
 from dgmm.data import Labels
 from dgmm.errors import InputError
 from dgmm.families import DEFAULT, GROUPS, SERIES_PATTERN, get_family, names
+from dgmm.fits.preprocess import Preprocess, as_preprocess, something
+from dgmm.fits.settings import Settings, as_list, plain
 from dgmm.types import (
     Acceleration,
     Assignment,
@@ -33,10 +32,8 @@ from dgmm.types import (
     Missing,
     OnCollapse,
     Part,
-    PcaOf,
     Precision,
     PriorName,
-    Scale,
     StartMethod,
 )
 
@@ -44,66 +41,11 @@ from dgmm.types import (
 FIRST_NUMBERS, STEPS, LIMIT = 8, 3, 64
 
 
-#: An unknown setting is taken for a slip of the pen where a known one is this like it.
-NEAR = 0.75
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-M = TypeVar("M", bound=Settings)
-
-
-def validated(model: type[M], values: dict[str, Any]) -> M:
-    """Settings from plain values; `InputError` with one line for everything that is wrong."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        problems = []
-        for e in error.errors():
-            place = ".".join(str(part) for part in e["loc"]) or model.__name__
-            if e["type"] == "too_short" and not e["input"]:
-                problems.append(f"{place} is empty: give at least {e['ctx']['min_length']}")
-                continue
-            message = e["msg"].removeprefix("Value error, ")
-            if e["type"] == "value_error" and not e["loc"]:  # of several settings, which it names
-                problems.append(message)
-                continue
-            if e["type"] == "extra_forbidden":
-                near = get_close_matches(str(e["loc"][-1]), known_in(model, e["loc"][:-1]), 1, NEAR)
-                message = "unknown setting" + (f": did you mean {near[0]}?" if near else "")
-            said = e["type"] in ("missing", "extra_forbidden") or repr(e["input"]) in message
-            given = "" if said else f" (not {e['input']!r})"
-            problems.append(f"{place}: {message}{given}")
-        raise InputError("; ".join(problems)) from None
-
-
-def known_in(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    """Names of the settings of a model, or of a part of it."""
-    for part in path:
-        field = model.model_fields.get(str(part))
-        inner = None if field is None else field.annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def as_list(value: Any) -> Any:
-    """``a,b,c`` as a list of its parts, and a tuple as one."""
-    if isinstance(value, tuple):
-        return list(value)
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
 def _as_numbers(value: Any) -> Any:
     """``1:12`` as 1, 2, ..., 12 and ``2,4,8`` as those; what else holds numbers, and a single one, as lists."""
     if isinstance(value, str):
         return [number for part in as_list(value) for number in _span(part)]
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes)):
         return list(value)
     return [value] if isinstance(value, (int, float)) else value
@@ -144,11 +86,6 @@ def _open_or_numbers(value: Any, handler: ValidatorFunctionWrapHandler) -> list[
 
 def _written(numbers: list[int]) -> str | list[int]:
     return str(numbers) if isinstance(numbers, OpenRange) else numbers
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's numbers and arrays as Python's."""
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _span(text: str) -> list[Any]:
@@ -228,7 +165,7 @@ def _whole(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     """What pydantic says of numbers, and what to do."""
     advice = "give whole numbers from 1 up"
     # True and False are no numbers
-    if isinstance(value := _plain(value), bool):
+    if isinstance(value := plain(value), bool):
         raise ValueError(f"expected a number: {advice}")
     try:
         return handler(value)
@@ -264,63 +201,6 @@ def _some_parts(value: list[Part]) -> list[Part]:
     if len(found) == len(get_args(Part)):
         raise ValueError(f"{', '.join(found)} are all there is: leave out what is to be fitted")
     return found
-
-
-def _share_or_number(value: Any) -> Any:
-    """A share of the variance below one, or a whole number of components."""
-    advice = "give a share of the variance such as 0.99, or a whole number of components"
-    if isinstance(value := _plain(value), bool):
-        raise ValueError(advice)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(advice) from None
-    if 0 < number < 1:
-        return number
-    if not (number >= 1 and number.is_integer()):
-        raise ValueError(advice)
-    return int(number)
-
-
-def _as_preprocess(value: Any) -> Any:
-    """``scale:standard,pca:0.99,log:a`` as those parts by their names; ``log`` may come more than once."""
-    if not isinstance(value, str):
-        return value
-    found: dict[str, Any] = {}
-    for part in as_list(value):
-        name, _, given = part.partition(":")
-        if not (name.strip() and given.strip()):
-            raise ValueError("expected names and values, such as scale:standard,pca:0.99")
-        found |= {name.strip(): [*found.get("log", []), given.strip()] if name.strip() == "log" else given.strip()}
-    return found
-
-
-class Preprocess(Settings):
-    """What is done to the features before a mixture is fitted."""
-
-    scale: Scale = Field(
-        "none",
-        description="By what features are divided: standard deviations, or interquartile ranges (robust) with the "
-        "median in the place of the mean, both of the sample of rows.",
-    )
-    pca: Annotated[float | int | None, BeforeValidator(lambda v: None if v is None else _share_or_number(v))] = Field(
-        None, description="Share of the variance that principal components keep, such as 0.99, or their number."
-    )
-    pca_of: PcaOf = Field(
-        "all",
-        description="Principal components of all features together, or of those of each variable by itself (variable), "
-        "such as of temperature and of salinity over the same levels.",
-    )
-    log: Annotated[list[str], BeforeValidator(as_list)] = Field(
-        [], description="Features, or variables of several, whose logarithms are taken first."
-    )
-
-
-def _something(value: Preprocess | None) -> Preprocess | None:
-    """None where there is nothing to do."""
-    if value is not None and not value.model_fields_set:
-        raise ValueError("nothing is asked for: give scale, pca or log, or leave it out")
-    return None if value == Preprocess() else value
 
 
 class Climbing(Settings):
@@ -395,8 +275,8 @@ class Training(Climbing):
         "component is put on the worst rows then (worst_rows, on_collapse).",
     )
     preprocess: Annotated[
-        Annotated[Preprocess | None, AfterValidator(_something)],
-        BeforeValidator(_as_preprocess, json_schema_input_type=Preprocess | str | None),
+        Annotated[Preprocess | None, AfterValidator(something)],
+        BeforeValidator(as_preprocess, json_schema_input_type=Preprocess | str | None),
     ] = Field(
         None,
         description="What is done to the features before the mixture is fitted, kept with the model and done again "
@@ -529,10 +409,3 @@ class One(Settings):
                 "it out"
             )
         return wanted if k is None else k
-
-
-def by_model(options: Mapping[str, Any], *models: type[Settings]) -> list[dict[str, Any]]:
-    """Keyword arguments by the models whose fields they are; last come the others."""
-    parts = [{name: options[name] for name in model.model_fields if name in options} for model in models]
-    taken = set().union(*parts)
-    return [*parts, {name: value for name, value in options.items() if name not in taken}]
