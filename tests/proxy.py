@@ -109,13 +109,15 @@ class Proxy:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        # connections may still be on their way in
-        for _ in range(3):
+        # connections may still be on their way in, for long where the machine is busy
+        quiet = 0
+        while quiet < 5:
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
-            await asyncio.sleep(0.01)
+            quiet = 0 if others else quiet + 1
+            await asyncio.sleep(0.03)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
