@@ -208,7 +208,7 @@ def measured(folder: str, case: Case) -> tuple[int, int]:
             probabilities = case.ask == "probabilities"
             fit: Any = SimpleNamespace(
                 n_components=case.k, n_labels=case.k, classes=(), noise=None, covariance_type="full",
-                mixture=mixture_of(case),
+                mixture=mixture_of(case), missing="omit", marginalises=False,
             )  # fmt: skip
             place = place_at(f"{tempfile.mkdtemp(dir=folder)}/scores")
             output = patches.enter_context(place.begin("scores", overwrite=False))

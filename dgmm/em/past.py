@@ -98,12 +98,14 @@ class Past:
 
     def bound(self, mixture: Mixture) -> float:
         """What the rows add to F at a mixture in frame coordinates, in nats and in the data's units."""
-        return self._linear(mixture) + mixture.family.shared_log_likelihood(mixture.components, self.moments)
+        family = mixture.family.of_sums(self.statistics, mixture.n_features)
+        return self._linear(mixture) + family.shared_log_likelihood(mixture.components, self.moments)
 
     def _linear(self, mixture: Mixture) -> float:
         """The same without what all components share."""
         s = self.statistics
-        theta = mixture.family.natural_parameters(mixture.weights, mixture.components, self.frame.log_volume)
+        family = mixture.family.of_sums(s, mixture.n_features)
+        theta = family.natural_parameters(mixture.weights, mixture.components, self.frame.log_volume)
         of_noise = 0.0 if mixture.noise is None else s.noise * mixture.noise.log_density
         return s.log_likelihood + float(np.einsum("kp,kp->", theta, s.sums)) + of_noise
 
@@ -122,6 +124,11 @@ class Past:
                 "of them"
             )
         ours = self.statistics
+        if ours.sums.shape != statistics.sums.shape:
+            raise InputError(
+                f"rows of old or of new samples lack values, not those of both, and sums of {mixture.family.name} "
+                "components differ then: train on all of them"
+            )
         squares: FloatArray | float = np.nan
         if not (np.isnan(ours.squares).all() and np.isnan(statistics.squares).all()):
             squares = squares_of(ours) + squares_of(statistics)

@@ -23,8 +23,8 @@ BUFFER_BYTES = 4 * 2**20
 READING, AHEAD = 3, 1
 #: What the reader has of every chunk of a segment beside its data, as measured.
 CHUNK_BYTES = 2560
-#: A segment of data in memory is a view, or what its variables are stacked into while the one before is still there.
-LOOKING = 2
+#: A segment of data in memory is a view, or what its variables are put into; and what is picked of these, where that is.
+LOOKING = 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def segments_bytes(samples: Samples, *, ahead: bool, copies: bool) -> int:
     copies : bool
         Whether what is worked on is a copy, without missing rows.
     """
-    times, more = (LOOKING, copies) if samples.in_memory else (READING, AHEAD * ahead + copies)
+    looking = LOOKING + (samples.order is not None)
+    times, more = (looking, copies) if samples.in_memory else (READING, AHEAD * ahead + copies)
     one = times * samples.read_bytes + samples.made_bytes + more * samples.row_bytes
     return samples.grid.largest * one + CHUNK_BYTES * chunks_in_segment(samples)
 

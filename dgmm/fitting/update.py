@@ -172,7 +172,8 @@ class Climb:
     def _accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         found = self._passes.accumulate(mixtures)
         for mixture, statistics in zip(mixtures, found, strict=True):
-            shared = mixture.family.shared_log_likelihood(mixture.components, self._moments)
+            family = mixture.family.of_sums(statistics, mixture.n_features)
+            shared = family.shared_log_likelihood(mixture.components, self._moments)
             self.of_new.append(statistics.log_likelihood + shared)
         return found
 
