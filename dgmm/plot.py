@@ -65,6 +65,8 @@ def steps(
     if samples.n_features != path[0].n_inputs:
         raise InputError(f"{samples.name} has {samples.n_features} features, the mixtures have {path[0].n_inputs}")
     x, names, transform = samples.some_rows(POINTS), samples.features, path[0].transform
+    if not len(x):
+        raise InputError(f"no complete row among those of {samples.name} that are looked at: leave missing values out")
     # where names are levels along a dimension, or of what was made of the features, units are not theirs
     known = samples.feature_dim is None and transform is None
     units = samples.layout.feature_units(len(names)) if known else ("",) * len(names)

@@ -271,6 +271,8 @@ def with_given(
     samples: Samples, model: Fit, wanted: Wanted, *, interpolate: bool = False
 ) -> tuple[Samples, tuple[int, ...]]:
     """Samples with the given features, or with all of their variables, and where the given ones are among theirs."""
+    if wanted.impute is not None:
+        return samples.like(model.features, model.layout, interpolate=interpolate), wanted.of
     layout, places = model.layout, [*wanted.given]
     if layout is not None and layout.spans:
         places.sort()

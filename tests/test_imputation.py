@@ -112,3 +112,32 @@ def test_the_command_fills_in_and_refuses_what_it_cannot(fit: Fit, tmp_path: Pat
     with pytest.raises(InputError, match="what is missing cannot be marginalised in a t_full model"):
         dgmm.score(student, x, tmp_path / "q.zarr", missing="marginalise")
     assert not get_family("t_full").incomplete
+
+
+def test_other_levels_are_interpolated_and_then_filled_in(tmp_path: Path) -> None:
+    """As they are when they are interpolated first."""
+    r = np.random.default_rng(2)
+    level, fine = np.array([15.0, 35.0, 42.0]), np.array([10.0, 20.0, 30.0, 40.0, 50.0])
+    x = np.cumsum(r.normal(size=(80, 5)), axis=1)
+    x[r.random(x.shape) < 0.15] = np.nan
+    source = xr.Dataset({"t": (("n", "z"), x)}, {"z": fine})
+    model = dgmm.train(source.interp(z=level), 1, feature_dim="z", missing="marginalise")
+    with pytest.raises(InputError, match="interpolate"):
+        dgmm.predict(model, source, tmp_path / "no.zarr", impute="mean")
+    found = dgmm.predict(model, source, tmp_path / "a.zarr", impute="mean", interpolate=True)
+    expected = dgmm.predict(model, source.interp(z=level), tmp_path / "b.zarr", impute="mean")
+    np.testing.assert_allclose(found["t"].values, expected["t"].values, rtol=1e-12)
+    with pytest.raises(InputError, match="42"):
+        dgmm.predict(model, source.isel(z=slice(0, 4)), tmp_path / "c.zarr", impute="mean", interpolate=True)
+
+
+def test_components_are_merged_by_rows_that_lack_values_too() -> None:
+    """Where no row is complete there is nothing else."""
+    r = np.random.default_rng(3)
+    x = r.normal(size=(300, 3)) + 8 * (np.arange(300) % 2)[:, None]
+    x[np.arange(300), r.integers(0, 3, 300)] = np.nan
+    fit = dgmm.train(x, 3, "diag", missing="marginalise", search="starts")
+    merged = dgmm.merge(fit, x)
+    assert merged.clusters is not None
+    two = np.asarray(merged.clusters.level(2))[merged.mixture.responsibilities(x, marginal=True).argmax(axis=1)]
+    assert len({*zip(two.tolist(), (np.arange(300) % 2).tolist(), strict=True)}) == 2

@@ -180,7 +180,7 @@ class Asked:
 
     def others(self, why: str = "", *, or_between: bool = False) -> InputError:
         """The error that these are not the features of a model."""
-        between = ", or interpolate (interpolate: true)" if or_between else ""
+        between = ", or interpolate where they are scored (interpolate: true)" if or_between else ""
         why = why or f"name those to use (variables, or feature_dim){between}"
         lacking = next((name for name in self.theirs if name not in self.ours), None)
         long = len(self.theirs) > 8

@@ -23,7 +23,7 @@ BUFFER_BYTES = 4 * 2**20
 READING, AHEAD = 3, 1
 #: What the reader has of every chunk of a segment beside its data, as measured.
 CHUNK_BYTES = 2560
-#: A segment of data in memory is a view, or what its variables are put into; and what is picked of these, where that is.
+#: A segment of data in memory is a view, or what its variables are put into, and what is picked of these if any is.
 LOOKING = 1
 
 

@@ -103,7 +103,16 @@ class Streamed:
     ) -> Problem:
         """Validated data, with what is known of each sample; again: those of the features that were fitted."""
         if is_chunked(X) and again:
-            features = self._remembered() if feature_dims is None else named_features(X, feature_dims)
+            features = self._remembered()
+            if feature_dims is not None:
+                asked = named_features(X, feature_dims)
+                if not features.dims and not features.names:  # fitted to plain rows
+                    features = asked
+                elif asked.dims != features.dims:
+                    raise InputError(
+                        f"feature_dims={feature_dims!r}, and the model was fitted to features along "
+                        f"{', '.join(features.dims) or 'no dimension'}: leave feature_dims out"
+                    )
             return Problem(X, samples_of(X, features, labels, weights), features)
         if is_chunked(X):
             features = named_features(X, feature_dims)
@@ -118,7 +127,10 @@ class Streamed:
                 raise InputError(f"feature_dims={feature_dims!r} is for xarray objects, not for {type(X).__name__}")
             rows = {"ensure_min_samples": 1 if again else 2, "reset": not again}
             x = validate_data(self, X, dtype=[np.float64, np.float32], **rows, **self._finite)
-            problem = Problem(x, open_samples(x, labels=labels, weights=weights), Features())
+            samples = open_samples(x, labels=labels, weights=weights)
+            if hasattr(self, "feature_names_in_"):
+                samples = replace(samples, features=tuple(map(str, self.feature_names_in_)))
+            problem = Problem(x, samples, self._remembered() if again else Features())
         self._features = problem.features
         return problem
 

@@ -110,7 +110,7 @@ class Clusters:
         return replace(self, levels=np.array([numbered(level[order]) for level in self.levels]))
 
 
-def clusters_of(mixture: Mixture, rows: Rows) -> Clusters:
+def clusters_of(mixture: Mixture, rows: Rows, *, marginal: bool = False) -> Clusters:
     """Merge components by entropy, those first after which that of the rows' responsibilities is lowest.
 
     Parameters
@@ -118,9 +118,10 @@ def clusters_of(mixture: Mixture, rows: Rows) -> Clusters:
     mixture : Mixture
         In the data's units.
     rows : Rows
-        Complete ones, at least one.
+        At least one; complete ones, unless marginal responsibilities are asked for.
+    marginal : bool
     """
-    t = mixture.responsibilities(rows.x)
+    t = mixture.responsibilities(rows.x, marginal=marginal)
     weights, k = rows.every_weight / rows.count, mixture.n_components
     level, every, saved = np.arange(k), [*range(k)], np.full((k, k), -np.inf)
     for a in every[:-1]:

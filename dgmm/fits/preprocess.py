@@ -34,7 +34,7 @@ def as_preprocess(value: Any) -> Any:
     for part in as_list(value):
         name, _, given = part.partition(":")
         if not (name.strip() and given.strip()):
-            raise ValueError("expected names and values, such as scale:standard,pca:0.99")
+            raise ValueError("expected names and values, such as scale:standard,pca:0.99,log:a,log:b")
         found |= {name.strip(): [*found.get("log", []), given.strip()] if name.strip() == "log" else given.strip()}
     return found
 

@@ -339,8 +339,10 @@ def merge_samples(fit: Fit, samples: Samples, workers: Workers, options: Trainin
         raise InputError("the model has noise beside its components, which belongs to no cluster: train without it")
     samples = samples.like(fit.features, fit.layout)
     with one_blas_thread:
+        options = options.model_copy(update={"missing": fit.missing})
         sample = profile_of(Fold(samples, workers, keep=False), samples, options).sample
-        return replace(fit, clusters=clusters_of(fit.mixture, sample.first(len(sample.rows))))
+        rows = sample.first(len(sample.rows))
+        return replace(fit, clusters=clusters_of(fit.mixture, rows, marginal=fit.marginalises))
 
 
 def path_of(

@@ -64,7 +64,7 @@ def past_in(arrays: Mapping[str, AnyArray], numbers: Mapping[str, Any], mixture:
         return None
     got = {name: arrays[OF_PAST + name] for name in ("sums", "scatter", "points", "maps")}
     k, d = mixture.means.shape
-    size = mixture.family.natural_parameters(mixture.weights, mixture.components, 0.0).shape[1]
+    size = theta_size(mixture, got["sums"])
     shapes = {
         "sums": (k, size),
         "scatter": (d,) if mixture.family.independent else (d, d),
@@ -89,6 +89,14 @@ def past_in(arrays: Mapping[str, AnyArray], numbers: Mapping[str, Any], mixture:
     scatter = np.diag(got["scatter"]) if mixture.family.independent else got["scatter"]
     moments = Moments(of_moments, mean, scatter)
     return Past(Frame(origin, maps[0], maps[1]), moments, statistics)
+
+
+def theta_size(mixture: Mixture, sums: AnyArray) -> int:
+    """Length of the sums of a component; of some families these may be of one kind or another."""
+    family, d = mixture.family, mixture.n_features
+    if sums.ndim == 2:
+        family = family.of_sums(SufficientStatistics(0.0, 1.0, sums, np.zeros(len(sums), dtype=bool)), d)
+    return int(family.natural_parameters(mixture.weights, mixture.components, 0.0).shape[1])
 
 
 def _number(numbers: Mapping[str, Any], name: str) -> float:

@@ -13,6 +13,7 @@ import sklearn.mixture
 import xarray as xr
 
 import dgmm
+from dgmm.errors import InputError
 from tests.fitting.test_update import BOTH, A, B, Held
 
 #: Where starts are the same for everybody, and nothing is added to covariances.
@@ -93,3 +94,33 @@ def test_what_cannot_be_gone_on_from_is_said() -> None:
         model.set_params(n_components=2).partial_fit(B)
     with pytest.raises(ValueError, match="'forget' parameter"):
         dgmm.GaussianMixture(forget=1.0).partial_fit(A)
+
+
+def test_batches_are_put_in_the_order_of_the_first() -> None:
+    """However they are handed in, and refused where they are others."""
+    r = np.random.default_rng(0)
+    base = r.normal(size=(200, 1)) + 0.3 * r.normal(size=(200, 4))
+    coords = {"depth": [10.0, 20.0, 50.0, 100.0]}
+    data = xr.Dataset({"T": (("n", "depth"), base * [1, 2, 3, 4]), "S": (("n", "depth"), base + 5)}, coords)
+    batch = data.isel(n=slice(0, 100))
+
+    def after(x: xr.Dataset, **more: str) -> float:
+        model = dgmm.GaussianMixture(2, random_state=0).fit(data, feature_dims="depth")
+        return float(model.partial_fit(x, **more).score(data))
+
+    expected = after(batch)
+    for more in ({}, {"feature_dims": "depth"}):
+        assert after(batch.isel(depth=[3, 1, 0, 2]), **more) == pytest.approx(expected, rel=1e-9)
+    with pytest.raises(InputError, match="feature_dims='n', and the model was fitted to features along depth"):
+        after(batch, feature_dims="n")
+    with pytest.raises(InputError, match="T"):
+        after(batch.rename(T="A"), feature_dims="depth")
+
+
+def test_columns_of_frames_are_known_by_name() -> None:
+    x = np.abs(np.random.default_rng(1).normal(size=(100, 3))) + 0.1
+    frame = pd.DataFrame(x, columns=list("abc"))
+    named = dgmm.GaussianMixture(2, random_state=0, preprocess={"log": ["b"]}).fit(frame)
+    plain = dgmm.GaussianMixture(2, random_state=0, preprocess={"log": ["1"]}).fit(x)
+    np.testing.assert_array_equal(named.means_, plain.means_)
+    assert named.partial_fit(frame[:50]).preprocess_.log == (1,)

@@ -16,6 +16,7 @@ import dgmm
 from dgmm.cli import main
 from dgmm.config import Update
 from dgmm.errors import InputError
+from dgmm.families import FAMILIES
 from dgmm.fits import Batch, validated
 from dgmm.fitting import past_of
 from dgmm.passes.estep import EStepSegment
@@ -387,3 +388,28 @@ def test_rows_that_lack_values_are_gone_on_with() -> None:
     expected = np.vstack([filled(a, *old), filled(b, *new)]).mean(axis=0)
     # as far as a fit climbs
     np.testing.assert_allclose(new[0], expected, atol=5e-4)
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.incomplete])
+def test_every_family_goes_on_with_missing_values_from_its_file(name: str, tmp_path: Path) -> None:
+    """And both together are at least as likely as is said."""
+    r = np.random.default_rng(5)
+    a, b = (np.where(r.random(x.shape) < 0.2, np.nan, x) for x in (A[:300], B[:200]))
+    fit = dgmm.train(a, 2, name, missing="marginalise", search="starts", n_init=1)
+    dgmm.store.save(fit, tmp_path / "m.zarr")
+    found = dgmm.update(dgmm.store.load(tmp_path / "m.zarr"), b)
+    assert found.n_passes > 1
+    both = np.vstack([a, b])
+    both = both[~np.isnan(both).all(axis=1)]
+    assert found.n_samples == len(both)
+    total = found.mixture.log_density(both, marginal=True).sum()
+    assert found.log_likelihood <= total + 1e-6
+    assert total > fit.mixture.log_density(both, marginal=True).sum() - 1e-6
+
+
+def test_sums_of_two_kinds_are_not_added() -> None:
+    a = A.copy()
+    a[::5, 0] = np.nan
+    fit = dgmm.train(a, 2, "tied", missing="marginalise", search="starts", n_init=1)
+    with pytest.raises(InputError, match="rows of old or of new samples lack values, not those of both"):
+        dgmm.update(fit, B)
