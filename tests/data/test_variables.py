@@ -255,7 +255,7 @@ def test_other_levels_are_interpolated_as_xarray_does(dtype: str, order: list[in
     for names in (["u"], ["u", "v"]):
         wanted = model(*names)
         samples = open_samples(data, like=wanted.layout)
-        with pytest.raises(InputError, match=r"or interpolate \(interpolate: true\)"):
+        with pytest.raises(InputError, match=r"or interpolate where they are scored \(interpolate: true\)"):
             samples.like(wanted.features, wanted.layout)
         found = samples.like(wanted.features, wanted.layout, interpolate=True)
         expected = np.concatenate([interpolated(column(name, dtype)) for name in names], axis=1)
