@@ -74,10 +74,15 @@ def opened_frame(frame: Any) -> xr.Dataset | AnyArray:
         return xr.Dataset({name: (ROWS, values_of(frame.get_column(name))) for name in frame.columns})
     if isinstance(frame.columns, pd.RangeIndex) and len(frame.columns):
         return np.stack([values_of(frame.iloc[:, i]) for i in range(frame.shape[1])], axis=1)
+    if isinstance(frame.columns, pd.MultiIndex):
+        raise InputError(
+            f"columns of the {kind} have {frame.columns.nlevels} levels: take one that tells them apart "
+            "(df.columns = df.columns.get_level_values(0))"
+        )
     names = [str(name) for name in frame.columns]
     twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or isinstance(frame.columns, pd.MultiIndex):
-        raise InputError(f"columns of the {kind} are called the same ({shortened(twice or names)}): rename them")
+    if twice:
+        raise InputError(f"columns of the {kind} are called the same ({shortened(twice)}): rename them")
     index = frame.index
     if isinstance(index, pd.MultiIndex):
         raise InputError(f"the index of the {kind} has several levels, and rows of Zarr have one: reset_index() it")

@@ -74,7 +74,7 @@ def test_interpolated_scores_can_be_verified(fit: dgmm.Fit, tmp_path: Path) -> N
     other.to_zarr(tmp_path / "in.zarr", consolidated=False)
     model, data, out = (str(tmp_path / each) for each in ("m.zarr", "in.zarr", "s.zarr"))
     dgmm.save(fit, model)
-    with pytest.raises(InputError, match=r"T@0, T@50, .* interpolate \(interpolate: true\)"):
+    with pytest.raises(InputError, match=r"T@0, T@50, .* \(interpolate: true\)"):
         dgmm.score(model, data, out)
     found = dgmm.score(model, data, out, interpolate=True)
     x = rows(other.interp(depth=LEVELS))
