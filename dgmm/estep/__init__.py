@@ -163,11 +163,7 @@ def score(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
         for start in range(0, n, PIECE):
             inside = np.arange(start, min(start + PIECE, n))
             at, others = inside[complete[inside]], inside[~complete[inside]]
-            found = score(x[at], plan, probabilities=probabilities)
-            scores.label[at], scores.probability[at] = found.label, found.probability
-            scores.log_density[at] = found.log_density
-            if probabilities:
-                scores.probabilities[at] = found.probabilities
+            scores.put(at, score(x[at], plan, probabilities=probabilities))
             score_incomplete(x[others], plan, others, scores)
         return scores
     backend_of(plan).score(x, plan, scores)
@@ -183,9 +179,5 @@ def _score_transformed(x: AnyArray, plan: Plan, transform: Transform, *, probabi
     scores = Scores.empty(n, plan.n_rows, probabilities=probabilities)
     for start in range(0, n, TRANSFORMED_ROWS):
         some = slice(start, start + TRANSFORMED_ROWS)
-        found = score(transform(x[some]), inner, probabilities=probabilities)
-        scores.label[some], scores.probability[some] = found.label, found.probability
-        scores.log_density[some] = found.log_density
-        if probabilities:
-            scores.probabilities[some] = found.probabilities
+        scores.put(some, score(transform(x[some]), inner, probabilities=probabilities))
     return scores

@@ -279,13 +279,7 @@ def score_incomplete(x: AnyArray, plan: Plan, places: IntArray, scores: Scores) 
     assert plan.marginals is not None
     (its,) = plan.marginals
     for some, found in expected_rows(x, its):
-        at, joint, top = places[some], found.joint, found.joint.max(axis=0)
-        scores.label[at] = joint.argmax(axis=0)
-        joint = np.exp(joint - top)
-        total = joint.sum(axis=0)
-        scores.probability[at], scores.log_density[at] = 1 / total, top + np.log(total)
-        if len(scores.probabilities):
-            scores.probabilities[at] = (joint / total).T
+        scores.put_joint(places[some], found.joint)
 
 
 def incomplete_bytes(plan: Plan) -> int:

@@ -59,13 +59,7 @@ class Plain:
     def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
         """Scores of samples (n, d) by the one mixture of a plan, into arrays."""
         for place, joint, _, _ in slices(x, plan):
-            top = joint.max(axis=0)
-            scores.label[place] = joint.argmax(axis=0)
-            joint = np.exp(joint - top)
-            total = joint.sum(axis=0)
-            scores.probability[place], scores.log_density[place] = 1 / total, top + np.log(total)
-            if len(scores.probabilities):
-                scores.probabilities[place] = (joint / total).T
+            scores.put_joint(place, joint)
 
 
 def slices(x: AnyArray, plan: Plan) -> Iterator[tuple[slice, FloatArray, list[FloatArray], FloatArray]]:

@@ -85,6 +85,23 @@ class Scores:
         every = np.empty((n if probabilities else 0, k))
         return cls(np.empty(n, dtype=np.int64), np.empty(n), np.empty(n), every)
 
+    def put(self, place: slice | IntArray, found: Scores) -> None:
+        """What was found of some of the samples, in their places."""
+        self.label[place], self.probability[place] = found.label, found.probability
+        self.log_density[place] = found.log_density
+        if len(self.probabilities):
+            self.probabilities[place] = found.probabilities
+
+    def put_joint(self, place: slice | IntArray, joint: FloatArray) -> None:
+        """What log joint densities (K, m) of some of the samples say, in their places."""
+        top = joint.max(axis=0)
+        self.label[place] = joint.argmax(axis=0)
+        joint = np.exp(joint - top)
+        total = joint.sum(axis=0)
+        self.probability[place], self.log_density[place] = 1 / total, top + np.log(total)
+        if len(self.probabilities):
+            self.probabilities[place] = (joint / total).T
+
 
 def unpack(totals: PassTotals, plan: Plan, judged: PassTotals | None = None) -> list[SufficientStatistics]:
     """Statistics of each mixture, in the order in which the plan was given them.
