@@ -212,8 +212,8 @@ def run_predict(settings: Predict) -> Predicted:
     """Predict features and write what is expected of them."""
     settings = settings.model_copy(update={"model": store.model_at(settings.model)})
     fit, inputs = store.load(settings.model), [settings.data.path, settings.model]
-    s = settings
-    wanted = Wanted.asked(fit, s.of, s.given, s.variance, s.dtype, s.impute, s.seed)
+    asked = settings.model_dump(include={"of", "given", "variance", "dtype", "impute", "seed"})
+    wanted = Wanted.asked(fit, **asked)
     data = settings.data.model_dump(exclude={"path"})
     samples = open_samples(settings.data.path, **data, like=source_layout(fit, wanted))
     if settings.interpolate:

@@ -296,8 +296,8 @@ def leaf_of(
     if wanted.impute is not None:
         with one_blas_thread:
             plan = model.mixture.density_plan(marginal=True)
-        ours = samples.like(model.features, model.layout)
-        return ours, ImputeSegment(samples.name, ours.features, ours.grid, wanted.of, wanted, writer, plan)
+        ours, columns = with_given(samples, model, wanted)
+        return ours, ImputeSegment(samples.name, ours.features, ours.grid, columns, wanted, writer, plan)
     with one_blas_thread:
         regression = model.mixture.regression(wanted.of, wanted.given or None)
     ours, columns = with_given(samples, model, wanted)
@@ -388,7 +388,7 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
         }
     )
     layout = model.layout or Layout()
-    units = dict(zip(layout.variables, layout.units, strict=False))
+    units = layout.unit_of
     if layout.spans:
         units = dict(zip(model.features, layout.feature_units(len(model.features)), strict=True))
     inner = () if wanted.feature_dim is None else (len(of),)

@@ -233,7 +233,7 @@ def create(store: Any, drawing: Drawing, layout: Layout, settings: Mapping[str, 
             "settings": json.dumps(dict(settings)),
         }
     )
-    units = dict(zip(layout.variables, layout.units, strict=False))
+    units = layout.unit_of
     made: dict[str, Any] = {"compressors": ZstdCodec(level=1, checksum=True)}
     for span in drawing.spans:
         name, more = span.variable, () if span.dim is None else (span.size,)

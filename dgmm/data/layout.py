@@ -113,9 +113,14 @@ class Layout:
         held = [self.feature_dim, *(span.dim for span in self.spans)]
         return tuple(dict.fromkeys(dim for dim in held if dim is not None))
 
+    @property
+    def unit_of(self) -> dict[str, str]:
+        """Units of the values of each variable, as far as they were kept."""
+        return dict(zip(self.variables, self.units, strict=False))
+
     def feature_units(self, n_features: int) -> tuple[str, ...]:
         """Units of the values of each feature, empty where unknown."""
-        units = dict(zip(self.variables, self.units, strict=False))
+        units = self.unit_of
         found = [units.get(span.variable, "") for span in self.as_spans(n_features) for _ in range(span.size)]
         return tuple(found) if len(found) == n_features else ("",) * n_features
 
@@ -129,13 +134,13 @@ class Layout:
             held = [(span, i) for span in self.spans for i in range(span.size)]
             groups = itertools.groupby((held[i] for i in places), key=lambda each: each[0])
             spans = tuple(span.taken([i for _, i in each]) for span, each in groups)
-            units = dict(zip(self.variables, self.units, strict=False))
+            units = self.unit_of
             names = tuple(span.variable for span in spans)
             return replace(self, variables=names, units=tuple(units.get(name, "") for name in names), spans=spans)
         if self.feature_dim is not None:
             labels = None if self.labels is None else tuple(self.labels[i] for i in places)
             return replace(self, labels=labels)
-        units = dict(zip(self.variables, self.units, strict=False))
+        units = self.unit_of
         variables = tuple(self.variables[i] for i in places)
         return replace(self, variables=variables, units=tuple(units.get(name, "") for name in variables))
 
@@ -161,7 +166,7 @@ class Layout:
 
     def describe(self, features: Sequence[str]) -> str:
         """The features of these names, their units and where they lie, in a few words."""
-        units = dict(zip(self.variables, self.units, strict=False))
+        units = self.unit_of
         if self.spans:
             return "; ".join(_in_words(span, units) for span in self.spans)
         if self.feature_dim is None:

@@ -204,7 +204,7 @@ class Asked:
 
     @staticmethod
     def _unit(layout: Layout, variable: str) -> str:
-        return dict(zip(layout.variables, layout.units, strict=False)).get(variable, "")
+        return layout.unit_of.get(variable, "")
 
     def _check_unit(self, what: str, ours: str, theirs: str) -> None:
         """Refuse a unit that is known on both sides and differs."""

@@ -293,8 +293,8 @@ class StreamedMixture(Streamed, Bridge):
         moments = moments if past is None else past.moments.merge(moments)
         floor, fixed = self._floor(frame, moments), frozenset(options.fixed)
         prior = None if options.prior == "none" else get_family(self.covariance_type).prior(moments)
-        ground = Ground(frame, moments, floor, fixed=fixed, sharing=passes.sharing, prior=prior)
-        return passes, replace(ground, marginal=passes.marginal)
+        rest: dict[str, Any] = {"fixed": fixed, "sharing": passes.sharing, "marginal": passes.marginal}
+        return passes, Ground(frame, moments, floor, prior=prior, **rest)
 
     def _check_fitted_for(self, n_features: int) -> None:
         """Refuse to go on from what was fitted to something else."""
