@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from dgmm.data import awaited
@@ -287,6 +288,12 @@ def unsealed(content: bytes, kind: str) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of what bits may depend on."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Read once: what libraries say of themselves takes as long as a small journal."""
     found = {"python": platform.python_version(), "processor": platform.machine()}
     return found | {library: importlib.metadata.version(library) for library in LIBRARIES}
 

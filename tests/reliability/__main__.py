@@ -1,7 +1,7 @@
 """Inject every fault and print what became of it: ``python -m tests.reliability [--long]``.
 
-``--only WORDS`` runs the faults whose names hold these words, ``--number N`` one trial alone. Everything is a
-function of ``--seed`` and the number.
+``--only WORDS`` runs the faults whose names hold these words, ``--number N`` one trial alone, ``--first N`` those from
+there on, ``--most N`` no more of each. Everything is a function of ``--seed`` and the number.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import logging
 import sys
 import time
+from itertools import dropwhile, islice
 
 from tests.benchmarks.tables import head, line
 from tests.reliability.trials import Ended, registered, run
@@ -28,6 +29,8 @@ def main() -> int:
     parser.add_argument("--long", action="store_true", help="the long form, of hours")
     parser.add_argument("--only", default="", metavar="WORDS", help="faults whose names hold these words")
     parser.add_argument("--number", type=int, metavar="N", help="this trial alone")
+    parser.add_argument("--first", type=int, default=1, metavar="N", help="leave out the trials before this one")
+    parser.add_argument("--most", type=int, metavar="N", help="end after so many trials of a fault")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     logging.disable(logging.CRITICAL)
@@ -37,6 +40,7 @@ def main() -> int:
         if not all(word in str(fault) for word in given.only.split()):
             continue
         numbers = iter([given.number]) if given.number is not None else fault.numbers(given.long)
+        numbers = islice(dropwhile(given.first.__gt__, numbers), given.most)
         began = time.monotonic()
         tally = run(fault, numbers, given.seed)
         if not tally.n_trials:
