@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from dgmm import store
-from dgmm.commands import AsJson
+from dgmm.arguments import AsJson
 from dgmm.config import Data
 from dgmm.data import fingerprint
 from dgmm.drift import baseline_of

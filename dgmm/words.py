@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dgmm import store
+from dgmm.api import open_scores
 from dgmm.config import Merge, Pipeline, Predict, Score, Select, Train, Update
+from dgmm.data import Samples
 from dgmm.fits import CRITERION_NAMES, Clusters, Fit, Selection, held_out_words
 from dgmm.pipeline import MODEL, REPORT, SCORES, TABLE
 from dgmm.prediction import Predicted
@@ -113,6 +117,65 @@ def describe(fit: Fit, criterion: Criterion | str = Criterion.BIC) -> str:
         f"{CRITERION_NAMES[Criterion(criterion)]} {fit.criterion(criterion):.2f}, {fit.state} after "
         f"{fit.n_passes} passes{short + seen if fit.outcome.is_sound else f': {fit.reason}'}"
     )
+
+
+def show_record(record: store.Record) -> str:
+    """All that a stored model says of itself, as text."""
+    fit, table = record.fit, record.table
+    lines = [describe(fit, record.criterion)]
+    if fit.layout is not None:
+        lines.append(f"features: {fit.layout.describe(fit.features)}")
+    if fit.mixture.transform is not None:
+        words = fit.mixture.transform.words
+        lines.append(f"preprocessed: {words}; means are in the data's units, densities are not")
+    lines += [_component(fit, component) for component in range(fit.mixture.n_components)]
+    if fit.noise is not None:
+        lines.append(f"noise: weight {fit.noise:.4f}")
+    if fit.stability is not None:
+        lines.append(fit.stability.words)
+    lines += [f"updated with {batch}" for batch in fit.updates]
+    if fit.clusters is not None:
+        lines.append(show_clusters(fit.clusters))
+    if table is not None:
+        lines.append(show_table(table, record.criterion))
+        lines += [words] if (words := held_out_words(table)) else []
+    return "\n".join(lines)
+
+
+def _component(fit: Fit, component: int) -> str:
+    """One component in a line."""
+    mean, weight, stability = fit.mixture.physical_means[component], fit.mixture.weights[component], fit.stability
+    values = ", ".join(f"{name} {value:.4g}" for name, value in zip(fit.features[:6], mean, strict=False))
+    more = ", ..." if len(mean) > 6 else ""
+    if remark := fit.mixture.family.remarks(fit.mixture.components)[component]:
+        more += f"; {remark}"
+    if stability is not None:
+        more += f"; found again in {stability.found_again[component]:.0%} of the refits, "
+        more += f"standard error of the weight {stability.weights_se[component]:.2g}"
+    of = "" if fit.class_of(component) is None else f" of class {fit.class_of(component)}"
+    return f"component {component}{of}: weight {weight:.4f}, mean {values}{more}"
+
+
+def show_scores(path: str, attributes: Mapping[str, Any]) -> str:
+    """What scores hold, as text."""
+    scores = open_scores(path)
+    sizes = ", ".join(f"{d} {n}" for d, n in scores["label"].sizes.items())
+    variables, coords = (", ".join(map(str, names)) for names in (scores.data_vars, scores.coords))
+    return (
+        f"{attributes.get('title', 'Scores')}, on {attributes.get('source', 'unknown data')}: {sizes}\n"
+        f"variables: {variables}; coordinates: {coords}"
+    )
+
+
+def show_samples(samples: Samples) -> str:
+    """What a store of samples holds and how it is read, as text."""
+    sizes = ", ".join(f"{d} {n}" for d, n in zip(samples.dims, samples.grid.shape, strict=True))
+    lines = [
+        f"{samples.grid.size} samples ({sizes}) of {samples.n_features} features ({', '.join(samples.features)})",
+        f"read in {len(samples.grid)} segments of up to {samples.grid.largest} samples",
+        *samples.storage(),
+    ]
+    return "\n".join(lines)
 
 
 def show_table(table: pd.DataFrame, criterion: Criterion | str = Criterion.BIC, rows: int = 12) -> str:

@@ -20,8 +20,8 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from prefect.tasks import exponential_backoff
 
+from dgmm.arguments import SETTINGS_SUFFIXES, Changes, asked, options_of, with_options
 from dgmm.cli import run_app
-from dgmm.commands import SETTINGS_SUFFIXES, Changes, asked, options_of, with_options
 from dgmm.errors import DgmmError, InputError, may_pass, without_secrets
 from dgmm.fits import CRITERION_NAMES, Settings
 from dgmm.types import Criterion

@@ -714,7 +714,7 @@ def test_errors_of_others_are_one_line_with_an_advice(
     def fail(*_: Any, **__: Any) -> None:
         raise make()
 
-    monkeypatch.setattr("dgmm.pipeline.train_samples", fail)
+    monkeypatch.setattr("dgmm.pipeline.jobs.train_samples", fail)
     result = run("train", str(selected / "store.zarr"), "--k", "2", "--out", "m.zarr")
     assert (result.code, len(result.err)) == (1, 1), result
     for part in parts:
@@ -729,7 +729,7 @@ def test_a_fault_of_our_own_is_no_line(selected: Path, run: Run, monkeypatch: py
     def fail(*_: Any, **__: Any) -> None:
         raise AttributeError("no such thing")
 
-    monkeypatch.setattr("dgmm.pipeline.train_samples", fail)
+    monkeypatch.setattr("dgmm.pipeline.jobs.train_samples", fail)
     with pytest.raises(AttributeError):
         run("train", str(selected / "store.zarr"), "--k", "2", "--out", "m.zarr")
 
@@ -740,7 +740,7 @@ def test_an_interruption_is_one_line_and_exit_code_130(
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dgmm.pipeline.train_samples", interrupt)
+    monkeypatch.setattr("dgmm.pipeline.jobs.train_samples", interrupt)
     result = run("train", str(selected / "store.zarr"), "--k", "2", "--out", "m.zarr")
     assert result.code == 130
     assert len(result.err) == 1

@@ -27,7 +27,7 @@ HOUSE: dict[str, str] = {
     "search": "initialise sampled cuts moves path starts",
     "fitting": "reseed runner scout forecast labelled prepared race departure bootstrap fit projection update",
     "datasets": "",
-    "store": "states places local objects commits bucket_commits at folders past steps record models journal",
+    "store": "states places local objects commits bucket_commits at folders past steps record reading models journal",
     "registry": "card versions",
     "drift": "baseline shifts",
     "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",
@@ -36,11 +36,11 @@ HOUSE: dict[str, str] = {
     "prediction": "",
     "report": "looks maps figures steps page",
     "plot": "",
-    "yaml12": "", "config": "", "keywords": "",
+    "yaml12": "", "config": "schema sources jobs whole", "keywords": "",
     "estimators": "containers lazy problem bridge base partial gaussian bayesian classifier",
-    "api": "calls fits updates scores predictions", "pipeline": "", "words": "",
+    "api": "calls fits updates scores predictions", "pipeline": "jobs stages", "words": "",
     "refresh": "structure night state renewal judging stages",
-    "commands": "", "models": "", "cli": "",
+    "arguments": "", "commands": "", "models": "", "cli": "",
 }  # fmt: skip
 #: Libraries that only these modules may import; numpy and scipy are free.
 ONLY_IN = {
@@ -56,7 +56,7 @@ ONLY_IN = {
     "yaml": {"yaml12"},
     "sklearn": {"search", "fitting", "estimators"},
     "numba": {"estep"},
-    "cyclopts": {"cli", "commands", "models"},
+    "cyclopts": {"arguments", "cli", "commands", "models"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "prefect": set(),

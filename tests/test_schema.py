@@ -15,10 +15,10 @@ from cyclopts import App
 from pydantic import Field
 
 import dgmm.keywords
+from dgmm import arguments, commands, models
 from dgmm import cli as command_line
-from dgmm import commands, models
+from dgmm.arguments import SHORT, asked, command
 from dgmm.cli import COMMANDS, app, main, run_app
-from dgmm.commands import SHORT, asked, command
 from dgmm.config import Merge, Pipeline, Predict, Sample, Score, Select, Train, Update, settings_of
 from dgmm.families import FAMILIES, register
 from dgmm.fits import Count, Settings, Training, validated
@@ -175,7 +175,7 @@ def test_a_family_that_is_registered_can_be_chosen(model: type[Settings]) -> Non
     assert setting.choices[:4] == ["full", "tied", "diag", "spherical"]
     assert {"poisson", "gamma", "binomial", "VVV", "EVE"} < set(setting.choices)
     assert ("mclust" in setting.choices) == (model is Select)
-    (option,) = commands.options_of(model, only={"covariance_type"})
+    (option,) = arguments.options_of(model, only={"covariance_type"})
     assert f"One of {', '.join(setting.choices)}." in option.annotation.__metadata__[0].help
 
 

@@ -11,7 +11,8 @@ from dgmm.store.folders import folder_at
 from dgmm.store.journal import JOURNAL, Records, differences, journal_at, sealed, to_json, unsealed, versions
 from dgmm.store.models import UNSETTLED_DTYPE, attributes, consolidate, load, load_dataset, read, rescued, save, write
 from dgmm.store.places import Output, Place, Writer, explained, writing
-from dgmm.store.record import MODEL_KIND, Record, digest, from_dataset, settings_in
+from dgmm.store.reading import from_dataset
+from dgmm.store.record import MODEL_KIND, Record, digest, settings_in
 from dgmm.store.states import State, Status
 
 __all__ = [

@@ -23,7 +23,8 @@ from dgmm.errors import DgmmError, InputError, ReadError, first_line, is_of_obst
 from dgmm.fits import Fit
 from dgmm.store.at import model_at, place_at
 from dgmm.store.places import Output
-from dgmm.store.record import Record, check_format, from_dataset, to_dataset
+from dgmm.store.reading import check_format, from_dataset
+from dgmm.store.record import Record, to_dataset
 from dgmm.types import AnyArray
 
 #: Bytes of the arrays of a model, or of its JSON form, that are read: metadata may say anything.

@@ -16,7 +16,8 @@ from dgmm.fits import Clusters, clusters_of, merged
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.store import models as store
-from dgmm.store.record import from_dataset, to_dataset
+from dgmm.store.reading import from_dataset
+from dgmm.store.record import to_dataset
 
 
 def by_definition(t: np.ndarray, weights: np.ndarray) -> tuple[list[set[frozenset[int]]], list[float]]:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 import dgmm
 from dgmm.cli import main
 from dgmm.errors import InputError
-from dgmm.store.record import from_dataset, to_dataset
+from dgmm.store.reading import from_dataset
+from dgmm.store.record import to_dataset
 
 X = dgmm.datasets.old_faithful().to_dataarray().values.T
 

@@ -17,7 +17,8 @@ from dgmm.fits import Fit
 from dgmm.fitting import bootstrap
 from dgmm.fitting.bootstrap import jaccard
 from dgmm.rows import Rows
-from dgmm.store.record import from_dataset, to_dataset
+from dgmm.store.reading import from_dataset
+from dgmm.store.record import to_dataset
 
 
 def clusters(n: int = 3000, distance: float = 12.0, seed: int = 0) -> np.ndarray:

@@ -51,7 +51,7 @@ def workers() -> Workers:
 def on(those: Workers) -> Iterator[None]:
     """Context in which jobs are done by these workers, whatever their settings say."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dgmm.pipeline.workers_of", lambda cluster, need=None: nullcontext(those))
+        patch.setattr("dgmm.pipeline.jobs.workers_of", lambda cluster, need=None: nullcontext(those))
         yield
 
 

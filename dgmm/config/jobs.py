@@ -1,206 +1,19 @@
-"""The one schema of settings: of the command line, the flows, the deployments and the README's table."""
+"""What each command is asked for: one job each."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ByteSize,
     Field,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
-from dgmm.errors import InputError
-from dgmm.fits import Climbing, Count, Numbers, One, Search, Settings, Training, as_list
-from dgmm.types import Decoder, Filling, MissingChunks, Precision, Refit, Renewal, ScoredMissing
-from dgmm.yaml12 import LONGEST, parse
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a model or of a part of it: what the command line, the signatures and the tables are made of.
-
-    Attributes
-    ----------
-    path : str
-        Its name in a settings file, with the names of the parts that it belongs to: ``training.seed``.
-    field : pydantic.fields.FieldInfo
-    schema : dict
-        The same as JSON schema.
-    """
-
-    path: str
-    field: FieldInfo
-    schema: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Its own name."""
-        return self.path.rpartition(".")[2]
-
-    @property
-    def default(self) -> str:
-        """Its default as it is written on the command line; nothing where there is none."""
-        value = self.schema.get("default")
-        return "" if value is None else ",".join(value) if isinstance(value, list) else str(value)
-
-    @property
-    def choices(self) -> list[str]:
-        """What may be chosen from, if that is a list of names."""
-        return _choices(self.schema)
-
-
-def _choices(schema: dict[str, Any]) -> list[str]:
-    parts = [schema.get("items", {}), *schema.get("anyOf", ())] if schema else []
-    return [*schema.get("enum", ()), *(name for part in parts for name in _choices(part))]
-
-
-def settings_of(model: type[Settings], within: str = "") -> Iterator[Setting]:
-    """Every setting of a model and of its parts."""
-    schemas = model.model_json_schema()["properties"]
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            yield from settings_of(kind, f"{within}{name}.")
-        else:
-            yield Setting(within + name, field, schemas[name])
-
-
-def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a settings file in YAML 1.2."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = parse(file.read(LONGEST + 1))
-    except FileNotFoundError:
-        raise InputError(f"no such settings file: {path}") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (InputError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no settings: expected 'name: value' lines")
-    return content
-
-
-def _as_dims(value: Any) -> Any:
-    """``depth`` as it is, ``depth,wavelength`` as a list."""
-    listed = as_list(value)
-    return listed[0] if isinstance(listed, list) and len(listed) == 1 else listed
-
-
-def _as_options(value: Any) -> Any:
-    """``{cores: 4}`` as it is written on a command line."""
-    return parse(value) if isinstance(value, str) else value
-
-
-Options = Annotated[
-    Annotated[dict[str, Any], Field(min_length=1)] | None,
-    BeforeValidator(_as_options, json_schema_input_type=dict[str, Any] | str | None),
-]
-
-
-class Interpolating(Settings):
-    """What is done where features are not quite those of the model."""
-
-    interpolate: bool = Field(
-        False,
-        description="Data at other numbers along the dimension of the features (levels) are interpolated to the "
-        "model's, linearly, within the range that they have: else they are refused.",
-    )
-
-
-class Readable(Settings):
-    """Where something lies and how it is opened."""
-
-    path: str = Field(
-        min_length=1,
-        description="Path or URL of a Zarr store (format 2 or 3), an array or an xarray dataset; or of Parquet (a file "
-        "or a folder), NetCDF or NumPy's .npy. PLACE|icechunk:@branch.NAME/path is one in a repository of Icechunk.",
-    )
-    variables: Annotated[list[str] | None, BeforeValidator(as_list)] = Field(
-        None, description="Variables to use; several are the features. Default: all."
-    )
-    group: str | None = Field(
-        None, min_length=1, description="Group within the store or file that holds the arrays. Default: the root."
-    )
-    open: Options = Field(
-        None,
-        description="Have xarray open the path, with these keyword arguments of xarray.open_dataset, such as "
-        "{engine: h5netcdf, chunks: {time: 12}}: for files that are no Zarr store (NetCDF, GRIB).",
-    )
-    storage: Options = Field(
-        None,
-        description="How the object store of a URL is reached: anonymous (true for public data), region, endpoint. "
-        "What is not said is taken from the environment, and keys always are.",
-    )
-
-
-class Data(Readable):
-    """Where the samples are and which dimension holds the features."""
-
-    feature_dim: Annotated[str | list[str] | None, BeforeValidator(_as_dims)] = Field(
-        None,
-        description="Dimension that holds the features: variables that have it are one for each place along it "
-        "(TEMP@10), the others one each. Several where variables lie along dimensions of their own. Default: the last "
-        "of a two-dimensional array.",
-    )
-    weights: str | None = Field(
-        None,
-        description="Variable that says how much each sample counts, along some or all of the dimensions of the "
-        "samples; area, where none is called so, is the cells' area: what cell_measures name, or the cosine of the "
-        "latitude of a regular grid. Only the ratios matter.",
-    )
-    labels: str | None = Field(
-        None,
-        description="Variable that says which class a sample is of, where that is known: a whole number from 0 up or a "
-        "text; -1, an empty text or a missing value where it is not. Mixtures are fitted with one component, or as "
-        "many, of each class, and scores label the classes; they need no labels themselves.",
-    )
-    decoder: Decoder = Field(
-        "zarr", description="Who decodes chunks; zarrs (in Rust, `pip install dgmm[zarrs]`) is faster with small ones."
-    )
-    missing_chunks: MissingChunks = Field(
-        "raise",
-        description="A chunk that is not in the store is refused, or read as the array's fill value. Writers may leave "
-        "out chunks that hold nothing else, as Zarr's own do unless told otherwise.",
-    )
-
-
-class Cluster(Settings):
-    """Who does the work."""
-
-    scheduler: str | None = Field(
-        None,
-        description="threads, processes (a LocalCluster), the address of a Dask scheduler, or the import path of a "
-        "cluster class, such as dask_jobqueue.SLURMCluster. Default: threads.",
-    )
-    scheduler_options: Options = Field(
-        None,
-        description="Keyword arguments of a cluster class, such as {cores: 4}, in which the value projected is the "
-        "memory that a worker needs; at an address those of distributed.Security, such as tls_ca_file.",
-    )
-    n_workers: Count | None = Field(
-        None, description="Threads or processes. Default: one per core; of a cluster class, what it does by itself."
-    )
-    min_workers: Count | None = Field(
-        None, description="Workers of a cluster class that there are at least: others come and go with the work."
-    )
-    max_workers: Count | None = Field(None, description="Workers of a cluster class that there are at most.")
-    threads_per_worker: Count = Field(1, description="Threads of each process.")
-    memory_limit: ByteSize | None = Field(None, description="Memory of each process, such as 2GB.")
-    no_workers_timeout: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="Seconds for which a cluster may be without a worker: the queue before the first, and whenever all "
-        "are taken away. Default: 60 at an address, 600 for a cluster class.",
-    )
+from dgmm.config.sources import Cluster, Data, Interpolating, Readable
+from dgmm.fits import Climbing, Count, One, Search, Settings, Training, as_list
+from dgmm.types import Filling, Precision, ScoredMissing
 
 
 class Job(Settings):
@@ -243,7 +56,8 @@ class Train(One, Fitting):
         return self
 
 
-def _without_labels(data: Data) -> Data:
+def without_labels(data: Data) -> Data:
+    """Data to which nobody may have given labels."""
     if data.labels is not None:
         raise ValueError("classes of new data are those of the model: leave labels out, and dgmm train makes another")
     return data
@@ -265,7 +79,7 @@ class Update(Updating, Job):
     """Go on with new samples, without those that a mixture was fitted to."""
 
     model: str = Field(min_length=1, description="Fitted model, a Zarr group or its JSON form.")
-    data: Annotated[Data, AfterValidator(_without_labels)]
+    data: Annotated[Data, AfterValidator(without_labels)]
     out: str = Field(min_length=1, description="Model to write, a Zarr group.")
 
 
@@ -491,69 +305,3 @@ class Watch(Settings):
         "the training data.",
     )
     cluster: Cluster = Cluster()
-
-
-class Pipeline(Scoring, Search, Fitting):
-    """The whole job: select, score, report."""
-
-    out: str = Field(min_length=1, description="Folder for everything that is written.")
-    example: str | None = Field(None, description="Bundled data set to write to data.path first.")
-    overwrite: bool = Field(False, description="Replace what exists instead of going on from it.")
-
-
-class Acceptance(Settings):
-    """When a new version of a model takes the place of the champion."""
-
-    max_loss: float = Field(
-        0.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="How much less likely rows that were held out of the new data may be by a new version than by the "
-        "champion: nats per sample, beyond the standard error of the difference over blocks.",
-    )
-    min_share: float = Field(
-        0.01, ge=0, le=1, description="Classes of the champion with this share or more must be found again."
-    )
-    min_overlap: float = Field(
-        0.7,
-        ge=0,
-        le=1,
-        description="A class is found again where it overlaps as much with one of the new version (Bhattacharyya's "
-        "coefficient: 1 for the same, 0.88 for a shift by one standard deviation, 0.61 by two).",
-    )
-
-
-class Refresh(Scoring, Search, Fitting):
-    """What is done every night: look at the new data, renew the model where that is asked for, score what is new."""
-
-    data: Annotated[Data, AfterValidator(_without_labels)]
-    registry: str = Field(min_length=1, description="Registry of the model: models/NAME.")
-    out: str = Field(min_length=1, description="Scores to keep up to date, a Zarr group on the grid of the data.")
-    n_components: Numbers = Field(
-        "1:",
-        validate_default=True,
-        description="Numbers of components to try where a model is looked for (how: search, and the first one): a "
-        "list, a range such as 1:12, or an open one: 1: goes on until more components bring no better criterion.",
-    )
-    refit: Refit = Field(
-        "drifted",
-        description="When the model is renewed: never, where the new data have drifted, or always when there are any.",
-    )
-    how: Renewal = Field(
-        "update",
-        description="How the model is renewed: EM on all the data from the champion on (update), or a whole selection "
-        "(search). Where there is no champion yet one is looked for.",
-    )
-    threshold: float = Field(
-        3.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="How far a figure of the new data may move, in standard deviations between blocks of the training "
-        "data, before they count as drifted.",
-    )
-    acceptance: Acceptance = Acceptance()
-    accept_changes: bool = Field(
-        False,
-        description="Take data for what they are where their structure has changed, or rows are gone, since the last "
-        "night.",
-    )

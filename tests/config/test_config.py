@@ -13,7 +13,7 @@ from dgmm.config import Pipeline, Refresh, Score, Select, Train, read_settings
 from dgmm.errors import InputError
 from dgmm.fits import Settings, Training, validated
 
-CONFIG = Path(__file__).parents[1] / "config"
+CONFIG = Path(__file__).parents[2] / "config"
 MODELS = (Train, Select, Score, Pipeline)
 LEAST = {"data": {"path": "x.zarr"}, "out": "y"}
 

@@ -131,7 +131,7 @@ def test_what_cannot_be_written_is_found_before_the_work(
     def work(*_: object, **__: object) -> None:
         raise AssertionError("all for nothing")
 
-    monkeypatch.setattr("dgmm.pipeline.select_samples", work)
+    monkeypatch.setattr("dgmm.pipeline.jobs.select_samples", work)
     with pytest.raises(dgmm.OutputExistsError, match="is a file that was not written by dgmm"):
         select_stage(job(tmp_path, 2, overwrite=True))
     assert os.listdir(tmp_path / "run") == [name]
