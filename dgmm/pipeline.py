@@ -215,7 +215,7 @@ def run_predict(settings: Predict) -> Predicted:
     asked = settings.model_dump(include={"of", "given", "variance", "dtype", "impute", "seed"})
     wanted = Wanted.asked(fit, **asked)
     data = settings.data.model_dump(exclude={"path"})
-    samples = open_samples(settings.data.path, **data, like=source_layout(fit, wanted))
+    samples = open_samples(settings.data.path, **data, like=source_layout(fit, wanted, settings.data.variables))
     if settings.interpolate:
         samples, _ = with_given(samples, fit, wanted, interpolate=True)
     with (

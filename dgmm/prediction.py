@@ -6,6 +6,7 @@ its place before all of it is there.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -21,7 +22,7 @@ from scipy.special import ndtri
 from zarr.codecs import ZstdCodec
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import Grid, Layout, Samples, fingerprint, shortened
+from dgmm.data import OF_AXES, Grid, Layout, Samples, Span, fingerprint, places_among, shortened
 from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, completed
@@ -43,6 +44,68 @@ DRAWS = 16
 
 
 @dataclass(frozen=True)
+class Held(Sendable):
+    """An array that is written: of one feature, or of those of a variable along a dimension.
+
+    Attributes
+    ----------
+    span : Span
+        The features, as they lie in the array.
+    columns : tuple of int
+        Which of the wanted features each of these is; -1 for one that is not wanted, and is missing all along.
+    """
+
+    span: Span
+    columns: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What the array is called."""
+        return self.span.variable or "data"
+
+    @property
+    def side_by_side(self) -> slice | None:
+        """The features as they lie among the wanted ones, if they do so in this order."""
+        first = self.columns[0]
+        run = slice(first, first + len(self.columns))
+        return run if self.columns == tuple(range(run.start, run.stop)) else None
+
+    def of(self, values: AnyArray) -> AnyArray:
+        """Its values, of those of all wanted features (n, m): shape (n,), or (n, places) along a dimension."""
+        if self.span.dim is None:
+            return values[:, self.columns[0]]
+        if self.side_by_side is not None:
+            return values[:, self.side_by_side]
+        return np.where(np.array(self.columns) < 0, values.dtype.type(np.nan), values[:, self.columns])
+
+
+def held_by(model: Fit, of: Sequence[int]) -> tuple[Held, ...]:
+    """The arrays that hold some features of a model as its data did.
+
+    Each variable is one, in the order of `of`; along a dimension they are in that order, too. Where several variables
+    lie along it both are in the order of the model, and the dimension has the places that any of them is wanted at.
+    """
+    layout = model.layout or Layout(variables=model.features)
+    if not layout.spans:
+        spans = layout.taken(of).as_spans(len(of))
+        starts = itertools.accumulate((span.size for span in spans), initial=0)
+        return tuple(Held(span, tuple(range(at, at + span.size))) for at, span in zip(starts, spans, strict=False))
+    of_feature = {feature: column for column, feature in enumerate(of)}
+    starts = itertools.accumulate((span.size for span in layout.spans), initial=0)
+    columns = [
+        (span, [of_feature.get(at + i, -1) for i in range(span.size)])
+        for at, span in zip(starts, layout.spans, strict=False)
+    ]
+    found = []
+    for span, its in columns:
+        beside = [others for other, others in columns if other.dim == span.dim]
+        places = [i for i in range(span.size) if any(others[i] >= 0 for others in beside)] if span.dim else [0]
+        if any(column >= 0 for column in its):
+            found.append(Held(span.taken(places), tuple(its[i] for i in places)))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
 class Wanted(Sendable):
     """Which features are predicted from which, and how the arrays are called that are written.
 
@@ -50,10 +113,8 @@ class Wanted(Sendable):
     ----------
     of, given : tuple of int
         Numbers of features of the model.
-    names : tuple of str
-        The arrays of the means: one for each wanted feature, or a single one that holds all of them.
-    feature_dim : str or None
-        The dimension along which that one holds them.
+    held : tuple of Held
+        The arrays of the means.
     variance : bool
         Whether variances are written, too.
     dtype : str
@@ -65,8 +126,7 @@ class Wanted(Sendable):
 
     of: tuple[int, ...]
     given: tuple[int, ...]
-    names: tuple[str, ...]
-    feature_dim: str | None
+    held: tuple[Held, ...]
     variance: bool
     dtype: Precision
     impute: Filling | None = None
@@ -90,10 +150,7 @@ class Wanted(Sendable):
         ours = tuple(model.place(name) for name in of)
         others: Sequence[str | int] = given or [i for i in range(len(model.features)) if i not in ours]
         theirs = tuple(model.place(name) for name in others)
-        layout = model.layout or Layout(variables=model.features)
-        if layout.feature_dim is None:
-            return cls(ours, theirs, tuple(model.features[i] for i in ours), None, variance, dtype)
-        return cls(ours, theirs, layout.variables or ("data",), layout.feature_dim, variance, dtype)
+        return cls(ours, theirs, held_by(model, ours), variance, dtype)
 
     @classmethod
     def _imputed(cls, model: Fit, dtype: Precision, impute: Filling, seed: int) -> Wanted:
@@ -105,20 +162,24 @@ class Wanted(Sendable):
             raise InputError(
                 f"what is missing cannot be filled in by this model, which {has}: give one of Gaussian components alone"
             )
-        layout, every = model.layout or Layout(variables=model.features), tuple(range(len(model.features)))
-        names = model.features if layout.feature_dim is None else layout.variables or ("data",)
-        return cls(every, (), names, layout.feature_dim, False, dtype, impute, seed)
+        every = tuple(range(len(model.features)))
+        return cls(every, (), held_by(model, every), False, dtype, impute, seed)
 
     @property
-    def arrays(self) -> tuple[str, ...]:
-        """Names of all arrays, those of variances after those of means."""
-        return (*self.names, *(f"{name}{VARIANCE}" for name in self.names if self.variance))
+    def arrays(self) -> dict[str, tuple[Held, str]]:
+        """All arrays by their names, those of variances after those of means, and which of these each has."""
+        means = {held.name: (held, "mean") for held in self.held}
+        return means | {f"{held.name}{VARIANCE}": (held, "variance") for held in self.held if self.variance}
 
     def by_name(self, means: AnyArray, variances: AnyArray) -> dict[str, AnyArray]:
-        """Values (n, m) as the arrays that are written: (n,) of a feature, or (n, m) of all."""
-        values = [means, *([variances] if self.variance else [])]
-        columns = values if self.feature_dim is not None else [column for each in values for column in each.T]
-        return dict(zip(self.arrays, columns, strict=True))
+        """Values (n, m) as the arrays that are written: (n,) of a feature, or (n, places) of those of a variable."""
+        values = {"mean": means, "variance": variances}
+        return {name: held.of(values[what]) for name, (held, what) in self.arrays.items()}
+
+    @property
+    def copied(self) -> int:
+        """Numbers of a sample that are copied to be written as they lie there."""
+        return sum(len(held.columns) for held, _ in self.arrays.values() if held.side_by_side is None)
 
 
 @dataclass(frozen=True)
@@ -216,7 +277,7 @@ class PredictSegment(WritingSegment):
         """Given values, means and variances, as they are found and as they are written; and a slice of all."""
         (k, m), g = self.regression.levels.shape, len(self.wanted.given)
         of_slice = 8 * self.regression.slice_rows * k * (3 * m + 2 * g)
-        return buffer_bytes(self.regression.plan) + of_slice + n_rows * (16 * g + 32 * m + 24)
+        return buffer_bytes(self.regression.plan) + of_slice + n_rows * (16 * g + 32 * m + 8 * self.wanted.copied + 24)
 
 
 @dataclass(frozen=True)
@@ -259,34 +320,71 @@ class ImputeSegment(WritingSegment):
         return buffer_bytes(self.plan) + n_rows * (48 * len(self.columns) + 32)
 
 
-def source_layout(model: Fit, wanted: Wanted) -> Layout | None:
-    """How a source is opened that need not have more than the variables of the given features."""
+def source_layout(model: Fit, wanted: Wanted, variables: Sequence[str] | None = None) -> Layout | None:
+    """How a source is opened that need not have more than the variables of the given features.
+
+    Where somebody names `variables` that are called otherwise, these are as many as the model has, in its order, or
+    as many as are given, in the order in which they are.
+    """
     layout = model.layout
-    if wanted.impute is not None:
+    if wanted.impute is not None or layout is None or layout.feature_dim is not None:
         return layout
-    return layout.taken(wanted.given) if layout is not None and layout.feature_dim is None else layout
+    names = [span.variable for span in layout.as_spans() for _ in range(span.size)]
+    mentioned = tuple(dict.fromkeys(names[i] for i in wanted.given))
+    places = [i for name in mentioned for i in sorted(wanted.given) if names[i] == name]
+    if variables and not {*variables} & {*names}:
+        if len(variables) == len(layout.variables):
+            return layout
+        if len(variables) != len(mentioned):
+            raise InputError(
+                f"variables {shortened(variables)} are not called like those of the model: name as many as it has "
+                f"({shortened(layout.variables)}), or as many as are given ({shortened(mentioned)}), in this order"
+            )
+    return layout.taken(places)
 
 
 def with_given(
     samples: Samples, model: Fit, wanted: Wanted, *, interpolate: bool = False
 ) -> tuple[Samples, tuple[int, ...]]:
-    """Samples with the given features, or with all of their variables, and where the given ones are among theirs."""
+    """Samples with the given features, or with more of their variables, and where the given ones are among theirs."""
     if wanted.impute is not None:
         return samples.like(model.features, model.layout, interpolate=interpolate), wanted.of
     layout, places = model.layout, [*wanted.given]
-    if layout is not None and layout.spans:
+    if layout is not None and layout.feature_dims and not interpolate:
+        places = _held_in(samples, layout, len(model.features), places)
+    elif layout is not None and layout.spans:
         places.sort()
-    alone = samples.n_features == len(places) or interpolate
-    if layout is not None and layout.spans and not alone:
-        # of the variables that are given every label
-        variables = {span.variable for span in layout.taken(places).spans}
-        held = [span.variable for span in layout.spans for _ in range(span.size)]
-        places = [i for i, variable in enumerate(held) if variable in variables]
-    elif samples.feature_dim is not None and not alone:
-        places = list(range(len(model.features)))
+    elif layout is None and samples.feature_dim is not None and samples.n_features != len(places):
+        places = [*range(len(model.features))]
     names = [model.features[i] for i in places]
     found = samples.like(names, None if layout is None else layout.taken(places), interpolate=interpolate)
     return found, tuple(places.index(i) for i in wanted.given)
+
+
+def _held_in(samples: Samples, layout: Layout, n_features: int, given: Sequence[int]) -> list[int]:
+    """Features of the model that are looked for in samples: those given, and what these have beside along dimensions.
+
+    By the labels of the samples where both have some; else all of a variable, or those given alone where the samples
+    have as many.
+    """
+    theirs = {span.variable: span for span in samples.layout.as_spans(samples.n_features)}
+    found: list[int] = []
+    start = 0
+    for span in layout.as_spans(n_features):
+        here = range(start, start + span.size)
+        wanted = [i for i in given if i in here]
+        other = theirs.get(span.variable) if layout.spans else next(iter(theirs.values()))
+        start += span.size
+        if not wanted or other is None or None in (span.dim, other.dim):
+            found += wanted
+            continue
+        ours, labels = span.identities(), other.identities()
+        if ours is None or labels is None:
+            found += wanted if other.size == len(wanted) else here
+        else:
+            there = places_among(ours, labels) >= 0
+            found += [i for i in here if there[i - here.start] or i in wanted]
+    return found
 
 
 def leaf_of(
@@ -342,7 +440,7 @@ def predict_samples(
     found: Predicted = in_portions(samples, workers, leaf, range(len(samples.grid)))
     if before is not None and before != fingerprint(samples):
         raise DgmmError(f"{samples.name} was changed while it was read: run the same again when nobody writes to it")
-    write_coordinates(store, with_labels(samples, model, wanted))
+    write_coordinates(store, with_labels(samples, wanted))
     group = zarr.open_group(store, mode="r+", use_consolidated=False)
     group.attrs.update({"n_predicted": found.n, "n_missing": found.n_missing})
     consolidate(store)
@@ -357,8 +455,11 @@ def predict_samples(
 
 def check_names(samples: Samples, wanted: Wanted) -> None:
     """Refuse an output in which two things would have one name."""
-    inner = [] if wanted.feature_dim is None else [wanted.feature_dim]
-    names = [*wanted.arrays, *inner]
+    names = [
+        *(held.name for held in wanted.held),
+        *(f"{held.name}{VARIANCE}" for held in wanted.held if wanted.variance),
+    ]
+    names += {held.span.dim for held in wanted.held if held.span.dim is not None}
     twice = {name for name in names if names.count(name) > 1}
     twice |= {*names} & {*map(str, samples.coords.coords), *samples.dims}
     if twice:
@@ -366,11 +467,12 @@ def check_names(samples: Samples, wanted: Wanted) -> None:
 
 
 def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: Mapping[str, Any]) -> None:
-    """Create the group and its arrays, with what they hold and its units."""
+    """Create the group and its arrays, with what they hold, its units and its standard name."""
     of, given = ([model.features[i] for i in places] for places in (wanted.of, wanted.given))
-    known, sought, mixture = shortened(given), shortened(of), model.mixture
-    if wanted.feature_dim is not None:
-        known, sought = f"{wanted.feature_dim} {known}", f"{wanted.names[0]} at {wanted.feature_dim} {sought}"
+    layout, mixture = model.layout or Layout(), model.mixture
+    known, sought = shortened(given), shortened(of)
+    if (dim := layout.feature_dim) is not None:
+        known, sought = f"{dim} {known}", f"{wanted.held[0].name} at {dim} {sought}"
     filled = {None: "", "mean": "what is missing expected", "draw": "what is missing drawn"}[wanted.impute]
     by = f"by a {mixture.family.title} with {mixture.n_components} components"
     group = zarr.create_group(store, zarr_format=3)
@@ -387,17 +489,16 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
             "settings": json.dumps(dict(settings)),
         }
     )
-    layout = model.layout or Layout()
-    units = layout.unit_of
-    if layout.spans:
-        units = dict(zip(model.features, layout.feature_units(len(model.features)), strict=True))
-    inner = () if wanted.feature_dim is None else (len(of),)
-    for array in wanted.arrays:
-        name = array if array in wanted.names else array.removesuffix(VARIANCE)
-        unit = units.get(name, "")
-        what, unit = ("mean", unit) if name == array else ("variance", f"({unit})^2" if unit else "")
+    units = samples.layout.unit_of | {name: unit for name, unit in layout.unit_of.items() if unit}
+    for array, (held, what) in wanted.arrays.items():
+        name, unit = held.name, units.get(held.name, "")
         words = f"{name}, {filled}" if filled else f"conditional {what} of {name} given {known}"
         about: dict[str, Any] = {"long_name": words}
+        if what == "mean" and name in samples.standard_names:
+            about["standard_name"] = samples.standard_names[name]
+        if unit:
+            about["units"] = unit if what == "mean" else f"({unit})^2"
+        inner, along = ((), ()) if held.span.dim is None else ((held.span.size,), (held.span.dim,))
         group.create_array(
             array,
             shape=(*samples.grid.shape, *inner),
@@ -405,16 +506,26 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
             dtype=wanted.dtype,
             fill_value=math.nan,
             compressors=ZstdCodec(level=1, checksum=True),
-            dimension_names=(*samples.dims, *([wanted.feature_dim] if inner else [])),
-            attributes=about | ({"units": unit} if unit else {}) | samples.said,
+            dimension_names=(*samples.dims, *along),
+            attributes=about | samples.said,
         )
 
 
-def with_labels(samples: Samples, model: Fit, wanted: Wanted) -> Samples:
-    """The samples with the labels of the wanted features among their coordinates, where these lie along a dimension."""
-    layout, dim = model.layout, wanted.feature_dim
-    labels = None if layout is None or dim is None else layout.taken(wanted.of).identities()
-    if layout is None or labels is None:
-        return samples
-    attributes = {"units": layout.label_units} if layout.label_units else {}
-    return replace(samples, coords=samples.coords.assign_coords({dim: (dim, labels, attributes)}))
+def with_labels(samples: Samples, wanted: Wanted) -> Samples:
+    """The samples with the labels of the wanted features among their coordinates, where these lie along dimensions.
+
+    They are those of the source where this has them, to the bit and with their attributes.
+    """
+    axes = {axis.name: axis for axis in samples.axes}
+    found: dict[str, Any] = {}
+    for span in (held.span for held in wanted.held):
+        labels = span.identities()
+        if span.dim is None or labels is None:
+            continue
+        attributes = {"units": span.label_units} if span.label_units else {}
+        if (axis := axes.get(span.dim)) is not None:
+            places = places_among(labels, axis.values)
+            labels = labels if (places < 0).any() else axis.values[places]
+            attributes |= {key: value for key, value in axis.attrs.items() if key not in OF_AXES}
+        found[span.dim] = (span.dim, labels, attributes)
+    return replace(samples, coords=samples.coords.assign_coords(found))
