@@ -112,9 +112,9 @@ class TrainingOptions(TypedDict, total=False):
     missing: Missing
     """What becomes of samples of which some values are missing (NaN). omit: they are left out and counted. raise: they
     are an error. marginalise: they are fitted by the values that they have, exactly where values are missing at random
-    (Gaussian types); scores of such a model are of what is observed, too. No component is put on the worst rows then
-    (worst_rows, on_collapse), and steps of scoring (accelerate) are not taken. Samples that have no value at all are
-    left out in any case."""
+    (Gaussian types, preprocess without pca); scores of such a model are of what is observed, too. No component is put
+    on the worst rows then (worst_rows, on_collapse), and steps of scoring (accelerate) are not taken. Samples that have
+    no value at all are left out in any case."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
     start_rows: int

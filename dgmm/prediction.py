@@ -156,12 +156,18 @@ class Wanted(Sendable):
     def _imputed(cls, model: Fit, dtype: Precision, impute: Filling, seed: int) -> Wanted:
         """All features, with what is missing filled in."""
         mixture = model.mixture
-        if not mixture.family.incomplete or mixture.noise is not None or mixture.transform is not None:
+        if not mixture.family.incomplete or mixture.noise is not None:
             has = f"is of {model.covariance_type} components" if mixture.noise is None else "has noise"
-            has = has if mixture.transform is None else f"was fitted to other features ({mixture.transform.words})"
             raise InputError(
                 f"what is missing cannot be filled in by this model, which {has}: give one of Gaussian components alone"
             )
+        if mixture.transform is not None:
+            mixture.transform.check_incomplete()
+            if mixture.transform.log and impute == "mean":
+                raise InputError(
+                    "what is expected of logarithms is no logarithm of what is expected: draw what is missing "
+                    "(impute: draw)"
+                )
         every = tuple(range(len(model.features)))
         return cls(every, (), held_by(model, every), False, dtype, impute, seed)
 
@@ -317,7 +323,8 @@ class ImputeSegment(WritingSegment):
 
     def working_bytes(self, n_rows: int) -> int:
         """Values as they come, as they are completed and as they are written, what is missing, and draws."""
-        return buffer_bytes(self.plan) + n_rows * (48 * len(self.columns) + 32)
+        fitted = 0 if self.plan.transform is None else 32 * len(self.columns)
+        return buffer_bytes(self.plan) + n_rows * (48 * len(self.columns) + fitted + 32)
 
 
 def source_layout(model: Fit, wanted: Wanted, variables: Sequence[str] | None = None) -> Layout | None:

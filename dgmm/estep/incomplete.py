@@ -303,6 +303,9 @@ def completed(x: AnyArray, plan: Plan, draws: tuple[FloatArray, FloatArray] | No
         place of their expectations.
     """
     assert plan.marginals is not None
+    if plan.transform is not None:
+        made = completed(plan.transform(x, incomplete=True), plan.after_transform, draws)
+        return np.where(np.isnan(x), plan.transform.inverse(made), x)
     (its,) = plan.marginals
     found = np.array(x, dtype=np.float64)
     for some, at in expected_rows(found, its):
