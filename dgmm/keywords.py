@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
 
 from dgmm.config import Setting, settings_of
-from dgmm.fits import Settings
+from dgmm.fits import Settings, validated
 from dgmm.types import (
     Acceleration,
     Assignment,
@@ -335,6 +335,11 @@ def takes(keywords: type, model: type[Settings]) -> Callable[[F], F]:
         return function
 
     return expanded
+
+
+def check_only(options: Mapping[str, Any], keywords: type) -> None:
+    """Raise `InputError` that names the first of some keyword arguments that is none of a TypedDict's."""
+    validated(Settings, {name: value for name, value in options.items() if name not in keywords.__annotations__})
 
 
 def _documented(setting: Setting) -> str:
