@@ -156,10 +156,10 @@ class Wanted(Sendable):
     def _imputed(cls, model: Fit, dtype: Precision, impute: Filling, seed: int) -> Wanted:
         """All features, with what is missing filled in."""
         mixture = model.mixture
-        if not mixture.family.incomplete or mixture.noise is not None:
-            has = f"is of {model.covariance_type} components" if mixture.noise is None else "has noise"
+        if not mixture.family.incomplete:
             raise InputError(
-                f"what is missing cannot be filled in by this model, which {has}: give one of Gaussian components alone"
+                f"what is missing cannot be filled in by this model, which is of {model.covariance_type} components: "
+                "give one of Gaussian components"
             )
         if mixture.transform is not None:
             mixture.transform.check_incomplete()
