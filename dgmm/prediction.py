@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import zarr
-from scipy.special import ndtri
 from zarr.codecs import ZstdCodec
 
 from dgmm.blas import one_blas_thread
@@ -28,7 +27,7 @@ from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, completed
 from dgmm.fits import Fit
 from dgmm.mixture import Regression
-from dgmm.passes import refuse_infinite, refuse_values, row_hashes
+from dgmm.passes import draws_of, refuse_infinite, refuse_values
 from dgmm.rows import Rows
 from dgmm.scoring import attributes_of_source, check_coordinates, in_portions, scattered, write_coordinates
 from dgmm.store import Output, Writer, consolidate, digest, writing
@@ -39,8 +38,6 @@ logger = logging.getLogger("dgmm")
 PREDICTIONS_FORMAT = "dgmm-predictions-1"
 #: What the names of variances end in.
 VARIANCE = "_variance"
-#: The first stream of the hashes that draws are made of.
-DRAWS = 16
 
 
 @dataclass(frozen=True)
@@ -316,10 +313,8 @@ class ImputeSegment(WritingSegment):
         """A uniform number and standard normal ones, as many as features, by the numbers of the rows; None of means."""
         if self.wanted.impute == "mean":
             return None
-        numbers, d = self.grid.rows(self.grid.region(segment))[: len(chosen)][chosen], len(self.columns)
-        hashes = np.stack([row_hashes(numbers, self.wanted.seed, DRAWS + j) for j in range(d + 1)], axis=1)
-        uniform = ((hashes >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-        return uniform[:, 0], ndtri(uniform[:, 1:])
+        numbers = self.grid.rows(self.grid.region(segment))[: len(chosen)][chosen]
+        return draws_of(numbers, len(self.columns), self.wanted.seed)
 
     def working_bytes(self, n_rows: int) -> int:
         """Values as they come, as they are completed and as they are written, what is missing, and draws."""
