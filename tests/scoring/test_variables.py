@@ -154,6 +154,25 @@ def test_levels_in_another_order_take_what_is_said_of_memory(fit: dgmm.Fit, monk
     assert 0.5 * leaf.working_bytes(len(rows)) < peak <= leaf.working_bytes(len(rows))
 
 
+def test_arrays_of_variables_have_the_same_bits_by_any_workers(
+    fit: dgmm.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dgmm.data.grid.MIN_ROWS", 16)
+    floats().chunk(n=40).to_zarr(tmp_path / "in.zarr", consolidated=False)
+    how = {"of": ["S@500", "T@500", "S@10"], "given": ["h"], "variance": True}
+    for name, workers in (
+        ("a", {"scheduler": "threads", "n_workers": 1}),
+        ("b", {"scheduler": "processes", "n_workers": 2}),
+    ):
+        dgmm.predict(fit, tmp_path / "in.zarr", tmp_path / name, **how, **workers)
+    one, two = (
+        {str(p.relative_to(tmp_path / name)): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()}
+        for name in "ab"
+    )
+    assert one == two
+    assert sum(key.startswith("S_variance/c/") for key in one) > 3
+
+
 def test_what_is_missing_is_filled_in_where_it_lies(tmp_path: Path) -> None:
     """From the command line, in single precision; the rest is the source, variable by variable."""
     data = floats()
