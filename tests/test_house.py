@@ -33,7 +33,7 @@ HOUSE: dict[str, str] = {
     "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",
     "sampling": "",
     "ingest": "",
-    "prediction": "",
+    "prediction": "wanted bulk",
     "report": "looks maps figures steps page",
     "yaml12": "", "config": "", "keywords": "",
     "plot": "",
