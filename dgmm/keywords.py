@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
 
 from dgmm.config import Setting, settings_of
-from dgmm.fits import Settings
+from dgmm.fits import Settings, validated
 from dgmm.types import (
     Acceleration,
     Assignment,
@@ -112,9 +112,9 @@ class TrainingOptions(TypedDict, total=False):
     missing: Missing
     """What becomes of samples of which some values are missing (NaN). omit: they are left out and counted. raise: they
     are an error. marginalise: they are fitted by the values that they have, exactly where values are missing at random
-    (Gaussian types); scores of such a model are of what is observed, too. No component is put on the worst rows then
-    (worst_rows, on_collapse), and steps of scoring (accelerate) are not taken. Samples that have no value at all are
-    left out in any case."""
+    (Gaussian types, preprocess without pca); scores of such a model are of what is observed, too. No component is put
+    on the worst rows then (worst_rows, on_collapse), and steps of scoring (accelerate) are not taken. Samples that have
+    no value at all are left out in any case."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
     start_rows: int
@@ -335,6 +335,11 @@ def takes(keywords: type, model: type[Settings]) -> Callable[[F], F]:
         return function
 
     return expanded
+
+
+def check_only(options: Mapping[str, Any], keywords: type) -> None:
+    """Raise `InputError` that names the first of some keyword arguments that is none of a TypedDict's."""
+    validated(Settings, {name: value for name, value in options.items() if name not in keywords.__annotations__})
 
 
 def _documented(setting: Setting) -> str:

@@ -239,10 +239,7 @@ class Mixture:
         after the other, are those of ``n_classes``, labels are of these.
         """
         if marginal and self.transform is not None:
-            raise InputError(
-                f"what is missing cannot be marginalised where features are preprocessed ({self.transform.words}): "
-                "leave such samples out (missing=omit)"
-            )
+            self.transform.check_incomplete()
         family, components = self.family.for_density(self.components)
         shares = self.weights / self.weights.sum()
         mean = shares @ self.means

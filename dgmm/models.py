@@ -48,7 +48,8 @@ def add_version(
         samples = samples_of(validated(Data, {**record.settings.get("data", {}), "path": data}), fit)
         known = fingerprint(samples)
         with open_workers(None) as workers:
-            baseline = baseline_of(samples.like(fit.features, fit.layout), fit.mixture, workers).to_json
+            ours = samples.like(fit.features, fit.layout)
+            baseline = baseline_of(ours, fit.mixture, workers, completed=fit.marginalises).to_json
     notes = (f"registered from {model}", *([f"fitted to {source}"] if source else []))
     command = shlex.join(["dgmm", "models", "add", registry, model])
     version = where.add(record.fit, Made(record.table, record.settings, known, command, notes, baseline))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
-from dgmm.data import Source, open_samples
+from dgmm.config import Train
+from dgmm.data import Source, open_samples, shortened
 from dgmm.errors import InputError
+from dgmm.keywords import DataOptions, check_only, takes
 from dgmm.mixture import Mixture
 
 if TYPE_CHECKING:
@@ -19,13 +21,15 @@ ITERATIONS = (0, 1, 2, 3, 6, 20)
 POINTS = 5000
 
 
+@takes(DataOptions, Train)
 def steps(
     path: Sequence[Mixture],
     source: Source,
     *,
     at: Sequence[int] = ITERATIONS,
-    features: tuple[int, int] = (0, 1),
+    features: tuple[int | str, int | str] = (0, 1),
     hard: bool = False,
+    **options: Unpack[DataOptions],
 ) -> Figure:
     """Draw mixtures on a way, that of `dgmm.em_path` or of a fit, over the samples: a panel for each.
 
@@ -40,8 +44,8 @@ def steps(
         Samples, of which 5000 are drawn where they are more.
     at : sequence of int
         Places on the way that are drawn; those beyond its end are left out.
-    features : (int, int)
-        Numbers of the features along the horizontal and the vertical axis.
+    features : (int or str, int or str)
+        Numbers or names of the features along the horizontal and the vertical axis; of what is drawn.
     hard : bool
         Give every sample the colour of its most probable component.
 
@@ -61,7 +65,8 @@ def steps(
     shown = [i for i in at if 0 <= i < len(path)]
     if not shown:
         raise InputError(f"none of the iterations {list(at)} is among the {len(path)} of the path")
-    samples = open_samples(source)
+    check_only(options, DataOptions)
+    samples = open_samples(source, **options)
     if samples.n_features != path[0].n_inputs:
         raise InputError(f"{samples.name} has {samples.n_features} features, the mixtures have {path[0].n_inputs}")
     x, names, transform = samples.some_rows(POINTS), samples.features, path[0].transform
@@ -74,5 +79,15 @@ def steps(
         x, names = transform(x), transform.outputs
         path = [replace(mixture, transform=None) for mixture in path]
         units = ("",) * len(names)
-    labels = [with_unit(names[i], units[i]) for i in features]
-    return steps_figure(path, shown, x, features, labels, hard=hard)
+    drawn = place_of(features[0], names), place_of(features[1], names)
+    labels = [with_unit(names[i], units[i]) for i in drawn]
+    return steps_figure(path, shown, x, drawn, labels, hard=hard)
+
+
+def place_of(feature: int | str, names: Sequence[str]) -> int:
+    """The number of a feature, by its name or number; raises `InputError` if there is none."""
+    if isinstance(feature, str) and feature in names:
+        return names.index(feature)
+    if isinstance(feature, int) and 0 <= feature < len(names):
+        return feature
+    raise InputError(f"no feature {feature!r} to draw: there are {shortened(names)}")

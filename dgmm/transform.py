@@ -115,8 +115,27 @@ class Transform(Sendable):
         """Bytes that it takes beside what it is given and what it makes."""
         return 2 * 8 * max(VALUES, self.n_inputs)
 
-    def __call__(self, x: AnyArray) -> FloatArray:
+    @property
+    def featurewise(self) -> bool:
+        """Whether each feature is fitted by itself, so that what is missing before is all that is missing after."""
+        return self.matrix.ndim == 1
+
+    def check_incomplete(self) -> None:
+        """Raise `InputError` if it takes all values of a row together."""
+        if not self.featurewise:
+            raise InputError(
+                "principal components need all values of a sample: leave pca out, and scale and log alone, or leave "
+                "samples with missing values out (missing=omit)"
+            )
+
+    def __call__(self, x: AnyArray, *, incomplete: bool = False) -> FloatArray:
         """The rows (n, d) as they are fitted, shape (n, q); what has a missing value has one there too.
+
+        Parameters
+        ----------
+        x : ndarray, shape (n, d)
+        incomplete : bool
+            Whether rows with missing values count, too: what they have must have a logarithm then.
 
         Raises
         ------
@@ -129,7 +148,7 @@ class Transform(Sendable):
         for start in range(0, len(x), self.slice_rows):
             some = slice(start, start + self.slice_rows)
             part = np.array(x[some], dtype=np.float64)
-            self._take_logs(part)
+            self._take_logs(part, incomplete=incomplete)
             part -= self.shift
             if self.matrix.ndim == 1:
                 np.multiply(part, self.matrix, out=made[some])
@@ -137,12 +156,12 @@ class Transform(Sendable):
                 np.matmul(part, self.matrix, out=made[some])
         return made
 
-    def _take_logs(self, x: FloatArray) -> None:
-        """Logarithms in place, of the features that have them; rows with missing values are left out, whatever else."""
+    def _take_logs(self, x: FloatArray, *, incomplete: bool) -> None:
+        """Logarithms in place, of the features that have them; of rows that are left out, whatever else they have."""
         for i in self.log:
             column = x[:, i]
             if (bad := column <= 0).any():
-                wrong = column[bad & ~np.isnan(x).any(axis=1)]
+                wrong = column[bad if incomplete else bad & ~np.isnan(x).any(axis=1)]
                 if len(wrong):
                     raise InputError(
                         f"feature {self.features[i]!r} is {wrong[0]:g} in a sample, which has no logarithm "

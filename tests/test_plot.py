@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.collections import PathCollection
 from matplotlib.patches import Ellipse
 from sklearn.mixture import GaussianMixture
@@ -89,6 +90,52 @@ def test_points_are_soft_or_hard(path: tuple[Mixture, ...]) -> None:
 @pytest.mark.parametrize("n", [len(COLOURS), len(COLOURS) + 1, 40])
 def test_colours_differ(n: int) -> None:
     assert len(np.unique(component_colours(n), axis=0)) == n
+
+
+def test_several_variables_and_levels_are_followed_and_drawn_by_name() -> None:
+    """As the matrix of them is."""
+    r = np.random.default_rng(0)
+    t, s = (r.normal(size=(150, 2)) + 4 * (np.arange(150) % 2)[:, None] for _ in range(2))
+    data = xr.Dataset(
+        {"T": (("n", "depth"), t, {"units": "degC"}), "S": (("n", "depth"), s)},
+        coords={"depth": [10.0, 50.0], "w": ("n", np.arange(150) % 3 + 1.0)},
+    )
+    x, start = np.hstack([t, s]), Mixture.gaussian("full", [0.5, 0.5], [[1.0] * 4, [3.0] * 4], [np.eye(4)] * 2)
+    how: dict[str, Any] = {"variables": ["T", "S"], "feature_dim": "depth"}
+    way = dgmm.em_path(data, start, 3, weights="w", **how)
+    plain = dgmm.em_path(np.repeat(x, np.arange(150) % 3 + 1, axis=0), start, 3)
+    for ours, theirs in zip(way, plain, strict=True):
+        np.testing.assert_allclose(ours.means, theirs.means, rtol=1e-10)
+        np.testing.assert_allclose(ours.covariances, theirs.covariances, rtol=1e-8, atol=1e-10)
+    figure = steps(way, data, at=[0, 3], features=("T@50", "S@10"), **how)
+    assert figure.get_supxlabel() == "T@50 (degC)"
+    assert figure.get_supylabel() == "S@10"
+    for axes in figure.axes[:2]:
+        points = next(c for c in axes.collections if isinstance(c, PathCollection))
+        np.testing.assert_array_equal(points.get_offsets(), x[:, [1, 2]])
+    with pytest.raises(dgmm.InputError, match="no feature 'S@20' to draw: there are T@10, T@50, S@10, S@50"):
+        steps(way, data, features=("T@50", "S@20"), **how)
+    for wrong in ({"weights": "w"}, {"featuredim": "depth"}):
+        with pytest.raises(dgmm.InputError, match=f"{next(iter(wrong))}: unknown setting"):
+            steps(way, data, **how, **wrong)
+    with pytest.raises(dgmm.InputError, match="n_init: unknown setting"):
+        dgmm.em_path(data, start, 3, n_init=3, **how)  # type: ignore[call-arg]
+
+
+def test_a_step_from_rows_that_lack_values_is_that_of_the_textbook() -> None:
+    """Of one normal with independent features, for which what is missing is expected at its mean."""
+    r = np.random.default_rng(1)
+    x = np.where(r.random((60, 2)) < 0.3, np.nan, r.normal(size=(60, 2)))
+    x = x[~np.isnan(x).all(axis=1)]
+    mean, variance = np.array([0.5, -0.5]), np.array([2.0, 3.0])
+    start = Mixture.gaussian("diag", [1.0], mean[None], variance[None])
+    _, after = dgmm.em_path(x, start, 1, reg_covar=0.0, missing="marginalise")
+    expected = np.where(np.isnan(x), mean, x).mean(axis=0)
+    spread = np.where(np.isnan(x), (mean - expected) ** 2 + variance, (x - expected) ** 2).mean(axis=0)
+    np.testing.assert_allclose(after.means[0], expected, rtol=1e-12)
+    np.testing.assert_allclose(after.covariances[0], spread, rtol=1e-12)
+    with pytest.raises(dgmm.InputError, match="cannot be marginalised in a t_diag mixture"):
+        dgmm.em_path(x, dgmm.train(np.nan_to_num(x), 1, "t_diag").mixture, 1, missing="marginalise")
 
 
 def test_what_cannot_be_drawn_or_followed(path: tuple[Mixture, ...]) -> None:

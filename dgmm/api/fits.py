@@ -14,10 +14,10 @@ from dgmm.errors import InputError
 from dgmm.families import DEFAULT, get_family
 from dgmm.fits import Fit, One, Search, Selection, Training, by_model, validated
 from dgmm.fitting import merge_samples, path_of, projection_of, select_samples, started, train_samples
-from dgmm.keywords import MergeOptions, SelectOptions, TrainOptions, takes
+from dgmm.keywords import DataOptions, MergeOptions, SelectOptions, TrainOptions, check_only, takes
 from dgmm.mixture import Mixture
 from dgmm.search import Given, check_given
-from dgmm.types import Assignment, Part, PriorName
+from dgmm.types import Assignment, Missing, Part, PriorName
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -124,6 +124,7 @@ def train(
         return train_samples(samples, workers, one, fitting, given, records)
 
 
+@takes(DataOptions, Train)
 def em_path(
     source: Source,
     start: Mixture,
@@ -133,7 +134,10 @@ def em_path(
     assignment: Assignment = "soft",
     fixed: Sequence[Part] = (),
     prior: PriorName = "none",
+    missing: Missing = "omit",
+    weights: Weights | None = None,
     scheduler: str | Client | None = None,
+    **options: Unpack[DataOptions],
 ) -> tuple[Mixture, ...]:
     """Follow plain EM from a mixture, pass by pass over all the data: what `dgmm.plot.steps` draws.
 
@@ -152,7 +156,9 @@ def em_path(
         Which of weights, means and covariances stay as they are.
     prior : {"none", "default"}
         Whether components have a conjugate prior.
-    scheduler
+    missing : {"omit", "raise", "marginalise"}
+        What becomes of samples of which some values are missing.
+    weights, scheduler
         As for `train`.
 
     Returns
@@ -167,12 +173,14 @@ def em_path(
     CollapseError
         If a component collapses on the way.
     """
+    check_only(options, DataOptions)
     asked = {"reg_covar": reg_covar, "max_iter": n_passes, "assignment": assignment, "fixed": fixed, "prior": prior}
-    options, samples = validated(Training, asked), open_samples(source)
+    training = validated(Training, asked | {"missing": missing})
+    samples = open_samples(source, weights=weights, **options)
     if samples.n_features != start.n_inputs:
         raise InputError(f"{samples.name} has {samples.n_features} features, the start {start.n_inputs}")
     with workers_named(scheduler, {}) as workers:
-        return path_of(samples, workers, start, options.max_iter, options)
+        return path_of(samples, workers, start, training.max_iter, training)
 
 
 @takes(SelectOptions, Select)

@@ -42,10 +42,12 @@ def predict(
     ----------
     model : Fit or path
     source : path, URL, zarr.Array, xarray object, dask.array.Array, ndarray or DataFrame
-        With the given features; the others are not looked at, and need not be there where each is a variable.
+        With the given features; the others are not looked at, and need not be there where each is a variable. As
+        many ``variables`` as the model has, or as are given, none of them called alike, stand for these in their order.
     out : path or URL
-        Gets a variable of the means for each feature, or one that holds them along a dimension, as the model's data
-        did, with the units of the features and the coordinates of the source; ``NAME_variance`` if asked for.
+        Gets the means in variables as the model's data had them: one for each feature, or one for those along a
+        dimension, with the levels in the order of the model where several lie along it; with their units and the
+        coordinates and standard names of the source; ``NAME_variance`` if asked for.
     of : sequence of str, optional
         Features to predict, by name or number. None where what is missing is filled in (``impute``).
     overwrite : bool
@@ -72,7 +74,7 @@ def predict(
         inputs.append(store.model_at(model))
         model = store.load(inputs[-1])
     wanted = Wanted.asked(model, how.of, how.given, how.variance, how.dtype, how.impute, how.seed)
-    samples = open_samples(source, like=source_layout(model, wanted), **data)
+    samples = open_samples(source, like=source_layout(model, wanted, data.get("variables")), **data)
     if how.interpolate:
         samples, _ = with_given(samples, model, wanted, interpolate=True)
     with (

@@ -80,8 +80,8 @@ class Data(Readable):
     weights: str | None = Field(
         None,
         description="Variable that says how much each sample counts, along some or all of the dimensions of the "
-        "samples; area, where none is called so, is the cells' area: what cell_measures name, or the cosine of the "
-        "latitude of a regular grid. Only the ratios matter.",
+        "samples; area, where none is called so, is the cells' area: what cell_measures name, or that of the bands "
+        "around latitudes, where longitudes are evenly spaced. Only the ratios matter.",
     )
     labels: str | None = Field(
         None,

@@ -12,7 +12,7 @@ from dgmm.data.files import is_foreign, is_text, opened_file, register_opener
 from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in, seen
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.labels import Labels, Names, is_known
-from dgmm.data.layout import Layout, Span, comparable, matching_order, shortened
+from dgmm.data.layout import Layout, Span, comparable, matching_order, places_among, shortened
 from dgmm.data.repositories import Versioned, in_a_line, is_of_icechunk
 from dgmm.data.retries import again, content_of, delete, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
@@ -32,10 +32,11 @@ from dgmm.data.stores import (
     store_at,
     unfinished,
 )
-from dgmm.data.variables import copying_bytes, in_blocks, packing, stored_chunks
+from dgmm.data.variables import OF_AXES, copying_bytes, in_blocks, packing, stored_chunks
 from dgmm.data.views import transformed
 
 __all__ = [
+    "OF_AXES",
     "PARTIAL",
     "RECORD",
     "Blocks",
@@ -86,6 +87,7 @@ __all__ = [
     "open_store",
     "opened_file",
     "packing",
+    "places_among",
     "record_of",
     "register_opener",
     "seen",

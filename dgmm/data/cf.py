@@ -11,6 +11,7 @@ import xarray as xr
 
 from dgmm.data.grid import Grid
 from dgmm.errors import InputError
+from dgmm.types import FloatArray
 
 logger = logging.getLogger("dgmm")
 
@@ -29,6 +30,8 @@ EAST = ("degrees_east", "degree_east", "degrees_E", "degree_E", "degreesE", "deg
 LATITUDES, LONGITUDES = ("latitude", "grid_latitude"), ("longitude", "grid_longitude")
 #: Degrees beyond a pole by rounding.
 BEYOND = 1e-3
+#: Latitudes so many times as far apart as those beside them have others left out between them.
+GAP = 1.5
 #: Bytes of a coordinate up to which it is read when it is opened; a longer one is read in blocks when it is written.
 LOADED = 2**24
 #: How often a block of a coordinate is there while it is copied, decoded, encoded and compressed; of times 6 were seen.
@@ -135,10 +138,9 @@ def measure_of(dataset: xr.Dataset, variables: Iterable[str]) -> str | None:
 
 
 def areas_of(name: str, dataset: xr.Dataset, variables: Sequence[str]) -> str | xr.DataArray:
-    """The area that each cell stands for: the variable that holds it by `cell_measures`, or the cosine of the latitude.
+    """The area that each cell stands for: the variable that holds it by `cell_measures`, or that of bands of latitude.
 
-    Areas are proportional to that on a grid whose latitudes are evenly spaced, also where they are those of a rotated
-    pole.
+    Areas are proportional to these where longitudes are evenly spaced, also where both are those of a rotated pole.
 
     Parameters
     ----------
@@ -176,8 +178,40 @@ def areas_of(name: str, dataset: xr.Dataset, variables: Sequence[str]) -> str | 
             f"{latitude.name} of {name} goes from {degrees.min():g} to {degrees.max():g}, and latitudes from -90 to 90 "
             "degrees: name the variable that holds the areas of cells (weights)"
         )
-    logger.info("cells of %s count by the cosine of %s", name, latitude.name)
-    return latitude.copy(data=np.clip(np.cos(np.deg2rad(degrees)), 0, None))
+    limits = dataset.variables.get(of(latitude.variable).get("bounds"))
+    if limits is not None and limits.shape == (len(degrees), 2):
+        logger.info("cells of %s count by the areas between the bounds of %s", name, latitude.name)
+        return latitude.copy(data=_bands(*np.asarray(limits.values, dtype=float).T))
+    if len(np.unique(degrees)) < len(degrees):
+        raise InputError(
+            f"{latitude.name} of {name} has a latitude twice, so that the areas of its cells are not known: name the "
+            "variable that holds them (weights)"
+        )
+    logger.info("cells of %s count by the areas of the bands around %s", name, latitude.name)
+    return latitude.copy(data=areas_around(degrees))
+
+
+def areas_around(degrees: FloatArray) -> FloatArray:
+    """Areas of the bands around latitudes (n,), in any order: each to half way to its neighbours, up to the poles.
+
+    At the ends, and where latitudes are left out between two, a band is as wide as on its other side.
+    """
+    if len(degrees) == 1:
+        return np.ones(1)
+    order = np.argsort(degrees)
+    at = degrees[order]
+    half = np.diff(at) / 2
+    down, up = np.append(half[0], half), np.append(half, half[-1])
+    south, north = np.where(down > GAP * up, up, down), np.where(up > GAP * down, down, up)
+    areas = np.empty(len(at))
+    areas[order] = _bands(at - south, at + north)
+    return areas
+
+
+def _bands(south: FloatArray, north: FloatArray) -> FloatArray:
+    """Areas between latitudes on a sphere, in parts of that of a half."""
+    sines = np.sin(np.deg2rad(np.clip([south, north], -90, 90)))
+    return np.abs(sines[1] - sines[0])
 
 
 def _says(name: str, coordinate: xr.DataArray, standard: tuple[str, ...], units: tuple[str, ...]) -> bool:

@@ -155,6 +155,8 @@ class Layout:
             labelled = all(span.labels is None or len(span.labels) == span.size for span in self.spans)
             names = tuple(span.variable for span in self.spans)
             named = names == self.variables and len({*names}) == len(names)
+            along = {(span.dim, span.size, span.labels) for span in self.spans if span.dim is not None}
+            named = named and len(along) == len(self.feature_dims)
             right = labelled and named and self.feature_dim is None and sum(sizes) == len(features)
             if not right or min(sizes) < 1 or sizes != [span.size for span in self.spans]:
                 raise ValueError(others)
@@ -208,6 +210,18 @@ def matching_order(wanted: AnyArray, given: AnyArray) -> IntArray | None:
     order = np.empty_like(here)
     order[there] = here
     return order
+
+
+def places_among(wanted: AnyArray, given: AnyArray) -> IntArray:
+    """Where each label that is wanted is among those given, shape (d,); -1 for one that is not."""
+    given, wanted = _alike(given, wanted)
+    order = np.argsort(given, kind="stable")
+    above = np.searchsorted(given[order], wanted).clip(max=max(len(given) - 1, 0))
+    found = np.full(len(wanted), -1)
+    for near in (order[above], order[np.maximum(above - 1, 0)]):
+        same = [_same(given[[i]], wanted[[j]]) for j, i in enumerate(near)]
+        found = np.where((found < 0) & same, near, found)
+    return found
 
 
 def _alike(a: AnyArray, b: AnyArray) -> tuple[AnyArray, AnyArray]:

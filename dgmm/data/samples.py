@@ -138,6 +138,8 @@ class Samples:
     any_units: bool = False
     #: Attributes for all that lies on the grid: by what it is projected, how large its cells are, its coordinates.
     said: dict[str, Any] = dataclasses.field(default_factory=dict)
+    #: The standard names (CF) of the variables of the source, of those that are not read, too.
+    standard_names: dict[str, str] = dataclasses.field(default_factory=dict)
     #: Where the grid begins along the first dimension of what is read.
     start: int = 0
 
@@ -274,7 +276,7 @@ class Samples:
 
     def without_coords(self) -> Samples:
         """All that it takes to read the samples."""
-        return replace(self, coords=xr.Dataset(), said={}, axes=())
+        return replace(self, coords=xr.Dataset(), said={}, standard_names={}, axes=())
 
     def some_rows(self, n: int) -> FloatArray:
         """A few complete rows, evenly spaced over the first, the middle and the last segment, shape (m, d)."""

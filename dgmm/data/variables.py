@@ -16,7 +16,7 @@ import zarr
 import zarr.storage
 from xarray.backends.zarr import FillValueCoder
 
-from dgmm.data.cf import COPIES, PLACING, apart, belonging, block_of, common, is_long, on_grid
+from dgmm.data.cf import BESIDE, COPIES, PLACING, apart, belonging, block_of, common, is_long, on_grid
 from dgmm.data.chunks import Stored
 from dgmm.data.grid import Grid
 from dgmm.data.layout import Layout, Span, as_numbers, comparable, shortened
@@ -28,6 +28,8 @@ from dgmm.errors import InputError
 PACKING = {"scale_factor", "add_offset", "missing_value"}
 #: Features of a sample; a dimension of more holds something else, or its length is a mistake.
 MOST_FEATURES = 10**6
+#: What attributes of the coordinates along which features lie say of these, beside what the source says.
+OF_AXES = ("value_name", "value_units", "features")
 #: The dimension that holds the features, or several of them.
 FeatureDims = str | Sequence[str] | None
 #: Where a variable is stored, by its name.
@@ -126,7 +128,15 @@ def from_dataset(
     coords = dataset.drop_vars([*({*known} - placing)]).set_coords(sorted(placing))
     units = {named.get(v, v): str(dataset[v].attrs.get("units", "")) for v in chosen}
     samples = _assemble(name, fields, inner, coords, units)
-    return replace(samples, said=common([dataset[variable].variable for variable in chosen], samples.coords))
+    return replace(
+        samples,
+        said=common([dataset[variable].variable for variable in chosen], samples.coords),
+        standard_names={
+            named.get(str(v), str(v)): column.attrs["standard_name"]
+            for v, column in dataset.data_vars.items()
+            if isinstance(column.attrs.get("standard_name"), str)
+        },
+    )
 
 
 def _stand_for(chosen: Sequence[str], like: Layout | None) -> dict[str, str]:
@@ -247,6 +257,7 @@ def _axes(spans: Sequence[Span], coords: xr.Dataset, units: Mapping[str, str]) -
         if span.dim in coords and coords[span.dim].dtype.kind in "fiu":
             about = {"value_name": span.variable, "value_units": units.get(span.variable, "")}
             axis = coords[span.dim].reset_coords(drop=True)
+            axis.attrs = {key: value for key, value in axis.attrs.items() if key not in BESIDE}
             found.append(axis.assign_attrs(about, features=slice(place, place + span.size)))
         place += span.size
     return tuple(found)

@@ -27,10 +27,13 @@ class Transformed(Samples):
     source : Samples
         As they are.
     transform : Transform
+    incomplete : bool
+        Whether samples with missing values are fitted, too.
     """
 
     source: Samples = field(kw_only=True)
     transform: Transform = field(kw_only=True)
+    incomplete: bool = field(default=False, kw_only=True)
 
     @property
     def in_memory(self) -> bool:
@@ -69,19 +72,22 @@ class Transformed(Samples):
 
     def read(self, region: Region) -> AnyArray:
         """The samples of a region as they are fitted, shape (n, q)."""
-        return self.transform(self.source.read(region))
+        return self.transform(self.source.read(region), incomplete=self.incomplete)
 
 
-def transformed(samples: Samples, transform: Transform) -> Samples:
-    """Samples as they are fitted: transformed as they are read, or at once where they are in memory."""
+def transformed(samples: Samples, transform: Transform, *, incomplete: bool = False) -> Samples:
+    """Samples as they are fitted: transformed as they are read, or at once where they are in memory.
+
+    Where those that are `incomplete` are fitted too, all values must have what is asked of them.
+    """
     parts: dict[str, Any] = {name: getattr(samples, name) for name in Samples.__dataclass_fields__}
     parts["features"] = transform.outputs
     if not samples.in_memory or samples.start:  # weights and labels begin where the samples do
-        return Transformed(**parts, source=samples, transform=transform)
+        return Transformed(**parts, source=samples, transform=transform, incomplete=incomplete)
     grid, q = samples.grid, transform.n_outputs
     made = np.empty((*grid.shape, q))
     for i in range(len(grid)):
         region = grid.region(i)
-        made[region] = transform(samples.read(region)).reshape(made[region].shape)
+        made[region] = transform(samples.read(region), incomplete=incomplete).reshape(made[region].shape)
     fields = (Field(made, (*samples.dims, MADE), None, inner=MADE),)
     return Samples(**parts | {"feature_dim": MADE, "fields": fields})

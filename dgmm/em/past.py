@@ -109,8 +109,8 @@ class Past:
         of_noise = 0.0 if mixture.noise is None else s.noise * mixture.noise.log_density
         return s.log_likelihood + float(np.einsum("kp,kp->", theta, s.sums)) + of_noise
 
-    def added(self, mixture: Mixture, statistics: SufficientStatistics) -> SufficientStatistics:
-        """The statistics of both, given those of new rows at a mixture in frame coordinates.
+    def added(self, mixture: Mixture, statistics: SufficientStatistics, moments: Moments) -> SufficientStatistics:
+        """The statistics of both, given those of new rows at a mixture, and their moments, in frame coordinates.
 
         Raises
         ------
@@ -123,18 +123,21 @@ class Past:
                 f"component {k} is too narrow beside the spread of the data for sums of old and new rows: train on all "
                 "of them"
             )
-        ours = self.statistics
-        if ours.sums.shape != statistics.sums.shape:
-            raise InputError(
-                f"rows of old or of new samples lack values, not those of both, and sums of {mixture.family.name} "
-                "components differ then: train on all of them"
-            )
+        ours, family = self.statistics, mixture.family
+        n, m = ours.sums.shape[1], statistics.sums.shape[1]
+        if n < m:  # rows of old or of new samples lack values, not those of both
+            ours = replace(ours, sums=family.sums_beside_noise(ours, self.moments))
+        elif m < n:
+            shared = family.shared_log_likelihood(mixture.components, moments)
+            sums = family.sums_beside_noise(statistics, moments)
+            statistics = replace(statistics, log_likelihood=statistics.log_likelihood + shared, sums=sums)
+        linear = replace(self, statistics=ours)._linear(mixture)
         squares: FloatArray | float = np.nan
         if not (np.isnan(ours.squares).all() and np.isnan(statistics.squares).all()):
             squares = squares_of(ours) + squares_of(statistics)
         return replace(
             statistics,
-            log_likelihood=statistics.log_likelihood + self._linear(mixture),
+            log_likelihood=statistics.log_likelihood + linear,
             count=statistics.count + ours.count,
             sums=statistics.sums + ours.sums,
             entropy=statistics.entropy + ours.entropy,
@@ -142,11 +145,11 @@ class Past:
             squares=squares,
         )
 
-    def behind(self, accumulate: Accumulate) -> Accumulate:
-        """The same where these rows stand behind those that are read."""
+    def behind(self, accumulate: Accumulate, moments: Moments) -> Accumulate:
+        """The same where these rows stand behind those that are read, of these moments in frame coordinates."""
 
         def both(mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
-            return [self.added(m, s) for m, s in zip(mixtures, accumulate(mixtures), strict=True)]
+            return [self.added(m, s, moments) for m, s in zip(mixtures, accumulate(mixtures), strict=True)]
 
         return both
 

@@ -179,5 +179,6 @@ def _score_transformed(x: AnyArray, plan: Plan, transform: Transform, *, probabi
     scores = Scores.empty(n, plan.n_rows, probabilities=probabilities)
     for start in range(0, n, TRANSFORMED_ROWS):
         some = slice(start, start + TRANSFORMED_ROWS)
-        scores.put(some, score(transform(x[some]), inner, probabilities=probabilities))
+        part = transform(x[some], incomplete=plan.marginals is not None)
+        scores.put(some, score(part, inner, probabilities=probabilities))
     return scores

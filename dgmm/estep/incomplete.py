@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr
 
 from dgmm.estep.block import frozen
 from dgmm.estep.jit import compiled
@@ -174,8 +175,8 @@ class Expected:
         joint = np.repeat(its.peaks[:, None], len(x), axis=1)
         gains = np.zeros((len(its.peaks), len(lengths)))
         where = patterns.missing[patterns.starts[:-1]]
-        if its.widths is not None:
-            gains[-1] = where @ its.widths
+        if its.noise is not None:
+            gains[-1] = where @ its.noise.log_lengths
             joint[-1] += np.repeat(gains[-1], lengths)
         if its.forwards.ndim == 2:
             u = its.forwards[:, :, None] * away
@@ -252,7 +253,7 @@ def accumulate_incomplete(rows: Rows, plan: Plan) -> PassTotals:
     weights, share_out = rows.every_weight, harden if plan.sharing.hard else normalise
     for c, (place, its) in enumerate(zip(plan.candidates, plan.marginals, strict=True)):
         k, d = its.shifts.shape
-        counts, first, second = np.zeros(k + (its.widths is not None)), np.zeros((k, d)), np.zeros(its.forwards.shape)
+        counts, first, second = np.zeros(k + (its.noise is not None)), np.zeros((k, d)), np.zeros(its.forwards.shape)
         for some, found in expected_rows(rows.x, its):
             if rows.labels is not None:
                 rule_out(found.joint, rows.labels[some], plan.owners[place])
@@ -297,23 +298,30 @@ def completed(x: AnyArray, plan: Plan, draws: tuple[FloatArray, FloatArray] | No
     ----------
     x : ndarray, shape (n, d)
     plan : Plan
-        Marginal, and without noise.
+        Marginal. Noise is anywhere in its box, whatever is observed, and counts by its probability.
     draws : tuple of ndarray, shapes (n,) and (n, d), optional
         Numbers uniform between 0 and 1 and standard normal ones: values are drawn by these, a component first, in the
         place of their expectations.
     """
     assert plan.marginals is not None
+    if plan.transform is not None:
+        made = completed(plan.transform(x, incomplete=True), plan.after_transform, draws)
+        return np.where(np.isnan(x), plan.transform.inverse(made), x)
     (its,) = plan.marginals
     found = np.array(x, dtype=np.float64)
     for some, at in expected_rows(found, its):
         shares = np.exp(at.joint - at.joint.max(axis=0))
         shares /= shares.sum(axis=0)
-        u = at.u
+        u, anywhere = at.u, None if its.noise is None else its.noise.mean
         if draws is not None:
             uniform, normal = draws[0][some], draws[1][some]
             chosen = (np.cumsum(shares, axis=0)[:-1] < uniform).sum(axis=0)
             shares = (np.arange(len(shares))[:, None] == chosen).astype(np.float64)
             u = u + at.along(normal, its)
-        values = its.origin + np.einsum("kn,knd->nd", shares, its.values(u))
+            if its.noise is not None:
+                anywhere = its.noise.minimum + ndtr(normal) * (its.noise.maximum - its.noise.minimum)
+        values = its.origin + np.einsum("kn,knd->nd", shares[: len(u)], its.values(u))
+        if anywhere is not None:
+            values += shares[-1][:, None] * (anywhere - its.origin)
         found[some] = np.where(at.patterns.missing, values, found[some])
     return found

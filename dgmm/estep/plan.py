@@ -135,8 +135,8 @@ class Marginals(Sendable):
         In the coordinates in which sums are taken.
     backwards : ndarray, shape (K, d, d) or (K, d)
         From the components' own coordinates to these.
-    widths : ndarray, shape (d,), or None
-        Logarithms of the lengths of the noise's box, if there is noise.
+    noise : Noise or None
+        What stands beside the components, in the samples' coordinates.
     """
 
     origin: FloatArray
@@ -145,7 +145,7 @@ class Marginals(Sendable):
     peaks: FloatArray
     means: FloatArray
     backwards: FloatArray
-    widths: FloatArray | None
+    noise: Noise | None
 
     @classmethod
     def of(cls, m: Stackable, frame: Frame, local: AnyArray) -> Marginals:
@@ -165,11 +165,9 @@ class Marginals(Sendable):
         if local.any():
             backwards = backwards.copy()
             backwards[local] = np.ones(d) if diagonal else np.eye(d)
-        widths = None
         if m.noise is not None:
-            widths = np.log(m.noise.maximum - m.noise.minimum)
             peaks = np.append(peaks, m.noise.log_density)
-        return cls(frame.origin, shifts, np.ascontiguousarray(forwards), peaks, means, backwards, widths)
+        return cls(frame.origin, shifts, np.ascontiguousarray(forwards), peaks, means, backwards, m.noise)
 
     @cached_property
     def columns(self) -> FloatArray:

@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from dgmm.blas import one_blas_thread, one_thread
-from dgmm.em import Ground, Past, climb
+from dgmm.em import Accumulate, Ground, Past, climb
 from dgmm.engine import Workers
 from dgmm.errors import InputError
 from dgmm.estep import usable_rows
@@ -324,7 +324,9 @@ class StreamedMixture(Streamed, Bridge):
         began = time.perf_counter()
         if self.verbose:
             print(f"{len(starts)} starts on {n} samples")
-        accumulate = passes.accumulate if past is None else past.behind(passes.accumulate)
+        accumulate: Accumulate = passes.accumulate
+        if past is not None:
+            accumulate = past.behind(accumulate, passes.profile.moments.in_frame(past.frame))
         for step in climb(starts, accumulate, self.max_iter):
             for i in step.ascents:
                 start = starts[i]

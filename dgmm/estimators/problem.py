@@ -66,7 +66,7 @@ class Problem:
         """Rows that starts are made of, in double precision: all, or the profile's sample of chunked data."""
         if self.whole:
             rows = np.asarray(self.source, dtype=np.float64)
-            return rows if passes.transform is None else passes.transform(rows)
+            return rows if passes.transform is None else passes.transform(rows, incomplete=passes.marginal)
         sample, size = passes.profile.sample, self.samples.grid.size
         return rows_in_order(sample, size, seed) if size <= limit else sample.rows.x
 

@@ -158,6 +158,10 @@ class Family(ABC):
         """The family itself, or `beside_noise`, whichever such sums are for."""
         return self
 
+    def sums_beside_noise(self, statistics: SufficientStatistics, moments: Moments) -> FloatArray:
+        """Sums over rows of these moments, all of them of the components, as `beside_noise` has them."""
+        return statistics.sums
+
     def unconstrained(self) -> Family:
         """The family of the same components where some are changed, or parts are taken of all; it contains this one."""
         return self

@@ -54,7 +54,7 @@ class Noise(Sendable):
     @property
     def log_density(self) -> float:
         """``log w_0 / V``, in the data's units."""
-        return float(np.log(self.weight) - np.log(self.maximum - self.minimum).sum())
+        return float(np.log(self.weight) - self.log_lengths.sum())
 
     @property
     def mean(self) -> FloatArray:
@@ -65,6 +65,12 @@ class Noise(Sendable):
     def variances(self) -> FloatArray:
         """Of each feature, shape (d,)."""
         return (self.maximum - self.minimum) ** 2 / 12
+
+    @property
+    def log_lengths(self) -> FloatArray:
+        """Logarithms of the lengths of the box, shape (d,): what its density gains where a feature is not known."""
+        lengths: FloatArray = np.log(self.maximum - self.minimum)
+        return lengths
 
     def weighing(self, weight: float) -> Noise:
         """The same with another weight, of which something is left in any case."""

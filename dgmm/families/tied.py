@@ -23,6 +23,7 @@ from dgmm.families.gaussian import (
     first_moments,
     log_cholesky,
     log_diagonal,
+    pack_second,
     unpack_second,
 )
 from dgmm.families.statistics import SufficientStatistics
@@ -148,6 +149,12 @@ class Tied(MatrixFamily):
         """The other where there are second moments in the common frame."""
         more = statistics.sums.shape[1] > LINEAR.size(n_features)
         return APART if more and not statistics.local.all() else self
+
+    def sums_beside_noise(self, statistics: SufficientStatistics, moments: Moments) -> FloatArray:
+        """With the second moments of the rows, to each component in proportion: nobody asks but for their sum."""
+        counts = statistics.sums[:, 0]
+        shares = counts / counts.sum()
+        return np.hstack([statistics.sums, pack_second(moments.second * shares[:, None, None])])
 
 
 class TiedApart(Tied):

@@ -291,9 +291,9 @@ class Training(Climbing):
         "omit",
         description="What becomes of samples of which some values are missing (NaN). omit: they are left out and "
         "counted. raise: they are an error. marginalise: they are fitted by the values that they have, exactly where "
-        "values are missing at random (Gaussian types); scores of such a model are of what is observed, too. No "
-        "component is put on the worst rows then (worst_rows, on_collapse), and steps of scoring (accelerate) are not "
-        "taken. Samples that have no value at all are left out in any case.",
+        "values are missing at random (Gaussian types, preprocess without pca); scores of such a model are of what is "
+        "observed, too. No component is put on the worst rows then (worst_rows, on_collapse), and steps of scoring "
+        "(accelerate) are not taken. Samples that have no value at all are left out in any case.",
     )
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
     start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")

@@ -352,6 +352,7 @@ def path_of(
 
     The start, and after each of so many passes the M-step's; no rule ends them sooner.
     """
+    check_missing(start.family, options)
     if (known := start.transform) is not None:
         start = replace(start, transform=None)
     with one_blas_thread:
@@ -360,8 +361,9 @@ def path_of(
         moments, reg_covar = passes.profile.moments, options.reg_covar
         check_prior(start.family, options.prior, moments)
         ground = grounds_for(
-            [candidate], moments, passes.frame, reg_covar, options.fixed, passes.sharing, options.prior
-        )[name]
+            [candidate], moments, passes.frame, reg_covar, options.fixed, passes.sharing, options.prior,
+            marginal=passes.marginal,
+        )[name]  # fmt: skip
         ascent = Ascent(start.to_frame(ground.frame), ground, acceleration="none", stop=lambda _: False)
         found = [start]
         for _ in climb([ascent], passes.accumulate, n_passes):

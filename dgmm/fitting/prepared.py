@@ -53,17 +53,20 @@ def prepared_passes(
         If it cannot be done.
     """
     asked = options.preprocess or Preprocess()
-    if options.missing == "marginalise":
-        raise InputError("features are preprocessed where all of a sample are there: leave missing=marginalise out")
+    incomplete = options.missing == "marginalise"
     if known is not None:
         known = replace(known, features=samples.features)
-        view = transformed(samples, known)
+        if incomplete:
+            known.check_incomplete()
+        view = transformed(samples, known, incomplete=incomplete)
         plain = Fold(view, workers)
         fold = plain if journal is None else Journaled(plain, journal)
         how: dict[str, Any] = {"ridge": ridge, "transform": known, "frame": frame}
         return Passes(fold, view, profile_of(fold, view, options), options, **how)
     logs = Transform.logs(samples.features, logs_of(asked, samples.features, samples.layout))
-    before = transformed(samples, logs) if logs.log else samples
+    if incomplete and asked.pca is not None:
+        replace(logs, matrix=np.empty((samples.n_features, 0))).check_incomplete()
+    before = transformed(samples, logs, incomplete=incomplete) if logs.log else samples
     # nothing of this pass stays in memory: what stays is what the next one makes of it
     plain = Fold(before, workers, keep=False)
     fold = plain if journal is None else Journaled(plain, journal)
@@ -71,7 +74,7 @@ def prepared_passes(
     found = transform_of(asked, profile, logs, samples.layout)
     if options.noise and found.matrix.ndim == 2:
         raise InputError("noise fills the box of the data, which principal components have not: leave noise or pca out")
-    view = transformed(samples, found)
+    view = transformed(samples, found, incomplete=incomplete)
     fold.go_over(view)
     return Passes(fold, view, seen_through(profile, found), options, ridge=ridge, transform=found)
 
@@ -140,9 +143,20 @@ def deviations_of(mean: FloatArray, covariance: FloatArray) -> FloatArray:
 
 
 def quartiles_of(rows: Rows, features: Sequence[str]) -> tuple[FloatArray, FloatArray]:
-    """Medians and interquartile ranges of rows, each (d,)."""
-    how: dict[str, Any] = {} if rows.weights is None else {"weights": rows.weights, "method": "inverted_cdf"}
-    low, median, high = np.quantile(rows.x, QUARTILES, axis=0, **how)
+    """Medians and interquartile ranges of what there is in rows, each (d,)."""
+    missing = np.isnan(rows.x)
+    if (nothing := missing.all(axis=0)).any():
+        raise InputError(
+            f"feature {features[int(np.argmax(nothing))]!r} is missing in all rows of the sample, by which robust "
+            "scales go: draw more (sample_rows), or scale by standard deviations (standard)"
+        )
+    found = []
+    for column, lacks in zip(rows.x.T, missing.T, strict=True):
+        how: dict[str, Any] = {}
+        if rows.weights is not None:
+            how = {"weights": rows.weights[~lacks], "method": "inverted_cdf"}
+        found.append(np.quantile(column[~lacks], QUARTILES, **how))
+    low, median, high = np.array(found).T
     if not (high > low).all():
         name = features[int(np.argmin(high - low))]
         raise InputError(

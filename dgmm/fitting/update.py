@@ -158,7 +158,7 @@ class Climb:
         """Climb until it has arrived, or so many passes are made."""
         clock, count = self._passes.clock, self.ascent.ground.moments.count
         began = clock()
-        for step in climb([self.ascent], self._past.behind(self._accumulate), max_iter):
+        for step in climb([self.ascent], self._past.behind(self._accumulate, self._moments), max_iter):
             self.gains.append(self.ascent.remaining_gain / count)
             self.seconds.append(clock() - began)
             n = self._passes.profile.n_samples

@@ -6,14 +6,19 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dgmm.data import Grid
 from dgmm.engine import Leaf
-from dgmm.estep import Plan, buffer_bytes, complete_rows, score
+from dgmm.estep import Plan, buffer_bytes, complete_rows, completed, score, usable_rows
 from dgmm.passes.profile import refuse_infinite
+from dgmm.passes.sample import draws_of
 from dgmm.passes.worst import SCORED_ROWS
 from dgmm.rows import Rows
-from dgmm.types import FloatArray, IntArray
+from dgmm.types import AnyArray, FloatArray, IntArray
+
+#: The seed of what is drawn.
+DRAWN = 0
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,13 @@ class Census:
     counts : ndarray of int, shape (m, K)
         Complete rows of each class.
     missing : ndarray of int, shape (m,)
-        Rows with a missing value.
+        Rows with a missing value; those without any where what is missing is drawn.
     unlikely : ndarray of int, shape (m,)
         Complete rows with a log density below a bound.
     log_density : ndarray, shape (m,)
         Sums of the log densities of complete rows.
+    incomplete : ndarray of int, shape (m,)
+        Rows that are complete by what was drawn.
     """
 
     segments: IntArray
@@ -38,6 +45,7 @@ class Census:
     missing: IntArray
     unlikely: IntArray
     log_density: FloatArray
+    incomplete: IntArray
 
     def merge(self, other: Census) -> Census:
         """Of both."""
@@ -49,6 +57,9 @@ class Census:
 @dataclass(frozen=True)
 class CensusSegment(Leaf[Census]):
     """The leaf of a census.
+
+    By a marginal plan what is missing of a row is drawn, given what is there: rows that are as the mixture has them are
+    so afterwards, too, whatever is missing at random of them, and all of them are counted alike.
 
     Attributes
     ----------
@@ -72,11 +83,18 @@ class CensusSegment(Leaf[Census]):
 
     def __call__(self, segment: int, rows: Rows) -> Census:
         """Of one segment, all its rows given."""
-        k = self.plan.n_rows
+        k, incomplete = self.plan.n_rows, 0
         counts, n_complete, unlikely, total = np.zeros(k, dtype=np.int64), 0, 0, 0.0
+        if self.plan.marginals is not None:
+            refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
         for start in range(0, len(rows), SCORED_ROWS):
             x = rows.x[start : start + SCORED_ROWS]
             present = complete_rows(x)
+            if self.plan.marginals is not None and present is not None:
+                lacking = ~present
+                numbers = self.grid.rows(self.grid.region(segment))[start : start + len(x)]
+                x, present = completed_by_draws(x, numbers, self.plan), usable_rows(x, marginal=True)
+                incomplete += int(lacking.sum() if present is None else (lacking & present).sum())
             scores = score(x if present is None else x[present], self.plan)
             counts += np.bincount(scores.label, minlength=k)
             n_complete += len(scores.label)
@@ -86,13 +104,22 @@ class CensusSegment(Leaf[Census]):
             refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
         return Census(
             np.array([segment]), counts[None], np.array([len(rows) - n_complete]), np.array([unlikely]),
-            np.array([total]),
+            np.array([total]), np.array([incomplete]),
         )  # fmt: skip
 
     def working_bytes(self, n_rows: int) -> int:
-        """Scores of a piece, and its rows without those that are missing."""
-        return buffer_bytes(self.plan) + SCORED_ROWS * (48 + 8 * len(self.features))
+        """Scores of a piece, and its rows without those that are missing, or completed and what they are drawn by."""
+        drawn = 0 if self.plan.marginals is None else 64 * len(self.features) + 32
+        return buffer_bytes(self.plan) + SCORED_ROWS * (48 + 8 * len(self.features) + drawn)
 
     def result_bytes(self, n_rows: int) -> int:
         """A few numbers for each segment."""
-        return (8 * self.plan.n_rows + 32) * -(-n_rows // self.grid.largest)
+        return (8 * self.plan.n_rows + 40) * -(-n_rows // self.grid.largest)
+
+
+def completed_by_draws(x: AnyArray, numbers: NDArray[np.uint64], plan: Plan) -> FloatArray:
+    """Rows (n, d) with draws in what some of them lack, if not all, by a marginal plan; the same by their numbers."""
+    found, missing = np.array(x, dtype=np.float64), np.isnan(x)
+    some = missing.any(axis=1) & ~missing.all(axis=1)
+    found[some] = completed(found[some], plan, draws_of(numbers[some], x.shape[1], DRAWN))
+    return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from dgmm.data import Blocks, Grid
 from dgmm.rows import Rows
@@ -16,6 +17,8 @@ HOLDOUT_STREAM = 1
 #: Those of stream 2 put blocks into groups, where there are more of them than so many: what is summed for each takes
 #: memory, and a standard error over so many is known to 2 %.
 GROUP_STREAM, GROUPS = 2, 1024
+#: The first of those by which what is missing is drawn.
+DRAW_STREAM = 16
 #: A part of the data keeps so many times its share of the sample, for parts elsewhere have missing rows or light ones
 #: and chance is uneven, and so many rows more, for small parts.
 OVERSAMPLED, SPARE = 4.0, 32
@@ -166,6 +169,13 @@ def row_hashes(rows: NDArray[np.uint64], seed: int, stream: int = 0) -> NDArray[
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))
+
+
+def draws_of(rows: NDArray[np.uint64], n_features: int, seed: int) -> tuple[FloatArray, FloatArray]:
+    """A uniform number (n,) between 0 and 1 and standard normal ones (n, d) for each row, by its number."""
+    hashes = np.stack([row_hashes(rows, seed, DRAW_STREAM + j) for j in range(n_features + 1)], axis=1)
+    uniform = ((hashes >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return uniform[:, 0], ndtri(uniform[:, 1:])
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def run_predict(settings: Predict) -> Predicted:
     asked = settings.model_dump(include={"of", "given", "variance", "dtype", "impute", "seed"})
     wanted = Wanted.asked(fit, **asked)
     data = settings.data.model_dump(exclude={"path"})
-    samples = open_samples(settings.data.path, **data, like=source_layout(fit, wanted))
+    samples = open_samples(settings.data.path, **data, like=source_layout(fit, wanted, settings.data.variables))
     if settings.interpolate:
         samples, _ = with_given(samples, fit, wanted, interpolate=True)
     with (
@@ -286,10 +286,10 @@ def run_watch(settings: Watch) -> Drift:
     with workers_of(settings.cluster) as workers:
         if settings.reference is not None:
             was = settings.data.model_copy(update={"path": settings.reference})
-            baseline = baseline_of(samples_for(was, model), model.mixture, workers)
+            baseline = baseline_of(samples_for(was, model), model.mixture, workers, completed=model.marginalises)
         else:
             baseline = baseline_in(settings.model, model)
-        now = census_of(samples, model.mixture, baseline.bound, workers)
+        now = census_of(samples, model.mixture, baseline.bound, workers, completed=baseline.completed)
     noisy = model.noise is not None
     return compare(baseline, now, settings.threshold, lambda part: where(samples, part), noisy=noisy)
 

@@ -95,7 +95,7 @@ def drift_of(job: Refresh, champion: Champion, samples: Samples, since: int) -> 
     baseline = baseline_in(f"{job.registry}@{champion.version}", champion.fit)
     view = samples.since(since)
     with workers_of(job.cluster) as workers:
-        now = census_of(view, champion.fit.mixture, baseline.bound, workers)
+        now = census_of(view, champion.fit.mixture, baseline.bound, workers, completed=baseline.completed)
     if job.accept_changes and not now.rows.sum():
         return None
     noisy = champion.fit.noise is not None
@@ -119,7 +119,10 @@ def accept_stage(job: Refresh) -> Judgement | None:
             judgement = judged(
                 job.acceptance, fit, before, matching, version, samples, state.unfitted, training, workers
             ).model_copy(update={"rule": rule})
-            baseline = baseline_of(samples, fit.mixture, workers, training).to_json if known is None else ""
+            baseline = ""
+            if known is None:
+                how = {"completed": fit.marginalises}
+                baseline = baseline_of(samples, fit.mixture, workers, training, **how).to_json
         command = shlex.join(["dgmm", "refresh", job.data.path, "--registry", job.registry, "--out", job.out])
         notes = (f"fitted to {job.data.path}",)
         made = Made(record.table, record.settings, state.source, command, notes, baseline, judgement)

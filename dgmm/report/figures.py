@@ -27,7 +27,7 @@ from dgmm.families import NOISE
 from dgmm.fits import CRITERION_NAMES, SOUND, STRONG, Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
 from dgmm.report.looks import DUST, GREY, INK, ellipse, new_figure, prepare, with_unit
-from dgmm.report.maps import LONGITUDE, draw_points, is_degrees, map_dims, point_coordinates, wrapped
+from dgmm.report.maps import LATITUDE, LONGITUDE, axis_coordinate, draw_points, map_dims, point_coordinates, wrapped
 from dgmm.types import AnyArray, Criterion, FloatArray, IntArray
 
 #: Cells of the scores that are read at most, and of a map where that means leaving cells out.
@@ -336,7 +336,7 @@ def _draw_map(
     at = point_coordinates(scores)
     points = at is not None and {*scores[at[0]].dims} == {*dims}
     mesh = draw_points(axes, values, scores, at, MISSING) if at and points else _draw_cells(axes, values, scores, dims)
-    degrees = points or is_degrees(scores, dims[1], LONGITUDE)
+    degrees = points or axis_coordinate(scores, dims[1], LONGITUDE) is not None
     axes.set_title(title, loc="left", fontsize=9 if small else 11, color=INK)
     axes.tick_params(labelsize=8, length=2, labelbottom=not small, labelleft=not small)
     axes.spines[:].set_color(GREY)
@@ -351,9 +351,14 @@ def _draw_map(
 def _draw_cells(axes: Axes, values: xr.DataArray, scores: xr.Dataset, dims: Sequence[Hashable]) -> QuadMesh:
     """The cells of a grid."""
     cells: AnyArray = np.ma.masked_invalid(values.transpose(*dims).to_numpy())
-    at = [scores[d].to_numpy() if d in scores.coords else np.arange(values.sizes[d]) for d in dims]
+    latitude, longitude = axis_coordinate(scores, dims[0], LATITUDE), axis_coordinate(scores, dims[1], LONGITUDE)
+    names = [dim if found is None else found for dim, found in zip(dims, (latitude, longitude), strict=True)]
+    at = [
+        scores[c].to_numpy() if c in scores.coords else np.arange(values.sizes[d])
+        for c, d in zip(names, dims, strict=True)
+    ]
     y, x = (a if a.dtype.kind in "fiu" else np.arange(len(a)) for a in at)
-    if is_degrees(scores, dims[1], LONGITUDE):
+    if longitude is not None:
         x = wrapped(x.astype(float))
         x, cells = np.sort(x), cells[:, np.argsort(x)]
     axes.set_facecolor(MISSING)

@@ -22,16 +22,27 @@ AREA, LARGEST, SMALLEST = 60_000.0, 30.0, 0.5
 def map_dims(scores: xr.Dataset) -> tuple[Hashable, ...] | None:
     """Dimensions of a map: those of the vertical and the horizontal axis, by name or CF units, or those of its points.
 
-    None if it is no map. A grid has coordinates of one dimension, or axes called y and x and nothing better.
+    None if it is no map. A grid has coordinates of one dimension each, whatever these dimensions are called, or axes
+    called y and x and nothing better.
     """
     found = []
     label, points = scores["label"], point_coordinates(scores)
     for wanted, plain in ((LATITUDE, "y"), (LONGITUDE, "x")):
-        named = [d for d in label.dims if is_degrees(scores, d, wanted)]
+        named = [d for d in label.dims if axis_coordinate(scores, d, wanted) is not None]
         found += [*named, *(d for d in label.dims if str(d).lower() == plain and points is None)][:1]
     if len(found) == 2:
         return (found[0], found[1])
     return None if points is None else scores[points[0]].dims
+
+
+def axis_coordinate(scores: xr.Dataset, dim: Hashable, wanted: tuple[str, ...]) -> Hashable | None:
+    """The name of the latitude, or the longitude, along a dimension that has not both: its own or another of it."""
+    if is_degrees(scores, dim, wanted):
+        return dim
+    along = [c for c in scores.coords if scores[c].dims == (dim,) and scores[c].dtype.kind in "fiu"]
+    if any(is_degrees(scores, c, LATITUDE if wanted is LONGITUDE else LONGITUDE) for c in along):
+        return None
+    return next((c for c in along if is_degrees(scores, c, wanted)), None)
 
 
 def point_coordinates(scores: xr.Dataset) -> tuple[Hashable, Hashable] | None:

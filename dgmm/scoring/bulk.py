@@ -267,11 +267,14 @@ def scored_as(model: Fit, missing: ScoredMissing | None) -> Fit:
     """A model that takes samples of which values are missing as asked; None: as it was fitted."""
     if missing is None or missing == model.missing:
         return model
-    if missing == "marginalise" and (not model.mixture.family.incomplete or model.mixture.transform is not None):
-        raise InputError(
-            f"what is missing cannot be marginalised in a {model.covariance_type} model, or one of preprocessed "
-            "features: leave such samples out (missing=omit)"
-        )
+    if missing == "marginalise":
+        if not model.mixture.family.incomplete:
+            raise InputError(
+                f"what is missing cannot be marginalised in a {model.covariance_type} model: leave such samples out "
+                "(missing=omit)"
+            )
+        if model.mixture.transform is not None:
+            model.mixture.transform.check_incomplete()
     return replace(model, missing=missing)
 
 

@@ -212,6 +212,110 @@ def test_many_segments_become_blocks() -> None:
     assert blocks.rows[1] == counts[4:8].sum()
 
 
+# ---- samples of which values are missing ----------------------------------------------------------------------------
+
+
+def holes(x: np.ndarray, seed: int, share: float = 0.3) -> np.ndarray:
+    """Rows of which each value is missing with a probability."""
+    return np.where(np.random.default_rng(seed).random(x.shape) < share, np.nan, x)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Baseline:
+    """Of complete rows, for a mixture that takes others."""
+    return baseline_of(open_samples(rows(0)), MIXTURE, threads(2), completed=True)
+
+
+def effects_of(baseline: Baseline, x: np.ndarray) -> dict[str, float]:
+    samples = open_samples(x)
+    figures = census_of(samples, MIXTURE, baseline.bound, threads(2), completed=baseline.completed)
+    return {shift.what: shift.effect for shift in compare(baseline, figures, 3.0, str).shifts}
+
+
+@pytest.mark.parametrize("lost", ["some of each feature", "all of one", "nothing"])
+def test_what_is_missing_at_random_moves_nothing_else(lost: str, whole: Baseline) -> None:
+    x = rows(1)
+    if lost == "some of each feature":
+        x = holes(x, 1)
+    elif lost == "all of one":
+        x[:, 1] = np.nan
+    effects = effects_of(whole, x)
+    for what in ("missing", "incomplete"):
+        moved = effects.pop(what)
+        assert (moved > 3) == (np.isnan(x).all(axis=1).any() if what == "missing" else lost != "nothing")
+    assert max(map(abs, effects.values())) < 3
+
+
+def test_incomplete_samples_that_have_moved_are_found(whole: Baseline) -> None:
+    """By the one feature that is left of all of them."""
+    x = rows(1)
+    x[:, 1] = np.nan
+    assert abs(effects_of(whole, x + 0.5)["mean log density"]) > 3
+    fewer = rows(1, (0.4, 0.4, 0.2))
+    fewer[:, 1] = np.nan
+    effects = effects_of(whole, fewer)
+    assert effects["class 1"] > 3
+    assert effects["class 0"] < -3
+
+
+def test_a_census_of_incomplete_samples_counts_each_once(tmp_path: Path) -> None:
+    """By NumPy; classes as probable as they are, whose components lie far apart; the same whatever the chunks."""
+    x = holes(rows(1), 2)
+    samples = open_samples(written(tmp_path / "x.zarr", x))
+    figures = census_of(samples, MIXTURE, -6.0, threads(2), completed=True)
+    missing = np.isnan(x)
+    blocks = [samples.grid.region(part)[0] for part in range(len(samples.grid))]
+    nothing, some = missing.all(axis=1), missing.any(axis=1) & ~missing.all(axis=1)
+    assert figures.missing.tolist() == [nothing[block].sum() for block in blocks]
+    assert figures.incomplete is not None
+    assert figures.incomplete.tolist() == [some[block].sum() for block in blocks]
+    assert figures.rows.tolist() == [(~nothing[block]).sum() for block in blocks]
+    shares = MIXTURE.responsibilities(x[~nothing], marginal=True)
+    deviation = np.sqrt((shares * (1 - shares)).sum(axis=0))
+    assert (np.abs(figures.classes.sum(axis=0) - shares.sum(axis=0)) < 4 * deviation + 1).all()
+    array = zarr.create_array(str(tmp_path / "y.zarr"), shape=x.shape, chunks=(N, 2), dtype="f8")
+    array[:] = x
+    other = census_of(open_samples(str(tmp_path / "y.zarr")), MIXTURE, -6.0, threads(1), completed=True)
+    for name in (*FIELDS[:-1], "incomplete"):
+        assert getattr(other, name).sum(axis=0).tolist() == getattr(figures, name).sum(axis=0).tolist()
+    x[7, 0] = np.inf
+    with pytest.raises(InputError, match=r"is inf at sample \(7\)"):
+        census_of(open_samples(x), MIXTURE, -6.0, threads(1), completed=True)
+
+
+def test_a_baseline_says_whether_it_has_incomplete_samples(baseline: Baseline) -> None:
+    made = baseline_of(open_samples(holes(rows(0), 0)), MIXTURE, threads(2), completed=True)
+    again = Baseline.from_json(made.to_json.encode(), "b")
+    assert (baseline.completed, made.completed, again.completed) == (False, True, True)
+    assert made.figures.unlikely.sum() / made.figures.rows.sum() == pytest.approx(0.01, rel=0.1)
+    np.testing.assert_array_equal(again.figures.incomplete, made.figures.incomplete)
+    now = census_of(open_samples(holes(rows(1), 1)), MIXTURE, made.bound, threads(2), completed=True)
+    assert not compare(made, now, 3.0, str).found
+    for wrong in ([-1.0] * len(made.figures.rows), [1e9] * len(made.figures.rows), [1.0]):
+        content = json.loads(made.to_json) | {"incomplete": wrong}
+        with pytest.raises(InputError, match="b is damaged: its incomplete samples are not some of its samples"):
+            Baseline.from_json(json.dumps(content).encode(), "b")
+
+
+def test_a_model_that_marginalises_is_watched_by_all_of_its_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nothing = {}
+    for name, seed, share in (("old", 0, 0.3), ("same", 1, 0.3), ("more", 1, 0.4)):
+        x = holes(rows(seed), seed, share)
+        nothing[name] = np.isnan(x).all(axis=1).mean()
+        x[~np.isnan(x).any(axis=1), 0] = np.nan  # none is complete
+        written(tmp_path / f"{name}.zarr", x)
+    fit = dgmm.train("old.zarr", 3, "spherical", missing="marginalise", search="starts")
+    dgmm.save(fit, "m.zarr")
+    assert main(["models", "add", "models/m", "m.zarr", "--data", "old.zarr", "--promote"]) == 0
+    capsys.readouterr()
+    assert main(["drift", "models/m@champion", "same.zarr", "--quiet"]) == 0
+    assert main(["drift", "m.zarr", "more.zarr", "--reference", "old.zarr", "--quiet"]) == 1
+    assert f"missing: {nothing['old']:.3%} before, {nothing['more']:.3%} now" in capsys.readouterr().out
+
+
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 

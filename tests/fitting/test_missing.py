@@ -237,3 +237,113 @@ def test_other_ways_to_fit_take_such_rows_too(more: dict[str, Any]) -> None:
     assert fit.n_samples == len(x)
     if more.get("assignment") != "hard" and "labels" not in more:
         assert fit.log_likelihood == pytest.approx(told(fit.mixture, x), rel=1e-11)
+
+
+def positive(n: int = 500) -> FloatArray:
+    """Rows of three positive features in units of their own, with values missing at random."""
+    return np.exp(0.3 * groups(n)) * [1.0, 1e4, 1e-3]
+
+
+@pytest.mark.parametrize("scale", ["standard", "robust", "none"])
+def test_features_are_scaled_by_what_there_is_of_them(scale: str, tmp_path: Path) -> None:
+    """As by NumPy, feature by feature, and a fit to what comes of that; in blocks as in memory, and with logarithms."""
+    x = positive()
+    logged = np.where([True, True, False], np.log(x), x)
+    shift, unit = np.zeros(3), np.ones(3)
+    if scale == "standard":
+        shift, unit = np.nanmean(logged, axis=0), np.nanstd(logged, axis=0)
+    elif scale == "robust":
+        low, shift, high = np.nanpercentile(logged, [25, 50, 75], axis=0)
+        unit = high - low
+    y = (logged - shift) / unit
+    zarr.create_array(str(tmp_path / "x.zarr"), shape=x.shape, chunks=(120, 3), dtype="f8")[:] = x
+    asked: dict[str, Any] = {"preprocess": {"scale": scale, "log": ["0", "1"]}, "missing": "marginalise", **QUICK}
+    plain = dgmm.train(y, 2, missing="marginalise", **QUICK)
+    for source in (x, str(tmp_path / "x.zarr")):
+        fit = dgmm.train(source, 2, **asked)
+        assert fit.mixture.transform is not None
+        np.testing.assert_allclose(fit.mixture.transform(x), y, rtol=1e-10, atol=1e-12)
+        assert (fit.n_samples, fit.n_missing) == (len(x), 0)
+        assert fit.log_likelihood == pytest.approx(told(fit.mixture, y), rel=1e-8)
+        np.testing.assert_allclose(fit.mixture.means, plain.mixture.means, rtol=1e-6, atol=1e-8)
+        assert fit.log_likelihood == pytest.approx(plain.log_likelihood, rel=1e-9)
+        np.testing.assert_allclose(
+            fit.mixture.log_density(x, marginal=True), plain.mixture.log_density(y, marginal=True), rtol=1e-6, atol=1e-6
+        )
+    found = dgmm.score(fit, str(tmp_path / "x.zarr"), tmp_path / "s.zarr")
+    np.testing.assert_allclose(found.log_density, fit.mixture.log_density(x, marginal=True), rtol=1e-9)
+    dgmm.save(fit, tmp_path / "m.zarr")
+    again = dgmm.score(tmp_path / "m.zarr", str(tmp_path / "x.zarr"), tmp_path / "t.zarr")
+    np.testing.assert_array_equal(again.label, found.label)
+    assert dgmm.verify(tmp_path / "t.zarr", recompute=1.0).is_sound
+
+
+def test_weights_count_in_the_scales_of_what_is_there() -> None:
+    x, twice = groups(300), np.arange(300) % 3 == 0
+    asked: dict[str, Any] = {"preprocess": {"scale": "standard"}, "missing": "marginalise"}
+    w = np.where(twice, 2.0, 1.0)[: len(x)]
+    transform = dgmm.train(x, 1, weights=w, **asked).mixture.transform
+    repeated = np.repeat(x, w.astype(int), axis=0)
+    assert transform is not None
+    np.testing.assert_allclose(transform.shift, np.nanmean(repeated, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(transform.matrix, 1 / np.nanstd(repeated, axis=0), rtol=1e-12)
+    robust = dgmm.train(x, 1, weights=w, preprocess={"scale": "robust"}, missing="marginalise").mixture.transform
+    low, median, high = np.nanquantile(repeated, [0.25, 0.5, 0.75], axis=0, method="inverted_cdf")
+    assert robust is not None
+    np.testing.assert_allclose(robust.shift, median, rtol=1e-12)
+    np.testing.assert_allclose(robust.matrix, 1 / (high - low), rtol=1e-12)
+
+
+def test_what_is_missing_is_filled_in_through_scales(tmp_path: Path) -> None:
+    """By the conditional normal in the data's units, to which scales make no difference; logarithms are drawn."""
+    x = groups(400)
+    asked: dict[str, Any] = {"missing": "marginalise"}
+    fit = dgmm.train(x, 1, preprocess={"scale": "standard"}, **asked)
+    (mean,), covariance = fit.mixture.physical_means, fit.mixture.physical_covariance(0)
+    found = dgmm.predict(fit, x, tmp_path / "p.zarr", impute="mean")["data"].values
+    for row, made in zip(x, found, strict=True):
+        o = ~np.isnan(row)
+        expected = mean + covariance[:, o] @ np.linalg.solve(covariance[np.ix_(o, o)], row[o] - mean[o])
+        np.testing.assert_allclose(made, np.where(o, row, expected), rtol=1e-9)
+    assert found[~np.isnan(x)].tobytes() == x[~np.isnan(x)].tobytes()
+    p = positive()
+    logs = dgmm.train(p, 1, preprocess={"log": ["0", "1", "2"]}, **asked)
+    drawn = dgmm.predict(logs, p, tmp_path / "d.zarr", impute="draw")["data"].values
+    plain = dgmm.train(np.log(p), 1, **asked)
+    expected = np.exp(dgmm.predict(plain, np.log(p), tmp_path / "e.zarr", impute="draw")["data"].values)
+    np.testing.assert_allclose(drawn, expected, rtol=1e-6)
+    with pytest.raises(InputError, match=r"expected of logarithms .* \(impute: draw\)"):
+        dgmm.predict(logs, p, tmp_path / "q.zarr", impute="mean")
+
+
+def test_an_estimator_scales_what_there_is() -> None:
+    x = groups(300)
+    y = (x - np.nanmean(x, axis=0)) / np.nanstd(x, axis=0)
+    how: dict[str, Any] = {"missing": "marginalise", "random_state": 0}
+    scaled = dgmm.GaussianMixture(2, preprocess={"scale": "standard"}, **how).fit(x)
+    plain = dgmm.GaussianMixture(2, **how).fit(y)
+    np.testing.assert_allclose(scaled.means_, plain.means_, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(scaled.score_samples(x), plain.score_samples(y), rtol=1e-6, atol=1e-6)
+    assert (scaled.predict(x) == plain.predict(y)).all()
+
+
+def test_what_cannot_be_preprocessed_piece_by_piece_is_refused(tmp_path: Path) -> None:
+    x = positive()
+    how: dict[str, Any] = {"missing": "marginalise", **QUICK}
+    with pytest.raises(InputError, match="principal components need all values of a sample: leave pca out"):
+        dgmm.train(x, 2, preprocess={"pca": 2}, **how)
+    complete = dgmm.train(x, 2, preprocess={"pca": 2}, **QUICK)
+    with pytest.raises(InputError, match="principal components need all values of a sample"):
+        dgmm.train(x, 2, start=complete, **how)
+    with pytest.raises(InputError, match="principal components need all values of a sample"):
+        dgmm.score(complete, x, tmp_path / "s.zarr", missing="marginalise")
+    with pytest.raises(InputError, match="principal components need all values of a sample"):
+        dgmm.predict(complete, x, tmp_path / "p.zarr", impute="draw")
+    i = int(np.flatnonzero(np.isnan(x[:, 0]) & ~np.isnan(x[:, 1]))[0])
+    x[i, 1] = -2.5
+    with pytest.raises(InputError, match=r"feature '1' is -2\.5 in a sample, which has no logarithm"):
+        dgmm.train(x, 2, preprocess={"log": ["1"]}, **how)
+    assert dgmm.train(x, 2, preprocess={"log": ["1"]}, **QUICK).n_samples == int((~np.isnan(x).any(axis=1)).sum())
+    x[:, 0] = np.where(np.arange(len(x)) == 3, 1.0, np.nan)
+    with pytest.raises(InputError, match=r"feature '0' is missing in all rows of the sample, .* \(sample_rows\)"):
+        dgmm.train(x, 2, preprocess={"scale": "robust"}, sample_rows=2, **how)

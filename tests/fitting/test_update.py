@@ -407,9 +407,34 @@ def test_every_family_goes_on_with_missing_values_from_its_file(name: str, tmp_p
     assert total > fit.mixture.log_density(both, marginal=True).sum() - 1e-6
 
 
-def test_sums_of_two_kinds_are_not_added() -> None:
-    a = A.copy()
-    a[::5, 0] = np.nan
-    fit = dgmm.train(a, 2, "tied", missing="marginalise", search="starts", n_init=1)
-    with pytest.raises(InputError, match="rows of old or of new samples lack values, not those of both"):
-        dgmm.update(fit, B)
+@pytest.mark.parametrize("lacking", ["old", "new"])
+@pytest.mark.parametrize("k", [1, 2])
+def test_sums_of_two_kinds_are_added(lacking: str, k: int, tmp_path: Path) -> None:
+    """Of tied components, of which complete rows alone need no second moments: to begin with all rows are as likely as
+    is said, and where rows of one normal are complete they always are."""
+    r = np.random.default_rng(6)
+    a, b = (np.where((r.random(x.shape) < 0.3) & (lacking == name), np.nan, x) for x, name in ((A, "old"), (B, "new")))
+    fit = dgmm.train(a, k, "tied", missing="marginalise", search="starts", n_init=1, **EXACT)
+    dgmm.store.save(fit, tmp_path / "m.zarr")
+    found = dgmm.update(dgmm.store.load(tmp_path / "m.zarr"), b, **EXACT)
+    both = np.vstack([a, b])
+    both = both[~np.isnan(both).all(axis=1)]
+    assert found.n_samples == len(both)
+    before, after = (m.log_density(both, marginal=True).sum() for m in (fit.mixture, found.mixture))
+    assert found.trajectory[0] == pytest.approx(before, rel=1e-9)
+    assert before < found.log_likelihood <= after + 1e-6
+    if (lacking, k) == ("new", 1):
+        assert found.log_likelihood == pytest.approx(after, rel=1e-9)
+    if k == 1:  # it is the same model as of full components, whose sums are of one kind
+        other = dgmm.update(dgmm.train(a, 1, missing="marginalise", **EXACT), b, **EXACT)
+        np.testing.assert_allclose(found.mixture.means, other.mixture.means, atol=5e-4)
+        np.testing.assert_allclose(found.mixture.covariances, other.mixture.covariances[0], atol=5e-4)
+        how: dict[str, Any] = {"missing": "marginalise", "tol": 1e-13, "max_iter": 1000, "regularisation": "relative"}
+        parts = [
+            dgmm.GaussianMixture(1, covariance_type=t, **how).partial_fit(a).partial_fit(b) for t in ("tied", "full")
+        ]
+        np.testing.assert_allclose(parts[0].means_, parts[1].means_, atol=5e-4)
+        np.testing.assert_allclose(parts[0].covariances_, parts[1].covariances_[0], atol=5e-4)
+    assert found.updates[-1].n_samples == len(b) - np.isnan(b).all(axis=1).sum()
+    again = dgmm.update(found, b)
+    assert again.n_samples == found.n_samples + found.updates[-1].n_samples

@@ -137,3 +137,24 @@ def test_a_curvilinear_grid_is_drawn_at_its_places() -> None:
     # a grid with coordinates of one dimension each is one of cells
     plain = scores.drop_vars(["nav_lat", "nav_lon"])
     assert len(map_figure(plain, mixture).axes[0].collections) == 1
+
+
+@pytest.mark.parametrize("dims", [("y", "x"), ("row", "column")])
+def test_a_grid_is_drawn_at_its_coordinates_whatever_its_dimensions_are_called(dims: tuple[str, str]) -> None:
+    """Coordinates of one dimension each beside them, unevenly spaced, the longitudes from 0 to 360."""
+    label = xr.DataArray([[0, 1, -1], [1, 0, 1]], dims=dims)
+    coords = {
+        "nav_lat": (dims[0], [10.0, 30.0], {"units": "degrees_north"}),
+        "nav_lon": (dims[1], [0.0, 90.0, 200.0], {"units": "degrees_east"}),
+        dims[1]: (dims[1], [7, 8, 9]),
+    }
+    scores = xr.Dataset({"label": label, "probability": label.where(label >= 0) * 0 + 1}, coords=coords)
+    assert map_dims(scores) == dims
+    mixture = dgmm.Mixture.gaussian("spherical", [0.5, 0.5], [[0.0], [3.0]], [1.0, 1.0])
+    axes = map_figure(scores, mixture).axes[0]
+    (mesh,) = axes.collections
+    corners = mesh.get_coordinates()
+    np.testing.assert_allclose(corners[0, :, 0], [-240, -80, 45, 135])
+    np.testing.assert_allclose(corners[:, 0, 1], [0, 20, 40])
+    np.testing.assert_array_equal(np.ma.filled(mesh.get_array(), -1), [[-1, 0, 1], [1, 1, 0]])
+    assert axes.xaxis.get_major_formatter()(90, 0) == "90°E"

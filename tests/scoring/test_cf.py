@@ -158,16 +158,58 @@ def gridded(cell_measures: str = "", **attributes: Any) -> xr.Dataset:
     [{}, {"units": "degrees_north"}, {"standard_name": "latitude"}, {"axis": "Y", "units": "degrees"}],
     ids=["name", "units", "standard_name", "axis"],
 )
-def test_cells_count_by_the_cosine_of_their_latitude(attributes: dict[str, str]) -> None:
+def test_cells_count_by_the_areas_of_their_bands(attributes: dict[str, str]) -> None:
+    """Between and up to the poles: proportional to the cosine, but at the poles."""
     dataset = gridded(**attributes)
     if attributes:
         dataset = dataset.rename(lat="north")
-    given = xr.DataArray(np.cos(np.deg2rad(np.linspace(-90, 90, 7))), dims=dataset["a"].dims[:1])
+    edges = np.sin(np.deg2rad([-90, -75, -45, -15, 15, 45, 75, 90]))
+    given = xr.DataArray(np.diff(edges), dims=dataset["a"].dims[:1])
+    np.testing.assert_allclose(given[1:-1] / given[3], np.cos(np.deg2rad([-60, -30, 0, 30, 60])), rtol=1e-14)
     rows = open_samples(dataset, weights="area").read_rows((slice(0, 7), slice(0, 5)))
-    np.testing.assert_allclose(rows.weights, np.repeat(given, 5), rtol=1e-14, atol=1e-16)
+    assert rows.weights is not None
+    np.testing.assert_allclose(rows.weights, np.repeat(given, 5), rtol=1e-13)
+    assert rows.weights[::5].sum() == pytest.approx(2, rel=1e-14)
     if not attributes:
         fits = [dgmm.train(dataset, n_components=1, weights=weights) for weights in ("area", given)]
-        assert fits[0].log_likelihood == fits[1].log_likelihood
+        assert fits[0].log_likelihood == pytest.approx(fits[1].log_likelihood, rel=1e-13)
+
+
+def weights_at(latitude: Any, **limits: Any) -> np.ndarray:
+    """Weights of samples at these latitudes."""
+    n = len(latitude)
+    attributes = {"bounds": "lat_bnds"} if limits else {}
+    coords = {"lat": ("lat", np.asarray(latitude), attributes), **limits}
+    dataset = xr.Dataset({name: (("lat", "lon"), np.ones((n, 2))) for name in "ab"}, coords)
+    weights = open_samples(dataset, weights="area").read_rows((slice(0, n), slice(0, 1))).weights
+    assert weights is not None
+    return weights
+
+
+def test_latitudes_may_be_unevenly_spaced() -> None:
+    """Stretched towards the equator, either way up; by limits of cells exactly; and those of Gauss, of known areas."""
+    edges = np.cumsum([0.0, 1, 1.4, 1.9, 2.6, 3.6, 5])
+    middle = np.array([0.5, 1.7, 3.35, 5.6, 8.7, 13.0])
+    halfway = np.concatenate([[-0.1], (middle[1:] + middle[:-1]) / 2, [middle[-1] + 2.15]])
+    np.testing.assert_allclose(weights_at(middle), np.diff(np.sin(np.deg2rad(halfway))), rtol=1e-12)
+    np.testing.assert_allclose(weights_at(middle[::-1]), np.diff(np.sin(np.deg2rad(halfway)))[::-1], rtol=1e-12)
+    limits = np.stack([edges[:-1], edges[1:]], axis=1)
+    exact = weights_at(middle, lat_bnds=(("lat", "bnds"), limits))
+    np.testing.assert_allclose(exact, np.diff(np.sin(np.deg2rad(edges))), rtol=1e-12)
+    sines, areas = np.polynomial.legendre.leggauss(32)
+    np.testing.assert_allclose(weights_at(np.rad2deg(np.arcsin(sines))), areas, rtol=2e-2)
+
+
+def test_latitudes_that_are_left_out_belong_to_no_band() -> None:
+    """One of an even grid, or all of the tropics."""
+    even = np.arange(-59.5, 60)
+    for left_out in (np.arange(120) == 40, np.abs(even) < 20):
+        there = even[~left_out]
+        cosines = np.cos(np.deg2rad(there))
+        np.testing.assert_allclose(weights_at(there) / cosines, weights_at(even)[0] / cosines[0], rtol=1e-11)
+    assert weights_at([45.0]).tolist() == [1.0]
+    order = np.random.default_rng(0).permutation(120)
+    np.testing.assert_allclose(weights_at(even[order]), weights_at(even)[order], rtol=1e-14)
 
 
 NO_AREAS: dict[str, tuple[xr.Dataset, str]] = {
@@ -175,6 +217,7 @@ NO_AREAS: dict[str, tuple[xr.Dataset, str]] = {
     "in other units": (gridded(units="m"), "it has no latitude"),
     "another name by the standard": (gridded(standard_name="projection_y_coordinate"), "it has no latitude"),
     "beyond the poles": (gridded().assign_coords(lat=np.linspace(0, 180, 7)), "goes from 0 to 180"),
+    "one twice": (gridded().assign_coords(lat=[0.0, 1, 2, 2, 3, 4, 5]), "lat of Dataset has a latitude twice"),
     "places one by one": (gridded().assign_coords(longitude=("lat", np.arange(7.0))), "it has no latitude"),
     "areas elsewhere": (
         gridded(units="m", cell_measures="area: areacella"),

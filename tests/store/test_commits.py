@@ -134,6 +134,22 @@ def test_scores_are_one_commit(place: str, repository: icechunk.Repository, fit:
     assert len(messages(repository)) == 4
 
 
+def test_predictions_of_several_variables_are_one_commit(
+    place: str, repository: icechunk.Repository, tmp_path: Path
+) -> None:
+    """An array of each, as at a path."""
+    values = np.random.default_rng(1).normal(size=(2, 60, 3)).cumsum(axis=2)
+    profiles = xr.Dataset({n: (("n", "z"), v) for n, v in zip("TS", values, strict=True)}, {"z": [10.0, 50.0, 200.0]})
+    fit = dgmm.train(profiles, 1, variables=["T", "S"], feature_dim="z")
+    how: dict[str, Any] = {"of": ["S@50", "S@200", "T@200"], "variance": True}
+    found = dgmm.predict(fit, profiles, f"{place}|icechunk:@branch.main/predicted", **how).load()
+    assert {name: v.dims for name, v in found.data_vars.items()} == dict.fromkeys(
+        ("S", "T", "S_variance", "T_variance"), ("n", "z")
+    )
+    xr.testing.assert_identical(found, dgmm.predict(fit, profiles, tmp_path / "p.zarr", **how).load())
+    assert len(messages(repository)) == 3
+
+
 @both
 def test_an_interrupted_run_leaves_no_commit_and_another_goes_on(
     place: str, repository: icechunk.Repository, fit: dgmm.Fit, monkeypatch: pytest.MonkeyPatch

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from scipy.stats import kstest, norm
+from scipy.stats import kstest, norm, uniform
 
 import dgmm
 from dgmm.cli import main
 from dgmm.errors import InputError
-from dgmm.families import get_family
+from dgmm.families import Noise, get_family
 from dgmm.fits import Fit
 from dgmm.types import FloatArray
 
@@ -107,7 +108,7 @@ def test_the_command_fills_in_and_refuses_what_it_cannot(fit: Fit, tmp_path: Pat
     with pytest.raises(InputError, match="impute: what is there is given"):
         dgmm.predict(fit, x, tmp_path / "q.zarr", impute="mean", variance=True)
     student = dgmm.train(data()[1], 1, "t_full", search="starts")
-    with pytest.raises(InputError, match="is of t_full components: give one of Gaussian components alone"):
+    with pytest.raises(InputError, match="is of t_full components: give one of Gaussian components"):
         dgmm.predict(student, x, tmp_path / "q.zarr", impute="mean")
     with pytest.raises(InputError, match="what is missing cannot be marginalised in a t_full model"):
         dgmm.score(student, x, tmp_path / "q.zarr", missing="marginalise")
@@ -129,6 +130,43 @@ def test_other_levels_are_interpolated_and_then_filled_in(tmp_path: Path) -> Non
     np.testing.assert_allclose(found["t"].values, expected["t"].values, rtol=1e-12)
     with pytest.raises(InputError, match="42"):
         dgmm.predict(model, source.isel(z=slice(0, 4)), tmp_path / "c.zarr", impute="mean", interpolate=True)
+
+
+@pytest.fixture(scope="module")
+def noisy() -> Fit:
+    """Of a narrow line and a tenth of noise, in a box that it leaves by a corner."""
+    x = data()[0]
+    fit = dgmm.train(x, 1, missing="marginalise", noise=True, search="starts")
+    noise = Noise.between(0.1, np.array([8.0, 15.0]), np.array([11.0, 30.0]))
+    return replace(fit, mixture=fit.mixture.beside(noise))
+
+
+def test_noise_is_expected_in_the_middle_of_its_box(noisy: Fit, tmp_path: Path) -> None:
+    """By its probability given what there is: the law of total expectation, with SciPy's densities."""
+    x, _ = data()
+    mean = dgmm.predict(noisy, x, tmp_path / "mean.zarr", impute="mean")["data"].values
+    (m,), (s,) = noisy.mixture.means, noisy.mixture.covariances
+    slope, known = s[0, 1] / s[0, 0], x[::3, 0]
+    own, noise = 0.9 * norm.pdf(known, m[0], np.sqrt(s[0, 0])), 0.1 / 3.0
+    expected = (own * (m[1] + slope * (known - m[0])) + noise * 22.5) / (own + noise)
+    np.testing.assert_allclose(mean[::3, 1], expected, rtol=1e-12)
+    assert mean[~np.isnan(x)].tobytes() == x[~np.isnan(x)].tobytes()
+    np.testing.assert_allclose(mean[::3, 1], noisy.predict(x[::3, :1], [1], [0])[0][:, 0], rtol=1e-12)
+
+
+def test_noise_is_drawn_all_over_its_box(noisy: Fit, tmp_path: Path) -> None:
+    """Beside what is drawn of the component, where both are as probable."""
+    (m,), (s,) = noisy.mixture.means, noisy.mixture.covariances
+    at = m[0] + 1.5 * np.sqrt(s[0, 0])
+    x = np.column_stack([np.full(4000, at), np.full(4000, np.nan)])
+    drawn = dgmm.predict(noisy, x, tmp_path / "draw.zarr", impute="draw")["data"].values[:, 1]
+    own, noise = 0.9 * norm.pdf(at, m[0], np.sqrt(s[0, 0])), 0.1 / 3.0
+    share, slope = own / (own + noise), s[0, 1] / s[0, 0]
+    assert 0.2 < share < 0.9
+    inner = norm(m[1] + slope * (at - m[0]), np.sqrt(s[1, 1] - slope * s[0, 1]))
+    found = kstest(drawn, lambda y: share * inner.cdf(y) + (1 - share) * uniform.cdf(y, 15, 15))
+    assert found.pvalue > 0.01
+    assert (drawn.min() >= 15) & (drawn.max() <= 30)
 
 
 def test_components_are_merged_by_rows_that_lack_values_too() -> None:

@@ -1,8 +1,4 @@
-"""Regression by mixtures over data of any size: what is expected of some features where others are known.
-
-Conditional means, and variances if asked for, are written region by region on the grid of the input; nothing appears at
-its place before all of it is there.
-"""
+"""Predictions of all samples, written region by region on the grid of the input."""
 
 from __future__ import annotations
 
@@ -10,115 +6,32 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import zarr
-from scipy.special import ndtri
 from zarr.codecs import ZstdCodec
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import Grid, Layout, Samples, fingerprint, shortened
+from dgmm.data import OF_AXES, Grid, Layout, Samples, fingerprint, places_among, shortened
 from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows, completed
 from dgmm.fits import Fit
 from dgmm.mixture import Regression
-from dgmm.passes import refuse_infinite, refuse_values, row_hashes
+from dgmm.passes import draws_of, refuse_infinite, refuse_values
+from dgmm.prediction.wanted import VARIANCE, Wanted, with_given
 from dgmm.rows import Rows
 from dgmm.scoring import attributes_of_source, check_coordinates, in_portions, scattered, write_coordinates
 from dgmm.store import Output, Writer, consolidate, digest, writing
-from dgmm.types import AnyArray, Filling, FloatArray, Precision, Sendable
+from dgmm.types import AnyArray, FloatArray, Sendable
 
 logger = logging.getLogger("dgmm")
 
 PREDICTIONS_FORMAT = "dgmm-predictions-1"
-#: What the names of variances end in.
-VARIANCE = "_variance"
-#: The first stream of the hashes that draws are made of.
-DRAWS = 16
-
-
-@dataclass(frozen=True)
-class Wanted(Sendable):
-    """Which features are predicted from which, and how the arrays are called that are written.
-
-    Attributes
-    ----------
-    of, given : tuple of int
-        Numbers of features of the model.
-    names : tuple of str
-        The arrays of the means: one for each wanted feature, or a single one that holds all of them.
-    feature_dim : str or None
-        The dimension along which that one holds them.
-    variance : bool
-        Whether variances are written, too.
-    dtype : str
-    impute : {"mean", "draw"} or None
-        With what missing values of all features are filled in, in the place of predictions.
-    seed : int
-        Of draws.
-    """
-
-    of: tuple[int, ...]
-    given: tuple[int, ...]
-    names: tuple[str, ...]
-    feature_dim: str | None
-    variance: bool
-    dtype: Precision
-    impute: Filling | None = None
-    seed: int = 0
-
-    @classmethod
-    def asked(
-        cls,
-        model: Fit,
-        of: Sequence[str] | None,
-        given: Sequence[str] | None,
-        variance: bool,
-        dtype: Precision,
-        impute: Filling | None = None,
-        seed: int = 0,
-    ) -> Wanted:
-        """From names of features; those of plain data are their numbers."""
-        if impute is not None:
-            return cls._imputed(model, dtype, impute, seed)
-        of = of or ()
-        ours = tuple(model.place(name) for name in of)
-        others: Sequence[str | int] = given or [i for i in range(len(model.features)) if i not in ours]
-        theirs = tuple(model.place(name) for name in others)
-        layout = model.layout or Layout(variables=model.features)
-        if layout.feature_dim is None:
-            return cls(ours, theirs, tuple(model.features[i] for i in ours), None, variance, dtype)
-        return cls(ours, theirs, layout.variables or ("data",), layout.feature_dim, variance, dtype)
-
-    @classmethod
-    def _imputed(cls, model: Fit, dtype: Precision, impute: Filling, seed: int) -> Wanted:
-        """All features, with what is missing filled in."""
-        mixture = model.mixture
-        if not mixture.family.incomplete or mixture.noise is not None or mixture.transform is not None:
-            has = f"is of {model.covariance_type} components" if mixture.noise is None else "has noise"
-            has = has if mixture.transform is None else f"was fitted to other features ({mixture.transform.words})"
-            raise InputError(
-                f"what is missing cannot be filled in by this model, which {has}: give one of Gaussian components alone"
-            )
-        layout, every = model.layout or Layout(variables=model.features), tuple(range(len(model.features)))
-        names = model.features if layout.feature_dim is None else layout.variables or ("data",)
-        return cls(every, (), names, layout.feature_dim, False, dtype, impute, seed)
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """Names of all arrays, those of variances after those of means."""
-        return (*self.names, *(f"{name}{VARIANCE}" for name in self.names if self.variance))
-
-    def by_name(self, means: AnyArray, variances: AnyArray) -> dict[str, AnyArray]:
-        """Values (n, m) as the arrays that are written: (n,) of a feature, or (n, m) of all."""
-        values = [means, *([variances] if self.variance else [])]
-        columns = values if self.feature_dim is not None else [column for each in values for column in each.T]
-        return dict(zip(self.arrays, columns, strict=True))
 
 
 @dataclass(frozen=True)
@@ -216,7 +129,7 @@ class PredictSegment(WritingSegment):
         """Given values, means and variances, as they are found and as they are written; and a slice of all."""
         (k, m), g = self.regression.levels.shape, len(self.wanted.given)
         of_slice = 8 * self.regression.slice_rows * k * (3 * m + 2 * g)
-        return buffer_bytes(self.regression.plan) + of_slice + n_rows * (16 * g + 32 * m + 24)
+        return buffer_bytes(self.regression.plan) + of_slice + n_rows * (16 * g + 32 * m + 8 * self.wanted.copied + 24)
 
 
 @dataclass(frozen=True)
@@ -249,44 +162,13 @@ class ImputeSegment(WritingSegment):
         """A uniform number and standard normal ones, as many as features, by the numbers of the rows; None of means."""
         if self.wanted.impute == "mean":
             return None
-        numbers, d = self.grid.rows(self.grid.region(segment))[: len(chosen)][chosen], len(self.columns)
-        hashes = np.stack([row_hashes(numbers, self.wanted.seed, DRAWS + j) for j in range(d + 1)], axis=1)
-        uniform = ((hashes >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-        return uniform[:, 0], ndtri(uniform[:, 1:])
+        numbers = self.grid.rows(self.grid.region(segment))[: len(chosen)][chosen]
+        return draws_of(numbers, len(self.columns), self.wanted.seed)
 
     def working_bytes(self, n_rows: int) -> int:
         """Values as they come, as they are completed and as they are written, what is missing, and draws."""
-        return buffer_bytes(self.plan) + n_rows * (48 * len(self.columns) + 32)
-
-
-def source_layout(model: Fit, wanted: Wanted) -> Layout | None:
-    """How a source is opened that need not have more than the variables of the given features."""
-    layout = model.layout
-    if wanted.impute is not None:
-        return layout
-    return layout.taken(wanted.given) if layout is not None and layout.feature_dim is None else layout
-
-
-def with_given(
-    samples: Samples, model: Fit, wanted: Wanted, *, interpolate: bool = False
-) -> tuple[Samples, tuple[int, ...]]:
-    """Samples with the given features, or with all of their variables, and where the given ones are among theirs."""
-    if wanted.impute is not None:
-        return samples.like(model.features, model.layout, interpolate=interpolate), wanted.of
-    layout, places = model.layout, [*wanted.given]
-    if layout is not None and layout.spans:
-        places.sort()
-    alone = samples.n_features == len(places) or interpolate
-    if layout is not None and layout.spans and not alone:
-        # of the variables that are given every label
-        variables = {span.variable for span in layout.taken(places).spans}
-        held = [span.variable for span in layout.spans for _ in range(span.size)]
-        places = [i for i, variable in enumerate(held) if variable in variables]
-    elif samples.feature_dim is not None and not alone:
-        places = list(range(len(model.features)))
-    names = [model.features[i] for i in places]
-    found = samples.like(names, None if layout is None else layout.taken(places), interpolate=interpolate)
-    return found, tuple(places.index(i) for i in wanted.given)
+        fitted = 0 if self.plan.transform is None else 32 * len(self.columns)
+        return buffer_bytes(self.plan) + n_rows * (48 * len(self.columns) + fitted + 32)
 
 
 def leaf_of(
@@ -342,7 +224,7 @@ def predict_samples(
     found: Predicted = in_portions(samples, workers, leaf, range(len(samples.grid)))
     if before is not None and before != fingerprint(samples):
         raise DgmmError(f"{samples.name} was changed while it was read: run the same again when nobody writes to it")
-    write_coordinates(store, with_labels(samples, model, wanted))
+    write_coordinates(store, with_labels(samples, wanted))
     group = zarr.open_group(store, mode="r+", use_consolidated=False)
     group.attrs.update({"n_predicted": found.n, "n_missing": found.n_missing})
     consolidate(store)
@@ -357,8 +239,11 @@ def predict_samples(
 
 def check_names(samples: Samples, wanted: Wanted) -> None:
     """Refuse an output in which two things would have one name."""
-    inner = [] if wanted.feature_dim is None else [wanted.feature_dim]
-    names = [*wanted.arrays, *inner]
+    names = [
+        *(held.name for held in wanted.held),
+        *(f"{held.name}{VARIANCE}" for held in wanted.held if wanted.variance),
+    ]
+    names += {held.span.dim for held in wanted.held if held.span.dim is not None}
     twice = {name for name in names if names.count(name) > 1}
     twice |= {*names} & {*map(str, samples.coords.coords), *samples.dims}
     if twice:
@@ -366,11 +251,12 @@ def check_names(samples: Samples, wanted: Wanted) -> None:
 
 
 def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: Mapping[str, Any]) -> None:
-    """Create the group and its arrays, with what they hold and its units."""
+    """Create the group and its arrays, with what they hold, its units and its standard name."""
     of, given = ([model.features[i] for i in places] for places in (wanted.of, wanted.given))
-    known, sought, mixture = shortened(given), shortened(of), model.mixture
-    if wanted.feature_dim is not None:
-        known, sought = f"{wanted.feature_dim} {known}", f"{wanted.names[0]} at {wanted.feature_dim} {sought}"
+    layout, mixture = model.layout or Layout(), model.mixture
+    known, sought = shortened(given), shortened(of)
+    if (dim := layout.feature_dim) is not None:
+        known, sought = f"{dim} {known}", f"{wanted.held[0].name} at {dim} {sought}"
     filled = {None: "", "mean": "what is missing expected", "draw": "what is missing drawn"}[wanted.impute]
     by = f"by a {mixture.family.title} with {mixture.n_components} components"
     group = zarr.create_group(store, zarr_format=3)
@@ -387,17 +273,16 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
             "settings": json.dumps(dict(settings)),
         }
     )
-    layout = model.layout or Layout()
-    units = layout.unit_of
-    if layout.spans:
-        units = dict(zip(model.features, layout.feature_units(len(model.features)), strict=True))
-    inner = () if wanted.feature_dim is None else (len(of),)
-    for array in wanted.arrays:
-        name = array if array in wanted.names else array.removesuffix(VARIANCE)
-        unit = units.get(name, "")
-        what, unit = ("mean", unit) if name == array else ("variance", f"({unit})^2" if unit else "")
+    units = samples.layout.unit_of | {name: unit for name, unit in layout.unit_of.items() if unit}
+    for array, (held, what) in wanted.arrays.items():
+        name, unit = held.name, units.get(held.name, "")
         words = f"{name}, {filled}" if filled else f"conditional {what} of {name} given {known}"
         about: dict[str, Any] = {"long_name": words}
+        if what == "mean" and name in samples.standard_names:
+            about["standard_name"] = samples.standard_names[name]
+        if unit:
+            about["units"] = unit if what == "mean" else f"({unit})^2"
+        inner, along = ((), ()) if held.span.dim is None else ((held.span.size,), (held.span.dim,))
         group.create_array(
             array,
             shape=(*samples.grid.shape, *inner),
@@ -405,16 +290,26 @@ def create(store: Any, samples: Samples, model: Fit, wanted: Wanted, settings: M
             dtype=wanted.dtype,
             fill_value=math.nan,
             compressors=ZstdCodec(level=1, checksum=True),
-            dimension_names=(*samples.dims, *([wanted.feature_dim] if inner else [])),
-            attributes=about | ({"units": unit} if unit else {}) | samples.said,
+            dimension_names=(*samples.dims, *along),
+            attributes=about | samples.said,
         )
 
 
-def with_labels(samples: Samples, model: Fit, wanted: Wanted) -> Samples:
-    """The samples with the labels of the wanted features among their coordinates, where these lie along a dimension."""
-    layout, dim = model.layout, wanted.feature_dim
-    labels = None if layout is None or dim is None else layout.taken(wanted.of).identities()
-    if layout is None or labels is None:
-        return samples
-    attributes = {"units": layout.label_units} if layout.label_units else {}
-    return replace(samples, coords=samples.coords.assign_coords({dim: (dim, labels, attributes)}))
+def with_labels(samples: Samples, wanted: Wanted) -> Samples:
+    """The samples with the labels of the wanted features among their coordinates, where these lie along dimensions.
+
+    They are those of the source where this has them, to the bit and with their attributes.
+    """
+    axes = {axis.name: axis for axis in samples.axes}
+    found: dict[str, Any] = {}
+    for span in (held.span for held in wanted.held):
+        labels = span.identities()
+        if span.dim is None or labels is None:
+            continue
+        attributes = {"units": span.label_units} if span.label_units else {}
+        if (axis := axes.get(span.dim)) is not None:
+            places = places_among(labels, axis.values)
+            labels = labels if (places < 0).any() else axis.values[places]
+            attributes |= {key: value for key, value in axis.attrs.items() if key not in OF_AXES}
+        found[span.dim] = (span.dim, labels, attributes)
+    return replace(samples, coords=samples.coords.assign_coords(found))
