@@ -17,10 +17,10 @@ HOUSE: dict[str, str] = {
     "loadings factors independent gamma poisson noise student",
     "estep": "jit block kernel plan totals compiled plain incomplete",
     "mixture": "", "matching": "",
-    "data": "repositories retries runs grid cf labels units layout picks likeness codecs chunks stores ranges samples "
-    "views frames parquet files variables sources fingerprints",
+    "data": "repositories retries runs grid persisted cf labels units layout picks likeness codecs chunks stores "
+    "ranges samples views frames parquet files variables sources fingerprints",
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
-    "fold projection journal",
+    "handing fold projection journal",
     "passes": "sample overlaps profile parts estep worst judge census misfits codec passes leaves",
     "em": "mstep past plain anderson information scoring ascent posterior variational",
     "fits": "settings preprocess options outcome stability clusters updates results table selection",
