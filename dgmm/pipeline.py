@@ -45,7 +45,7 @@ from dgmm.fitting import (
     update_projection,
     update_samples,
 )
-from dgmm.ingest import Ingested, ingest_into
+from dgmm.ingestion import Ingested, ingest_into
 from dgmm.prediction import Predicted, Wanted, predict_projection, predict_samples, source_layout, with_given
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
