@@ -27,7 +27,7 @@ HOUSE: dict[str, str] = {
     "search": "initialise sampled cuts moves path starts",
     "fitting": "reseed runner scout forecast labelled prepared race departure bootstrap fit projection update",
     "datasets": "",
-    "store": "states places local objects commits bucket_commits at folders past steps record models journal",
+    "store": "states places local objects commits bucket_commits at folders past steps record models journal sources",
     "registry": "card versions",
     "drift": "baseline shifts",
     "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",

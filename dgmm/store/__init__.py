@@ -12,6 +12,7 @@ from dgmm.store.journal import JOURNAL, Records, differences, journal_at, sealed
 from dgmm.store.models import UNSETTLED_DTYPE, attributes, consolidate, load, load_dataset, read, rescued, save, write
 from dgmm.store.places import Output, Place, Writer, explained, writing
 from dgmm.store.record import MODEL_KIND, Record, digest, from_dataset, settings_in
+from dgmm.store.sources import SOURCE, UPDATED, check_new, digest_of_source, earlier_updates
 from dgmm.store.states import State, Status
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "MODEL_KIND",
     "MODEL_OF_VERSION",
     "PREVIOUS",
+    "SOURCE",
     "UNSETTLED_DTYPE",
+    "UPDATED",
     "VERSION",
     "Output",
     "Place",
@@ -31,9 +34,12 @@ __all__ = [
     "Status",
     "Writer",
     "attributes",
+    "check_new",
     "consolidate",
     "differences",
     "digest",
+    "digest_of_source",
+    "earlier_updates",
     "explained",
     "folder_at",
     "from_dataset",
