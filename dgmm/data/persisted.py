@@ -36,7 +36,7 @@ def futures_in(array: dask.array.Array) -> tuple[Any, ...]:
             waiting.extend(node)
         elif isinstance(node, dict):
             waiting.extend(node.values())
-        elif getattr(node, "dependencies", frozenset()) - graph.keys():
+        elif any(key not in graph for key in getattr(node, "dependencies", ())):
             waiting += [getattr(node, "args", ()), getattr(node, "kwargs", {})]
     return tuple(found.values())
 
