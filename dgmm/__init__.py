@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dgmm import datasets, plot
-    from dgmm.api import em_path, merge, predict, sample, score, select, train, update, verify
+    from dgmm.api import em_path, ingest, merge, predict, sample, score, select, train, update, verify
     from dgmm.errors import (
         CollapseError,
         DgmmError,
@@ -42,6 +42,7 @@ __all__ = [
     "Selection",
     "datasets",
     "em_path",
+    "ingest",
     "load",
     "merge",
     "plot",
@@ -56,7 +57,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("em_path", "merge", "predict", "sample", "score", "select", "train", "update", "verify"),
+    "api": ("em_path", "ingest", "merge", "predict", "sample", "score", "select", "train", "update", "verify"),
     "errors": (
         "CollapseError",
         "DgmmError",

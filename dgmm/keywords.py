@@ -267,6 +267,34 @@ class UpdatingOptions(TypedDict, total=False):
     0: all count the same, however often the model was updated."""
 
 
+class ReadableOptions(TypedDict, total=False):
+    """Of `dgmm.config.Readable`."""
+
+    variables: Sequence[str] | None
+    """Variables to use; several are the features. Default: all."""
+    group: str | None
+    """Group within the store or file that holds the arrays. Default: the root."""
+    open: Mapping[str, Any] | None
+    """Have xarray open the path, with these keyword arguments of xarray.open_dataset, such as {engine: h5netcdf,
+    chunks: {time: 12}}: for files that are no Zarr store (NetCDF, GRIB)."""
+    storage: Mapping[str, Any] | None
+    """How the object store of a URL is reached: anonymous (true for public data), region, endpoint. What is not said is
+    taken from the environment, and keys always are."""
+
+
+class IngestingOptions(TypedDict, total=False):
+    """Of `dgmm.config.Ingesting`."""
+
+    feature_dim: str | None
+    """Dimension that will hold the features, which a chunk is to have all of. Default: none; of an array its last."""
+    separator: str | None
+    """What stands between the values of text. Default: a comma; a tab in .tsv."""
+    together: bool
+    """Write the columns of a table as one array, values, with their names along the dimension feature."""
+    chunk_rows: int | None
+    """Samples of a chunk. Default: as many as make a million values, at most 131,072."""
+
+
 # ---- end ----
 
 
@@ -276,6 +304,10 @@ class SampleOptions(SamplingOptions, ClusterOptions):
 
 class PredictOptions(PredictingOptions, DataOptions, ClusterOptions):
     """Of `dgmm.predict`."""
+
+
+class IngestOptions(IngestingOptions, ReadableOptions):
+    """Of `dgmm.ingest`."""
 
 
 class MergeOptions(MergingOptions, DataOptions, ClusterOptions):

@@ -11,7 +11,8 @@ import pytest
 import xarray as xr
 import zarr
 
-from dgmm import ingest
+import dgmm
+from dgmm import ingestion
 from dgmm.cli import main
 from dgmm.data import open_samples
 
@@ -120,15 +121,15 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(
 
 def test_an_interrupt_leaves_nothing(frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(frame[["z", "a"]], tmp_path / "x.csv")
-    append, seen = ingest.Columns.append, []
+    append, seen = ingestion.Columns.append, []
 
-    def interrupted(self: ingest.Columns, block: np.ndarray) -> None:
+    def interrupted(self: ingestion.Columns, block: np.ndarray) -> None:
         append(self, block)
         seen.append(len(block))
         if len(seen) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(ingest.Columns, "append", interrupted)
+    monkeypatch.setattr(ingestion.Columns, "append", interrupted)
     assert main(["ingest", source, str(tmp_path / "x.zarr"), "--chunk-rows", "16"]) == 130
     # no more than a chunk at a time
     assert seen == [16, 16]
@@ -149,4 +150,30 @@ def test_an_interrupt_leaves_nothing(frame: pd.DataFrame, tmp_path: Path, monkey
 def test_a_chunk_holds_all_features_and_about_a_million_values(
     sizes: dict[str, int], how: tuple[str | None, int, int | None], chunks: dict[str, int]
 ) -> None:
-    assert ingest.lengths_of(sizes, *how) == chunks
+    assert ingestion.lengths_of(sizes, *how) == chunks
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_python_writes_what_the_command_does(suffix: str, frame: pd.DataFrame, tmp_path: Path) -> None:
+    source, out = write(frame, tmp_path / f"x.{suffix}"), tmp_path / "x.zarr"
+    how: dict[str, Any] = {"variables": ["z", "a"], "together": True, "chunk_rows": 16}
+    found = dgmm.ingest(source, out, **how)
+    assert not found["values"].chunksizes, "it is lazy, and no Dask array"
+    assert found["feature"].values.tolist() == ["z", "a"]
+    np.testing.assert_array_equal(found["values"], frame[["z", "a"]].to_numpy())
+    assert (
+        main(["ingest", source, str(tmp_path / "y.zarr"), "--variables", "z,a", "--together", "--chunk-rows", "16"])
+        == 0
+    )
+    assert contents(out) == contents(tmp_path / "y.zarr")
+    with pytest.raises(dgmm.OutputExistsError, match="overwrite"):
+        dgmm.ingest(source, out)
+    assert sorted(dgmm.ingest(source, out, variables=["a"], overwrite=True)) == ["a"]
+    with pytest.raises(dgmm.InputError, match="chunk_rows"):
+        dgmm.ingest(source, tmp_path / "z.zarr", chunk_rows=0)
+    assert not (tmp_path / "z.zarr").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files that hold values of a store."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("c/*/*")}

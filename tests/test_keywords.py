@@ -21,11 +21,14 @@ from dgmm.config import (
     Cluster,
     Data,
     Fitting,
+    Ingest,
+    Ingesting,
     Labelling,
     Merge,
     Merging,
     Predict,
     Predicting,
+    Readable,
     Sample,
     Sampling,
     Score,
@@ -52,6 +55,8 @@ PARTS: dict[str, tuple[type[Settings], set[str]]] = {
     "MergingOptions": (Merging, set()),
     "PredictingOptions": (Predicting, {"of"}),
     "UpdatingOptions": (Updating, set()),
+    "ReadableOptions": (Readable, {"path"}),
+    "IngestingOptions": (Ingesting, set()),
 }
 ALIASES = {value: name for name, value in vars(dgmm.types).items() if get_origin(value) is Literal}
 
@@ -103,6 +108,7 @@ FUNCTIONS: dict[str, tuple[type[Settings], dict[str, str]]] = {
     "select": (Select, {"path": "source", "out": "", "overwrite": ""}),
     "score": (Score, {"path": "source", "weights": "", "labels": ""}),
     "sample": (Sample, {}),
+    "ingest": (Ingest, {"path": "source"}),
     "predict": (Predict, {"path": "source", "weights": "", "labels": ""}),
     "merge": (Merge, {"path": "source", "out": "", "overwrite": "", "weights": "weights", "labels": ""}),
     "update": (Update, {"path": "source", "out": "", "overwrite": "", "weights": "weights", "labels": ""}),

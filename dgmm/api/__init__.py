@@ -3,8 +3,9 @@
 from dgmm.api.fits import em_path, merge, select, train
 from dgmm.api.predictions import predict
 from dgmm.api.scores import open_scores, sample, score, verify
+from dgmm.api.stores import ingest
 from dgmm.api.updates import update
 
 __all__ = [
-    "em_path", "merge", "open_scores", "predict", "sample", "score", "select", "train", "update", "verify",
+    "em_path", "ingest", "merge", "open_scores", "predict", "sample", "score", "select", "train", "update", "verify",
 ]  # fmt: skip

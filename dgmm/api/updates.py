@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Unpack
 from dgmm import store
 from dgmm.api.calls import recorded, workers_named
 from dgmm.config import Cluster, Data, Update, Updating
-from dgmm.data import Source, Weights, open_samples
+from dgmm.data import Source, Weights, fingerprint, open_samples
 from dgmm.fits import Fit, by_model, validated
 from dgmm.fitting import past_of, update_projection, update_samples
 from dgmm.keywords import UpdateOptions, takes
+from dgmm.store import check_new, digest_of_source
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -54,15 +55,22 @@ def update(
     Raises
     ------
     InputError
-        If the model has no statistics with it, or the features of the source are not those of the model.
+        If the model has no statistics with it, the features of the source are not those of the model, or a model at a
+        path says that it has these very samples with it already.
     CollapseError
         If a component collapses.
     """
     data, cluster, rest = by_model(options, Data, Cluster)
     how = validated(Updating, rest)
-    fit = model if isinstance(model, Fit) else store.load(model)
-    past = past_of(fit) if isinstance(model, Fit) else past_of(fit, str(model))
+    if isinstance(model, Fit):
+        fit, record, name = model, None, "the model"
+    else:
+        record, name = store.read(model), str(model)
+        fit = record.fit
+    past = past_of(fit, name)
     samples = open_samples(source, weights=weights, like=fit.layout, **data).like(fit.features, fit.layout)
+    if record is not None:
+        check_new(name, record.settings, samples.name, digest_of_source(fingerprint(samples)))
     asked = {**how.model_dump(), **data, "model": store.digest(fit.mixture), "statistics": past.digest}
     with (
         recorded(source, samples, journal, asked, keep=False) as records,

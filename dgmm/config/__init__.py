@@ -6,6 +6,7 @@ Those of fits are in ``fits/options.py``.
 from dgmm.config.jobs import (
     Fitting,
     Ingest,
+    Ingesting,
     Labelling,
     Merge,
     Merging,
@@ -30,6 +31,7 @@ from dgmm.config.schema import (
 from dgmm.config.sources import (
     Cluster,
     Data,
+    Readable,
 )
 from dgmm.config.whole import (
     Acceptance,
@@ -43,12 +45,14 @@ __all__ = [
     "Data",
     "Fitting",
     "Ingest",
+    "Ingesting",
     "Labelling",
     "Merge",
     "Merging",
     "Pipeline",
     "Predict",
     "Predicting",
+    "Readable",
     "Refresh",
     "Sample",
     "Sampling",

@@ -13,6 +13,7 @@ from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.labels import Labels, Names, is_known
 from dgmm.data.layout import Layout, Span, comparable, matching_order, places_among, shortened
+from dgmm.data.persisted import Block, Handed, check_there
 from dgmm.data.repositories import Versioned, in_a_line, is_of_icechunk
 from dgmm.data.retries import again, content_of, delete, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
@@ -39,8 +40,10 @@ __all__ = [
     "OF_AXES",
     "PARTIAL",
     "RECORD",
+    "Block",
     "Blocks",
     "Grid",
+    "Handed",
     "Heartbeat",
     "Labels",
     "Layout",
@@ -61,6 +64,7 @@ __all__ = [
     "bounded",
     "check_array",
     "check_metadata_files",
+    "check_there",
     "check_unchanged",
     "check_url",
     "comparable",

@@ -80,15 +80,20 @@ def opened_frame(frame: Any) -> xr.Dataset | AnyArray:
             "(df.columns = df.columns.get_level_values(0))"
         )
     names = [str(name) for name in frame.columns]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"columns of the {kind} are called the same ({shortened(twice)}): rename them")
+    check_distinct(f"the {kind}", names)
     index = frame.index
     if isinstance(index, pd.MultiIndex):
         raise InputError(f"the index of the {kind} has several levels, and rows of Zarr have one: reset_index() it")
     rows = ROWS if index.name is None or str(index.name) in names else str(index.name)
     found = xr.Dataset({name: (rows, values_of(frame.iloc[:, i])) for i, name in enumerate(names)})
     return found if isinstance(index, pd.RangeIndex) else found.assign_coords({rows: (rows, plain(index))})
+
+
+def check_distinct(table: str, names: Sequence[str]) -> None:
+    """Raise `InputError` if columns of a table have the same name."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"columns of {table} are called the same ({shortened(twice)}): rename them")
 
 
 def plain(index: pd.Index) -> AnyArray:

@@ -14,7 +14,7 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from dgmm.data.frames import ROWS
+from dgmm.data.frames import ROWS, check_distinct
 from dgmm.data.ranges import Ranges, changed
 from dgmm.data.retries import again, listed
 from dgmm.data.stores import METADATA, awaited, is_listed, local_path, object_at, obstore_errors
@@ -210,9 +210,7 @@ def open_parquet(place: str, storage: Mapping[str, Any] | None = None) -> xr.Dat
             )
     assert first is not None
     table = Table(place, tuple(files), tuple(groups), tuple(files.values()), storage)
-    twice = sorted({name for name in first.names if first.names.count(name) > 1})
-    if twice:
-        raise InputError(f"columns of {place} are called the same ({', '.join(twice)}): rename them")
+    check_distinct(place, first.names)
     about = {"preferred_chunks": {ROWS: table.largest}}
     return xr.Dataset(
         {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Self
 
 import dask.array
 import numpy as np
@@ -18,8 +18,8 @@ from dgmm.data.grid import Grid, Region
 from dgmm.data.labels import Labels
 from dgmm.data.layout import Layout
 from dgmm.data.likeness import Asked
+from dgmm.data.persisted import Block, Handed, fetched, futures_in
 from dgmm.data.picks import Pick
-from dgmm.errors import InputError
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray
 
@@ -30,7 +30,7 @@ class Field:
 
     Attributes
     ----------
-    array : zarr.Array, xarray.Variable, dask.array.Array or ndarray
+    array : zarr.Array, xarray.Variable, dask.array.Array, ndarray or Handed
     dims : tuple of str
     chunks : tuple of int or None
         None where the array lies in memory and can be cut anywhere.
@@ -87,8 +87,27 @@ class Field:
             part = part.data
         if isinstance(part, dask.array.Array):
             # inside a task of ours: whoever called has the other threads
-            part = part.compute(scheduler="synchronous")
+            part = fetched(part, self.futures) if self.futures else part.compute(scheduler="synchronous")
         return unmasked(part)
+
+    @property
+    def lazy(self) -> dask.array.Array | None:
+        """The Dask array that is read, if it is one."""
+        array = getattr(self.array, "_data", self.array)
+        return array if isinstance(array, dask.array.Array) else None
+
+    @cached_property
+    def futures(self) -> tuple[Any, ...]:
+        """Results of tasks on a cluster that the array is made of; none if it is made of none."""
+        return () if self.lazy is None else futures_in(self.lazy)
+
+    def outlined(self) -> Field:
+        """The same without its blocks, where these lie on a cluster."""
+        return replace(self, array=Handed.of(self.lazy)) if self.lazy is not None and self.futures else self
+
+    def given(self, blocks: Mapping[Block, AnyArray]) -> Field:
+        """The same with its blocks, if it is without."""
+        return replace(self, array=replace(self.array, blocks=blocks)) if isinstance(self.array, Handed) else self
 
 
 @dataclass(frozen=True)
@@ -151,21 +170,48 @@ class Samples:
     @property
     def in_memory(self) -> bool:
         """Whether reading is nothing but looking."""
-        return all(isinstance(f.array, np.ndarray) for f in self._all_fields)
+        return all(isinstance(f.array, (np.ndarray, Handed)) for f in self._all_fields)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that travel with samples in memory to whoever reads them."""
+        arrays = [f.array for f in self._all_fields if isinstance(f.array, np.ndarray)]
+        return sum(array.nbytes for array in arrays) if self.in_memory else 0
 
     @property
     def _all_fields(self) -> tuple[Field, ...]:
         more = (self.weights, None if self.labels is None else self.labels.field)
         return (*self.fields, *(field for field in more if field is not None))
 
-    def check_for_cluster(self) -> None:
-        """Refuse what tasks on a cluster cannot read: a Dask array whose blocks are results of another cluster task."""
-        for field in self._all_fields:
-            array = getattr(field.array, "_data", field.array)
-            if isinstance(array, dask.array.Array):
-                kinds = {type(value).__name__ for value in dict(array.__dask_graph__()).values()}
-                if "Future" in kinds:
-                    raise InputError(f"{self.name} is persisted on the cluster: hand in the array before persist()")
+    @property
+    def persisted(self) -> list[Field]:
+        """Those of its arrays that lie on a cluster: features, weights and labels."""
+        return [field for field in self._all_fields if field.futures]
+
+    def outlined(self) -> Self:
+        """The same without the blocks of what lies on a cluster: they are `given` to those who read them."""
+        return self._each(Field.outlined)
+
+    def given(self, blocks: Mapping[Block, AnyArray]) -> Self:
+        """The same with what it takes of the blocks that `outlined` has left out."""
+        return self._each(lambda field: field.given(blocks))
+
+    def blocks_of(self, run: Sequence[int]) -> list[Block]:
+        """The blocks left out that the segments of a run are read from, each once."""
+        found: dict[Block, None] = {}
+        handed = [field for field in self._all_fields if isinstance(field.array, Handed)]
+        for segment in run if handed else ():
+            key = self._key(self.grid.region(segment))
+            for field in handed:
+                region = tuple(key.get(dim, slice(None)) for dim in field.dims)
+                found |= dict.fromkeys(field.array.within(region))
+        return list(found)
+
+    def _each(self, change: Callable[[Field], Field]) -> Self:
+        """The same with every field changed."""
+        weights = None if self.weights is None else change(self.weights)
+        labels = None if self.labels is None else replace(self.labels, field=change(self.labels.field))
+        return replace(self, fields=tuple(map(change, self.fields)), weights=weights, labels=labels)
 
     @property
     def nbytes(self) -> int:

@@ -6,7 +6,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias, get_args
 
@@ -116,16 +116,70 @@ def open_samples(
     """
     if isinstance(source, Samples):
         return source
-    name = str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
+    _check_reading(decoder, missing_chunks)
+    found = _opened(source, decoder, missing_chunks, group, open, storage)
+    if is_frame(source):
+        weights, labels = (values_of(c) if is_column(c) else c for c in (weights, labels))
+    if isinstance(found.data, xr.DataArray):
+        found, feature_dim, like = _as_dataset(found, variables, feature_dim, like)
+    if isinstance(found.data, xr.Dataset):
+        return _of_dataset(found, variables, feature_dim, weights, labels, like)
+    if not isinstance(found.data, (zarr.Array, dask.array.Array, np.ndarray)):
+        raise InputError(f"cannot read samples from a {type(source).__name__}: hand in a Zarr store, array or dataset")
+    name = found.name
+    if variables is not None:
+        raise InputError(f"{name} is a single array and has no variables: leave variables ({', '.join(variables)}) out")
+    for what, column in (("weights", weights), ("labels", labels)):
+        if isinstance(column, str):
+            raise InputError(f"{name} is a single array: hand in the {what} as an array, not as {column!r}")
+    return _with_known(from_array(name, found.data, feature_dim, found.origin, like), weights, labels, {})
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A source that is open.
+
+    Attributes
+    ----------
+    name : str
+        What to call it in messages.
+    data : xarray.Dataset, xarray.DataArray or an array
+    origin : callable
+        Where a variable is stored.
+    table : bool
+        Whether its variables are columns of a table.
+    named : bool
+        Whether its variables have names of their own.
+    """
+
+    name: str
+    data: Any
+    origin: Origin
+    table: bool = False
+    named: bool = True
+
+
+def _check_reading(decoder: str, missing_chunks: str) -> None:
+    """Raise `InputError` for ways to read chunks that are none."""
     if decoder not in DECODERS:
         raise InputError(f"unknown decoder {decoder!r}: use {' or '.join(DECODERS)}")
     if decoder == "zarrs" and importlib.util.find_spec("zarrs") is None:
         raise InputError("decoder zarrs is not installed: pip install dgmm[zarrs]")
     if missing_chunks not in get_args(MissingChunks):
         raise InputError(f"unknown missing_chunks {missing_chunks!r}: use {' or '.join(get_args(MissingChunks))}")
-    opened: Any = source
-    place = None
-    named, table = True, False
+
+
+def _opened(
+    source: Any,
+    decoder: Decoder,
+    missing_chunks: MissingChunks,
+    group: str | None,
+    open: Mapping[str, Any] | None,
+    storage: Mapping[str, Any] | None,
+) -> _Opened:
+    """What is handed in, or lies at a path or URL, as xarray, Zarr, Dask or NumPy have it."""
+    name = str(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
+    opened, place, table = source, None, False
     origin: Origin = partial(Stored, name)
     if isinstance(source, (str, os.PathLike)):
         opened = opened_file(name, open, group, storage)
@@ -141,7 +195,6 @@ def open_samples(
     elif is_frame(source):
         opened = opened_frame(source)
         table = isinstance(opened, xr.Dataset)
-        weights, labels = (values_of(c) if is_column(c) else c for c in (weights, labels))
     if isinstance(opened, xr.DataTree):
         opened = node_of(opened, name, group)
     if isinstance(opened, zarr.Array):
@@ -155,51 +208,63 @@ def open_samples(
                 opened = _open_dataset(name, opened)
     if isinstance(opened, np.ma.MaskedArray):
         opened = unmasked(opened)
-    if isinstance(opened, xr.DataArray):
-        if opened.ndim < 2:
-            raise InputError(f"{name} has shape {opened.shape}: samples and features need two dimensions, (n, d)")
-        feature_dim = feature_dim or known_dim(like, opened.dims) or str(opened.dims[-1])
-        # an array may be called like its coordinate, as xarray calls one that is made of it
-        named = opened.name is not None and opened.name not in opened.coords
-        if named and not variables and like is not None and like.feature_dim and {*like.variables} - {opened.name}:
-            raise InputError(
-                f"{name} is called {opened.name}, and the model was fitted on {shortened(like.variables)}: name it "
-                f"(variables: {opened.name}) if it is the same, or rename it"
-            )
-        opened = opened.to_dataset(name=str(opened.name) if named else "data")
-        # it is what was handed in
-        like = None if like is None else replace(like, variables=())
-    if isinstance(opened, xr.Dataset):
-        if isinstance(weights, str) and weights == AREA and AREA not in opened.variables:
-            known = variables or (like.variables if like is not None else ())
-            weights = areas_of(name, opened, [v for v in known if v in opened] or sorted(map(str, apart(opened))))
-        given = {"weights": weights, "labels": labels}
-        fields: dict[str, Field] = {}
-        for what, column in given.items():
-            if isinstance(column, str):
-                if column not in opened.variables:
-                    raise InputError(
-                        f"no variable {column!r} in {name} to take the {what} from: it has "
-                        f"{', '.join(sorted(map(str, opened.variables)))}"
-                    )
-                given[what] = opened[column]
-                fields[what] = field_of(what, opened[column].variable, partial(origin, column))
-        if table and not variables and (like is None or not like.variables):
-            variables = features_in(name, opened, (c for c in (weights, labels) if isinstance(c, str)))
-        if not variables:
-            opened = opened.drop_vars({c for c in (weights, labels) if isinstance(c, str)} & set(opened.data_vars))
-        samples = from_dataset(name, opened, variables, feature_dim, origin, like)
-        if not named:
-            samples = replace(samples, layout=replace(samples.layout, variables=()))
-        return _with_known(samples, given["weights"], given["labels"], fields)
-    if not isinstance(opened, (zarr.Array, dask.array.Array, np.ndarray)):
-        raise InputError(f"cannot read samples from a {type(source).__name__}: hand in a Zarr store, array or dataset")
-    if variables is not None:
-        raise InputError(f"{name} is a single array and has no variables: leave variables ({', '.join(variables)}) out")
-    for what, column in (("weights", weights), ("labels", labels)):
+    return _Opened(name, opened, origin, table)
+
+
+def _as_dataset(
+    found: _Opened, variables: Sequence[str] | None, feature_dim: FeatureDims, like: Layout | None
+) -> tuple[_Opened, FeatureDims, Layout | None]:
+    """A DataArray as the one variable of a dataset, the dimension of its features, and how it is like others."""
+    name, array = found.name, found.data
+    if array.ndim < 2:
+        raise InputError(f"{name} has shape {array.shape}: samples and features need two dimensions, (n, d)")
+    feature_dim = feature_dim or known_dim(like, array.dims) or str(array.dims[-1])
+    # an array may be called like its coordinate, as xarray calls one that is made of it
+    named = array.name is not None and array.name not in array.coords
+    if named and not variables and like is not None and like.feature_dim and {*like.variables} - {array.name}:
+        raise InputError(
+            f"{name} is called {array.name}, and the model was fitted on {shortened(like.variables)}: name it "
+            f"(variables: {array.name}) if it is the same, or rename it"
+        )
+    dataset = array.to_dataset(name=str(array.name) if named else "data")
+    # it is what was handed in
+    like = None if like is None else replace(like, variables=())
+    return replace(found, data=dataset, named=named), feature_dim, like
+
+
+def _of_dataset(
+    found: _Opened,
+    variables: Sequence[str] | None,
+    feature_dim: FeatureDims,
+    weights: Any,
+    labels: Any,
+    like: Layout | None,
+) -> Samples:
+    """The samples of a dataset, with weights and labels that may be variables of it."""
+    name, dataset = found.name, found.data
+    if isinstance(weights, str) and weights == AREA and AREA not in dataset.variables:
+        known = variables or (like.variables if like is not None else ())
+        weights = areas_of(name, dataset, [v for v in known if v in dataset] or sorted(map(str, apart(dataset))))
+    given = {"weights": weights, "labels": labels}
+    columns = [column for column in given.values() if isinstance(column, str)]
+    fields: dict[str, Field] = {}
+    for what, column in given.items():
         if isinstance(column, str):
-            raise InputError(f"{name} is a single array: hand in the {what} as an array, not as {column!r}")
-    return _with_known(from_array(name, opened, feature_dim, origin, like), weights, labels, {})
+            if column not in dataset.variables:
+                raise InputError(
+                    f"no variable {column!r} in {name} to take the {what} from: it has "
+                    f"{', '.join(sorted(map(str, dataset.variables)))}"
+                )
+            given[what] = dataset[column]
+            fields[what] = field_of(what, dataset[column].variable, partial(found.origin, column))
+    if found.table and not variables and (like is None or not like.variables):
+        variables = features_in(name, dataset, columns)
+    if not variables:
+        dataset = dataset.drop_vars({*columns} & set(dataset.data_vars))
+    samples = from_dataset(name, dataset, variables, feature_dim, found.origin, like)
+    if not found.named:
+        samples = replace(samples, layout=replace(samples.layout, variables=()))
+    return _with_known(samples, given["weights"], given["labels"], fields)
 
 
 def _stored(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -69,6 +70,10 @@ class Transformed(Samples):
         """The samples from a place along the first dimension on; see `Samples.since`."""
         found: Any = super().since(start)
         return replace(found, source=self.source.since(start))
+
+    def _each(self, change: Callable[[Field], Field]) -> Self:
+        """The same with every field changed, also those of the samples as they are."""
+        return replace(super()._each(change), source=self.source._each(change))
 
     def read(self, region: Region) -> AnyArray:
         """The samples of a region as they are fitted, shape (n, q)."""

@@ -9,14 +9,15 @@ import queue
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import dask
-from dask.delayed import delayed
+from dask._task_spec import Task
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from dgmm import waits
 from dgmm.engine.resident import Lease
@@ -121,6 +122,8 @@ class Call(Generic[T]):
         Told the places there are, when some have come or gone.
     patience : float, optional
         Seconds for which there may be no worker, `NO_WORKERS` by default.
+    graph : mapping, optional
+        Tasks of Dask by their keys, to whose results arguments refer.
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class Call(Generic[T]):
         homes: Sequence[str | None],
         changed: Callable[[Iterable[str]], None],
         patience: float | None = None,
+        graph: Mapping[Any, Any] | None = None,
     ) -> None:
         self.client = client
         self.patience = patience
@@ -139,7 +143,8 @@ class Call(Generic[T]):
         self.arguments = arguments
         self.homes = list(homes)
         self.changed = changed
-        self._function = delayed(partial(call_on_worker, self.id, function), pure=False, name=self.name, traverse=False)
+        self._function = partial(call_on_worker, self.id, function)
+        self._graph = graph or {}
         self._sent: dict[Future[Any], int] = {}
         self._current: dict[int, Future[Any]] = {}
         self._done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
@@ -171,14 +176,15 @@ class Call(Generic[T]):
         return f"{left} of {len(self.arguments)} tasks ({self.name}) on {len(self._places)} workers{pauses}"
 
     def _send(self, indices: Iterable[int]) -> None:
-        tasks, chosen = [], list(indices)
-        for i in chosen:
-            home = self.homes[i]
+        keys = {f"{self.name}-{self.id}-{i}-{len(self._sent)}": i for i in indices}
+        tasks = {key: Task(key, self._function, *self.arguments[i]) for key, i in keys.items()}
+        layers = {"": MaterializedLayer(needed(self._graph, chain(*(task.dependencies for task in tasks.values()))))}
+        for home in {self.homes[i] for i in keys.values()}:
             wish = {} if home is None else {"workers": [home], "allow_other_workers": True}
-            with dask.annotate(**wish):
-                key = f"{self.name}-{self.id}-{i}-{len(self._sent)}"
-                tasks.append(self._function(*self.arguments[i], dask_key_name=key))
-        for i, future in zip(chosen, self.client.compute(tasks, traverse=False), strict=True):
+            theirs = {key: tasks[key] for key, i in keys.items() if self.homes[i] == home}
+            layers[home or "anywhere"] = MaterializedLayer(theirs, annotations=wish)
+        graph = HighLevelGraph(layers, {name: {""} - {name} for name in layers})
+        for i, future in zip(keys.values(), self.client.get(graph, list(keys), sync=False), strict=True):
             self._sent[future] = i
             self._current[i] = future
             future.add_done_callback(self._done.put)
@@ -266,6 +272,18 @@ class Call(Generic[T]):
             with connected(self.client):
                 self.client.run(give_up, self.id, wait=False, on_error="ignore")
             wait(list(self._current.values()), timeout=GRACE)
+
+
+def needed(graph: Mapping[Any, Any], keys: Iterable[Any]) -> dict[Any, Any]:
+    """What of a graph it takes to compute these keys; others are somebody else's."""
+    found: dict[Any, Any] = {}
+    waiting = list(keys)
+    while waiting:
+        key = waiting.pop()
+        if key in graph and key not in found:
+            found[key] = graph[key]
+            waiting.extend(found[key].dependencies)
+    return found
 
 
 def address_of(client: Client) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -22,8 +22,17 @@ import psutil
 from dgmm.blas import one_blas_thread
 from dgmm.data import Region, Samples
 from dgmm.engine.cluster import ForgottenError
+from dgmm.engine.handing import Handing
 from dgmm.engine.leaf import Leaf
-from dgmm.engine.memory import BASE_BYTES, Need, check_memory, fixed_bytes, gathered_bytes, pass_bytes
+from dgmm.engine.memory import (
+    BASE_BYTES,
+    Need,
+    check_memory,
+    fixed_bytes,
+    gathered_bytes,
+    pass_bytes,
+    waiting_bytes,
+)
 from dgmm.engine.resident import Shelf, resident_bytes, shelf_of
 from dgmm.engine.tree import Mergeable, Node, grow, merge_all
 from dgmm.engine.workers import Workers
@@ -107,8 +116,15 @@ class Part:
     home: str | None
 
 
-def fold_run(samples: Samples, leaf: Leaf[Any], run: Sequence[int], residence: Residence) -> Part:
-    """Apply a leaf to every segment of a run, read or kept, and merge what the tree lets merge."""
+def fold_run(
+    samples: Samples, leaf: Leaf[Any], run: Sequence[int], residence: Residence, blocks: Iterable[Any] = ()
+) -> Part:
+    """Apply a leaf to every segment of a run, read or kept, and merge what the tree lets merge.
+
+    Samples are given the blocks of what lies on the cluster, those of the run.
+    """
+    if blocks:
+        samples = samples.given(dict(zip(samples.blocks_of(run), blocks, strict=True)))
     stack: list[Node[Any]] = []
     shelf = shelf_of(residence.owner)
     if shelf is not None:
@@ -208,21 +224,18 @@ class Fold:
     def __init__(
         self, samples: Samples, workers: Workers, *, keep: bool = True, only: Sequence[int] | None = None
     ) -> None:
-        if workers.client is not None:
-            samples.check_for_cluster()
-        self.samples = samples
         self.workers = workers
         self.n_passes = 0
         self._n_read = 0
-        self._runs: Sequence[Sequence[int]] = runs_of(samples, workers)
+        self._handing: Handing
+        self._runs: Sequence[Sequence[int]]
+        self._begin(samples, keep=keep)
         if only is not None:
             self._runs = [tuple(only[run.start : run.stop]) for run in cut(len(only), len(self._runs))]
-        self._source: Any = None
         self._homes: dict[Sequence[int], str] = {}
-        self._leases = workers.leases() if keep and not samples.in_memory else None
         self._tried: set[type] = set()
         #: Bytes of a worker process before any task.
-        self._base = BASE_BYTES
+        self._base = BASE_BYTES + waiting_bytes(workers, self._handing.nbytes)
 
     @property
     def n_reads(self) -> float:
@@ -245,6 +258,7 @@ class Fold:
             try:
                 return self._pass(leaf)
             except ForgottenError:
+                self._handing.check()
                 logger.warning("all workers that had the samples are lost: sending these again")
                 self._source = None
         return self._pass(leaf)
@@ -252,7 +266,9 @@ class Fold:
     def _pass(self, leaf: Leaf[V]) -> V:
         self.check(leaf)
         if self._source is None:
-            self._source = self.workers.share(self.samples.without_coords(), heavy=self.samples.in_memory)
+            self._handing.check()
+            sent = self._handing.samples.without_coords()
+            self._source = self.workers.share(sent, heavy=sent.in_memory)
         shared = self.workers.share(leaf)
         places = self.workers.places()
         if self._leases is not None:
@@ -264,10 +280,10 @@ class Fold:
         homes = [home if home in places else None for home in homes]
         owner = "" if self._leases is None else self._leases.owner
         given = [
-            (self._source, shared, run, Residence(owner, home, budget, ahead))
+            (self._source, shared, run, Residence(owner, home, budget, ahead), self._handing.blocks(run))
             for run, home in zip(self._runs, homes, strict=True)
         ]
-        parts = self.workers.map(fold_run, given, homes)
+        parts = self.workers.map(fold_run, given, homes, self._handing.graph)
         self.n_passes += 1
         self._n_read += sum(part.n_read for part in parts)
         self._homes = {run: part.home for run, part in zip(self._runs, parts, strict=True) if part.home is not None}
@@ -280,9 +296,14 @@ class Fold:
     def go_over(self, samples: Samples) -> None:
         """Passes to come are over the same samples seen in another way, on the same grid; these may stay in memory."""
         self.close()
+        self._begin(samples, keep=True)
+
+    def _begin(self, samples: Samples, *, keep: bool) -> None:
         self.samples, self._source = samples, None
-        self._runs = runs_of(samples, self.workers)
-        self._leases = None if samples.in_memory else self.workers.leases()
+        self._handing = Handing(samples, self.workers)
+        sent = self._handing.samples
+        self._runs = runs_of(sent, self.workers)
+        self._leases = self.workers.leases() if keep and not sent.in_memory else None
 
     def close(self) -> None:
         """Let go of all that is kept."""
@@ -294,7 +315,7 @@ class Fold:
         """Have every worker load or compile a new kind of leaf, and see what that leaves of its memory."""
         if self.workers.local:
             # compiled once, here: the workers find it on disk, and are spared what a compiler takes of their memory
-            rehearse(self.samples, leaf)
+            rehearse(self._handing.samples, leaf)
         everywhere = sorted(places)
         found = self.workers.map(rehearse, [(self._source, shared)] * len(everywhere), everywhere)
         self._base = max(self._base, *found)
@@ -303,21 +324,28 @@ class Fold:
 
     def check(self, leaf: Leaf[Any]) -> None:
         """Raise `InsufficientMemoryError` if a worker or this process has too little memory for a pass."""
+        sent, blocks = self._handing.samples, self._blocks
 
         def need_of(samples: Samples) -> Need:
-            return pass_bytes(samples, leaf, n_segments=-(-len(samples.grid) // len(self._runs)), ahead=False)
+            n = -(-len(samples.grid) // len(self._runs))
+            return pass_bytes(samples, leaf, n_segments=n, ahead=False, blocks=blocks)
 
-        check_memory(self.samples, self.workers, need_of, base=self._base, gathered=self._gathered(leaf))
+        check_memory(sent, self.workers, need_of, base=self._base, gathered=self._gathered(leaf))
 
     def room(self, leaf: Leaf[Any]) -> tuple[bool, int]:
         """Whether there is memory to read ahead, and what a worker may keep."""
-        need = pass_bytes(self.samples, leaf, n_segments=self._longest, ahead=True).total
-        taken = fixed_bytes(self.samples, self.workers, base=self._base, gathered=self._gathered(leaf))
+        sent = self._handing.samples
+        need = pass_bytes(sent, leaf, n_segments=self._longest, ahead=True, blocks=self._blocks).total
+        taken = fixed_bytes(sent, self.workers, base=self._base, gathered=self._gathered(leaf))
         taken += self.workers.threads_per_worker * need
         return taken <= self.workers.usable, max(0, int(USABLE * self.workers.memory) - taken)
 
     def _gathered(self, leaf: Leaf[Any]) -> int:
         return gathered_bytes(self.samples, leaf, self._runs)
+
+    @property
+    def _blocks(self) -> int:
+        return self._handing.nbytes_of(self._runs)
 
     @property
     def _longest(self) -> int:

@@ -84,8 +84,10 @@ def chunks_in_segment(samples: Samples) -> int:
     )
 
 
-def pass_bytes(samples: Samples, leaf: Leaf[Any], *, n_segments: int | None = None, ahead: bool = True) -> Need:
-    """What one task of a pass needs, over a run of so many segments (all, by default)."""
+def pass_bytes(
+    samples: Samples, leaf: Leaf[Any], *, n_segments: int | None = None, ahead: bool = True, blocks: int = 0
+) -> Need:
+    """What one task of a pass needs, over a run of so many segments (all, by default) and blocks of so many bytes."""
     largest, n = samples.grid.largest, len(samples.grid) if n_segments is None else n_segments
     if leaf.exact:
         # what was found so far, what is found now, and both together
@@ -95,7 +97,7 @@ def pass_bytes(samples: Samples, leaf: Leaf[Any], *, n_segments: int | None = No
         levels = [leaf.result_bytes(largest << level) for level in range(n.bit_length())]
         results = sum(levels) + levels[-1]
     copies = leaf.prepare is not None and leaf.prepare.copies
-    reading = segments_bytes(samples, ahead=ahead, copies=copies)
+    reading = segments_bytes(samples, ahead=ahead, copies=copies) + blocks
     return Need(reading, leaf.working_bytes(largest), results, leaf.lever)
 
 
@@ -122,7 +124,7 @@ def fixed_bytes(samples: Samples, workers: Workers, *, base: int = BASE_BYTES, g
     """
     if workers.client is None:
         return gathered
-    return base + (samples.nbytes if samples.in_memory else 0) + waiting_bytes(workers, gathered)
+    return base + samples.sent_bytes + waiting_bytes(workers, gathered)
 
 
 def waiting_bytes(workers: Workers, gathered: int) -> int:

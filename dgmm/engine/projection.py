@@ -33,5 +33,5 @@ def projected_bytes(samples: Samples, leaves: Iterable[Leaf[Any]], threads_per_w
         need = pass_bytes(samples, leaf, n_segments=longest, ahead=True).total
         waiting = waiting_bytes(workers, gathered_bytes(samples, leaf, runs))
         needed = max(needed, threads_per_worker * need + waiting)
-    fixed = BASE_BYTES + LOADED_BYTES + (samples.nbytes if samples.in_memory else 0)
+    fixed = BASE_BYTES + LOADED_BYTES + samples.sent_bytes
     return int((fixed + needed) / PAUSED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -129,6 +129,7 @@ class Workers:
         function: Callable[..., T],
         arguments: Sequence[tuple[Any, ...]],
         homes: Sequence[str | None] | None = None,
+        graph: Mapping[Any, Any] | None = None,
     ) -> list[T]:
         """Results of a function called with each of the arguments, in order.
 
@@ -140,11 +141,13 @@ class Workers:
         arguments : sequence of tuple
         homes : sequence of str or None, optional
             The worker that each call is best made by, if any; another will do.
+        graph : mapping, optional
+            Tasks of Dask by their keys, to whose results arguments refer; see `Handing`.
         """
         if self.client is not None:
             changed = self._renew
             homes = homes or [None] * len(arguments)
-            return Call(self.client, function, arguments, homes, changed, self.patience).results()
+            return Call(self.client, function, arguments, homes, changed, self.patience, graph).results()
         if len(arguments) == 1:
             return [function(*arguments[0])]
         crew = Crew()

@@ -376,8 +376,6 @@ class StreamedMixture(Streamed, Bridge):
         if samples.n_features != self.n_features_in_:
             raise InputError(f"samples have {samples.n_features} features, the model has {self.n_features_in_}")
         with workers_for(samples) as workers:
-            if workers.client is not None:
-                samples.check_for_cluster()
             total = total_log_density(samples, scorer.plan, scorer.log_scale, workers)
         if not total.count:
             raise InputError(f"no complete row in {samples.name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -43,12 +42,25 @@ from dgmm.fitting import (
     update_projection,
     update_samples,
 )
-from dgmm.ingest import Ingested, ingest_into
+from dgmm.ingestion import Ingested, ingest_into
 from dgmm.prediction import Predicted, Wanted, predict_projection, predict_samples, source_layout, with_given
 from dgmm.registry import Registry
 from dgmm.sampling import sample_into
 from dgmm.scoring import Scored, Verdict, score_projection, score_samples, scored_as
-from dgmm.store import JOURNAL, Records, Status, digest, journal_at, place_at, settings_in, to_json
+from dgmm.store import (
+    JOURNAL,
+    SOURCE,
+    UPDATED,
+    Records,
+    Status,
+    check_new,
+    digest,
+    digest_of_source,
+    earlier_updates,
+    journal_at,
+    place_at,
+    settings_in,
+)
 
 logger = logging.getLogger("dgmm")
 
@@ -56,8 +68,6 @@ logger = logging.getLogger("dgmm")
 MODEL, TABLE = "model.zarr", "candidates.csv"
 #: Under which the settings of a model say how its components were merged.
 MERGED = "merge"
-#: Under which they say what it has gone on with since.
-UPDATED = "updates"
 
 
 def samples_of(data: Data, model: Fit | None = None) -> Samples:
@@ -94,6 +104,7 @@ def run_train(settings: Train, *, again: bool = False) -> Fit:
     ):
         fit = train_samples(samples, workers, one, settings.training, given, journal)
         check_unchanged(samples, before)
+        made |= {SOURCE: digest_of_source(before)}
         with store.rescued(fit, settings.out, settings=made):
             store.write(output, fit, settings=made)
             output.finish()
@@ -125,8 +136,9 @@ def run_select(settings: Select, *, again: bool = False) -> Selection:
     ):
         selection = select_samples(samples, workers, settings, settings.training, journal)
         check_unchanged(samples, before)
-        with store.rescued(selection.best, model.name, table=selection.table, settings=made_with(settings)):
-            store.write(output, selection.best, table=selection.table, settings=made_with(settings))
+        made = made_with(settings) | {SOURCE: digest_of_source(before)}
+        with store.rescued(selection.best, model.name, table=selection.table, settings=made):
+            store.write(output, selection.best, table=selection.table, settings=made)
             listing.write(selection.table.to_csv(index=False).encode())
             listing.finish()
             output.finish()
@@ -240,10 +252,9 @@ def run_update(settings: Update, *, again: bool = False) -> Fit:
     past = past_of(record.fit, settings.model)
     samples = samples_for(settings.data, record.fit)
     before, earlier = fingerprint(samples), earlier_updates(record.settings)
-    source = hashlib.sha256(to_json(before)).hexdigest()
-    made = made_with(settings) | about_model(record.fit) | {"source": source}
-    if any(update.get("source") == source for update in earlier):
-        raise InputError(f"{settings.model} has these samples with it already ({samples.name}): name others")
+    source = digest_of_source(before)
+    made = made_with(settings) | about_model(record.fit) | {SOURCE: source}
+    check_new(settings.model, record.settings, samples.name, source)
     with (
         place_at(settings.out).begin("model", overwrite=settings.overwrite, inputs=inputs) as output,
         journal_at(
@@ -261,12 +272,6 @@ def run_update(settings: Update, *, again: bool = False) -> Fit:
             store.write(output, fit, settings=updated)
             output.finish()
     return fit
-
-
-def earlier_updates(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the settings of a model say of its updates; what is none is left out."""
-    found = settings.get(UPDATED)
-    return [update for update in found if isinstance(update, dict)] if isinstance(found, list) else []
 
 
 def about_model(fit: Fit) -> dict[str, Any]:
@@ -330,9 +335,10 @@ def is_done(path: str, wanted: Train | Select | Score | Predict | Merge | Update
     if isinstance(wanted, Merge):
         before = dict(before.get(MERGED, {}))
     if isinstance(wanted, Update):
-        *_, last = earlier_updates(before) or [{}]
-        before = {name: value for name, value in last.items() if name != "source"}
+        *_, before = earlier_updates(before) or [{}]
         now |= about_model(store.load(wanted.model))
+    if not isinstance(wanted, (Score, Predict)):
+        before = {name: value for name, value in before.items() if name != SOURCE}
     if isinstance(wanted, (Score, Predict, Merge)):
         # a merged model is the same mixture
         before["model_digest"] = found.get("digest" if isinstance(wanted, Merge) else "model")

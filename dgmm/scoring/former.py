@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 from dgmm.data import Samples, Versioned, local_path, store_at
 from dgmm.errors import InputError, one_line
@@ -22,6 +25,8 @@ from dgmm.types import AnyArray
 
 logger = logging.getLogger("dgmm")
 
+#: Regions that are copied at a time.
+AT_ONCE = 8
 #: Why nothing can be carried over to other regions.
 OTHER_GRID = "the grid of the data is another"
 
@@ -50,9 +55,6 @@ class Former:
     @classmethod
     def at(cls, path: str) -> Former | None:
         """Those at a path or URL; None where there are none, or none that can be gone on from, which is then said."""
-        if Versioned.of(path) is not None:
-            logger.info("%s is scored anew: what is committed is committed as a whole", path)
-            return None
         state = place_at(path).state()
         if state.status is not Status.FINISHED or state.what != "scores":
             return None
@@ -174,7 +176,10 @@ class Former:
         ours = np.array([places[region] for region in regions.tolist()], dtype=np.int64)
         source, target = local_path(self.path), local_path(output.target)
         there = np.ones(len(grid), dtype=bool)
-        if source is None or target is None or os.path.realpath(source) == os.path.realpath(target):
+        if Versioned.of(self.path) is not None:
+            chunks = {region: [chunk_key(n, grid, region) for n in names_of(self.head)] for region in ours.tolist()}
+            there[ours] = _copied(store_at(self.path, read_only=True), zarr_store(output.left()), chunks)
+        elif source is None or target is None or os.path.realpath(source) == os.path.realpath(target):
             # at a URL they are where they belong
             for name in names_of(self.head):
                 there &= look(zarr_store(store_at(self.path, read_only=True), read_only=True), name, grid)[0]
@@ -186,6 +191,26 @@ class Former:
         kept = there[ours]
         columns = self.table.columns[1:]
         return Entries(regions[kept].astype(self.table.region.dtype), *(column[ours[kept]] for column in columns))
+
+
+def _copied(source: Any, target: Any, keys: Mapping[int, Sequence[str]]) -> list[bool]:
+    """Copy the chunks of regions from one store to another, a few at a time; of which all were there."""
+    found, left = dict.fromkeys(keys, True), iter(keys.items())
+
+    async def some() -> None:
+        for region, names in left:
+            for name in names:
+                value = await source.get(name, default_buffer_prototype())
+                if value is None:
+                    found[region] = False
+                else:
+                    await target.set(name, value)
+
+    async def run() -> None:
+        await asyncio.gather(*(some() for _ in range(AT_ONCE)))
+
+    sync(run())
+    return list(found.values())
 
 
 def _linked(source: str, target: str, key: str) -> bool:

@@ -13,6 +13,7 @@ from dgmm.store.models import UNSETTLED_DTYPE, attributes, consolidate, load, lo
 from dgmm.store.places import Output, Place, Writer, explained, writing
 from dgmm.store.reading import from_dataset
 from dgmm.store.record import MODEL_KIND, Record, digest, settings_in
+from dgmm.store.sources import SOURCE, UPDATED, check_new, digest_of_source, earlier_updates
 from dgmm.store.states import State, Status
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "MODEL_KIND",
     "MODEL_OF_VERSION",
     "PREVIOUS",
+    "SOURCE",
     "UNSETTLED_DTYPE",
+    "UPDATED",
     "VERSION",
     "Output",
     "Place",
@@ -32,9 +35,12 @@ __all__ = [
     "Status",
     "Writer",
     "attributes",
+    "check_new",
     "consolidate",
     "differences",
     "digest",
+    "digest_of_source",
+    "earlier_updates",
     "explained",
     "folder_at",
     "from_dataset",

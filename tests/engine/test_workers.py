@@ -108,7 +108,7 @@ def test_a_scheduler_that_hangs_up_is_told(client: Client, monkeypatch: pytest.M
         places_of(client)
 
 
-@pytest.mark.parametrize("where", ["gather", "compute"])
+@pytest.mark.parametrize("where", ["gather", "get"])
 def test_a_scheduler_that_hangs_up_in_the_middle_of_a_call_is_told(
     where: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

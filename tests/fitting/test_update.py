@@ -307,6 +307,31 @@ def test_the_command_takes_no_batch_twice(old: dgmm.Fit, tmp_path: Path, capsys:
     assert "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["train", "select"])
+def test_what_a_model_was_fitted_to_is_no_new_batch(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, other, out = (str(tmp_path / name) for name in ("a.zarr", "b.zarr", "out"))
+    zarr.create_array(data, data=A, chunks=(300, 2))
+    zarr.create_array(other, data=A, chunks=(301, 2))  # as far as anybody can tell, others
+    assert main([command, data, "--k", "2", "--out", out, "--n-init", "1", "--quiet"]) == 0
+    model = out if command == "train" else f"{out}/model.zarr"
+    capsys.readouterr()
+    new = str(tmp_path / "new.zarr")
+    assert main(["update", model, data, "--out", new]) == 2
+    said = capsys.readouterr().err
+    assert f"{model} was fitted to these samples ({data}), which would count twice: name new ones, or train on" in said
+    assert f"dgmm train --start {model}" in said
+    assert not Path(new).exists()
+    with pytest.raises(InputError, match="was fitted to these samples"):
+        dgmm.update(model, data)
+    assert main(["update", model, other, "--out", new, "--quiet"]) == 0
+    with pytest.raises(InputError, match="was fitted to these samples"):  # a batch later
+        dgmm.update(new, data)
+    with pytest.raises(InputError, match="has these samples with it already"):
+        dgmm.update(new, other)
+
+
 def test_an_update_that_was_interrupted_goes_on(old: dgmm.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dgmm.save(old, tmp_path / "m.zarr")
     zarr.create_array(str(tmp_path / "b.zarr"), data=B)

@@ -107,14 +107,6 @@ def test_a_dataset_in_memory_is_an_array_in_memory() -> None:
     assert not open_samples(dataset.chunk()).in_memory
 
 
-def test_what_is_persisted_on_a_cluster_is_refused_with_a_reason(client: Client) -> None:
-    import dask.array
-
-    persisted = client.persist(dask.array.random.default_rng(0).standard_normal((4_000, 2), chunks=(1_000, 2)))
-    with pytest.raises(dgmm.InputError, match=r"hand in the array before persist"):
-        dgmm.train(persisted, 2, scheduler=client)
-
-
 def test_a_failure_stops_the_tasks_of_its_own_pass_alone() -> None:
     """Two fits at a time in one process: one fails, the other goes on."""
     began, go_on = threading.Event(), threading.Event()

@@ -11,6 +11,7 @@ import icechunk
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from distributed import Client
 
 import dgmm
@@ -128,7 +129,7 @@ def test_scores_are_one_commit(place: str, repository: icechunk.Repository, fit:
         dgmm.score(fit, dataset(), out)
     with pytest.raises(OutputExistsError, match="was not written by dgmm"):
         dgmm.score(fit, dataset(), f"{place}|icechunk:@branch.main/{GROUP}", overwrite=True)
-    # what is extended is scored anew, in a commit of its own, in place of what was there
+    # where other arrays are asked for all is scored anew, in a commit of its own, in place of what was there
     dgmm.score(fit, dataset(), out, extend=True)
     assert "probabilities" not in open_scores(out)
     assert len(messages(repository)) == 4
@@ -148,6 +149,33 @@ def test_predictions_of_several_variables_are_one_commit(
     )
     xr.testing.assert_identical(found, dgmm.predict(fit, profiles, tmp_path / "p.zarr", **how).load())
     assert len(messages(repository)) == 3
+
+
+@both
+def test_what_is_extended_is_scored_where_the_data_have_changed(
+    place: str, repository: icechunk.Repository, fit: dgmm.Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In one commit, with the chunks that are as they were."""
+    source, out = str(tmp_path / "x.zarr"), f"{place}|icechunk:@branch.main/scores"
+    data = xr.concat([dataset()] * 30, "t").assign_coords(t=np.arange(360.0))
+    chunks = {name: {"chunks": (3, 50)} for name in "ab"}
+    data.to_zarr(source, encoding=chunks, consolidated=False)
+    dgmm.score(fit, source, out)
+    size = len(open_samples(source).grid)
+    with caplog.at_level("INFO", "dgmm"):
+        dgmm.score(fit, source, out, extend=True)
+    assert "nothing is to be scored" in caplog.text
+    assert len(messages(repository)) == 3
+    zarr.open_array(source, path="a")[:3] = 4.0  # of the first segment
+    with xr.open_zarr(source, consolidated=False) as now, caplog.at_level("INFO", "dgmm"):
+        found = dgmm.score(fit, source, out, extend=True).load()
+        expected = dgmm.score(fit, now.load(), tmp_path / "s.zarr").load()
+    assert f"{size - 1} of {size} regions are as they were" in caplog.text
+    for name in ("label", "probability", "log_density", "t"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert len(messages(repository)) == 4
+    assert dgmm.verify(out, data=True).is_sound
+    assert beside(place) == []
 
 
 @both
