@@ -49,7 +49,7 @@ def read_ahead(
 
     A read that fails is the last one, and its error comes out where its segment would have.
     """
-    if samples.in_memory or not ahead:
+    if not ahead:
         for segment in run:
             yield segment, read(samples.grid.region(segment))
             stop_if_interrupted()
@@ -139,6 +139,14 @@ class _Reading:
 
     def segments(self, shelf: Shelf | None) -> Generator[tuple[int, Any], None, None]:
         """Segments in order, as the leaf takes them."""
+        if self.samples.in_memory:
+            for segment in self.run:
+                rows = self.samples.read_rows(self.samples.grid.region(segment))
+                self.n_read += len(rows)
+                yield segment, rows if self.prepare is None else self.prepare(self.samples.grid, segment, rows)
+                del rows
+                stop_if_interrupted()
+            return
         absent = [segment for segment in self.run if not self._kept(shelf, segment)]
         read, ahead = self.samples.read_rows, self.residence.ahead
         with closing(read_ahead(self.samples, absent, read, ahead=ahead)) as coming:
@@ -170,7 +178,7 @@ class _Reading:
         return found is not None and found[0] in (None, self.prepare)
 
     def _keep(self, shelf: Shelf | None, segment: int, value: Any) -> None:
-        if shelf is None or self.samples.in_memory or self.residence.home not in (None, *shelf.places):
+        if shelf is None or self.residence.home not in (None, *shelf.places):
             return
         kept = value.owned()
         if shelf.put(segment, self.prepare, kept, self.residence.budget):
@@ -259,7 +267,7 @@ class Fold:
             self._leases.renew(places)
         if self.workers.client is not None and type(leaf) not in self._tried:
             self._rehearse(leaf, shared, places)
-        ahead, budget = self.room(leaf)
+        ahead, budget = (False, 0) if self.samples.in_memory else self.room(leaf)
         homes = [self._homes.get(run) for run in self._runs]
         homes = [home if home in places else None for home in homes]
         owner = "" if self._leases is None else self._leases.owner

@@ -22,6 +22,9 @@ CACHE_BYTES, NARROWEST, WIDEST = 1_000_000, 128, 2048
 CHAINS = {GAUSSIAN_CHAIN: kernel.PRODUCTS, LOGARITHMIC_CHAIN: kernel.LOGARITHMS}
 #: Features are built this many at a time where there are more.
 PANEL = 1024
+#: Where rows have no weights, no labels, and components no links.
+NO_WEIGHTS, NO_LABELS = frozen(np.empty(0)), frozen(np.empty(0, np.int64))
+NOTHING, NO_PAIRS = np.empty(0), np.empty((0, 2))
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class Packed:
         In the precision of the products.
     links : ndarray, shape (rows, 2) or (0, 2)
     candidates : ndarray of int, shape (candidates, 2)
+    owners : ndarray of int, shape (rows,)
+    widest : int
+        Features of the widest panel.
     """
 
     origins: FloatArray
@@ -50,6 +56,8 @@ class Packed:
     theta: AnyArray
     links: FloatArray
     candidates: IntArray
+    owners: IntArray
+    widest: int
 
 
 def packed(plan: Plan) -> Packed:
@@ -77,7 +85,29 @@ def packed(plan: Plan) -> Packed:
         frozen(np.concatenate(theta).astype(plan.dtype)),
         frozen(np.empty((0, 2)) if plan.links is None else plan.links),
         frozen(np.array([(c.start, c.stop) for c in plan.candidates], dtype=np.int64)),
+        frozen(plan.owners),
+        max(last - first for _, _, _, first, last, _ in panels),
     )
+
+
+def places(plan: Plan) -> list[tuple[tuple[int, int], list[tuple[int, int, int]]]]:
+    """For each product the shape of its sums, and first feature, last feature and offset of their parts when packed."""
+    parts: dict[int, list[tuple[int, int, int]]] = {}
+    for _, start, _, first, last, offset in plan.prepared(packed).panels.tolist():
+        parts.setdefault(start, []).append((first, last, offset))
+    return [(product.theta.shape, parts[product.rows.start]) for product in plan.products]
+
+
+def _in_shape(flat: FloatArray, shape: tuple[int, int], parts: list[tuple[int, int, int]]) -> FloatArray:
+    """The sums of a product out of those that are packed; these themselves where they lie together."""
+    n = shape[0]
+    if len(parts) == 1:
+        ((first, last, offset),) = parts
+        return flat[offset : offset + n * (last - first)].reshape(shape)
+    sums = np.empty(shape)
+    for first, last, offset in parts:
+        sums[:, first:last] = flat[offset : offset + n * (last - first)].reshape(n, last - first)
+    return sums
 
 
 def slice_width(plan: Plan) -> int:
@@ -106,8 +136,7 @@ _memory = threading.local()
 
 def memory_for(plan: Plan, flat: Packed, width: int) -> kernel.Buffers:
     """The buffers of this thread, made anew where the last plan's do not fit."""
-    widest = int((flat.panels[:, kernel.LAST_FEATURE] - flat.panels[:, kernel.FIRST_FEATURE]).max())
-    shape = len(plan.stacks), plan.n_features, plan.n_rows, widest, width, plan.dtype, plan.links is not None
+    shape = len(plan.stacks), plan.n_features, plan.n_rows, flat.widest, width, plan.dtype, plan.links is not None
     if getattr(_memory, "shape", None) != shape:
         _memory.buffers, _memory.shape = buffers(*shape), shape
     found: kernel.Buffers = _memory.buffers
@@ -125,37 +154,38 @@ class Compiled:
 
     def accumulate(self, rows: Rows, plan: Plan) -> PassTotals:
         """E-step of all mixtures of a plan over samples."""
-        p, width = plan.prepared(packed), slice_width(plan)
-        log_likelihoods, flat, squares = np.zeros(len(plan.candidates)), np.zeros(len(p.theta)), np.zeros(plan.n_rows)
-        hidden = np.zeros((plan.n_rows, 2))
-        weights = np.empty(0) if rows.weights is None else np.ascontiguousarray(rows.weights, dtype=np.float64)
-        labels = np.empty(0, np.int64) if rows.labels is None else np.ascontiguousarray(rows.labels, dtype=np.int64)
-        owners = frozen(plan.owners)
+        p, width = plan.prepared(packed), plan.prepared(slice_width)
+        log_likelihoods, flat = np.zeros(len(plan.candidates)), np.zeros(len(p.theta))
+        squares = NOTHING if rows.weights is None else np.zeros(plan.n_rows)
+        hidden = NO_PAIRS if plan.links is None else np.zeros((plan.n_rows, 2))
+        weights, labels = NO_WEIGHTS, NO_LABELS
+        if rows.weights is not None:
+            weights = frozen(np.ascontiguousarray(rows.weights, dtype=np.float64))
+        if rows.labels is not None:
+            labels = frozen(np.ascontiguousarray(rows.labels, dtype=np.int64))
+        memory = memory_for(plan, p, width)
         for place, block in blocks(rows.x, plan.n_features, width):
             kernel.accumulate(
-                block, frozen(weights[place]), frozen(labels[place]), owners, plan.sharing.hard, p.origins, p.shifts,
+                block, weights[place], labels[place], p.owners, plan.sharing.hard, p.origins, p.shifts,
                 p.forwards, p.diagonals, p.chains, p.panels, p.theta, p.links, p.candidates, width,
-                memory_for(plan, p, width), log_likelihoods, flat, squares, hidden,
+                memory, log_likelihoods, flat, squares, hidden,
             )  # fmt: skip
-        sums = {product.rows.start: np.zeros_like(product.theta) for product in plan.products}
-        for _, start, stop, first, last, offset in p.panels.tolist():
-            part = flat[offset : offset + (stop - start) * (last - first)]
-            sums[start][:, first:last] = part.reshape(stop - start, last - first)
         return PassTotals(
             rows.count,
             log_likelihoods,
-            tuple(sums[product.rows.start] for product in plan.products),
+            tuple(_in_shape(flat, shape, parts) for shape, parts in plan.prepared(places)),
             squares=np.nan if rows.weights is None else squares,
             hidden=0.0 if plan.links is None else hidden,
         )
 
     def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
         """Scores of samples (n, d) by the one mixture of a plan, into arrays."""
-        p, width = plan.prepared(packed), slice_width(plan)
+        p, width = plan.prepared(packed), plan.prepared(slice_width)
+        memory = memory_for(plan, p, width)
         for place, block in blocks(x, plan.n_features, width):
             kernel.score(
                 block, p.origins, p.shifts, p.forwards, p.diagonals, p.chains, p.panels, p.theta, p.links,
-                plan.n_rows, width, memory_for(plan, p, width), scores.label[place], scores.probability[place],
+                plan.n_rows, width, memory, scores.label[place], scores.probability[place],
                 scores.log_density[place], scores.probabilities[place],
             )  # fmt: skip
 
