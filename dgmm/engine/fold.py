@@ -25,7 +25,7 @@ from dgmm.engine.cluster import ForgottenError
 from dgmm.engine.leaf import Leaf
 from dgmm.engine.memory import BASE_BYTES, Need, check_memory, fixed_bytes, gathered_bytes, pass_bytes
 from dgmm.engine.resident import Shelf, resident_bytes, shelf_of
-from dgmm.engine.tree import Mergeable, Node, grow, merge_all
+from dgmm.engine.tree import Mergeable, Node, grow, levels_of, merge_all
 from dgmm.engine.workers import Workers
 from dgmm.waits import result_of, stop_if_interrupted
 
@@ -116,6 +116,12 @@ def fold_run(samples: Samples, leaf: Leaf[Any], run: Sequence[int], residence: R
     with one_blas_thread, leaf.over(run) as (wanted, value_of):
         reading = _Reading(samples, leaf, wanted, residence)
         with closing(reading.segments(shelf)) as segments:
+            if value_of is leaf and not leaf.exact:
+                first = wanted[0]
+                for level in levels_of(wanted):
+                    stack.append(Node(level, first >> level, leaf.several(first, _taken(segments, 1 << level))))
+                    first += 1 << level
+                return Part(stack, reading.n_read, reading.home)
             for segment, rows in segments:
                 node = Node(0, segment, value_of(segment, rows))
                 del rows
@@ -124,6 +130,14 @@ def fold_run(samples: Samples, leaf: Leaf[Any], run: Sequence[int], residence: R
                 else:
                     grow(stack, node)
     return Part(stack, reading.n_read, reading.home)
+
+
+def _taken(segments: Iterator[tuple[int, Any]], n: int) -> Iterator[Any]:
+    """The rows of the next segments, none of which is held once the next one is asked for."""
+    for _ in range(n):
+        rows = next(segments)[1]
+        yield rows
+        del rows
 
 
 class _Reading:

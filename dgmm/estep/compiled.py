@@ -22,9 +22,8 @@ CACHE_BYTES, NARROWEST, WIDEST = 1_000_000, 128, 2048
 CHAINS = {GAUSSIAN_CHAIN: kernel.PRODUCTS, LOGARITHMIC_CHAIN: kernel.LOGARITHMS}
 #: Features are built this many at a time where there are more.
 PANEL = 1024
-#: Where rows have no weights, no labels, and components no links.
+#: Where rows have none.
 NO_WEIGHTS, NO_LABELS = frozen(np.empty(0)), frozen(np.empty(0, np.int64))
-NOTHING, NO_PAIRS = np.empty(0), np.empty((0, 2))
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,23 @@ def packed(plan: Plan) -> Packed:
         frozen(plan.owners),
         max(last - first for _, _, _, first, last, _ in panels),
     )
+
+
+def length(plan: Plan, flat: Packed, *, weighted: bool) -> int:
+    """Numbers that sums in one array have."""
+    of_rows = weighted + 2 * (plan.links is not None)
+    return 1 + len(plan.candidates) + len(flat.theta) + plan.n_rows * of_rows
+
+
+def parts_of(
+    sums: FloatArray, plan: Plan, flat: Packed, *, weighted: bool
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Log-likelihoods, sums in the order of theta, squares and hidden sums, as they follow the count in one array."""
+    start = 1 + len(plan.candidates)
+    stop = start + len(flat.theta)
+    squares = sums[stop : stop + plan.n_rows * weighted]
+    hidden = sums[stop + len(squares) :].reshape(-1, 2)
+    return sums[1:start], sums[start:stop], squares, hidden
 
 
 def places(plan: Plan) -> list[tuple[tuple[int, int], list[tuple[int, int, int]]]]:
@@ -154,10 +170,14 @@ class Compiled:
 
     def accumulate(self, rows: Rows, plan: Plan) -> PassTotals:
         """E-step of all mixtures of a plan over samples."""
+        return self.totals(self.sums(rows, plan), plan, weighted=rows.weights is not None)
+
+    def sums(self, rows: Rows, plan: Plan) -> FloatArray:
+        """The same as one array, of which only `totals` knows what lies where: those of several samples add up."""
         p, width = plan.prepared(packed), plan.prepared(slice_width)
-        log_likelihoods, flat = np.zeros(len(plan.candidates)), np.zeros(len(p.theta))
-        squares = NOTHING if rows.weights is None else np.zeros(plan.n_rows)
-        hidden = NO_PAIRS if plan.links is None else np.zeros((plan.n_rows, 2))
+        sums = np.zeros(length(plan, p, weighted=rows.weights is not None))
+        sums[0] = rows.count
+        log_likelihoods, flat, squares, hidden = parts_of(sums, plan, p, weighted=rows.weights is not None)
         weights, labels = NO_WEIGHTS, NO_LABELS
         if rows.weights is not None:
             weights = frozen(np.ascontiguousarray(rows.weights, dtype=np.float64))
@@ -170,11 +190,16 @@ class Compiled:
                 p.forwards, p.diagonals, p.chains, p.panels, p.theta, p.links, p.candidates, width,
                 memory, log_likelihoods, flat, squares, hidden,
             )  # fmt: skip
+        return sums
+
+    def totals(self, sums: FloatArray, plan: Plan, *, weighted: bool) -> PassTotals:
+        """What `sums` of samples, with weights or without, are."""
+        log_likelihoods, flat, squares, hidden = parts_of(sums, plan, plan.prepared(packed), weighted=weighted)
         return PassTotals(
-            rows.count,
+            float(sums[0]),
             log_likelihoods,
             tuple(_in_shape(flat, shape, parts) for shape, parts in plan.prepared(places)),
-            squares=np.nan if rows.weights is None else squares,
+            squares=squares if weighted else np.nan,
             hidden=0.0 if plan.links is None else hidden,
         )
 
