@@ -41,7 +41,6 @@ class Packed:
         In the precision of the products.
     links : ndarray, shape (rows, 2) or (0, 2)
     candidates : ndarray of int, shape (candidates, 2)
-    owners : ndarray of int, shape (rows,)
     widest : int
         Features of the widest panel.
     """
@@ -55,7 +54,6 @@ class Packed:
     theta: AnyArray
     links: FloatArray
     candidates: IntArray
-    owners: IntArray
     widest: int
 
 
@@ -84,7 +82,6 @@ def packed(plan: Plan) -> Packed:
         frozen(np.concatenate(theta).astype(plan.dtype)),
         frozen(np.empty((0, 2)) if plan.links is None else plan.links),
         frozen(np.array([(c.start, c.stop) for c in plan.candidates], dtype=np.int64)),
-        frozen(plan.owners),
         max(last - first for _, _, _, first, last, _ in panels),
     )
 
@@ -104,26 +101,6 @@ def parts_of(
     squares = sums[stop : stop + plan.n_rows * weighted]
     hidden = sums[stop + len(squares) :].reshape(-1, 2)
     return sums[1:start], sums[start:stop], squares, hidden
-
-
-def places(plan: Plan) -> list[tuple[tuple[int, int], list[tuple[int, int, int]]]]:
-    """For each product the shape of its sums, and first feature, last feature and offset of their parts when packed."""
-    parts: dict[int, list[tuple[int, int, int]]] = {}
-    for _, start, _, first, last, offset in plan.prepared(packed).panels.tolist():
-        parts.setdefault(start, []).append((first, last, offset))
-    return [(product.theta.shape, parts[product.rows.start]) for product in plan.products]
-
-
-def _in_shape(flat: FloatArray, shape: tuple[int, int], parts: list[tuple[int, int, int]]) -> FloatArray:
-    """The sums of a product out of those that are packed; these themselves where they lie together."""
-    n = shape[0]
-    if len(parts) == 1:
-        ((first, last, offset),) = parts
-        return flat[offset : offset + n * (last - first)].reshape(shape)
-    sums = np.empty(shape)
-    for first, last, offset in parts:
-        sums[:, first:last] = flat[offset : offset + n * (last - first)].reshape(n, last - first)
-    return sums
 
 
 def slice_width(plan: Plan) -> int:
@@ -178,7 +155,7 @@ class Compiled:
         sums = np.zeros(length(plan, p, weighted=rows.weights is not None))
         sums[0] = rows.count
         log_likelihoods, flat, squares, hidden = parts_of(sums, plan, p, weighted=rows.weights is not None)
-        weights, labels = NO_WEIGHTS, NO_LABELS
+        weights, labels, owners = NO_WEIGHTS, NO_LABELS, frozen(plan.owners)
         if rows.weights is not None:
             weights = frozen(np.ascontiguousarray(rows.weights, dtype=np.float64))
         if rows.labels is not None:
@@ -186,7 +163,7 @@ class Compiled:
         memory = memory_for(plan, p, width)
         for place, block in blocks(rows.x, plan.n_features, width):
             kernel.accumulate(
-                block, weights[place], labels[place], p.owners, plan.sharing.hard, p.origins, p.shifts,
+                block, weights[place], labels[place], owners, plan.sharing.hard, p.origins, p.shifts,
                 p.forwards, p.diagonals, p.chains, p.panels, p.theta, p.links, p.candidates, width,
                 memory, log_likelihoods, flat, squares, hidden,
             )  # fmt: skip
@@ -194,13 +171,19 @@ class Compiled:
 
     def totals(self, sums: FloatArray, plan: Plan, *, weighted: bool) -> PassTotals:
         """What `sums` of samples, with weights or without, are."""
-        log_likelihoods, flat, squares, hidden = parts_of(sums, plan, plan.prepared(packed), weighted=weighted)
+        p = plan.prepared(packed)
+        log_likelihoods, flat, squares, hidden = parts_of(sums, plan, p, weighted=weighted)
+        found = {product.rows.start: np.empty_like(product.theta) for product in plan.products}
+        for _, start, stop, first, last, offset in p.panels.tolist():
+            part = flat[offset : offset + (stop - start) * (last - first)]
+            found[start][:, first:last] = part.reshape(stop - start, last - first)
+        # copies, or views would keep all of the array for as long as the totals
         return PassTotals(
             float(sums[0]),
-            log_likelihoods,
-            tuple(_in_shape(flat, shape, parts) for shape, parts in plan.prepared(places)),
-            squares=squares if weighted else np.nan,
-            hidden=0.0 if plan.links is None else hidden,
+            log_likelihoods.copy(),
+            tuple(found[product.rows.start] for product in plan.products),
+            squares=squares.copy() if weighted else np.nan,
+            hidden=0.0 if plan.links is None else hidden.copy(),
         )
 
     def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
