@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from threadpoolctl import ThreadpoolController, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 
 class _BlasLimit:
@@ -31,8 +31,17 @@ class _BlasLimit:
         # these belong to the threads that follow
         self._following = threading.Lock()
         self._limit: Any = None
-        self._libraries: ThreadpoolController | None = None
-        self._n_modules = 0
+        self._libraries: tuple[ThreadpoolController, int] | None = None
+
+    def libraries(self) -> ThreadpoolController:
+        """The libraries of this process that have threads of their own.
+
+        Looking for them takes milliseconds, as much as a small pass; what loads more is an import.
+        """
+        found, n_modules = self._libraries, len(sys.modules)
+        if found is None or found[1] != n_modules:
+            found = self._libraries = ThreadpoolController(), n_modules
+        return found[0]
 
     def __enter__(self) -> None:
         asked = False
@@ -62,10 +71,7 @@ class _BlasLimit:
         """Set or lift the limit, as the number of users says: whoever was interrupted need not know what was done."""
         with self._following:
             if self._users and self._limit is None:
-                # looking for the libraries takes milliseconds, as much as a small pass; what loads more is an import
-                if self._libraries is None or len(sys.modules) != self._n_modules:
-                    self._libraries, self._n_modules = ThreadpoolController(), len(sys.modules)
-                self._limit = self._libraries.limit(limits=1, user_api="blas")
+                self._limit = self.libraries().limit(limits=1, user_api="blas")
             elif not self._users and self._limit is not None:
                 self._limit.restore_original_limits()
                 self._limit = None
@@ -78,5 +84,5 @@ one_blas_thread = _BlasLimit()
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One thread for OpenMP, too: the threads of k-means add up in whatever order they come."""
-    with one_blas_thread, threadpool_limits(1, user_api="openmp"):
+    with one_blas_thread, one_blas_thread.libraries().limit(limits=1, user_api="openmp"):
         yield

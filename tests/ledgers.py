@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import dask.threaded
 import numpy as np
 import obstore
 import pytest
@@ -119,9 +118,6 @@ def child_of(work: Callable[[], Any]) -> int:
     if pid == 0:
         code = 1
         try:
-            # Dask's threads do not survive a fork, and its pool does not know
-            dask.threaded.default_pool = None
-            dask.threaded.pools.clear()
             work()
             code = 0
         finally:

@@ -87,10 +87,26 @@ assert set(found) == {1}, found
 """
 
 
-def test_libraries_that_are_loaded_later_are_limited_too() -> None:
+LATER = """
+from dgmm.blas import one_blas_thread, one_thread
+with one_blas_thread:
+    import sklearn.cluster
+    from threadpoolctl import threadpool_info, threadpool_limits
+    with threadpool_limits(2, user_api="openmp"):
+        with one_thread():
+            found = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "openmp"]
+        after = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "openmp"]
+assert found
+assert set(found) == {1}, found
+assert set(after) == {2}, after
+"""
+
+
+@pytest.mark.parametrize("code", [LATE, LATER], ids=["blas", "openmp"])
+def test_libraries_that_are_loaded_later_are_limited_too(code: str) -> None:
     """NumPy and SciPy each bring their own."""
     done = subprocess.run(
-        [sys.executable, "-c", LATE],
+        [sys.executable, "-c", code],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "2"},
         check=False,
         capture_output=True,

@@ -77,9 +77,13 @@ class Grid:
 
     def region(self, index: int) -> Region:
         """The slices of segment ``index``, in C order of the segments."""
-        place = np.unravel_index(index, self.counts)
-        starts = [int(i) * s for i, s in zip(place, self.segment, strict=True)]
-        return tuple(slice(a, min(a + s, n)) for a, s, n in zip(starts, self.segment, self.shape, strict=True))
+        slices = []
+        for length, n in zip(reversed(self.segment), reversed(self.shape), strict=True):
+            index, place = divmod(index, -(-n // length))
+            slices.append(slice(place * length, min((place + 1) * length, n)))
+        if index:
+            raise ValueError(f"there is no such segment of {len(self)}")
+        return tuple(reversed(slices))
 
     def n_rows(self, index: int) -> int:
         """Number of samples of segment ``index``."""

@@ -1,4 +1,4 @@
-"""How tasks run: a leaf is applied to every segment of the samples and its values are merged along a tree, on Dask.
+"""How tasks run: a leaf is applied to every segment and its values are merged along a tree, on threads or on Dask.
 
 Nothing here knows what is asked of the data. The tree belongs to the data, so that the result has the same bits
 whoever the workers are; what they keep, lose, wait for and have memory for is settled here.

@@ -34,7 +34,7 @@ from dgmm.engine.memory import (
     waiting_bytes,
 )
 from dgmm.engine.resident import Shelf, resident_bytes, shelf_of
-from dgmm.engine.tree import Mergeable, Node, grow, merge_all
+from dgmm.engine.tree import Mergeable, Node, grow, levels_of, merge_all
 from dgmm.engine.workers import Workers
 from dgmm.waits import result_of, stop_if_interrupted
 
@@ -58,7 +58,7 @@ def read_ahead(
 
     A read that fails is the last one, and its error comes out where its segment would have.
     """
-    if samples.in_memory or not ahead:
+    if not ahead:
         for segment in run:
             yield segment, read(samples.grid.region(segment))
             stop_if_interrupted()
@@ -132,6 +132,12 @@ def fold_run(
     with one_blas_thread, leaf.over(run) as (wanted, value_of):
         reading = _Reading(samples, leaf, wanted, residence)
         with closing(reading.segments(shelf)) as segments:
+            if value_of is leaf and not leaf.exact:
+                first = wanted[0]
+                for level in levels_of(wanted):
+                    stack.append(Node(level, first >> level, leaf.several(first, _taken(segments, 1 << level))))
+                    first += 1 << level
+                return Part(stack, reading.n_read, reading.home)
             for segment, rows in segments:
                 node = Node(0, segment, value_of(segment, rows))
                 del rows
@@ -140,6 +146,14 @@ def fold_run(
                 else:
                     grow(stack, node)
     return Part(stack, reading.n_read, reading.home)
+
+
+def _taken(segments: Iterator[tuple[int, Any]], n: int) -> Iterator[Any]:
+    """The rows of the next segments, none of which is held once the next one is asked for."""
+    for _ in range(n):
+        rows = next(segments)[1]
+        yield rows
+        del rows
 
 
 class _Reading:
@@ -155,6 +169,14 @@ class _Reading:
 
     def segments(self, shelf: Shelf | None) -> Generator[tuple[int, Any], None, None]:
         """Segments in order, as the leaf takes them."""
+        if self.samples.in_memory:
+            for segment in self.run:
+                rows = self.samples.read_rows(self.samples.grid.region(segment))
+                self.n_read += len(rows)
+                yield segment, rows if self.prepare is None else self.prepare(self.samples.grid, segment, rows)
+                del rows
+                stop_if_interrupted()
+            return
         absent = [segment for segment in self.run if not self._kept(shelf, segment)]
         read, ahead = self.samples.read_rows, self.residence.ahead
         with closing(read_ahead(self.samples, absent, read, ahead=ahead)) as coming:
@@ -186,7 +208,7 @@ class _Reading:
         return found is not None and found[0] in (None, self.prepare)
 
     def _keep(self, shelf: Shelf | None, segment: int, value: Any) -> None:
-        if shelf is None or self.samples.in_memory or self.residence.home not in (None, *shelf.places):
+        if shelf is None or self.residence.home not in (None, *shelf.places):
             return
         kept = value.owned()
         if shelf.put(segment, self.prepare, kept, self.residence.budget):
@@ -275,7 +297,7 @@ class Fold:
             self._leases.renew(places)
         if self.workers.client is not None and type(leaf) not in self._tried:
             self._rehearse(leaf, shared, places)
-        ahead, budget = self.room(leaf)
+        ahead, budget = (False, 0) if self.samples.in_memory else self.room(leaf)
         homes = [self._homes.get(run) for run in self._runs]
         homes = [home if home in places else None for home in homes]
         owner = "" if self._leases is None else self._leases.owner

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from dgmm.data import Grid
-from dgmm.engine.tree import Mergeable
+from dgmm.engine.tree import Mergeable, Node, grow
 from dgmm.rows import Rows
 
 T = TypeVar("T", bound=Mergeable)
@@ -62,6 +62,23 @@ class Leaf(ABC, Generic[T]):
     @abstractmethod
     def __call__(self, segment: int, rows: Any) -> T:
         """The value of one segment."""
+
+    def several(self, first: int, parts: Iterator[Any]) -> T:
+        """The value of as many neighbouring segments as a node of the tree has, merged as it has them.
+
+        Parameters
+        ----------
+        first : int
+            The first of them.
+        parts : iterator
+            What is given of each, none of it held longer than until the next one is asked for.
+        """
+        stack: list[Node[T]] = []
+        for segment, rows in enumerate(parts, first):
+            grow(stack, Node(0, segment, self(segment, rows)))
+            del rows
+        (node,) = stack
+        return node.value
 
     @abstractmethod
     def working_bytes(self, n_rows: int) -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import dask
-import dask.threaded
 import psutil
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
@@ -89,10 +88,18 @@ class Workers:
         for leases in self._leases:
             leases.renew(places)
 
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        """Threads that keep their buffers from pass to pass, and end when these workers are released or forgotten."""
+        return ThreadPoolExecutor(self.n_threads, thread_name_prefix="dgmm")
+
     def release(self) -> None:
-        """End all leases: nothing is kept any more."""
+        """End all leases, and the threads: nothing is kept any more."""
         while self._leases:
             self._leases.pop().end()
+        pool = vars(self).pop("_pool", None)
+        if pool is not None:
+            pool.shutdown()
 
     def places(self) -> set[str]:
         """Where tasks may run now: addresses of the workers, or the one process of threads."""
@@ -150,14 +157,25 @@ class Workers:
             return Call(self.client, function, arguments, homes, changed, self.patience, graph).results()
         if len(arguments) == 1:
             return [function(*arguments[0])]
-        crew = Crew()
-        # a partial leaves nothing for Dask to look into
-        graph = {i: (partial(crew.call, function, *given),) for i, given in enumerate(arguments)}
+        crew, calls = Crew(), iter(enumerate(arguments))
+        found: list[Any] = [None] * len(arguments)
+
+        def pull() -> None:
+            for i, given in calls:
+                found[i] = crew.call(function, *given)
+
+        loops: list[Future[None]] = []
         try:
-            return list(dask.threaded.get(graph, list(graph), num_workers=self.n_threads))
+            for _ in range(min(self.n_threads, len(arguments))):
+                loops.append(self._pool.submit(pull))
+            for loop in wait(loops, return_when=FIRST_EXCEPTION).done:
+                loop.result()
         except BaseException:
             crew.give_up()
             raise
+        finally:
+            loops.clear()  # they hold the error, and what it was raised from holds them
+        return found
 
 
 def itself(value: T) -> T:

@@ -6,7 +6,7 @@ A `Plan` stacks the components of the mixtures; a `Backend` applies it to a bloc
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -39,6 +39,7 @@ __all__ = [
     "Plan",
     "Scores",
     "Sharing",
+    "Tally",
     "accumulate",
     "backend_of",
     "buffer_bytes",
@@ -120,12 +121,7 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
     InputError
         On a label that is no component of every mixture.
     """
-    if rows.labels is not None:
-        sizes = (c.stop - c.start - noisy for c, noisy in zip(plan.candidates, plan.noisy, strict=True))
-        fewest = plan.sharing.n_classes or min(sizes)
-        if (largest := rows.labels.max(initial=-1)) >= fewest:
-            what = "classes" if plan.sharing.n_classes else "components"
-            raise InputError(f"a sample has the label {largest}, and the {what} are 0 to {fewest - 1}")
+    check_labels(rows, plan)
     if plan.marginals is not None and (complete := complete_rows(rows.x)) is not None:
         n = int(complete.sum())
         # where complete ones come first, nothing is copied
@@ -140,6 +136,57 @@ def accumulate(rows: Rows, plan: Plan) -> PassTotals:
         base: FloatArray = np.array([known[family] for family in plan.families])
         totals = totals.with_base(base)
     return totals
+
+
+def check_labels(rows: Rows, plan: Plan) -> None:
+    """Refuse a label that is no component, or no class, of every mixture."""
+    if rows.labels is not None:
+        sizes = (c.stop - c.start - noisy for c, noisy in zip(plan.candidates, plan.noisy, strict=True))
+        fewest = plan.sharing.n_classes or min(sizes)
+        if (largest := rows.labels.max(initial=-1)) >= fewest:
+            what = "classes" if plan.sharing.n_classes else "components"
+            raise InputError(f"a sample has the label {largest}, and the {what} are 0 to {fewest - 1}")
+
+
+class Tally:
+    """Totals of 2**n blocks of rows, merged in pairs as they come: what `PassTotals` of each would merge into.
+
+    Parameters
+    ----------
+    plan : Plan
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        backend = backend_of(plan)
+        based = any(family.log_base_measure(np.empty((0, plan.n_features))) is not None for family in plan.families)
+        # as the kernel adds them up, in one array, where nothing comes to that
+        self._packs = backend if isinstance(backend, Compiled) and plan.marginals is None and not based else None
+        self._weighted = False
+        self._n = 0
+        self._waiting: list[Any] = []
+
+    def add(self, rows: Rows) -> None:
+        """E-step over the next block; see `accumulate`."""
+        if self._packs is None:
+            value: Any = accumulate(rows, self._plan)
+        else:
+            check_labels(rows, self._plan)
+            self._weighted = rows.weights is not None
+            value = self._packs.sums(rows, self._plan)
+        before, self._n = self._n, self._n + 1
+        while before % 2:
+            earlier = self._waiting.pop()
+            value = earlier.merge(value) if self._packs is None else np.add(earlier, value, out=earlier)
+            before //= 2
+        self._waiting.append(value)
+
+    def totals(self) -> PassTotals:
+        """Of all blocks so far."""
+        (value,) = self._waiting
+        if self._packs is None:
+            return cast(PassTotals, value)
+        return self._packs.totals(value, self._plan, weighted=self._weighted)
 
 
 def score(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:

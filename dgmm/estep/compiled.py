@@ -22,6 +22,8 @@ CACHE_BYTES, NARROWEST, WIDEST = 1_000_000, 128, 2048
 CHAINS = {GAUSSIAN_CHAIN: kernel.PRODUCTS, LOGARITHMIC_CHAIN: kernel.LOGARITHMS}
 #: Features are built this many at a time where there are more.
 PANEL = 1024
+#: Where rows have none.
+NO_WEIGHTS, NO_LABELS = frozen(np.empty(0)), frozen(np.empty(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Packed:
         In the precision of the products.
     links : ndarray, shape (rows, 2) or (0, 2)
     candidates : ndarray of int, shape (candidates, 2)
+    widest : int
+        Features of the widest panel.
     """
 
     origins: FloatArray
@@ -50,6 +54,7 @@ class Packed:
     theta: AnyArray
     links: FloatArray
     candidates: IntArray
+    widest: int
 
 
 def packed(plan: Plan) -> Packed:
@@ -77,7 +82,25 @@ def packed(plan: Plan) -> Packed:
         frozen(np.concatenate(theta).astype(plan.dtype)),
         frozen(np.empty((0, 2)) if plan.links is None else plan.links),
         frozen(np.array([(c.start, c.stop) for c in plan.candidates], dtype=np.int64)),
+        max(last - first for _, _, _, first, last, _ in panels),
     )
+
+
+def length(plan: Plan, flat: Packed, *, weighted: bool) -> int:
+    """Numbers that sums in one array have."""
+    of_rows = weighted + 2 * (plan.links is not None)
+    return 1 + len(plan.candidates) + len(flat.theta) + plan.n_rows * of_rows
+
+
+def parts_of(
+    sums: FloatArray, plan: Plan, flat: Packed, *, weighted: bool
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Log-likelihoods, sums in the order of theta, squares and hidden sums, as they follow the count in one array."""
+    start = 1 + len(plan.candidates)
+    stop = start + len(flat.theta)
+    squares = sums[stop : stop + plan.n_rows * weighted]
+    hidden = sums[stop + len(squares) :].reshape(-1, 2)
+    return sums[1:start], sums[start:stop], squares, hidden
 
 
 def slice_width(plan: Plan) -> int:
@@ -106,8 +129,7 @@ _memory = threading.local()
 
 def memory_for(plan: Plan, flat: Packed, width: int) -> kernel.Buffers:
     """The buffers of this thread, made anew where the last plan's do not fit."""
-    widest = int((flat.panels[:, kernel.LAST_FEATURE] - flat.panels[:, kernel.FIRST_FEATURE]).max())
-    shape = len(plan.stacks), plan.n_features, plan.n_rows, widest, width, plan.dtype, plan.links is not None
+    shape = len(plan.stacks), plan.n_features, plan.n_rows, flat.widest, width, plan.dtype, plan.links is not None
     if getattr(_memory, "shape", None) != shape:
         _memory.buffers, _memory.shape = buffers(*shape), shape
     found: kernel.Buffers = _memory.buffers
@@ -125,37 +147,53 @@ class Compiled:
 
     def accumulate(self, rows: Rows, plan: Plan) -> PassTotals:
         """E-step of all mixtures of a plan over samples."""
-        p, width = plan.prepared(packed), slice_width(plan)
-        log_likelihoods, flat, squares = np.zeros(len(plan.candidates)), np.zeros(len(p.theta)), np.zeros(plan.n_rows)
-        hidden = np.zeros((plan.n_rows, 2))
-        weights = np.empty(0) if rows.weights is None else np.ascontiguousarray(rows.weights, dtype=np.float64)
-        labels = np.empty(0, np.int64) if rows.labels is None else np.ascontiguousarray(rows.labels, dtype=np.int64)
-        owners = frozen(plan.owners)
+        return self.totals(self.sums(rows, plan), plan, weighted=rows.weights is not None)
+
+    def sums(self, rows: Rows, plan: Plan) -> FloatArray:
+        """The same as one array, of which only `totals` knows what lies where: those of several samples add up."""
+        p, width = plan.prepared(packed), plan.prepared(slice_width)
+        sums = np.zeros(length(plan, p, weighted=rows.weights is not None))
+        sums[0] = rows.count
+        log_likelihoods, flat, squares, hidden = parts_of(sums, plan, p, weighted=rows.weights is not None)
+        weights, labels, owners = NO_WEIGHTS, NO_LABELS, frozen(plan.owners)
+        if rows.weights is not None:
+            weights = frozen(np.ascontiguousarray(rows.weights, dtype=np.float64))
+        if rows.labels is not None:
+            labels = frozen(np.ascontiguousarray(rows.labels, dtype=np.int64))
+        memory = memory_for(plan, p, width)
         for place, block in blocks(rows.x, plan.n_features, width):
             kernel.accumulate(
-                block, frozen(weights[place]), frozen(labels[place]), owners, plan.sharing.hard, p.origins, p.shifts,
+                block, weights[place], labels[place], owners, plan.sharing.hard, p.origins, p.shifts,
                 p.forwards, p.diagonals, p.chains, p.panels, p.theta, p.links, p.candidates, width,
-                memory_for(plan, p, width), log_likelihoods, flat, squares, hidden,
+                memory, log_likelihoods, flat, squares, hidden,
             )  # fmt: skip
-        sums = {product.rows.start: np.zeros_like(product.theta) for product in plan.products}
+        return sums
+
+    def totals(self, sums: FloatArray, plan: Plan, *, weighted: bool) -> PassTotals:
+        """What `sums` of samples, with weights or without, are."""
+        p = plan.prepared(packed)
+        log_likelihoods, flat, squares, hidden = parts_of(sums, plan, p, weighted=weighted)
+        found = {product.rows.start: np.empty_like(product.theta) for product in plan.products}
         for _, start, stop, first, last, offset in p.panels.tolist():
             part = flat[offset : offset + (stop - start) * (last - first)]
-            sums[start][:, first:last] = part.reshape(stop - start, last - first)
+            found[start][:, first:last] = part.reshape(stop - start, last - first)
+        # copies, or views would keep all of the array for as long as the totals
         return PassTotals(
-            rows.count,
-            log_likelihoods,
-            tuple(sums[product.rows.start] for product in plan.products),
-            squares=np.nan if rows.weights is None else squares,
-            hidden=0.0 if plan.links is None else hidden,
+            float(sums[0]),
+            log_likelihoods.copy(),
+            tuple(found[product.rows.start] for product in plan.products),
+            squares=squares.copy() if weighted else np.nan,
+            hidden=0.0 if plan.links is None else hidden.copy(),
         )
 
     def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
         """Scores of samples (n, d) by the one mixture of a plan, into arrays."""
-        p, width = plan.prepared(packed), slice_width(plan)
+        p, width = plan.prepared(packed), plan.prepared(slice_width)
+        memory = memory_for(plan, p, width)
         for place, block in blocks(x, plan.n_features, width):
             kernel.score(
                 block, p.origins, p.shifts, p.forwards, p.diagonals, p.chains, p.panels, p.theta, p.links,
-                plan.n_rows, width, memory_for(plan, p, width), scores.label[place], scores.probability[place],
+                plan.n_rows, width, memory, scores.label[place], scores.probability[place],
                 scores.log_density[place], scores.probabilities[place],
             )  # fmt: skip
 

@@ -9,9 +9,10 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import signature
-from typing import Any, Self, TypedDict
+from typing import Any, ClassVar, Self, TypedDict
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -21,7 +22,7 @@ from dgmm.blas import one_blas_thread, one_thread
 from dgmm.em import Accumulate, Ground, Past, climb
 from dgmm.engine import Workers
 from dgmm.errors import InputError
-from dgmm.estep import usable_rows
+from dgmm.estep import Plan, usable_rows
 from dgmm.estimators.bridge import Bridge
 from dgmm.estimators.containers import is_chunked, samples_of
 from dgmm.estimators.lazy import Scorer, What, score_chunked
@@ -51,8 +52,33 @@ class Parameters(TypedDict, total=False):
     verbose_interval: int
 
 
+@dataclass(frozen=True)
+class Density:
+    """What a fitted model scores by.
+
+    Attributes
+    ----------
+    state : tuple
+        What it was made of; see `StreamedMixture._state`.
+    plan : Plan
+    log_scale : float
+        Added to the log densities of the plan.
+    """
+
+    state: tuple[Any, ...]
+    plan: Plan
+    log_scale: float
+
+
+#: Of the models that have scored something: making it takes longer than scoring a few rows by it.
+_densities: WeakKeyDictionary[StreamedMixture, Density] = WeakKeyDictionary()
+
+
 class StreamedMixture(Streamed, Bridge):
     """What both mixture estimators do differently from scikit-learn's, of which they are subclasses too."""
+
+    #: The fitted attributes that scores follow from.
+    _scored_by: ClassVar[tuple[str, ...]] = ("weights_", "means_", "precisions_cholesky_")
 
     n_components: int
     covariance_type: str
@@ -360,10 +386,21 @@ class StreamedMixture(Streamed, Bridge):
         return float(start.trajectory[-1])
 
     def _scorer(self, what: What) -> Scorer:
-        with one_blas_thread:
-            expected = replace(self._expected_mixture(), transform=self._transform)
-            plan = expected.density_plan(ridge=0.0, marginal=self._marginal)
-        return Scorer(plan, what, self._log_scale(), self.means_.dtype == np.float32)
+        found = _densities.get(self)
+        current = self._state()
+        if found is None or found.state != current:
+            with one_blas_thread:
+                expected = replace(self._expected_mixture(), transform=self._transform)
+                plan = expected.density_plan(ridge=0.0, marginal=self._marginal)
+                found = _densities[self] = Density(current, plan, self._log_scale())
+        return Scorer(found.plan, what, found.log_scale, self.means_.dtype == np.float32)
+
+    def _state(self) -> tuple[Any, ...]:
+        """All that scores follow from: as in scikit-learn, whoever changes an attribute changes them, in place, too."""
+        arrays = [np.asarray(getattr(self, name)) for name in self._scored_by]
+        contents = tuple((a.shape, a.dtype.str, a.tobytes()) for a in arrays)
+        preprocessed = None if self._transform is None else self._transform.digest
+        return self.covariance_type, self._marginal, preprocessed, contents
 
     def _total(self, X: AnySamples) -> tuple[float, int]:
         """Sum of the log densities of the complete rows, and how many there are."""

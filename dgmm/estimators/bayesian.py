@@ -104,6 +104,7 @@ class BayesianGaussianMixture(StreamedMixture, sklearn.mixture.BayesianGaussianM
     """
 
     _theirs = sklearn.mixture.BayesianGaussianMixture
+    _scored_by = ("means_", "precisions_cholesky_", "weight_concentration_", "mean_precision_", "degrees_of_freedom_")
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **sklearn.mixture.BayesianGaussianMixture._parameter_constraints,
         "sample_rows": [Interval(Integral, 1, None, closed="left")],

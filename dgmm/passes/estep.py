@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from dgmm.engine import Leaf
-from dgmm.estep import PassTotals, Plan, accumulate, buffer_bytes
+from dgmm.estep import PassTotals, Plan, Tally, buffer_bytes
 from dgmm.mixture import Mixture
 from dgmm.passes.parts import ByRole, Division
 from dgmm.rows import Parts, Role
@@ -36,10 +37,19 @@ class EStepSegment(Leaf[ByRole[PassTotals]]):
 
     def __call__(self, segment: int, parts: Parts) -> ByRole[PassTotals]:
         """Totals of each part of one segment; rows that judge are judged by their density."""
-        found = {Role.FIT: accumulate(parts.rows[Role.FIT], self.plan)}
-        if Role.JUDGE in parts.rows:
-            found[Role.JUDGE] = accumulate(replace(parts.rows[Role.JUDGE], labels=None), self.plan.as_density)
-        return ByRole(found)
+        return self.several(segment, iter([parts]))
+
+    def several(self, first: int, parts: Iterator[Parts]) -> ByRole[PassTotals]:
+        """The same of several, which are no totals before they are merged."""
+        tallies: dict[Role, Tally] = {}
+        for part in parts:
+            for role, rows in part.rows.items():
+                judges = role == Role.JUDGE
+                if role not in tallies:
+                    tallies[role] = Tally(self.plan.as_density if judges else self.plan)
+                tallies[role].add(replace(rows, labels=None) if judges else rows)
+            del part, rows
+        return ByRole({role: tally.totals() for role, tally in tallies.items()})
 
     @property
     def lever(self) -> str:

@@ -90,7 +90,9 @@ class SampleRows:
         frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
         plan = make_plan(mixtures, frames, sharing=self.sharing, marginal=self.marginal)
         blocks = [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]
-        parts = self.map(lambda block: accumulate(block, plan), blocks)
+        # one block is done before a thread would have begun
+        run = self.map if len(blocks) > 1 else map
+        parts = run(lambda block: accumulate(block, plan), blocks)
         return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
 
 

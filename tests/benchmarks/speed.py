@@ -39,7 +39,7 @@ from dgmm.engine import Workers, open_workers
 from dgmm.engine.fold import read_ahead, runs_of
 from dgmm.engine.memory import BASE_BYTES, pass_bytes
 from dgmm.engine.workers import threads
-from dgmm.estep import make_plan, score
+from dgmm.estep import accumulate, make_plan, score
 from dgmm.families import FAMILIES, get_family
 from dgmm.fits import Outcome, OutcomeKind, Training
 from dgmm.fitting import passes_over
@@ -137,6 +137,18 @@ def passes_of(source: Any, workers: Any, *mixtures: Mixture) -> tuple[Passes, Ca
     return passes, lambda: passes.accumulate(inside)
 
 
+def kernel_alone(passes: Passes, x: np.ndarray, mixture: Mixture) -> Callable[[], Any]:
+    """The arithmetic of such a pass and nothing else: all rows in one call, on one thread."""
+    frame = passes.frame(mixture.family.frame)
+    plan = make_plan([mixture.to_frame(frame)], {mixture.family.frame: frame})
+
+    def alone() -> None:
+        with one_blas_thread:
+            accumulate(Rows(x), plan)
+
+    return alone
+
+
 def e_step(mixture: Mixture) -> EStepSegment:
     """The leaf of a pass for one mixture."""
     return EStepSegment(mixture.density_plan(), Division(missing=False, holdout=0.0, seed=0, scale=1.0))
@@ -160,8 +172,8 @@ def dgemm_speed() -> float:
 
 
 def in_memory(short: bool, repetitions: int) -> None:
-    """1. A pass in memory against a step of scikit-learn's."""
-    speed, ratios = dgemm_speed(), []
+    """1. A pass in memory against a step of scikit-learn's, and against its own kernel's share of each thread."""
+    speed, ratios, workers = dgemm_speed(), [], threads()
     head(
         "1. pass in memory : scikit-learn's step",
         "type (d, K)",
@@ -169,6 +181,7 @@ def in_memory(short: bool, repetitions: int) -> None:
         "times faster",
         f"share of dgemm ({speed:.0f} Gflop/s)",
         "times faster, overlapping",
+        f"pass : kernel on one thread / {workers.n_threads}",
     )
     for kind, d, k in CASES:
         size = int(np.clip((2e7 if short else 1e9) / (k * d * d + 50 * k), 4096 if short else 60_000, 2_000_000))
@@ -176,16 +189,19 @@ def in_memory(short: bool, repetitions: int) -> None:
         for apart in (APART, OVERLAPPING):
             x, centres = clusters(size, d, k, apart=apart)
             mixture = mixture_at(kind, centres)
-            _, ours = passes_of(x, threads(), mixture)
-            times.append(in_turn(repetitions, sklearn_step(mixture, x), ours))
+            passes, ours = passes_of(x, workers, mixture)
+            sides = sklearn_step(mixture, x), ours, kernel_alone(passes, x, mixture)
+            times.append(in_turn(repetitions, *sides))
         flops = 4 * size * k * get_family(kind).features.size(d)
-        ratios.append([theirs / mine for theirs, mine in times])
+        ratios.append([theirs / mine for theirs, mine, _ in times])
+        beside = times[1][1] * workers.n_threads / times[1][2]
         share = flops / times[0][1] / 1e9 / speed
-        line(f"{kind} ({d}, {k})", str(size), f"{ratios[-1][0]:.1f}", f"{share:.0%}", f"{ratios[-1][1]:.1f}")
+        clear, overlapping = (f"{ratio:.1f}" for ratio in ratios[-1])
+        line(f"{kind} ({d}, {k})", str(size), clear, f"{share:.0%}", overlapping, f"{beside:.2f}")
     full = [r for r, (kind, *_) in zip(ratios, CASES, strict=True) if kind == "full"]
     for what, some in (("full", full), ("all", ratios)):
         a, b = np.exp(np.mean(np.log(some), axis=0))
-        line(f"geometric mean, {what}", "", f"{a:.1f}", "", f"{b:.1f}")
+        line(f"geometric mean, {what}", "", f"{a:.1f}", "", f"{b:.1f}", "")
 
 
 def streamed(short: bool, repetitions: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from distributed import Client
 from distributed.comm.core import CommClosedError
 
-from dgmm.engine import Workers
+from dgmm.engine import Workers, open_workers
 from dgmm.engine.cluster import places_of
 from dgmm.engine.schedulers import PRELOAD
 from dgmm.engine.workers import of_client, threads
@@ -24,12 +24,13 @@ import os, signal
 import numpy as np
 import dgmm
 
-x = np.random.default_rng(0).normal(size=(500, 2))
-fit = dgmm.train(x, 2, n_init=1)
+few, many = (np.random.default_rng(0).normal(size=(n, 2)) for n in (500, 10_000))
+fits = [dgmm.train(x, 2, n_init=1, max_iter=5, n_workers=2) for x in (few, many)]
 child = os.fork()
 if not child:
     signal.alarm(60)
-    assert dgmm.train(x, 2, n_init=1).log_likelihood == fit.log_likelihood
+    for x, fit in zip((few, many), fits):
+        assert dgmm.train(x, 2, n_init=1, max_iter=5, n_workers=2).log_likelihood == fit.log_likelihood
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
@@ -37,7 +38,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_can_compute_as_its_parent_did() -> None:
-    """Servers and multiprocessing fork: the thread that keeps BLAS to one thread does not come along."""
+    """Servers and multiprocessing fork: threads do not come along, those that work and the one that limits BLAS."""
     command = [sys.executable, "-W", "ignore", "-c", FORKED]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -178,6 +179,37 @@ def test_an_interrupt_stops_all_tasks_and_waits_for_them(workers: Workers, tmp_p
         workers.map(work, [(str(tmp_path), i, False) for i in range(8)])
     assert os.listdir(tmp_path) == []
     assert workers.map(work, [(str(tmp_path), 2 * i, False) for i in range(3)]) == [0, 2, 4], "the next call is another"
+
+
+def test_threads_stay_from_call_to_call_and_end_with_the_workers() -> None:
+    """They keep their buffers."""
+
+    def at_once(barrier: threading.Barrier) -> int:
+        barrier.wait(60)
+        return threading.get_ident()
+
+    with open_workers("threads", n_workers=3) as workers:
+        found = [set(workers.map(at_once, [(barrier,)] * 3)) for barrier in map(threading.Barrier, (3, 3))]
+        assert found[0] == found[1]
+        assert len(found[0]) == 3
+        assert threading.get_ident() not in found[0]
+    assert not found[0] & {thread.ident for thread in threading.enumerate()}
+
+
+def test_a_call_takes_no_more_threads_than_it_may() -> None:
+    at_work, most, lock = set(), [], threading.Lock()
+
+    def count(i: int) -> int:
+        with lock:
+            at_work.add(i)
+            most.append(len(at_work))
+        time.sleep(0.01)
+        with lock:
+            at_work.remove(i)
+        return i
+
+    assert threads(2).map(count, [(i,) for i in range(20)]) == list(range(20))
+    assert max(most) == 2
 
 
 def look(i: int) -> int:

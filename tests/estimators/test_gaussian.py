@@ -241,6 +241,59 @@ def test_a_subclass_has_parameters_of_its_own() -> None:
     assert Same().get_params() == dgmm.GaussianMixture().get_params()
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (dgmm.GaussianMixture(2, random_state=0), PARAMETERS),
+        (
+            dgmm.BayesianGaussianMixture(
+                n_components=2, random_state=0, weight_concentration_prior_type="dirichlet_distribution", tol=1.0
+            ),
+            [*PARAMETERS, "weight_concentration_", "mean_precision_", "degrees_of_freedom_"],
+        ),
+    ],
+)
+def test_scores_follow_attributes_that_are_changed(model: Any, names: list[str], in_place: bool) -> None:
+    """Those that scikit-learn's follow, and at once: what scores were made by is kept no longer."""
+    model = clone(model).fit(X)
+    felt = set()
+    for name in names:
+        before = model.score_samples(X)
+        changed = 1.5 * getattr(model, name)
+        if in_place:
+            getattr(model, name)[...] = changed
+        else:
+            setattr(model, name, changed)
+        after, theirs = model.score_samples(X), model.to_sklearn()
+        assert_allclose(after, theirs.score_samples(X), rtol=1e-10)
+        assert_allclose(model.predict_proba(X), theirs.predict_proba(X), atol=1e-10)
+        if not np.array_equal(before, after):
+            felt.add(name)
+    assert {"means_", "precisions_cholesky_"} < felt < set(names)
+    model.fit(X[:300])
+    assert_allclose(model.score_samples(X), model.to_sklearn().score_samples(X), rtol=1e-10)
+
+
+def test_what_scores_are_made_by_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer than the scores of a few rows."""
+    made, make = [], dgmm.mixture.Mixture.density_plan
+
+    def density_plan(self: Any, *given: Any, **more: Any) -> Any:
+        made.append(1)
+        return make(self, *given, **more)
+
+    model, other = (GaussianMixture(2, random_state=seed).fit(X) for seed in (0, 1))
+    monkeypatch.setattr(dgmm.mixture.Mixture, "density_plan", density_plan)
+    for _ in range(2):
+        for use, x in ((model.predict, X), (model.score, X), (model.predict_proba, da.from_array(X))):
+            use(x)
+        other.predict(X[:1])
+    assert len(made) == 2
+    pickle.loads(pickle.dumps(model)).predict(X[:1])
+    assert len(made) == 3, "a model travels without it"
+
+
 def test_fit_predict_is_fit_and_predict() -> None:
     for container in CONTAINERS:
         x = held(X, container)
