@@ -123,7 +123,7 @@ class TrainingOptions(TypedDict, total=False):
     """Acceleration of EM: Anderson's method, and where it is slow and scores of the sample cost less than a pass over
     all the data, steps of scoring with them; or none (plain EM)."""
     compute_dtype: Precision
-    """Precision of the E-step's matrix products; sums over slices are always float64. float32 is up to 1.7 times faster
+    """Precision of the E-step's matrix products; sums over slices are always float64. float32 is up to 1.8 times faster
     for many components; a log density errs by 1e-2 nats at most, their mean by some 1e-6. What is reported and compared
     in the end is float64."""
     worst_rows: int

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
-from dgmm.estep import kernel
+from dgmm.estep import features, kernel, registers, vectors
 from dgmm.estep.block import CONVERTED_BYTES, blocks, frozen
-from dgmm.estep.plan import Plan
+from dgmm.estep.plan import DOUBLE, Plan, Product, Stack
 from dgmm.estep.totals import PassTotals, Scores
 from dgmm.families import GAUSSIAN_CHAIN, LOGARITHMIC_CHAIN
 from dgmm.rows import Rows
@@ -18,8 +18,13 @@ from dgmm.types import AnyArray, FloatArray, IntArray
 
 #: Phi and R of a slice should stay in the L2 cache of one core; no slice is narrower or wider than this.
 CACHE_BYTES, NARROWEST, WIDEST = 1_000_000, 128, 2048
+#: Bytes of a line of the cache.
+LINE = 64
+#: The same where all products are made in registers, and nothing is gained by wider slices: their widths are multiples
+#: of the first, between the others.
+SLICES = 192, 192, 384
 #: The chains of features that the kernel knows.
-CHAINS = {GAUSSIAN_CHAIN: kernel.PRODUCTS, LOGARITHMIC_CHAIN: kernel.LOGARITHMS}
+CHAINS = {GAUSSIAN_CHAIN: features.PRODUCTS, LOGARITHMIC_CHAIN: features.LOGARITHMS}
 #: Features are built this many at a time where there are more.
 PANEL = 1024
 #: Where rows have none.
@@ -33,16 +38,18 @@ class Packed:
     Attributes
     ----------
     origins, shifts : ndarray, shape (stacks, d)
-    forwards : ndarray, shape (stacks, d, d)
+    forwards : ndarray, shape (stacks, d * d)
+        See `registers.by_column`.
     diagonals : ndarray of bool, shape (stacks,)
     chains : ndarray of int, shape (stacks,)
-    panels : ndarray of int, shape (panels, 6)
+    panels : ndarray of int, shape (panels, 7)
+    pairs : ndarray of int, shape (P, 2)
     theta : ndarray, shape (sum of the panels' sizes,)
         In the precision of the products.
     links : ndarray, shape (rows, 2) or (0, 2)
     candidates : ndarray of int, shape (candidates, 2)
-    widest : int
-        Features of the widest panel.
+    owners : tuple of int
+        Which of the plan's products each panel is of.
     """
 
     origins: FloatArray
@@ -51,38 +58,54 @@ class Packed:
     diagonals: AnyArray
     chains: IntArray
     panels: IntArray
+    pairs: IntArray
     theta: AnyArray
     links: FloatArray
     candidates: IntArray
-    widest: int
+    owners: tuple[int, ...]
 
 
 def packed(plan: Plan) -> Packed:
     """A plan in flat arrays."""
     d, offset = plan.n_features, 0
-    panels, theta = [], []
+    panels, theta, owners = [], [], []
+    of_rows = {product.rows.start: i for i, product in enumerate(plan.products)}
+
+    def add(s: int, p: Product, rows: tuple[int, int], features: tuple[int, int]) -> None:
+        nonlocal offset
+        part = p.theta[slice(*rows), slice(*features)]
+        by_feature, start = in_registers(plan, plan.stacks[s]), p.rows.start
+        panels.append((s, start + rows[0], start + rows[1], *features, offset, by_feature))
+        theta.append((part.T if by_feature else part).ravel())
+        owners.append(of_rows[start])
+        offset += part.size
+
     for s, stack in enumerate(plan.stacks):
+        if in_registers(plan, stack):
+            for p in stack.products:
+                for rows in registers.blocks_of(len(p.theta)):
+                    add(s, p, rows, (0, p.theta.shape[1]))
+            continue
         # by features first: products that share a panel of features share its making
         by_size = sorted(stack.products, key=lambda p: -p.theta.shape[1])
         for first in range(0, stack.size, PANEL):
             for p in by_size:
-                last = min(first + PANEL, p.theta.shape[1])
-                if last > first:
-                    panels.append((s, p.rows.start, p.rows.stop, first, last, offset))
-                    theta.append(p.theta[:, first:last].ravel())
-                    offset += theta[-1].size
+                if (last := min(first + PANEL, p.theta.shape[1])) > first:
+                    add(s, p, (0, len(p.theta)), (first, last))
     zero, identity = np.zeros(d), np.eye(d)
+    forwards = [s.forward if s.forward.ndim == 2 else identity * s.forward for s in plan.stacks]
     return Packed(
         frozen(np.array([s.origin for s in plan.stacks])),
         frozen(np.array([zero if s.shift is None else s.shift for s in plan.stacks])),
-        frozen(np.array([s.forward if s.forward.ndim == 2 else identity * s.forward for s in plan.stacks])),
+        frozen(np.array([registers.by_column(forward) for forward in forwards])),
         frozen(np.array([s.forward.ndim == 1 for s in plan.stacks])),
         frozen(np.array([CHAINS[s.features.chain] for s in plan.stacks], dtype=np.int64)),
         frozen(np.array(panels, dtype=np.int64)),
+        frozen(registers.pairs_of(d, n_pairs(plan))),
         frozen(np.concatenate(theta).astype(plan.dtype)),
         frozen(np.empty((0, 2)) if plan.links is None else plan.links),
         frozen(np.array([(c.start, c.stop) for c in plan.candidates], dtype=np.int64)),
-        max(last - first for _, _, _, first, last, _ in panels),
+        tuple(owners),
     )
 
 
@@ -103,33 +126,64 @@ def parts_of(
     return sums[1:start], sums[start:stop], squares, hidden
 
 
+def in_registers(plan: Plan, stack: Stack) -> bool:
+    """Whether the products of a stack are made in registers."""
+    return vectors.LANES > 0 and stack.features.chain == GAUSSIAN_CHAIN
+
+
+def built(plan: Plan) -> int:
+    """Features of a slice that are built at a time, where products are not made in registers."""
+    return min(PANEL, max((s.size for s in plan.stacks if not in_registers(plan, s)), default=0))
+
+
+def n_pairs(plan: Plan) -> int:
+    """Features that are made of pairs of coordinates, and those that are coordinates."""
+    return max(1 + plan.n_features, *(s.size for s in plan.stacks if in_registers(plan, s)), 0)
+
+
 def slice_width(plan: Plan) -> int:
     """Samples per slice such that features and responsibilities stay in cache."""
-    widest = min(max(s.size for s in plan.stacks), PANEL)
+    widest = built(plan)
     of_rows = plan.n_rows * (1 if plan.links is None else 3)
     per_sample = plan.dtype.itemsize * widest + 8 * (of_rows + (1 + len(plan.stacks)) * plan.n_features)
-    return int(np.clip(CACHE_BYTES // per_sample // 64 * 64, NARROWEST, WIDEST))
+    unit, least, most = (64, NARROWEST, WIDEST) if widest else SLICES
+    return int(np.clip(CACHE_BYTES // per_sample // unit * unit, least, most))
 
 
 def buffers(
     n_stacks: int, d: int, n_rows: int, n_features: int, width: int, dtype: DTypeLike, linked: bool = False
 ) -> kernel.Buffers:
     """Everything that slices of ``width`` samples need; to be kept, since fresh memory costs as much as the work."""
+    width = vectors.padded(width)
     centred, y, joint, top, total, picked = (
-        np.empty(size * width) for size in (d, n_stacks * d, n_rows, 1, 1, 2 * (d + 1))
+        aligned(size * width) for size in (in_columns(d), n_stacks * (d + 1), n_rows, 1, 1, 2 * (d + 1))
     )
-    product = joint if dtype == joint.dtype else np.empty(n_rows * width, dtype)
-    features = np.empty(n_features * width, dtype)
+    product, lines = (double if dtype == double.dtype else aligned(double.size, dtype) for double in (joint, y))
+    features = aligned(n_features * width, dtype)
     hidden = np.empty(2 * n_rows * width * linked)
-    return centred, y, joint, features, top, total, np.empty(width, np.int64), picked, product, hidden
+    return centred, y, joint, features, top, total, np.empty(width, np.int64), picked, product, lines, hidden
+
+
+def in_columns(d: int) -> int:
+    """Columns that centred samples take, below one of ones: features in groups that fill vectors."""
+    return 1 + -(-d // vectors.WIDTH) * vectors.WIDTH
+
+
+def aligned(size: int, dtype: DTypeLike = DOUBLE) -> AnyArray:
+    """Memory for so many numbers that begins where a line of the cache does: no vector lies across two."""
+    unit = np.dtype(dtype).itemsize
+    memory = np.empty(size + LINE // unit, dtype)
+    start = -memory.ctypes.data % LINE // unit
+    return memory[start : start + size]
 
 
 _memory = threading.local()
 
 
-def memory_for(plan: Plan, flat: Packed, width: int) -> kernel.Buffers:
+def memory_for(plan: Plan, width: int) -> kernel.Buffers:
     """The buffers of this thread, made anew where the last plan's do not fit."""
-    shape = len(plan.stacks), plan.n_features, plan.n_rows, flat.widest, width, plan.dtype, plan.links is not None
+    widest, linked = plan.prepared(built), plan.links is not None
+    shape = len(plan.stacks), plan.n_features, plan.n_rows, widest, width, plan.dtype, linked
     if getattr(_memory, "shape", None) != shape:
         _memory.buffers, _memory.shape = buffers(*shape), shape
     found: kernel.Buffers = _memory.buffers
@@ -160,28 +214,30 @@ class Compiled:
             weights = frozen(np.ascontiguousarray(rows.weights, dtype=np.float64))
         if rows.labels is not None:
             labels = frozen(np.ascontiguousarray(rows.labels, dtype=np.int64))
-        memory = memory_for(plan, p, width)
+        memory = memory_for(plan, width)
         for place, block in blocks(rows.x, plan.n_features, width):
             kernel.accumulate(
                 block, weights[place], labels[place], owners, plan.sharing.hard, p.origins, p.shifts,
-                p.forwards, p.diagonals, p.chains, p.panels, p.theta, p.links, p.candidates, width,
+                p.forwards, p.diagonals, p.chains, p.panels, p.pairs, p.theta, p.links, p.candidates, width,
                 memory, log_likelihoods, flat, squares, hidden,
             )  # fmt: skip
         return sums
 
     def totals(self, sums: FloatArray, plan: Plan, *, weighted: bool) -> PassTotals:
         """What `sums` of samples, with weights or without, are."""
-        p = plan.prepared(packed)
+        p, products = plan.prepared(packed), plan.products
         log_likelihoods, flat, squares, hidden = parts_of(sums, plan, p, weighted=weighted)
-        found = {product.rows.start: np.empty_like(product.theta) for product in plan.products}
-        for _, start, stop, first, last, offset in p.panels.tolist():
-            part = flat[offset : offset + (stop - start) * (last - first)]
-            found[start][:, first:last] = part.reshape(stop - start, last - first)
+        found = tuple(np.empty_like(product.theta) for product in products)
+        for (_, start, stop, first, last, offset, by_feature), i in zip(p.panels.tolist(), p.owners, strict=True):
+            part, shape = flat[offset : offset + (stop - start) * (last - first)], (stop - start, last - first)
+            row = start - products[i].rows.start
+            values = part.reshape(shape[::-1]).T if by_feature else part.reshape(shape)
+            found[i][row : row + stop - start, first:last] = values
         # copies, or views would keep all of the array for as long as the totals
         return PassTotals(
             float(sums[0]),
             log_likelihoods.copy(),
-            tuple(found[product.rows.start] for product in plan.products),
+            found,
             squares=squares.copy() if weighted else np.nan,
             hidden=0.0 if plan.links is None else hidden.copy(),
         )
@@ -189,17 +245,18 @@ class Compiled:
     def score(self, x: AnyArray, plan: Plan, scores: Scores) -> None:
         """Scores of samples (n, d) by the one mixture of a plan, into arrays."""
         p, width = plan.prepared(packed), plan.prepared(slice_width)
-        memory = memory_for(plan, p, width)
+        memory = memory_for(plan, width)
         for place, block in blocks(x, plan.n_features, width):
             kernel.score(
-                block, p.origins, p.shifts, p.forwards, p.diagonals, p.chains, p.panels, p.theta, p.links,
-                plan.n_rows, width, memory, scores.label[place], scores.probability[place],
+                block, p.origins, p.shifts, p.forwards, p.diagonals, p.chains, p.panels, p.pairs, p.theta,
+                p.links, plan.n_rows, width, memory, scores.label[place], scores.probability[place],
                 scores.log_density[place], scores.probabilities[place],
             )  # fmt: skip
 
     def buffer_bytes(self, plan: Plan) -> int:
-        """Bytes of the buffers of one thread, and of a block that is converted, for any samples."""
+        """Bytes of the buffers of one thread, of pairs, and of a block that is converted, for any samples."""
         d, n, width = plan.n_features, plan.n_rows, slice_width(plan)
-        lines = d + len(plan.stacks) * d + n * (1 if plan.links is None else 3) + 3 + 2 * (d + 1)
-        in_products = min(PANEL, max(stack.size for stack in plan.stacks)) + n * (plan.dtype.itemsize < 8)
-        return width * (8 * lines + plan.dtype.itemsize * in_products) + max(CONVERTED_BYTES, 8 * d * width)
+        lines = in_columns(d) + len(plan.stacks) * (d + 1) + n * (1 if plan.links is None else 3) + 3 + 2 * (d + 1)
+        in_products = built(plan) + (n + len(plan.stacks) * (d + 1)) * (plan.dtype.itemsize < 8)
+        held = vectors.padded(width) * (8 * lines + plan.dtype.itemsize * in_products)
+        return held + 16 * n_pairs(plan) + max(CONVERTED_BYTES, 8 * d * width)

@@ -17,8 +17,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from dgmm.estep.block import frozen
-from dgmm.estep.jit import compiled
-from dgmm.estep.kernel import CONTRACT
+from dgmm.estep.jit import CONTRACT, compiled
 from dgmm.estep.plain import harden, normalise, rule_out
 from dgmm.estep.plan import Marginals, Plan
 from dgmm.estep.totals import PassTotals, Scores

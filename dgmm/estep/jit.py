@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 import numba
 
+#: Reassociation and NaN tricks stay off: the same bits every time, and NaN stays NaN.
+CONTRACT = {"contract", "nsz"}
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -305,7 +305,7 @@ class Training(Climbing):
     compute_dtype: Precision = Field(
         "float64",
         description="Precision of the E-step's matrix products; sums over slices are always float64. float32 is up to "
-        "1.7 times faster for many components; a log density errs by 1e-2 nats at most, their mean by some 1e-6. What "
+        "1.8 times faster for many components; a log density errs by 1e-2 nats at most, their mean by some 1e-6. What "
         "is reported and compared in the end is float64.",
     )
     worst_rows: int = Field(

@@ -27,6 +27,7 @@ import numpy as np
 import psutil
 import xarray
 import zarr
+from peers import Start, jax, onedal, ours
 from tables import head, line
 
 import dgmm
@@ -515,9 +516,30 @@ def families(short: bool, repetitions: int) -> None:
         line(name, f"{seconds / base:.2f}", f"{1e3 * step:.2f}")
 
 
+#: Iterations whose difference in time is that of single ones.
+FEW, MANY = 1, 6
+
+
+def iterations(short: bool, repetitions: int) -> None:
+    """10. An iteration of EM, M-step and all, against oneDAL's and one in JAX, those that are installed."""
+    others = {name: climb for name, climb in (("oneDAL", onedal()), ("JAX", jax())) if climb is not None}
+    head("10. an EM iteration from the same start, overlapping", "full (d, K)", "rows", "ms", *others)
+    for d, k, n in [(2, 3, 1_000_000), (8, 8, 500_000), (16, 16, 300_000), (32, 32, 100_000), (64, 64, 50_000)]:
+        x, centres = clusters(n // 5 if short else n, d, k, apart=OVERLAPPING)
+        start = Start.near(centres)
+        climbs = [ours, *others.values()]
+        reached = [climb(x, start, MANY).log_likelihood(x) for climb in climbs]
+        if max(reached) - min(reached) > 1e-9:
+            raise RuntimeError(f"not the same after {MANY} iterations: mean log-likelihoods {reached}")
+        sides = [partial(climb, x, start, times) for climb in climbs for times in (FEW, MANY)]
+        times = np.reshape(in_turn(repetitions, *sides), (-1, 2))
+        mine, *theirs = (times[:, 1] - times[:, 0]) / (MANY - FEW)
+        line(f"({d}, {k})", str(len(x)), f"{1e3 * mine:.1f}", *(f"{t / mine:.1f}" for t in theirs))
+
+
 PARTS = {
     1: in_memory, 2: streamed, 3: spark, 4: stack, 5: memory, 6: scoring, 7: small_chunks, 8: many_segments,
-    9: families,
+    9: families, 10: iterations,
 }  # fmt: skip
 
 

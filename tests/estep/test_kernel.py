@@ -351,10 +351,15 @@ def test_the_bytes_of_the_buffers_are_told_exactly(dtype: str, k: int, d: int, l
         components = Students(x[:k], np.ones((k, d)), np.full(k, 4.0))
         mixtures.append(Mixture(get_family("t_diag"), np.full(k, 1 / k), components))
     plan = make_plan([m.to_frame(frames[m.family.frame]) for m in mixtures], frames, np.dtype(dtype))
-    *buffers, product, hidden = memory_for(plan, packed(plan), slice_width(plan))
-    shared = product is buffers[2]
+    *buffers, product, lines, hidden = memory_for(plan, slice_width(plan))
+    shared = product is buffers[2] and lines is buffers[1]
     assert bool(hidden.size) == linked
-    made = sum(b.nbytes for b in buffers) + hidden.nbytes + (0 if shared else product.nbytes)
+    made = (
+        sum(b.nbytes for b in buffers)
+        + hidden.nbytes
+        + packed(plan).pairs.nbytes
+        + (0 if shared else product.nbytes + lines.nbytes)
+    )
     assert buffer_bytes(plan) - max(blocks_module.CONVERTED_BYTES, 8 * d * slice_width(plan)) == made
 
 

@@ -11,7 +11,7 @@ import zarr
 
 import dgmm
 from dgmm.cli import main
-from dgmm.estep import Compiled, Plain, accumulate, backend_of, kernel, make_plan
+from dgmm.estep import Compiled, Plain, accumulate, backend_of, features, make_plan
 from dgmm.families import FAMILIES, Gammas, Moments, Rates, get_family, make_frame
 from dgmm.families.gamma import LARGEST_SHAPE, shapes_of
 from dgmm.mixture import Mixture
@@ -66,7 +66,7 @@ def test_logarithms_are_numpys() -> None:
     r = np.random.default_rng(1)
     x = np.concatenate([np.exp(r.uniform(-690, 345, 5000)), 1 + 1e-3 * r.standard_normal(500), [1.0, 0.5, 1e-300]])
     out, spare, power = np.empty(len(x)), np.empty(len(x)), np.empty(len(x), np.int64)
-    kernel.logarithms(x, len(x), out, spare, power)
+    features.logarithms(x, len(x), out, spare, power)
     np.testing.assert_allclose(out, np.log(x), rtol=5e-16, atol=1e-300)
 
 

@@ -1,0 +1,154 @@
+"""Instructions on vectors of doubles, for functions of which the compiler would make less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, config
+from numba.core.codegen import get_host_cpu_features
+from numba.extending import intrinsic
+
+from dgmm.estep.jit import compiled
+
+
+def widest_vector() -> int:
+    """Doubles in a vector of the processor that Numba compiles for; 0 where none is known to serve."""
+    told = config.CPU_FEATURES  # type: ignore[attr-defined]
+    features = set((get_host_cpu_features() if told is None else told).split(","))
+    if "+fma" not in features:
+        return 0
+    return 8 if "+avx512f" in features else 4 if "+avx2" in features else 0
+
+
+#: Doubles in a vector; none: loops and products of BLAS do without.
+LANES = widest_vector()
+#: What vectors are compiled for: where there are none, nobody calls them.
+WIDTH = LANES or 2
+#: Vectors of samples, or features, that a block of sums takes.
+DEPTH = 3
+#: Samples of a slice are filled up to a multiple of this, with finite coordinates and responsibilities of zero.
+STEP = 48
+DOUBLE, SINGLE, INT64 = ir.DoubleType(), ir.FloatType(), ir.IntType(64)
+#: Bytes of a double.
+SIZE = 8
+
+
+@compiled()
+def padded(n: int) -> int:
+    """Samples of a slice with those that fill it up."""
+    return -(-n // STEP) * STEP
+
+
+def emitted(function: Callable[..., Any]) -> Any:
+    """A function of compiled code whose instructions are given, by a function of its type and one that emits them."""
+    return intrinsic(function)
+
+
+class Emitter:
+    """Instructions on vectors, of numbers at addresses, in double precision or in single."""
+
+    def __init__(self, builder: Any, *, single: bool = False) -> None:
+        self.b, self.lanes = builder, 2 * WIDTH if single else WIDTH
+        self.type, self.size = (SINGLE, SIZE // 2) if single else (DOUBLE, SIZE)
+        self.vector, self.integers = ir.VectorType(self.type, self.lanes), ir.VectorType(INT64, self.lanes)
+        self._fma = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(self.vector, [self.vector] * 3),
+            f"llvm.fma.v{self.lanes}f{8 * self.size}",
+        )
+
+    def number(self, value: int) -> Any:
+        """An integer."""
+        return ir.Constant(INT64, value)
+
+    def at(self, base: Any, *offsets: Any) -> Any:
+        """An address so many bytes further."""
+        for offset in offsets:
+            base = self.b.add(base, offset)
+        return base
+
+    def times(self, a: Any, b: Any) -> Any:
+        """A product of integers."""
+        return self.b.mul(a, self.number(b) if isinstance(b, int) else b)
+
+    def load(self, address: Any, kind: Any = None) -> Any:
+        """What lies at an address: a vector if nothing else is said."""
+        pointer = self.b.inttoptr(address, (kind or self.vector).as_pointer())
+        return self.b.load(pointer, align=4)
+
+    def store(self, value: Any, address: Any) -> None:
+        """Put a value at an address."""
+        self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()), align=4)
+
+    def sums(self, *shape: int) -> list[list[Any]]:
+        """Places for vectors, which become registers."""
+        return [[cgutils.alloca_once(self.b, self.vector) for _ in range(shape[1])] for _ in range(shape[0])]
+
+    def clear(self, sums: list[list[Any]]) -> None:
+        """Set sums to zero."""
+        for line in sums:
+            for place in line:
+                self.b.store(ir.Constant(self.vector, None), place)
+
+    def constant(self, values: Any) -> Any:
+        """A vector of one number, or of a list of integers."""
+        if isinstance(values, list):
+            return ir.Constant(self.integers, values)
+        return ir.Constant(self.integers if isinstance(values, int) else self.vector, [values] * self.lanes)
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """``a b + c``, rounded once."""
+        return self.b.call(self._fma, [a, b, c])
+
+    def masked(self, address: Any, inside: Any, number: Any) -> Any:
+        """A vector of a type of number of which only some lanes lie in memory, with zeros in the others."""
+        kind, width = ir.VectorType(number, self.lanes), 64 if number == DOUBLE else 32
+        arguments = [ir.PointerType(), ir.IntType(32), inside.type, kind]
+        load = cgutils.get_or_insert_function(
+            self.b.module, ir.FunctionType(kind, arguments), f"llvm.masked.load.v{self.lanes}f{width}.p0"
+        )
+        pointer = self.b.inttoptr(address, ir.PointerType())
+        return self.b.call(load, [pointer, ir.Constant(ir.IntType(32), 4), inside, ir.Constant(kind, None)])
+
+    def add_product(self, a: Any, b: Any, place: Any) -> None:
+        """Add ``a b`` to a sum, rounded once."""
+        self.b.store(self.fma(a, b, self.b.load(place)), place)
+
+    def everywhere(self, value: Any) -> Any:
+        """A vector of one number, or integer."""
+        nothing = ir.Constant(ir.VectorType(value.type, self.lanes), ir.Undefined)
+        first = self.b.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
+        return self.shuffled(first, None, [0] * self.lanes)
+
+    def shuffled(self, a: Any, b: Any, lanes: Sequence[int]) -> Any:
+        """Chosen lanes of two vectors, one after the other."""
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
+        return self.b.shuffle_vector(a, ir.Constant(a.type, ir.Undefined) if b is None else b, mask)
+
+    def in_double(self, value: Any) -> Any:
+        """A vector, or a number, in double precision."""
+        if self.type == DOUBLE:
+            return value
+        wide = ir.VectorType(DOUBLE, value.type.count) if isinstance(value.type, ir.VectorType) else DOUBLE
+        return self.b.fpext(value, wide)
+
+    def added_up(self, vectors: list[Any]) -> Any:
+        """The sum of the lanes of each of so many vectors, a power of two: one vector, or a number if it is one."""
+        width = self.lanes
+        while width > len(vectors):
+            width //= 2
+            low, high = list(range(width)), list(range(width, 2 * width))
+            vectors = [self.b.fadd(self.shuffled(v, None, low), self.shuffled(v, None, high)) for v in vectors]
+        group = 1
+        while len(vectors) > 1:
+            starts = range(0, width, 2 * group)
+            low = [i + j + k for i in starts for j in (0, width) for k in range(group)]
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            high = [i + group for i in low]
+            vectors = [self.b.fadd(self.shuffled(v, w, low), self.shuffled(v, w, high)) for v, w in pairs]
+            group *= 2
+        if width == 1:
+            return self.b.extract_element(vectors[0], ir.Constant(ir.IntType(32), 0))
+        return vectors[0]
