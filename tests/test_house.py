@@ -15,7 +15,7 @@ HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "waits": "", "progress": "", "rows": "", "transform": "",
     "families": "frame statistics base gaussian conjugate full diag tied spherical aligned orientation ellipsoids "
     "loadings factors independent gamma poisson noise student",
-    "estep": "jit block kernel plan totals compiled plain incomplete",
+    "estep": "jit block hashes kernel sweep plan totals compiled plain incomplete",
     "mixture": "", "matching": "",
     "data": "repositories retries runs grid cf labels units layout picks likeness codecs chunks stores ranges samples "
     "views frames parquet files variables sources fingerprints",
