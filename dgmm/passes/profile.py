@@ -222,8 +222,10 @@ class ProfileSegment(Rowwise[Profile]):
         """Profile of one segment, all its rows given."""
         found, sample = self.drawn(segment, rows)
         low, high = found.minimum[0], found.maximum[0]
-        roles = np.bincount(found.roles, minlength=HELD_LACKING + 1).tolist()
-        fitted, n_incomplete = roles[FIT] + roles[LACKING], roles[LACKING] + roles[HELD_LACKING]
+        n_fitted, n_left_out, *n_lacking = (
+            int(np.count_nonzero(found.roles == role)) for role in (FIT, LEFT_OUT, LACKING, HELD_LACKING)
+        )
+        n_incomplete = sum(n_lacking)
         usable = (np.maximum(-found.minimum, found.maximum) < LARGEST).all()
         lacking: list[Overlaps | None] = [None, None]
         for part in self._lacking(rows, found) if n_incomplete else ():
@@ -236,7 +238,9 @@ class ProfileSegment(Rowwise[Profile]):
         if not usable:
             refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
         moments, held_out = found.moments
-        whole = Profile(moments, low, high, fitted, roles[LEFT_OUT], sample, held_out, n_incomplete=n_incomplete)
+        whole = Profile(
+            moments, low, high, n_fitted + n_lacking[0], n_left_out, sample, held_out, n_incomplete=n_incomplete
+        )
         return replace(whole, lacking=lacking[0], held_lacking=lacking[1])
 
     def _lacking(self, rows: Rows, found: Swept) -> Iterator[tuple[Rows, Rows]]:
