@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+from numba.core import event
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+logger = logging.getLogger("dgmm")
+
+
+class Notice(event.Listener):
+    """Says that functions of this package are compiled, once in a process, and not where they are on disk."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def on_start(self, event: event.Event) -> None:
+        """Of a function."""
+        if not self._said and event.data["dispatcher"].py_func.__module__.startswith("dgmm."):
+            self._said = True
+            logger.info("compiling for this machine, the first time here: some seconds")
+
+    def on_end(self, event: event.Event) -> None:
+        """Nothing."""
+
+
+event.register("numba:compile", Notice())  # type: ignore[no-untyped-call]
 
 
 def compiled(**options: Any) -> Callable[[F], F]:
