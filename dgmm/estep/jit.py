@@ -43,3 +43,10 @@ def compiled(**options: Any) -> Callable[[F], F]:
             return numba.njit(nogil=True, error_model="numpy", **options)(function)
 
     return decorate
+
+
+def inner(**options: Any) -> Callable[[F], F]:
+    """Compile for compiled functions alone, which takes less time: without what calls it from Python."""
+    return lambda function: numba.njit(  # type: ignore[no-any-return]
+        nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, **options
+    )(function)

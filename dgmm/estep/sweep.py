@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgmm.estep.block import blocks, frozen
-from dgmm.estep.jit import compiled
+from dgmm.estep.jit import compiled, inner
 from dgmm.estep.kernel import CONTRACT
 from dgmm.families import Moments
 from dgmm.types import AnyArray, BoolArray, FloatArray
 
 #: What becomes of a row: it is left out, fitted, held out, and the last two of rows that lack some of their values.
 LEFT_OUT, FIT, HELD, LACKING, HELD_LACKING = range(5)
-#: Bytes of a tile of rows, but no fewer than of a covariance; numbers that are added side by side, of several short
-#: rows; and features of a block of a covariance, of which one half is found.
-TILE_BYTES, LANES, BLOCK = 2**17, 64, 128
+#: Bytes of a tile of rows, but no fewer than of a covariance, and numbers that are added side by side, of several short
+#: rows.
+TILE_BYTES, LANES = 2**17, 64
 
 
-@compiled()
+@inner()
 def mark(
     x: AnyArray, start: int, stop: int, weights: FloatArray, held: BoolArray, marginal: bool, roles: NDArray[np.int8]
 ) -> bool:
@@ -54,7 +54,7 @@ def mark(
     return False
 
 
-@compiled()
+@inner()
 def gather(
     x: AnyArray, weights: FloatArray, start: int, stop: int, roles: NDArray[np.int8], role: int, y: FloatArray,
     w: FloatArray,
@@ -65,8 +65,9 @@ def gather(
         source, to = x.reshape(x.size), y.reshape(y.size)
         for v in range((stop - start) * d):
             to[v] = source[start * d + v]
-        for i in range(len(weights) and stop - start):
-            w[i] = weights[start + i]
+        if len(weights):
+            for i in range(stop - start):
+                w[i] = weights[start + i]
         return stop - start
     for i in range(start, stop):
         if roles[i] == role:
@@ -78,17 +79,18 @@ def gather(
     return n
 
 
-@compiled(fastmath=CONTRACT)
+@inner(fastmath=CONTRACT)
 def add_up(flat: FloatArray, n: int, width: int, sums: FloatArray) -> None:
     """Sums of ``n`` numbers, each of which is added to that ``width`` before it."""
-    sums[:] = 0.0
+    for j in range(width):
+        sums[j] = 0.0
     for start in range(0, n, width):
         line = flat[start : start + width]
         for j in range(width):
             sums[j] += line[j]
 
 
-@compiled(fastmath=CONTRACT)
+@inner(fastmath=CONTRACT)
 def take_off(flat: FloatArray, n: int, width: int, by: FloatArray) -> None:
     """Subtract numbers from all of ``n``, over and over."""
     for start in range(0, n, width):
@@ -97,7 +99,7 @@ def take_off(flat: FloatArray, n: int, width: int, by: FloatArray) -> None:
             line[j] -= by[j]
 
 
-@compiled(fastmath=CONTRACT)
+@inner(fastmath=CONTRACT)
 def widen(flat: FloatArray, n: int, width: int, low: FloatArray, high: FloatArray) -> None:
     """Extremes of ``n`` numbers, of every one in a width."""
     for start in range(0, n, width):
@@ -108,7 +110,7 @@ def widen(flat: FloatArray, n: int, width: int, low: FloatArray, high: FloatArra
             high[j] = max(high[j], line[j])
 
 
-@compiled(fastmath=CONTRACT)
+@inner(fastmath=CONTRACT)
 def multiply(y: FloatArray, w: FloatArray, n: int, z: FloatArray) -> None:
     """Rows times their weights."""
     for i in range(n):
@@ -117,88 +119,77 @@ def multiply(y: FloatArray, w: FloatArray, n: int, z: FloatArray) -> None:
             to[j] = weight * source[j]
 
 
-@compiled()
-def turn(y: FloatArray, n: int, t: FloatArray) -> None:
-    """Rows (n, d) as columns ``t`` (d, n)."""
-    for start in range(0, n, 16):
-        for j in range(y.shape[1]):
-            for i in range(start, min(start + 16, n)):
-                t[j, i] = y[i, j]
-
-
-@compiled(fastmath=CONTRACT)
+@inner(fastmath=CONTRACT)
 def absorb(
-    y: FloatArray, w: FloatArray, n: int, z: FloatArray, turned: FloatArray, low: FloatArray, high: FloatArray,
+    y: FloatArray, w: FloatArray, n: int, z: FloatArray, lanes: FloatArray, low: FloatArray, high: FloatArray,
     count: float, origin: FloatArray, offset: FloatArray, scatter: FloatArray,
 ) -> float:  # fmt: skip
     """Merge ``n`` rows ``y``, which are centred, into moments about ``origin + offset``; returns the new count.
 
-    Of ``scatter``, half is right where there is more than one block. ``z`` is memory for rows times their weights,
-    empty where they have none, and ``turned`` for both as columns, empty where there is one block.
+    ``z`` is memory for rows times their weights, empty where they have none; ``lanes`` is memory for six numbers of each
+    feature of several rows.
     """
     d, weighted = y.shape[1], len(z) > 0
-    rows = -(-LANES // d)
-    width, full = rows * d, -(-n // rows) * rows
+    width = lanes.shape[1]
+    rows = width // d
+    full = -(-n // rows) * rows
     flat, all_z = y.reshape(y.size), z.reshape(z.size)
+    least, most, by, sums, first, mean = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5]
     # the last ones are the first row once more
-    y[n:full] = y[0]
-    first, lanes = y[0].copy(), np.empty((4, width))
+    for i in range(n, full):
+        for j in range(d):
+            y[i, j] = y[0, j]
     for j in range(width):
-        lanes[0, j] = lanes[1, j] = lanes[2, j] = first[j % d]
-    widen(flat, full * d, width, lanes[0], lanes[1])
-    take_off(flat, full * d, width, lanes[2])
+        least[j] = most[j] = by[j] = first[j] = flat[j % d]
+        mean[j] = 0.0
+    widen(flat, full * d, width, least, most)
+    take_off(flat, full * d, width, by)
     weight = float(n)
     if weighted:
-        weight = w[:n].sum()
-        multiply(y, w, n, z)
-        z[n:full] = 0.0
-        add_up(all_z, full * d, width, lanes[3])
+        weight = 0.0
+        for i in range(n):
+            weight += w[i]
+        for i in range(n, full):
+            w[i] = 0.0
+        multiply(y, w, full, z)
+        add_up(all_z, full * d, width, sums)
     else:
-        add_up(flat, full * d, width, lanes[3])
-    mean = np.zeros(d)
+        add_up(flat, full * d, width, sums)
     for j in range(width):
-        mean[j % d] += lanes[3, j]
-        low[j % d] = min(low[j % d], lanes[0, j])
-        high[j % d] = max(high[j % d], lanes[1, j])
-    mean /= weight
+        mean[j % d] += sums[j]
+        low[j % d] = min(low[j % d], least[j])
+        high[j % d] = max(high[j % d], most[j])
+    for j in range(d):
+        mean[j] /= weight
     for j in range(width):
-        lanes[2, j] = mean[j % d]
-    take_off(flat, full * d, width, lanes[2])
+        by[j] = mean[j % d]
+    take_off(flat, full * d, width, by)
     if weighted:
         multiply(y, w, n, z)
-    if len(turned) == 0:
-        scatter += np.dot((z if weighted else y)[:n].T, y[:n])
+        product = np.dot(z[:n].T, y[:n])
     else:
-        columns = turned[0, : d * n].reshape((d, n))
-        turn(y, n, columns)
-        heavy = columns
-        if weighted:
-            heavy = turned[1, : d * n].reshape((d, n))
-            turn(z, n, heavy)
-        for a in range(0, d, BLOCK):
-            b = min(a + BLOCK, d)
-            scatter[a:b, :b] += np.dot(heavy[a:b], columns[:b].T)
-    if count == 0.0:
-        for j in range(d):
-            origin[j] = first[j] + mean[j]
-            offset[j] = (first[j] - origin[j]) + mean[j]
-        return weight
+        product = np.dot(y[:n].T, y[:n])
     share = weight / (count + weight)
     for j in range(d):
-        mean[j] += (first[j] - origin[j]) - offset[j]
-        offset[j] += share * mean[j]
+        if count == 0.0:
+            origin[j] = first[j] + mean[j]
+            offset[j] = (first[j] - origin[j]) + mean[j]
+            mean[j] = 0.0
+        else:
+            mean[j] += (first[j] - origin[j]) - offset[j]
+            offset[j] += share * mean[j]
     for a in range(d):
-        line, factor = scatter[a], count * share * mean[a]
+        line, more, factor = scatter[a], product[a], count * share * mean[a]
         for b in range(d):
-            line[b] += factor * mean[b]
+            line[b] += more[b] + factor * mean[b]
     return count + weight
 
 
 @compiled()
 def sweep(
-    x: AnyArray, weights: FloatArray, held: BoolArray, marginal: bool, width: int, roles: NDArray[np.int8],
-    low: FloatArray, high: FloatArray, counts: FloatArray, origins: FloatArray, offsets: FloatArray,
-    scatters: FloatArray,
+    x: AnyArray, weights: FloatArray, held: BoolArray, marginal: bool, roles: NDArray[np.int8], tile: FloatArray,
+    heavy: FloatArray, w: FloatArray, lanes: FloatArray, low: FloatArray, high: FloatArray, counts: FloatArray,
+    origins: FloatArray, offsets: FloatArray, scatters: FloatArray,
 ) -> None:  # fmt: skip
     """Add the rows of ``x`` (n, d) to what is known of those that are fitted and of those that are held out.
 
@@ -208,31 +199,29 @@ def sweep(
         Empty where all rows count the same, and none is held out.
     marginal : bool
         Whether rows that have any value are used.
-    width : int
-        Rows of a tile.
     roles : ndarray of int8, shape (n,)
         What becomes of each row goes there.
+    tile, heavy : ndarray, shape (rows, d)
+        Memory for a tile and the rows that fill up its last lanes, and for these times their weights, if they have any.
+    w : ndarray, shape (rows,)
+        Memory for their weights.
+    lanes : ndarray, shape (6, rows of a lane times d)
+        Memory.
     low, high, origins, offsets : ndarray, shape (2, d)
     counts : ndarray, shape (2,)
     scatters : ndarray, shape (2, d, d)
     """
-    d = x.shape[1]
-    most = width + LANES
-    y, w = np.empty((most, d)), np.empty(most)
-    z = np.empty((most if len(weights) else 0, d))
-    turned = np.empty((2 if d > BLOCK else 0, width * d))
+    width = len(tile) - LANES
     for start in range(0, len(x), width):
         stop = min(start + width, len(x))
         every = mark(x, start, stop, weights, held, marginal, roles)
-        for part in range(1 + (len(held) > 0)):
-            n = gather(x, weights, start, stop, roles, -1 if every else FIT + part, y, w)
-            if n:
+        for part in range(2 if len(held) > 0 and not every else 1):
+            n = gather(x, weights, start, stop, roles, -1 if every else FIT + part, tile, w)
+            if n > 0:
                 counts[part] = absorb(
-                    y, w, n, z, turned, low[part], high[part], counts[part], origins[part], offsets[part],
+                    tile, w, n, heavy, lanes, low[part], high[part], counts[part], origins[part], offsets[part],
                     scatters[part],
                 )  # fmt: skip
-            if every:
-                break
 
 
 @dataclass(frozen=True)
@@ -257,7 +246,7 @@ class Swept:
 
 def tile_rows(n_features: int) -> int:
     """Rows of a tile."""
-    return max(TILE_BYTES // (8 * n_features), n_features, 1)
+    return max(TILE_BYTES // (8 * n_features), n_features)
 
 
 def swept(x: AnyArray, weights: FloatArray | None, held: BoolArray | None, *, marginal: bool) -> Swept:
@@ -274,19 +263,20 @@ def swept(x: AnyArray, weights: FloatArray | None, held: BoolArray | None, *, ma
         Whether rows that lack some of their values are set apart; they are left out otherwise.
     """
     n, d = x.shape
-    roles, width = np.empty(n, np.int8), tile_rows(d)
+    roles, width, rows = np.empty(n, np.int8), tile_rows(d), -(-LANES // d)
     low, high, counts = np.full((2, d), np.inf), np.full((2, d), -np.inf), np.zeros(2)
     origins, offsets, scatters = np.zeros((2, d)), np.zeros((2, d)), np.zeros((2, d, d))
     w = np.empty(0) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
     out = np.empty(0, np.bool_) if held is None else held
+    tile, lanes = np.empty((width + LANES, d)), np.empty((6, rows * d))
+    heavy = np.empty((0 if weights is None else len(tile), d))
     for place, block in blocks(x, d, width):
         sweep(
-            block, frozen(w[place]), frozen(out[place]), marginal, width, roles[place], low, high, counts, origins,
-            offsets, scatters,
+            block, frozen(w[place]), frozen(out[place]), marginal, roles[place], tile, heavy, np.empty(len(tile)),
+            lanes, low, high, counts, origins, offsets, scatters,
         )  # fmt: skip
     for scatter in scatters[: 1 if held is None else 2]:
         for a in range(1, d):
             scatter[:a, a] = scatter[a, :a]
-    parts = zip(counts.tolist(), origins + offsets, scatters, strict=True)
-    fit, judge = (Moments(*part) for part in parts)
+    fit, judge = (Moments(*part) for part in zip(counts.tolist(), origins + offsets, scatters, strict=True))
     return Swept(roles, low, high, (fit, judge))
