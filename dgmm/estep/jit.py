@@ -33,20 +33,27 @@ class Notice(event.Listener):
 event.register("numba:compile", Notice())  # type: ignore[no-untyped-call]
 
 
+#: Of all functions; none of them is called from C.
+EVERY: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+
+
 def compiled(**options: Any) -> Callable[[F], F]:
     """Compile on first use, without the interpreter's lock, kept on disk where a folder for that can be written."""
 
     def decorate(function: F) -> F:
         try:
-            return numba.njit(nogil=True, error_model="numpy", cache=True, **options)(function)
+            return numba.njit(cache=True, **EVERY, **options)(function)
         except RuntimeError:  # no folder for the cache
-            return numba.njit(nogil=True, error_model="numpy", **options)(function)
+            return numba.njit(**EVERY, **options)(function)
 
     return decorate
 
 
 def inner(**options: Any) -> Callable[[F], F]:
     """Compile for compiled functions alone, which takes less time: without what calls it from Python."""
-    return lambda function: numba.njit(  # type: ignore[no-any-return]
-        nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, **options
-    )(function)
+
+    def decorate(function: F) -> F:
+        how = {"no_cpython_wrapper": True, **EVERY, **options}
+        return numba.njit(**how)(function)
+
+    return decorate

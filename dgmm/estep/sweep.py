@@ -126,8 +126,8 @@ def absorb(
 ) -> float:  # fmt: skip
     """Merge ``n`` rows ``y``, which are centred, into moments about ``origin + offset``; returns the new count.
 
-    ``z`` is memory for rows times their weights, empty where they have none; ``lanes`` is memory for six numbers of each
-    feature of several rows.
+    ``z`` is memory for rows times their weights, empty where they have none; ``lanes`` is memory for six numbers of
+    each feature of several rows.
     """
     d, weighted = y.shape[1], len(z) > 0
     width = lanes.shape[1]
