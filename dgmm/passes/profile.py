@@ -188,8 +188,9 @@ class Rowwise(Leaf[T]):
         return max(PIECE_BYTES, 8 * len(self.features) ** 2)
 
     def working_bytes(self, n_rows: int) -> int:
-        """Numbers, keys, places and roles of all rows, and of a piece its copies and what they are made of."""
-        return n_rows * (26 + 16 * (self.blocks is not None)) + 8 * self.piece_bytes
+        """Numbers, keys, places and roles of all rows, tiles and sums of their products, or copies of a piece."""
+        copies = 8 if self.missing == "marginalise" else 7
+        return n_rows * (26 + 16 * (self.blocks is not None)) + copies * self.piece_bytes
 
     def _refuse_missing(self, segment: int, rows: Rows) -> None:
         """Raise `InputError` that names the first value that is missing."""
