@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from dgmm.errors import InputError
 from dgmm.mixture import Mixture
@@ -58,6 +57,8 @@ def match(now: Mixture, before: Mixture) -> Matching:
     now, before : Mixture
         Of the same features in the same order; numbers of components and families may differ.
     """
+    from scipy.optimize import linear_sum_assignment  # loads much
+
     overlap = overlaps(now, before)
     ours, theirs = linear_sum_assignment(-overlap)
     # what does not overlap at all is not the same, whatever is left to choose from

@@ -806,6 +806,17 @@ def test_importing_pulls_in_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_training_is_imported_without_what_only_some_of_it_needs() -> None:
+    program = (
+        "import sys, dgmm\n"
+        "dgmm.train\n"
+        "heavy = ('prefect', 'distributed', 'sklearn', 'scipy.stats', 'scipy.optimize', 'matplotlib')\n"
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"
+
+
 #: What only the extras bring.
 EXTRAS = ("matplotlib", "jinja2", "prefect", "fastapi", "sqlalchemy", "obstore", "zarrs")
 

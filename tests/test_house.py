@@ -15,8 +15,8 @@ HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "waits": "", "progress": "", "rows": "", "transform": "",
     "families": "frame statistics base gaussian conjugate full diag tied spherical aligned orientation ellipsoids "
     "loadings factors independent gamma poisson noise student",
-    "estep": "jit block vectors posterior columns registers features shares kernel plan totals compiled plain "
-    "incomplete",
+    "estep": "jit block hashes vectors posterior columns registers features shares kernel sweep plan totals compiled "
+    "plain incomplete",
     "mixture": "", "matching": "",
     "data": "repositories retries runs grid persisted cf labels units layout picks likeness codecs chunks stores "
     "ranges samples views frames parquet files variables sources fingerprints",

@@ -13,6 +13,7 @@ import numpy as np
 from dgmm.errors import InputError
 from dgmm.estep.block import complete_rows, frozen
 from dgmm.estep.compiled import Compiled
+from dgmm.estep.hashes import nearest, row_hashes
 from dgmm.estep.incomplete import (
     PIECE,
     accumulate_incomplete,
@@ -23,6 +24,7 @@ from dgmm.estep.incomplete import (
 )
 from dgmm.estep.plain import Plain
 from dgmm.estep.plan import DOUBLE, SOFT, Plan, Sharing, make_plan
+from dgmm.estep.sweep import FIT, HELD_LACKING, LACKING, LEFT_OUT, Swept, swept
 from dgmm.estep.totals import PassTotals, Scores, unpack
 from dgmm.rows import Rows
 from dgmm.transform import Transform
@@ -31,6 +33,10 @@ from dgmm.types import AnyArray, FloatArray
 __all__ = [
     "BACKENDS",
     "DOUBLE",
+    "FIT",
+    "HELD_LACKING",
+    "LACKING",
+    "LEFT_OUT",
     "SOFT",
     "Backend",
     "Compiled",
@@ -39,6 +45,7 @@ __all__ = [
     "Plan",
     "Scores",
     "Sharing",
+    "Swept",
     "Tally",
     "accumulate",
     "backend_of",
@@ -48,7 +55,10 @@ __all__ = [
     "completed",
     "frozen",
     "make_plan",
+    "nearest",
+    "row_hashes",
     "score",
+    "swept",
     "unpack",
     "usable_rows",
 ]

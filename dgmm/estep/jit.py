@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+from numba.core import event
 
 #: Reassociation and NaN tricks stay off: the same bits every time, and NaN stays NaN.
 CONTRACT = {"contract", "nsz"}
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+logger = logging.getLogger("dgmm")
+
+
+class Notice(event.Listener):
+    """Says that functions of this package are compiled, once in a process, and not where they are on disk."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def on_start(self, event: event.Event) -> None:
+        """Of a function."""
+        if not self._said and event.data["dispatcher"].py_func.__module__.startswith("dgmm."):
+            self._said = True
+            logger.info("compiling for this machine, the first time here: some seconds")
+
+    def on_end(self, event: event.Event) -> None:
+        """Nothing."""
+
+
+event.register("numba:compile", Notice())  # type: ignore[no-untyped-call]
+
+
+#: Of all functions; none of them is called from C.
+EVERY: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 def compiled(**options: Any) -> Callable[[F], F]:
@@ -18,8 +45,18 @@ def compiled(**options: Any) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         try:
-            return numba.njit(nogil=True, error_model="numpy", cache=True, **options)(function)
+            return numba.njit(cache=True, **EVERY, **options)(function)
         except RuntimeError:  # no folder for the cache
-            return numba.njit(nogil=True, error_model="numpy", **options)(function)
+            return numba.njit(**EVERY, **options)(function)
+
+    return decorate
+
+
+def inner(**options: Any) -> Callable[[F], F]:
+    """Compile for compiled functions alone, which takes less time: without what calls it from Python."""
+
+    def decorate(function: F) -> F:
+        how = {"no_cpython_wrapper": True, **EVERY, **options}
+        return numba.njit(**how)(function)
 
     return decorate

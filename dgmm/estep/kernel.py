@@ -76,7 +76,7 @@ def accumulate(
     memory : Buffers
         For slices of ``width`` samples.
     """
-    n_rows, d = candidates[:, 1].max(), x.shape[1]
+    n_rows, d = len(owners), x.shape[1]
     top, total, power = memory[4], memory[5], memory[6]
     # by the first row of a product: whether its features are all products, and whether this slice is sparse
     products, sparse = np.zeros(n_rows, np.bool_), np.zeros(n_rows, np.bool_)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from dgmm.em import Ground, climb
 from dgmm.estep import SOFT, Sharing
@@ -53,7 +52,8 @@ def stability_of(
     sharing : Sharing
         How rows are shared out among components.
     """
-    from sklearn.metrics import adjusted_rand_score  # loads much
+    from scipy.optimize import linear_sum_assignment  # loads much, as does the next
+    from sklearn.metrics import adjusted_rand_score
 
     start, its_frame = mixture.to_frame(frame(mixture.family.frame)), frame(mixture.family.frame)
     groups, n_blocks = (np.arange(len(rows)), 0) if rows.groups is None else _numbered(rows.groups)

@@ -4,6 +4,7 @@ The profile (moments, range, missing rows, a sample of rows), the E-step of any 
 mixtures explain worst, what they say of the rows that judge. Which mixtures those are is no concern of this room.
 """
 
+from dgmm.estep import row_hashes
 from dgmm.passes.census import Census, CensusSegment, completed_by_draws
 from dgmm.passes.codec import from_parts, packed, to_parts, unpacked
 from dgmm.passes.judge import BlockSums
@@ -11,7 +12,7 @@ from dgmm.passes.leaves import leaves_for
 from dgmm.passes.misfits import refuse_values
 from dgmm.passes.passes import Passes, judge_rows, profile_of
 from dgmm.passes.profile import Profile, refuse_infinite
-from dgmm.passes.sample import Sample, draws_of, row_hashes
+from dgmm.passes.sample import Sample, draws_of
 
 __all__ = [
     "BlockSums",

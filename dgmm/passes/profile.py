@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dgmm.data import Blocks, Grid
 from dgmm.engine import Leaf, Mergeable
 from dgmm.errors import InputError
-from dgmm.estep import complete_rows, usable_rows
+from dgmm.estep import FIT, HELD_LACKING, LACKING, LEFT_OUT, Swept, complete_rows, swept, usable_rows
 from dgmm.families import Frame, FrameKind, Moments, make_frame
 from dgmm.passes.overlaps import Overlaps
 from dgmm.passes.sample import Draw, Sample, groups_of, is_held_out, units_of
@@ -24,7 +23,7 @@ T = TypeVar("T", bound=Mergeable)
 
 #: Squares of larger values, summed, could overflow.
 LARGEST = 1e150
-#: Bytes of samples, in double precision, that the profile looks at in one piece: its passes over them stay in cache.
+#: Bytes of rows that lack some of their values, in double precision, that the profile looks at in one piece.
 PIECE_BYTES = 2**20
 
 
@@ -122,7 +121,7 @@ def used_rows(rows: Rows, *, marginal: bool = False) -> AnyArray | None:
 
 @dataclass(frozen=True)
 class Rowwise(Leaf[T]):
-    """A leaf that looks at the complete rows of a segment in pieces.
+    """A leaf that reads the rows of a segment, and draws a sample of them.
 
     Attributes
     ----------
@@ -151,8 +150,8 @@ class Rowwise(Leaf[T]):
     blocks: Blocks | None = None
     missing: Missing = "omit"
 
-    def pieces(self, segment: int, given: Rows) -> Iterator[tuple[Rows, Rows, NDArray[np.uint64], int]]:
-        """Rows that are fitted, those that are held out, the numbers of the former, and how many there are in a piece.
+    def drawn(self, segment: int, given: Rows) -> tuple[Swept, Sample]:
+        """What a read of the rows of a segment has found, and the sample of those that are fitted.
 
         Raises
         ------
@@ -160,29 +159,18 @@ class Rowwise(Leaf[T]):
             On weights that cannot be used, or where values are missing that must not be.
         """
         self._check_weights(segment, given)
-        numbers = self.grid.rows(self.grid.region(segment))
-        units = numbers if self.blocks is None else units_of(self.grid, segment, self.blocks)
-        length = max(1, self.piece_bytes // (8 * len(self.features)))
-        # one piece at least: a segment may have no rows when a leaf is only tried
-        for start in range(0, max(len(given), 1), length):
-            piece, its = given[start : start + length], numbers[start : start + length][: len(given)]
-            n, used = len(piece), used_rows(piece, marginal=self.missing == "marginalise")
-            if self.missing == "raise":
-                self._refuse_missing(segment, start, piece)
-            rows, its = (piece, its) if used is None else (piece[used], its[used])
-            held = rows[:0]
-            if self.holdout:
-                of = units[start : start + length][:n]
-                of = of if used is None else of[used]
-                out = is_held_out(of, self.draw.seed, self.holdout)
-                held, rows, its, of = rows[out], rows[~out], its[~out], of[~out]
-                if self.blocks is not None:
-                    rows = replace(rows, groups=groups_of(of, self.grid, self.blocks, self.draw.seed))
-            yield rows, held, its, n
-
-    def sample(self, rows: Rows, numbers: NDArray[np.uint64], n: int) -> Sample:
-        """The sample of the complete ones among so many rows."""
-        return self.draw.of(rows, numbers, n / self.grid.size)
+        if self.missing == "raise":
+            self._refuse_missing(segment, given)
+        # none of them when a leaf is only tried
+        numbers = self.grid.rows(self.grid.region(segment))[: len(given)]
+        units = numbers if self.blocks is None else units_of(self.grid, segment, self.blocks)[: len(given)]
+        held = is_held_out(units, self.draw.seed, self.holdout) if self.holdout else None
+        found = swept(given.x, given.weights, held, marginal=self.missing == "marginalise")
+        fitted = (found.roles == FIT) | (found.roles == LACKING)
+        if self.blocks is not None:
+            given = replace(given, groups=groups_of(units, self.grid, self.blocks, self.draw.seed))
+        share = len(given) / self.grid.size
+        return found, self.draw.of(given, numbers, share, None if fitted.all() else fitted)
 
     def sample_bytes(self, n_rows: int) -> int:
         """Bytes of the sample of a part of so many rows."""
@@ -200,17 +188,18 @@ class Rowwise(Leaf[T]):
         return max(PIECE_BYTES, 8 * len(self.features) ** 2)
 
     def working_bytes(self, n_rows: int) -> int:
-        """Numbers of all rows, made by adding, and of a piece its copies, masks, keys and what they are made of."""
-        return 16 * n_rows * (1 + (self.blocks is not None)) + 8 * self.piece_bytes
+        """Numbers, keys, places and roles of all rows, tiles and sums of their products, or copies of a piece."""
+        copies = 8 if self.missing == "marginalise" else 7
+        return n_rows * (26 + 16 * (self.blocks is not None)) + copies * self.piece_bytes
 
-    def _refuse_missing(self, segment: int, start: int, piece: Rows) -> None:
-        """Raise `InputError` that names the first value that is missing in a piece."""
-        complete = complete_rows(piece.x)
+    def _refuse_missing(self, segment: int, rows: Rows) -> None:
+        """Raise `InputError` that names the first value that is missing."""
+        complete = complete_rows(rows.x)
         if complete is not None:
             i = int(np.argmin(complete))
-            feature = self.features[int(np.argmax(np.isnan(piece.x[i])))]
+            feature = self.features[int(np.argmax(np.isnan(rows.x[i])))]
             raise InputError(
-                f"feature {feature!r} of {self.name} is missing at sample {place_of(self.grid, segment, start + i)}: "
+                f"feature {feature!r} of {self.name} is missing at sample {place_of(self.grid, segment, i)}: "
                 "leave such samples out (missing=omit), or use the values that they have (missing=marginalise)"
             )
 
@@ -232,38 +221,36 @@ class ProfileSegment(Rowwise[Profile]):
 
     def __call__(self, segment: int, rows: Rows) -> Profile:
         """Profile of one segment, all its rows given."""
-        return reduce(Profile.merge, (self._of(segment, rows, *piece) for piece in self.pieces(segment, rows)))
+        found, sample = self.drawn(segment, rows)
+        low, high = found.minimum[0], found.maximum[0]
+        n_fitted, n_left_out, *n_lacking = (
+            int(np.count_nonzero(found.roles == role)) for role in (FIT, LEFT_OUT, LACKING, HELD_LACKING)
+        )
+        n_incomplete = sum(n_lacking)
+        usable = (np.maximum(-found.minimum, found.maximum) < LARGEST).all()
+        lacking: list[Overlaps | None] = [None, None]
+        for part in self._lacking(rows, found) if n_incomplete else ():
+            usable &= not any(len(its) and (np.abs(its.x) >= LARGEST).any() for its in part)
+            if len(part[0]):
+                low, high = np.fmin(low, np.fmin.reduce(part[0].x)), np.fmax(high, np.fmax.reduce(part[0].x))
+            lacking = [
+                both(o, Overlaps.of(p.x, p.weights) if len(p) else None) for o, p in zip(lacking, part, strict=True)
+            ]
+        if not usable:
+            refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
+        moments, held_out = found.moments
+        whole = Profile(
+            moments, low, high, n_fitted + n_lacking[0], n_left_out, sample, held_out, n_incomplete=n_incomplete
+        )
+        return replace(whole, lacking=lacking[0], held_lacking=lacking[1])
 
-    def _of(self, segment: int, given: Rows, rows: Rows, held: Rows, numbers: NDArray[np.uint64], n: int) -> Profile:
-        """Profile of a piece of so many rows."""
-        sample = self.sample(rows, numbers, n)
-        n_left_out = n - len(rows) - len(held)
-        (x, its, lacking), (apart, weights, held_lacking) = (self._divided(part) for part in (rows, held))
-        columns = np.ascontiguousarray(x.T)  # the extremes of short rows are slow
-        low, high = columns.min(axis=1, initial=np.inf), columns.max(axis=1, initial=-np.inf)
-        n_incomplete = 0
-        for part in (lacking, held_lacking):
-            n_incomplete += len(part)
-            if len(part) and (np.abs(part.x) >= LARGEST).any():
-                refuse_infinite(self.name, self.features, self.grid, segment, given.x)
-        if len(lacking):
-            low = np.fmin(low, np.fmin.reduce(lacking.x, axis=0))
-            high = np.fmax(high, np.fmax.reduce(lacking.x, axis=0))
-        if not (np.maximum(-low, high) < LARGEST).all() or not (np.abs(apart) < LARGEST).all():
-            refuse_infinite(self.name, self.features, self.grid, segment, given.x)
-        moments, moments_held = Moments.of(x, its), Moments.of(apart, weights)
-        more, more_held = (Overlaps.of(p.x, p.weights) if len(p) else None for p in (lacking, held_lacking))
-        found = Profile(moments, low, high, len(rows), n_left_out, sample, moments_held)
-        return replace(found, n_incomplete=n_incomplete, lacking=more, held_lacking=more_held)
-
-    def _divided(self, rows: Rows) -> tuple[FloatArray, FloatArray | None, Rows]:
-        """Complete rows in double precision and their weights, and the others."""
-        complete = complete_rows(rows.x) if self.missing == "marginalise" else None
-        if complete is None:
-            return np.ascontiguousarray(rows.x, dtype=np.float64), rows.weights, rows[:0]
-        whole, lacking = rows[complete], rows[~complete]
-        x = np.ascontiguousarray(whole.x, dtype=np.float64)
-        return x, whole.weights, replace(lacking, x=np.asarray(lacking.x, dtype=np.float64))
+    def _lacking(self, rows: Rows, found: Swept) -> Iterator[tuple[Rows, Rows]]:
+        """Rows of which values are missing, piece by piece, those that are fitted and those that are held out."""
+        length = max(1, self.piece_bytes // (8 * len(self.features)))
+        for start in range(0, len(rows), length):
+            piece, roles = rows[start : start + length], found.roles[start : start + length]
+            fit, judge = (piece[roles == role] for role in (LACKING, HELD_LACKING))
+            yield replace(fit, x=fit.x.astype(np.float64)), replace(judge, x=judge.x.astype(np.float64))
 
     def result_bytes(self, n_rows: int) -> int:
         """Two sets of moments, the range, and the sample."""
@@ -278,8 +265,7 @@ class SampleSegment(Rowwise[Sample]):
 
     def __call__(self, segment: int, rows: Rows) -> Sample:
         """The sample of one segment, all its rows given."""
-        samples = (self.sample(fitted, numbers, n) for fitted, _, numbers, n in self.pieces(segment, rows))
-        return reduce(Sample.merge, samples)
+        return self.drawn(segment, rows)[1]
 
     def result_bytes(self, n_rows: int) -> int:
         """The sample."""

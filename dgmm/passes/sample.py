@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from dgmm.data import Blocks, Grid
+from dgmm.estep import nearest, row_hashes
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, FloatArray, IntArray
 
@@ -55,12 +56,23 @@ class Sample:
     share: float = np.inf
 
     @classmethod
-    def of(cls, keys: AnyArray, rows: Rows, limit: int, next_key: float = np.inf, share: float = np.inf) -> Sample:
-        """The rows with the smallest keys; the first ones of those with equal keys."""
+    def of(
+        cls,
+        keys: AnyArray,
+        rows: Rows,
+        limit: int,
+        next_key: float = np.inf,
+        share: float = np.inf,
+        places: IntArray | None = None,
+    ) -> Sample:
+        """The rows with the smallest keys; the first ones of those with equal keys.
+
+        With ``places``, shape (m,), the keys are those of the rows there.
+        """
         chosen, following = first_of(keys, int(min(limit, share + SPARE)))
         if chosen is not None:
-            keys, rows = keys[chosen], rows[chosen]
-        return cls(keys, rows, limit, min(next_key, following), share)
+            keys, places = keys[chosen], np.flatnonzero(chosen) if places is None else places[chosen]
+        return cls(keys, rows if places is None else rows[places], limit, min(next_key, following), share)
 
     def ordered(self) -> Sample:
         """By key, so that the first rows of a uniform sample are one too; in double precision."""
@@ -153,24 +165,6 @@ def groups_of(units: NDArray[np.uint64], grid: Grid, blocks: Blocks | None, seed
     return (units if few else row_hashes(units, seed, GROUP_STREAM) % np.uint64(GROUPS)).astype(np.int64)
 
 
-def row_hashes(rows: NDArray[np.uint64], seed: int, stream: int = 0) -> NDArray[np.uint64]:
-    """Pseudo-random numbers of row numbers: the finaliser of splitmix64 (Steele, Lea and Flood 2014).
-
-    Parameters
-    ----------
-    rows : ndarray of uint64
-    seed : int
-    stream : int
-        Numbers of different streams are independent.
-    """
-    with np.errstate(over="ignore"):
-        z = (rows + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed) * np.uint64(0xD1B54A32D192ED03)
-        z = z + np.uint64(stream) * np.uint64(0x8CB92BA72F3D8DD7)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-
 def draws_of(rows: NDArray[np.uint64], n_features: int, seed: int) -> tuple[FloatArray, FloatArray]:
     """A uniform number (n,) between 0 and 1 and standard normal ones (n, d) for each row, by its number."""
     hashes = np.stack([row_hashes(rows, seed, DRAW_STREAM + j) for j in range(n_features + 1)], axis=1)
@@ -198,15 +192,30 @@ class Draw:
     times: float = OVERSAMPLED
     below: float = np.inf
 
-    def of(self, rows: Rows, numbers: NDArray[np.uint64], share: float) -> Sample:
-        """The sample of complete rows with these numbers, out of such a share of all rows of the data."""
-        keys = sample_keys(row_hashes(numbers, self.seed), rows.weights)
-        next_key = np.inf
-        if self.below < np.inf:
+    def of(
+        self, rows: Rows, numbers: NDArray[np.uint64], share: float, used: NDArray[np.bool_] | None = None
+    ) -> Sample:
+        """The sample of the used rows among these, all by default, out of such a share of all rows of the data.
+
+        Parameters
+        ----------
+        rows : Rows
+        numbers : ndarray of uint64, shape (n,)
+        share : float
+        used : ndarray of bool, shape (n,), optional
+        """
+        part = self.times * self.limit * share
+        keys: AnyArray
+        if rows.weights is None:
+            room = int(min(self.limit, part + SPARE))
+            keys, places, next_key = nearest(numbers, used, self.seed, room, self.below)
+        else:
+            places = np.arange(len(rows)) if used is None else np.flatnonzero(used)
+            keys = sample_keys(row_hashes(numbers[places], self.seed), rows.weights[places])
             near = keys <= self.below
             next_key = smallest(keys[~near])
-            keys, rows = keys[near], rows[near]
-        return Sample.of(keys, rows, self.limit, next_key, self.times * self.limit * share)
+            keys, places = keys[near], places[near]
+        return Sample.of(keys, rows, self.limit, next_key, part, places)
 
     def again(self, sample: Sample) -> Draw:
         """How to draw once more what came out short."""

@@ -333,8 +333,8 @@ def test_memory_of_what_is_read_and_of_what_is_made(tmp_path: Path) -> None:
     need = [
         pass_bytes(samples, ProfileSegment("x", ("a",) * d, samples.grid, Draw(10, 0), 8)).working for d in (362, 363)
     ]
-    assert need[0] == 16 * n + 8 * 2**20
-    assert need[1] == 16 * n + 8 * 8 * 363**2
+    assert need[0] == 26 * n + 7 * 2**20
+    assert need[1] == 26 * n + 7 * 8 * 363**2
 
 
 def test_estimators_go_on_and_choose_with_what_was_done() -> None:
