@@ -33,7 +33,7 @@ class Notice(event.Listener):
         """Nothing."""
 
 
-event.register("numba:compile", Notice())  # type: ignore[no-untyped-call]
+event.register("numba:compile", Notice())
 
 
 #: Of all functions; none of them is called from C.

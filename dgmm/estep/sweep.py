@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgmm.estep.block import blocks, frozen
-from dgmm.estep.jit import compiled, inner
-from dgmm.estep.kernel import CONTRACT
+from dgmm.estep.jit import CONTRACT, compiled, inner
 from dgmm.families import Moments
 from dgmm.types import AnyArray, BoolArray, FloatArray
 
