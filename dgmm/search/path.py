@@ -18,6 +18,7 @@ from dgmm.families import Family
 from dgmm.fits import SAME, Spread, Training
 from dgmm.mixture import Mixture
 from dgmm.search.initialise import one_component
+from dgmm.search.known import Known
 from dgmm.search.moves import FIRM, Standing, twin
 from dgmm.search.sampled import SampleRows, effective_counts, fewest, is_sound
 from dgmm.types import Effort
@@ -135,6 +136,7 @@ class Path:
         self.simpler = simpler
         self.tops: dict[int, list[Top]] = {}
         self.ends: dict[int, list[float]] = {}
+        self._known = Known()
 
     def walk(self) -> None:
         """From one component up to the largest number that is wanted and beyond, and down again."""
@@ -227,7 +229,11 @@ class Path:
         top = self.tops[k][0]
         made = top.standing.replaced(top.standing.moves(self.budget.pairs))
         pool = [(top.objective + m.gain, m.mixture) for m in made]
-        return self._try(k, pool, max(self.budget.width(k), self.budget.pairs))
+        enough = top.objective + GAIN * self._chance(k)
+        for at, a in self._try(k, pool, max(self.budget.width(k), self.budget.pairs)):
+            if a.objective <= enough:
+                self._known.in_vain.add(made[at].name)
+        return self.best(k) > enough
 
     def settle(self) -> None:
         """See to it that the likelihood falls neither as K grows nor from a family to one that contains it."""
@@ -239,27 +245,30 @@ class Path:
             if k + 1 in self.wanted and k + 1 in self.tops and self.likelihood(k + 1) < self.likelihood(k):
                 self.climb(k + 1, [twin(self.tops[k][0].ascent.mixture)])
 
-    def _try(self, k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> bool:
-        """Let so many climb, those that promise most, whatever order they come in."""
-        chosen = sorted(pool, key=lambda p: (-p[0], tuple(p[1].means.ravel().tolist())))
-        return self.climb(k, [mixture for _, mixture in chosen[:width]])
+    def _try(self, k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> list[tuple[int, Ascent]]:
+        """Let so many climb, those that promise most, whatever order they come in; which they are, with their climbs."""
+        ranked = sorted(range(len(pool)), key=lambda at: (-pool[at][0], tuple(pool[at][1].means.ravel().tolist())))
+        chosen = ranked[:width]
+        return list(zip(chosen, self.climb(k, [pool[at][1] for at in chosen]), strict=True))
 
-    def climb(self, k: int, starts: Sequence[Mixture], firm: int = FIRM) -> bool:
-        """Climb from these starts, all together; whether one of them came to a better top than was known.
+    def climb(self, k: int, starts: Sequence[Mixture], firm: int = FIRM) -> list[Ascent]:
+        """Climb from these starts, all together, and take up what they come to.
 
         What has fewer than ``firm`` rows per dimension and one more in a component does not count.
         """
         arrived = k in self.wanted
-        chance = 0.5 * self.family.n_parameters(k, self.sample.rows.x.shape[1])
-        tol = (TOLERANCE if arrived else TOLERANCE_ON_THE_WAY) * chance / self.ground.moments.count
+        tol = (TOLERANCE if arrived else TOLERANCE_ON_THE_WAY) * self._chance(k) / self.ground.moments.count
         ascents = [Ascent(start, self.ground, tol, self.options.accelerate) for start in starts]
         for step in climb(ascents, self.sample.accumulate, PASSES if arrived else PASSES_ON_THE_WAY):
             if step.number >= SETTLED and step.number % AGAIN == 0:
                 self._give_up(k, ascents)
-        before = self.best(k)
         for a in ascents:
             self.add(k, a, firm)
-        return self.best(k) > before + GAIN * chance
+        return ascents
+
+    def _chance(self, k: int) -> float:
+        """What chance gives so many components, p/2 nats."""
+        return 0.5 * self.family.n_parameters(k, self.sample.rows.x.shape[1])
 
     def add(self, k: int, a: Ascent, firm: int = FIRM) -> None:
         """Take up the end of a climb, if it is sound: among the tops, if it is one of the best."""
@@ -269,7 +278,7 @@ class Path:
         if k > 1 and effective_counts(a).min() < fewest(self.ground, firm):
             return
         self.ends.setdefault(k, []).append(a.objective)
-        new = Top(a, Standing(a.mixture, self.ground, self.sample, self.options.reg_covar))
+        new = Top(a, Standing(a.mixture, self.ground, self.sample, self.options.reg_covar, self._known))
         kept: list[Top] = []
         for top in sorted([*self.tops.get(k, []), new], key=lambda t: -t.objective):
             if not kept or kept[-1].objective - top.objective > SAME * self.ground.moments.count:

@@ -174,7 +174,7 @@ def test_the_most_promising_climb_and_no_others(monkeypatch: pytest.MonkeyPatch)
         for p in promises
     ]
     seen: list[float] = []
-    monkeypatch.setattr(script.path, "climb", lambda k, starts: seen.extend(float(s.means[0, 0]) for s in starts))
+    monkeypatch.setattr(script.path, "climb", lambda k, starts: [seen.append(float(s.means[0, 0])) for s in starts])
     for width, best in ((4, [9.0, 8.0, 7.0, 3.0]), (2, [9.0, 8.0])):
         seen.clear()
         script.path._try(2, pool, width)
@@ -189,7 +189,7 @@ def test_how_many_climb(monkeypatch: pytest.MonkeyPatch, pairs: int, moves: list
     widths: list[tuple[int, int]] = []
     tried = path._try
 
-    def noted(k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> bool:
+    def noted(k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> list[tuple[int, Ascent]]:
         widths.append((k, width))
         return tried(k, pool, width)
 
