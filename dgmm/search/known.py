@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from dgmm.em import Ascent
 from dgmm.mixture import Mixture
 from dgmm.types import FloatArray, IntArray
 
@@ -101,19 +100,22 @@ class Trial:
         The rows of its components.
     r : ndarray, shape (n,)
         How much of each is theirs, times the row's weight.
-    ascent : Ascent or None
-        None where there is nothing to climb.
+    mixture : Mixture or None
+        What comes in their place; None where there is nothing.
+    image : Mixture or None
+        What EM makes of that.
     before : float
         Objective of the three as they were.
     gain : float
-        What it had gained when it last stopped, in nats.
+        What is gained, in nats.
     sound : bool
-        Whether it then meant something.
+        Whether all components mean something.
     """
 
     own: IntArray
     r: FloatArray
-    ascent: Ascent | None = None
+    mixture: Mixture | None = None
+    image: Mixture | None = None
     before: float = np.nan
     gain: float = -np.inf
     sound: bool = False

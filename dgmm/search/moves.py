@@ -200,29 +200,37 @@ class Standing:
         local, ground = self._alone(own, r)
         weights = self.mixture.weights[three]
         alone = Mixture(family, weights / weights.sum(), family.taken(self.mixture.components, np.array(three)))
-        before = Ascent(alone, ground)
+        before = Ascent(alone, ground, acceleration="none")
         weights = np.concatenate([[weights[:2].sum()], weights[2] * split.parts.weights])
         weights = weights / weights.sum()
         start = Mixture(family, weights, family.joined([merged.components, split.parts.components], weights))
-        list(climb([before], local.accumulate, 1))
-        return self._climbed(Trial(own, r, Ascent(start, ground, stop=_never), before.objective), local, LOCAL_PASSES)
+        # plain EM for as few passes as these: acceleration would cost more than it saves
+        ascent = Ascent(start, ground, acceleration="none", stop=_never)
+        list(climb([before, ascent], local.accumulate, 1))
+        return self._climbed(Trial(own, r, before=before.objective), ascent, local, LOCAL_PASSES - 1)
 
     def _climbed_on(self, trial: Trial) -> Trial:
-        return self._climbed(trial, self._alone(trial.own, trial.r)[0], LOCAL_MORE)
+        assert trial.image is not None
+        local, ground = self._alone(trial.own, trial.r)
+        return self._climbed(trial, Ascent(trial.image, ground, stop=_never), local, LOCAL_MORE)
 
-    def _climbed(self, trial: Trial, local: SampleRows, passes: int) -> Trial:
-        assert trial.ascent is not None
-        list(climb([trial.ascent], local.accumulate, passes))
-        sound = trial.ascent.failure is None and self._means_something(trial.ascent.mixture, local)
-        return replace(trial, gain=trial.ascent.objective - trial.before, sound=sound)
+    def _climbed(self, trial: Trial, ascent: Ascent, local: SampleRows, passes: int) -> Trial:
+        list(climb([ascent], local.accumulate, passes))
+        return replace(
+            trial,
+            mixture=ascent.mixture,
+            image=ascent.proposal,
+            gain=ascent.objective - trial.before,
+            sound=ascent.failure is None and self._means_something(ascent.mixture, local),
+        )
 
     def _in_place(self, three: list[int], trial: Trial) -> Mixture:
         """The mixture with what a trial has come to in the place of three components."""
-        assert trial.ascent is not None
+        assert trial.mixture is not None
         # where these are all there are, what they share is theirs
         if self.mixture.n_components == 3:
-            return trial.ascent.mixture.beside(self.mixture.noise)
-        return self._with(three, trial.ascent.mixture)
+            return trial.mixture.beside(self.mixture.noise)
+        return self._with(three, trial.mixture)
 
     def _own(self, components: Sequence[int]) -> tuple[IntArray, FloatArray]:
         """Which rows belong to some components, and by how much, times the row's weight.
@@ -238,8 +246,10 @@ class Standing:
 
     def _alone(self, own: IntArray, r: FloatArray) -> tuple[SampleRows, Ground]:
         """Some rows with other weights, as if there were no more."""
-        rows, filled = (Rows(its.x[own], r) for its in (self.sample.rows, self.sample.filled))
-        local = SampleRows(rows, self.sample.frame, 1, filled=filled)
+        sample = self.sample
+        rows = Rows(sample.rows.x[own], r)
+        filled = Rows(sample.filled.x[own], r) if sample.marginal else rows
+        local = SampleRows(rows, sample.frame, 1, filled=filled)
         return local, replace(self._ground, moments=local.moments.in_frame(self.ground.frame))
 
     @property

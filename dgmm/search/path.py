@@ -27,7 +27,7 @@ from dgmm.types import Effort
 PASSES, TOLERANCE = 60, 0.02
 PASSES_ON_THE_WAY, TOLERANCE_ON_THE_WAY = 15, 0.1
 #: After so many passes, and every so many more, proposals that cannot reach the tops that are kept are given up.
-SETTLED, AGAIN = 8, 4
+SETTLED, AGAIN = 4, 2
 #: A move gains if it does by this share of p/2 nats: less is what the climbs leave undecided.
 GAIN = 0.02
 #: A top of the sample is lower than another if it is by this many standard errors.
