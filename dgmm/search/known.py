@@ -29,22 +29,23 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._rows = np.empty((0, 0), dtype=np.float32)
+        self._n = 0
+        # as they came: responsibilities and the sums of their squares
+        self._rows: list[tuple[FloatArray, FloatArray]] = []
 
     def of(self, responsibilities: FloatArray) -> list[int]:
         """A name for each component of a mixture, from responsibilities (K, m) for the same rows each time."""
         new = responsibilities.astype(np.float32)
         squares = np.einsum("km,km->k", new, new)
-        if not len(self._rows):
-            self._rows = new[:0]
-            nearest, same = np.zeros(len(new), dtype=int), np.zeros(len(new), dtype=bool)
-        else:
-            known = np.einsum("jm,jm->j", self._rows, self._rows)
-            apart = squares[:, None] + known - 2 * new @ self._rows.T
+        nearest, same = np.zeros(len(new), dtype=int), np.zeros(len(new), dtype=bool)
+        if self._n:
+            apart = np.hstack([sizes - 2 * new @ rows.T for rows, sizes in self._rows]) + squares[:, None]
             nearest = apart.argmin(axis=1)
             same = apart[np.arange(len(new)), nearest] <= 2 * SAME_ROWS * squares
-        found = np.where(same, nearest, len(self._rows) + np.cumsum(~same) - 1)
-        self._rows = np.concatenate([self._rows, new[~same]])
+        found = np.where(same, nearest, self._n + np.cumsum(~same) - 1)
+        if not same.all():
+            self._rows.append((new[~same], squares[~same]))
+            self._n += int((~same).sum())
         return [int(name) for name in found]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from dgmm.em import Ascent, Ground, climb, maximise
 from dgmm.errors import CollapseError
+from dgmm.estep import score
 from dgmm.families import Family, GaussianFamily, apply_linear
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
@@ -66,8 +67,12 @@ class Standing:
     def responsibilities(self) -> FloatArray:
         """Of every component for every row, times the row's weight, shape (K, m)."""
         rows = self.sample.rows
-        inside = self.mixture.to_data(self.ground.frame)
-        found = inside.responsibilities(rows.x, marginal=self.sample.marginal)[:, : self.mixture.n_components].T
+        plan = self.mixture.to_data(self.ground.frame).density_plan(marginal=self.sample.marginal)
+        parts = self.sample.map(
+            lambda block: score(block.x, plan, probabilities=True).probabilities, self.sample.blocks
+        )
+        found = np.concatenate([*parts])
+        found = np.ascontiguousarray(found[:, : self.mixture.n_components].T)
         return found if rows.weights is None else found * rows.weights
 
     @cached_property

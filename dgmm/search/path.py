@@ -8,8 +8,9 @@ small part of a pass; merges are ranked by what they cost at most; the most prom
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -32,6 +33,10 @@ SETTLED, AGAIN = 4, 2
 GAIN = 0.02
 #: A top of the sample is lower than another if it is by this many standard errors.
 CERTAIN = 2.0
+#: So many rounds of moves in a row come to nothing before there are no more: each makes others than those before.
+ROUNDS_IN_VAIN = 2
+#: What a mixture promises to come to, and how it is made.
+Promise = tuple[float, Callable[[], Mixture]]
 
 
 @dataclass(frozen=True)
@@ -164,10 +169,12 @@ class Path:
         return bool(self.tops.get(k)) and self.spread(k).found > 1
 
     def explore(self) -> None:
-        """Rounds of merges with splits elsewhere, for each number that is wanted, until none gains."""
+        """Rounds of merges with splits elsewhere, for each number that is wanted, until they gain no more."""
         for k in self.wanted:
+            in_vain = 0
             for _ in range(self.budget.rounds if k > 2 else 0):
-                if not self.move(k):
+                in_vain = 0 if self.move(k) else in_vain + 1
+                if in_vain == ROUNDS_IN_VAIN:
                     break
         self.settle()
 
@@ -205,8 +212,8 @@ class Path:
 
     def grow(self, k: int) -> None:
         """From K to K + 1 by the best splits."""
-        pool = [
-            (top.objective + split.gain, top.standing.split(split))
+        pool: list[Promise] = [
+            (top.objective + split.gain, partial(top.standing.split, split))
             for top in self.tops.get(k, [])
             for split in top.standing.splits
         ]
@@ -214,12 +221,12 @@ class Path:
 
     def shrink(self, k: int) -> None:
         """From K to K - 1 by the cheapest merges."""
-        pool = []
+        pool: list[Promise] = []
         for top in self.tops.get(k, []):
             for cost, i, j in top.standing.merges[: self.budget.width(k - 1)]:
                 merged = top.standing.merge(i, j)
                 if merged is not None:
-                    pool.append((top.objective - cost, merged))
+                    pool.append((top.objective - cost, partial(_itself, merged)))
         self._try(k - 1, pool, self.budget.width(k - 1))
 
     def move(self, k: int) -> bool:
@@ -228,7 +235,7 @@ class Path:
             return False
         top = self.tops[k][0]
         made = top.standing.replaced(top.standing.moves(self.budget.pairs))
-        pool = [(top.objective + m.gain, m.mixture) for m in made]
+        pool: list[Promise] = [(top.objective + m.gain, partial(_itself, m.mixture)) for m in made]
         enough = top.objective + GAIN * self._chance(k)
         for at, a in self._try(k, pool, max(self.budget.width(k), self.budget.pairs)):
             if a.objective <= enough:
@@ -245,11 +252,13 @@ class Path:
             if k + 1 in self.wanted and k + 1 in self.tops and self.likelihood(k + 1) < self.likelihood(k):
                 self.climb(k + 1, [twin(self.tops[k][0].ascent.mixture)])
 
-    def _try(self, k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> list[tuple[int, Ascent]]:
-        """Let so many climb, those that promise most, whatever order they come in; which they are, with their climbs."""
-        ranked = sorted(range(len(pool)), key=lambda at: (-pool[at][0], tuple(pool[at][1].means.ravel().tolist())))
-        chosen = ranked[:width]
-        return list(zip(chosen, self.climb(k, [pool[at][1] for at in chosen]), strict=True))
+    def _try(self, k: int, pool: Sequence[Promise], width: int) -> list[tuple[int, Ascent]]:
+        """Let so many climb, those that promise most, whatever order they come in; their places, with the climbs."""
+        least = sorted((promise for promise, _ in pool), reverse=True)[:width][-1:]
+        made = [(-promise, make(), at) for at, (promise, make) in enumerate(pool) if [promise] >= least]
+        ranked = sorted(made, key=lambda m: (m[0], tuple(m[1].means.ravel().tolist())))[:width]
+        ascents = self.climb(k, [mixture for _, mixture, _ in ranked])
+        return [(at, a) for (_, _, at), a in zip(ranked, ascents, strict=True)]
 
     def climb(self, k: int, starts: Sequence[Mixture], firm: int = FIRM) -> list[Ascent]:
         """Climb from these starts, all together, and take up what they come to.
@@ -294,3 +303,7 @@ class Path:
             for a in ascents:
                 if not a.done and a.objective + a.attainable_gain < bar:
                     a.abandoned = True
+
+
+def _itself(mixture: Mixture) -> Mixture:
+    return mixture

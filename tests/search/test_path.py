@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,7 @@ from dgmm.fits import Spread, Training
 from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.search.initialise import from_labels, one_component
-from dgmm.search.path import BUDGETS, Budget, Path
+from dgmm.search.path import BUDGETS, Budget, Path, Promise
 from dgmm.search.sampled import Candidate, SampleRows, grounds_for
 from dgmm.search.starts import start_on_sample, starts_beside
 from dgmm.types import FloatArray
@@ -164,20 +165,18 @@ def test_the_most_promising_climb_and_no_others(monkeypatch: pytest.MonkeyPatch)
     script = Scripted(monkeypatch)
     single = one_component(script.path.family, script.path.ground)
     promises = [3.0, 9.0, 1.0, 7.0, 8.0, 2.0]
-    pool = [
-        (
-            p,
-            Mixture(
-                single.family, single.weights, type(single.components)(single.means + p, single.components.factors)
-            ),
-        )
-        for p in promises
-    ]
+
+    def moved(p: float) -> Mixture:
+        components = type(single.components)(single.means + p, single.components.factors)
+        return Mixture(single.family, single.weights, components)
+
+    pool = [(p, partial(moved, p)) for p in promises]
     seen: list[float] = []
     monkeypatch.setattr(script.path, "climb", lambda k, starts: [seen.append(float(s.means[0, 0])) for s in starts])
     for width, best in ((4, [9.0, 8.0, 7.0, 3.0]), (2, [9.0, 8.0])):
         seen.clear()
-        script.path._try(2, pool, width)
+        places = [at for at, _ in script.path._try(2, pool, width)]
+        assert [promises[at] for at in places] == best
         assert np.array(seen) - single.means[0, 0] == pytest.approx(best)
 
 
@@ -189,7 +188,7 @@ def test_how_many_climb(monkeypatch: pytest.MonkeyPatch, pairs: int, moves: list
     widths: list[tuple[int, int]] = []
     tried = path._try
 
-    def noted(k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> list[tuple[int, Ascent]]:
+    def noted(k: int, pool: Sequence[Promise], width: int) -> list[tuple[int, Ascent]]:
         widths.append((k, width))
         return tried(k, pool, width)
 
@@ -312,13 +311,13 @@ def test_a_quick_search_moves_on_the_smallest_sample_alone(
     assert rows == [32_000]
 
 
-def test_rounds_of_moves_end_when_none_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_of_moves_end_when_two_in_a_row_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     path = path_on(overlapping(300), "diag", [2, 3, 4], search="thorough")
-    gains = {3: iter([True, True, False]), 4: iter([True] * 99)}
+    gains = {3: iter([True, False, True, False, False]), 4: iter([True] * 99)}
     made: list[int] = []
     monkeypatch.setattr(path, "move", lambda k: (made.append(k), next(gains[k]))[1])
     path.explore()
-    assert made == [3] * 3 + [4] * BUDGETS["thorough"].rounds
+    assert made == [3] * 5 + [4] * BUDGETS["thorough"].rounds
 
 
 def test_a_round_tries_the_cheapest_merges_with_the_best_cut_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
