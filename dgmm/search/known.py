@@ -8,11 +8,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from dgmm.em import Ascent
 from dgmm.mixture import Mixture
 from dgmm.types import FloatArray, IntArray
 
 #: A component is one that is known if no more than this share of their rows is that of one of them alone.
-SAME_ROWS = 0.02
+SAME_ROWS = 0.001
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -78,13 +79,10 @@ class Replacement:
         In frame coordinates.
     gain : float
         What the mixture gains by it, at the least, in nats; it may be less than nothing before all others have moved.
-    name : tuple
-        Of the move.
     """
 
     mixture: Mixture
     gain: float
-    name: MoveName
 
 
 #: Two components to be put together, and the cut of a third one.
@@ -101,22 +99,19 @@ class Trial:
         The rows of its components.
     r : ndarray, shape (n,)
         How much of each is theirs, times the row's weight.
-    mixture : Mixture or None
-        What comes in their place; None where there is nothing.
-    image : Mixture or None
-        What EM makes of that.
+    ascent : Ascent or None
+        None where there is nothing to climb.
     before : float
         Objective of the three as they were.
     gain : float
-        What is gained, in nats.
+        What it had gained when it last stopped, in nats.
     sound : bool
-        Whether all components mean something.
+        Whether it then meant something.
     """
 
     own: IntArray
     r: FloatArray
-    mixture: Mixture | None = None
-    image: Mixture | None = None
+    ascent: Ascent | None = None
     before: float = np.nan
     gain: float = -np.inf
     sound: bool = False
@@ -133,15 +128,12 @@ class Known:
         Name of a component -> its best cuts.
     tried, climbed : dict
         Name of a move -> the trial after its first passes, and after all.
-    in_vain : set
-        Names of the moves that came to no better top.
     """
 
     names: Names = field(default_factory=Names)
     splits: dict[int, list[Split]] = field(default_factory=dict)
     tried: dict[MoveName, Trial] = field(default_factory=dict)
     climbed: dict[MoveName, Trial] = field(default_factory=dict)
-    in_vain: set[MoveName] = field(default_factory=set)
 
 
 def looked_up(found: dict[K, V], names: Sequence[K], look: Callable[[list[int]], Sequence[V]]) -> list[V]:

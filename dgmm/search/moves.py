@@ -68,10 +68,8 @@ class Standing:
         """Of every component for every row, times the row's weight, shape (K, m)."""
         rows = self.sample.rows
         plan = self.mixture.to_data(self.ground.frame).density_plan(marginal=self.sample.marginal)
-        parts = self.sample.map(
-            lambda block: score(block.x, plan, probabilities=True).probabilities, self.sample.blocks
-        )
-        found = np.concatenate([*parts])
+        parts = self.sample.map(lambda block: score(block.x, plan, probabilities=True), self.sample.blocks)
+        found = np.concatenate([part.probabilities for part in parts])
         found = np.ascontiguousarray(found[:, : self.mixture.n_components].T)
         return found if rows.weights is None else found * rows.weights
 
@@ -155,17 +153,13 @@ class Standing:
             return None
 
     def moves(self, pairs: int) -> list[Move]:
-        """The cheapest merges, each with the best cuts of others, one of each component; so many of both.
-
-        Those that were made in vain are left out.
-        """
+        """The cheapest merges, each with the best cuts of others, one of each component; so many of both."""
         best = {s.component: s for s in sorted(self.splits, key=lambda s: s.gain)}
         cuts = sorted(best.values(), key=lambda s: -s.gain)
         return [
             (i, j, split)
             for _, i, j in self.merges[:pairs]
             for split in [s for s in cuts if s.component not in (i, j)][:pairs]
-            if self.named((i, j, split.component)) not in self.known.in_vain
         ]
 
     def replaced(self, moves: Sequence[Move]) -> list[Replacement]:
@@ -190,8 +184,8 @@ class Standing:
         for at, trial in zip(chosen, climbed, strict=True):
             i, j, split = moves[at]
             if trial.sound:
-                made.append(Replacement(self._in_place([i, j, split.component], trial), trial.gain, names[at]))
-        return sorted(made, key=lambda r: -r.gain)
+                made.append(Replacement(self._in_place([i, j, split.component], trial), trial.gain))
+        return made
 
     def _tried(self, move: Move) -> Trial:
         """A move after its first passes."""
@@ -205,37 +199,29 @@ class Standing:
         local, ground = self._alone(own, r)
         weights = self.mixture.weights[three]
         alone = Mixture(family, weights / weights.sum(), family.taken(self.mixture.components, np.array(three)))
-        before = Ascent(alone, ground, acceleration="none")
+        before = Ascent(alone, ground)
         weights = np.concatenate([[weights[:2].sum()], weights[2] * split.parts.weights])
         weights = weights / weights.sum()
         start = Mixture(family, weights, family.joined([merged.components, split.parts.components], weights))
-        # plain EM for as few passes as these: acceleration would cost more than it saves
-        ascent = Ascent(start, ground, acceleration="none", stop=_never)
-        list(climb([before, ascent], local.accumulate, 1))
-        return self._climbed(Trial(own, r, before=before.objective), ascent, local, LOCAL_PASSES - 1)
+        list(climb([before], local.accumulate, 1))
+        return self._climbed(Trial(own, r, Ascent(start, ground, stop=_never), before.objective), local, LOCAL_PASSES)
 
     def _climbed_on(self, trial: Trial) -> Trial:
-        assert trial.image is not None
-        local, ground = self._alone(trial.own, trial.r)
-        return self._climbed(trial, Ascent(trial.image, ground, stop=_never), local, LOCAL_MORE)
+        return self._climbed(trial, self._alone(trial.own, trial.r)[0], LOCAL_MORE)
 
-    def _climbed(self, trial: Trial, ascent: Ascent, local: SampleRows, passes: int) -> Trial:
-        list(climb([ascent], local.accumulate, passes))
-        return replace(
-            trial,
-            mixture=ascent.mixture,
-            image=ascent.proposal,
-            gain=ascent.objective - trial.before,
-            sound=ascent.failure is None and self._means_something(ascent.mixture, local),
-        )
+    def _climbed(self, trial: Trial, local: SampleRows, passes: int) -> Trial:
+        assert trial.ascent is not None
+        list(climb([trial.ascent], local.accumulate, passes))
+        sound = trial.ascent.failure is None and self._means_something(trial.ascent.mixture, local)
+        return replace(trial, gain=trial.ascent.objective - trial.before, sound=sound)
 
     def _in_place(self, three: list[int], trial: Trial) -> Mixture:
         """The mixture with what a trial has come to in the place of three components."""
-        assert trial.mixture is not None
+        assert trial.ascent is not None
         # where these are all there are, what they share is theirs
         if self.mixture.n_components == 3:
-            return trial.mixture.beside(self.mixture.noise)
-        return self._with(three, trial.mixture)
+            return trial.ascent.mixture.beside(self.mixture.noise)
+        return self._with(three, trial.ascent.mixture)
 
     def _own(self, components: Sequence[int]) -> tuple[IntArray, FloatArray]:
         """Which rows belong to some components, and by how much, times the row's weight.

@@ -28,13 +28,11 @@ from dgmm.types import Effort
 PASSES, TOLERANCE = 60, 0.02
 PASSES_ON_THE_WAY, TOLERANCE_ON_THE_WAY = 15, 0.1
 #: After so many passes, and every so many more, proposals that cannot reach the tops that are kept are given up.
-SETTLED, AGAIN = 4, 2
+SETTLED, AGAIN = 8, 4
 #: A move gains if it does by this share of p/2 nats: less is what the climbs leave undecided.
 GAIN = 0.02
 #: A top of the sample is lower than another if it is by this many standard errors.
 CERTAIN = 2.0
-#: So many rounds of moves in a row come to nothing before there are no more: each makes others than those before.
-ROUNDS_IN_VAIN = 2
 #: What a mixture promises to come to, and how it is made.
 Promise = tuple[float, Callable[[], Mixture]]
 
@@ -169,12 +167,10 @@ class Path:
         return bool(self.tops.get(k)) and self.spread(k).found > 1
 
     def explore(self) -> None:
-        """Rounds of merges with splits elsewhere, for each number that is wanted, until they gain no more."""
+        """Rounds of merges with splits elsewhere, for each number that is wanted, until none gains."""
         for k in self.wanted:
-            in_vain = 0
             for _ in range(self.budget.rounds if k > 2 else 0):
-                in_vain = 0 if self.move(k) else in_vain + 1
-                if in_vain == ROUNDS_IN_VAIN:
+                if not self.move(k):
                     break
         self.settle()
 
@@ -236,11 +232,7 @@ class Path:
         top = self.tops[k][0]
         made = top.standing.replaced(top.standing.moves(self.budget.pairs))
         pool: list[Promise] = [(top.objective + m.gain, partial(_itself, m.mixture)) for m in made]
-        enough = top.objective + GAIN * self._chance(k)
-        for at, a in self._try(k, pool, max(self.budget.width(k), self.budget.pairs)):
-            if a.objective <= enough:
-                self._known.in_vain.add(made[at].name)
-        return self.best(k) > enough
+        return self._try(k, pool, max(self.budget.width(k), self.budget.pairs))
 
     def settle(self) -> None:
         """See to it that the likelihood falls neither as K grows nor from a family to one that contains it."""
@@ -252,32 +244,29 @@ class Path:
             if k + 1 in self.wanted and k + 1 in self.tops and self.likelihood(k + 1) < self.likelihood(k):
                 self.climb(k + 1, [twin(self.tops[k][0].ascent.mixture)])
 
-    def _try(self, k: int, pool: Sequence[Promise], width: int) -> list[tuple[int, Ascent]]:
-        """Let so many climb, those that promise most, whatever order they come in; their places, with the climbs."""
+    def _try(self, k: int, pool: Sequence[Promise], width: int) -> bool:
+        """Let so many climb, those that promise most, whatever order they come in."""
         least = sorted((promise for promise, _ in pool), reverse=True)[:width][-1:]
-        made = [(-promise, make(), at) for at, (promise, make) in enumerate(pool) if [promise] >= least]
-        ranked = sorted(made, key=lambda m: (m[0], tuple(m[1].means.ravel().tolist())))[:width]
-        ascents = self.climb(k, [mixture for _, mixture, _ in ranked])
-        return [(at, a) for (_, _, at), a in zip(ranked, ascents, strict=True)]
+        made = [(-promise, make()) for promise, make in pool if [promise] >= least]
+        chosen = sorted(made, key=lambda m: (m[0], tuple(m[1].means.ravel().tolist())))
+        return self.climb(k, [mixture for _, mixture in chosen[:width]])
 
-    def climb(self, k: int, starts: Sequence[Mixture], firm: int = FIRM) -> list[Ascent]:
-        """Climb from these starts, all together, and take up what they come to.
+    def climb(self, k: int, starts: Sequence[Mixture], firm: int = FIRM) -> bool:
+        """Climb from these starts, all together; whether one of them came to a better top than was known.
 
         What has fewer than ``firm`` rows per dimension and one more in a component does not count.
         """
         arrived = k in self.wanted
-        tol = (TOLERANCE if arrived else TOLERANCE_ON_THE_WAY) * self._chance(k) / self.ground.moments.count
+        chance = 0.5 * self.family.n_parameters(k, self.sample.rows.x.shape[1])
+        tol = (TOLERANCE if arrived else TOLERANCE_ON_THE_WAY) * chance / self.ground.moments.count
         ascents = [Ascent(start, self.ground, tol, self.options.accelerate) for start in starts]
         for step in climb(ascents, self.sample.accumulate, PASSES if arrived else PASSES_ON_THE_WAY):
             if step.number >= SETTLED and step.number % AGAIN == 0:
                 self._give_up(k, ascents)
+        before = self.best(k)
         for a in ascents:
             self.add(k, a, firm)
-        return ascents
-
-    def _chance(self, k: int) -> float:
-        """What chance gives so many components, p/2 nats."""
-        return 0.5 * self.family.n_parameters(k, self.sample.rows.x.shape[1])
+        return self.best(k) > before + GAIN * chance
 
     def add(self, k: int, a: Ascent, firm: int = FIRM) -> None:
         """Take up the end of a climb, if it is sound: among the tops, if it is one of the best."""

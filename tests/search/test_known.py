@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from dgmm.mixture import Mixture
-from dgmm.search.known import SAME_ROWS, Known, Names, looked_up
+from dgmm.search.known import SAME_ROWS, Names, looked_up
 from dgmm.search.moves import Standing
 from dgmm.types import FloatArray
 from tests.search.test_moves import stuck
-from tests.search.test_path import overlapping, path_on
 
 ROWS = 20_000
 
@@ -100,37 +99,3 @@ def test_a_move_is_tried_once_on_the_same_rows(monkeypatch: pytest.MonkeyPatch) 
     fresh = Standing(grown.mixture, s.ground, s.sample, 1e-6)
     monkeypatch.undo()
     np.testing.assert_allclose(after.mixture.means, fresh.replaced([merge])[0].mixture.means, atol=1e-6)
-
-
-def test_a_move_in_vain_is_not_made_again() -> None:
-    s = stuck("full")
-    every = s.moves(9)
-    known = Known(names=s.known.names, in_vain={s.named((0, 1, 3))})
-    left = Standing(s.mixture, s.ground, s.sample, 1e-6, known).moves(9)
-    assert [(i, j, c.component) for i, j, c in left] == [
-        (i, j, c.component) for i, j, c in every if (i, j, c.component) != (0, 1, 3)
-    ]
-
-
-def test_a_round_remembers_which_of_its_moves_came_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = path_on(overlapping(600, 2, 5), "full", [5], search="quick")
-    path.walk()
-    tried = path._try
-    ends: list[tuple[int, float]] = []
-
-    def noted(*arguments: Any) -> Any:
-        found = tried(*arguments)
-        ends.extend((at, a.objective) for at, a in found)
-        return found
-
-    monkeypatch.setattr(path, "_try", noted)
-    top = path.tops[5][0]
-    chance = 0.5 * top.ascent.mixture.n_parameters
-    made = top.standing.replaced(top.standing.moves(3))
-    path.move(5)
-    lost = {made[at].name for at, end in ends if end <= top.objective + 0.02 * chance}
-    assert lost
-    assert path._known.in_vain == lost
-    path.move(5)
-    again = path.tops[5][0].standing.moves(3)
-    assert not {path.tops[5][0].standing.named((i, j, c.component)) for i, j, c in again} & path._known.in_vain

@@ -200,7 +200,7 @@ def test_all_moves_climb_a_little_and_the_best_third_goes_on(monkeypatch: pytest
     passes: list[int] = []
     monkeypatch.setattr("dgmm.search.moves.climb", lambda a, accumulate, n: passes.append(n) or climb(a, accumulate, n))
     found = s.replaced(moves)
-    assert [passes.count(n) for n in (1, LOCAL_PASSES - 1, LOCAL_MORE)] == [4, 4, 2]
+    assert [sorted(passes).count(n) for n in (1, LOCAL_PASSES, LOCAL_MORE)] == [4 + 0, 4, 2]
     assert len(found) == 2
     assert found[0].gain > max(500, found[1].gain)
     again = stuck("full").replaced(moves[::-1])

@@ -172,11 +172,10 @@ def test_the_most_promising_climb_and_no_others(monkeypatch: pytest.MonkeyPatch)
 
     pool = [(p, partial(moved, p)) for p in promises]
     seen: list[float] = []
-    monkeypatch.setattr(script.path, "climb", lambda k, starts: [seen.append(float(s.means[0, 0])) for s in starts])
+    monkeypatch.setattr(script.path, "climb", lambda k, starts: seen.extend(float(s.means[0, 0]) for s in starts))
     for width, best in ((4, [9.0, 8.0, 7.0, 3.0]), (2, [9.0, 8.0])):
         seen.clear()
-        places = [at for at, _ in script.path._try(2, pool, width)]
-        assert [promises[at] for at in places] == best
+        script.path._try(2, pool, width)
         assert np.array(seen) - single.means[0, 0] == pytest.approx(best)
 
 
@@ -188,7 +187,7 @@ def test_how_many_climb(monkeypatch: pytest.MonkeyPatch, pairs: int, moves: list
     widths: list[tuple[int, int]] = []
     tried = path._try
 
-    def noted(k: int, pool: Sequence[Promise], width: int) -> list[tuple[int, Ascent]]:
+    def noted(k: int, pool: Sequence[Promise], width: int) -> bool:
         widths.append((k, width))
         return tried(k, pool, width)
 
@@ -311,13 +310,13 @@ def test_a_quick_search_moves_on_the_smallest_sample_alone(
     assert rows == [32_000]
 
 
-def test_rounds_of_moves_end_when_two_in_a_row_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_of_moves_end_when_none_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     path = path_on(overlapping(300), "diag", [2, 3, 4], search="thorough")
-    gains = {3: iter([True, False, True, False, False]), 4: iter([True] * 99)}
+    gains = {3: iter([True, True, False]), 4: iter([True] * 99)}
     made: list[int] = []
     monkeypatch.setattr(path, "move", lambda k: (made.append(k), next(gains[k]))[1])
     path.explore()
-    assert made == [3] * 5 + [4] * BUDGETS["thorough"].rounds
+    assert made == [3] * 3 + [4] * BUDGETS["thorough"].rounds
 
 
 def test_a_round_tries_the_cheapest_merges_with_the_best_cut_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
