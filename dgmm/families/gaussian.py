@@ -80,6 +80,11 @@ class Gaussians(Sendable):
         """Of factors that are matrices; found once."""
         return np.linalg.inv(self.factors)
 
+    @cached_property
+    def expanded(self) -> dict[Family, FloatArray]:
+        """Theta of components whose densities at the means are one, for each family that has asked for it."""
+        return {}
+
 
 @cache
 def upper_triangle(d: int) -> tuple[IntArray, IntArray]:
@@ -219,7 +224,11 @@ class GaussianFamily(Family):
 
     def natural_parameters(self, weights: FloatArray, components: Gaussians, log_volume: float) -> FloatArray:
         """Theta, shape (K, P)."""
-        return self.expand(self.log_peaks(weights, components, log_volume), components)
+        if self not in components.expanded:
+            components.expanded[self] = self.expand(np.zeros(len(components.means)), components)
+        theta = components.expanded[self].copy()
+        theta[:, 0] += self.log_peaks(weights, components, log_volume)
+        return theta
 
     def local_parameters(self, weights: FloatArray, components: Gaussians, log_volume: float) -> FloatArray:
         """Theta of the components as standard normals in coordinates of their own."""

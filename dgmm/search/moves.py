@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from dgmm.em import Ascent, Ground, climb, maximise
 from dgmm.errors import CollapseError
+from dgmm.estep import score
 from dgmm.families import Family, GaussianFamily, apply_linear
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.search.cuts import cut
 from dgmm.search.initialise import feature_sums, from_shares, from_sums, one_component, summed
+from dgmm.search.known import Known, Move, MoveName, Replacement, Split, Trial, looked_up
 from dgmm.search.sampled import SampleRows, fewest, unsound_in
 from dgmm.types import FloatArray, IntArray
 
@@ -32,71 +34,6 @@ LOCAL_PASSES, LOCAL_SHARE, LOCAL_MORE = 4, 3, 8
 ROWS_PER_PARAMETER, ROWS_ENOUGH = 10, 2048
 
 
-@dataclass(frozen=True)
-class Split:
-    """A component cut in two.
-
-    Attributes
-    ----------
-    component : int
-    parts : Mixture
-        Two components in frame coordinates, their weights as shares of the component's.
-    gain : float
-        What the mixture gains by it, at the least, in nats: with all other components and all responsibilities but
-        theirs as they are.
-    """
-
-    component: int
-    parts: Mixture
-    gain: float
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """A mixture with two components as one and another one cut.
-
-    Attributes
-    ----------
-    mixture : Mixture
-        In frame coordinates.
-    gain : float
-        What the mixture gains by it, at the least, in nats; it may be less than nothing before all others have moved.
-    """
-
-    mixture: Mixture
-    gain: float
-
-
-#: Two components to be put together, and the cut of a third one.
-Move = tuple[int, int, Split]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A move on its way, on the rows of its three components.
-
-    Attributes
-    ----------
-    three : list of int
-        The components that it takes the place of.
-    ascent : Ascent or None
-        None where there is nothing to climb.
-    before : float
-        Objective of the three as they were.
-    sound : bool
-    """
-
-    three: list[int]
-    ascent: Ascent | None = None
-    before: float = np.nan
-    sound: bool = False
-
-    @property
-    def gain(self) -> float:
-        """What it has gained so far."""
-        return -np.inf if self.ascent is None else self.ascent.objective - self.before
-
-
 class Standing:
     """A mixture on rows in memory, and what moves from there need to know; each is found when first asked for.
 
@@ -108,20 +45,32 @@ class Standing:
     sample : SampleRows
     reg_covar : float
         By which a part of a component counts as unsound.
+    known : Known, optional
+        What is known of the components of other mixtures of the family on these rows.
     """
 
-    def __init__(self, mixture: Mixture, ground: Ground, sample: SampleRows, reg_covar: float) -> None:
+    def __init__(
+        self,
+        mixture: Mixture,
+        ground: Ground,
+        sample: SampleRows,
+        reg_covar: float,
+        known: Known | None = None,
+    ) -> None:
         self.mixture = mixture
         self.reg_covar = reg_covar
         self.ground = ground
         self.sample = sample
+        self.known = Known() if known is None else known
 
     @cached_property
     def responsibilities(self) -> FloatArray:
         """Of every component for every row, times the row's weight, shape (K, m)."""
         rows = self.sample.rows
-        inside = self.mixture.to_data(self.ground.frame)
-        found = inside.responsibilities(rows.x, marginal=self.sample.marginal)[:, : self.mixture.n_components].T
+        plan = self.mixture.to_data(self.ground.frame).density_plan(marginal=self.sample.marginal)
+        parts = self.sample.map(lambda block: score(block.x, plan, probabilities=True), self.sample.blocks)
+        found = np.concatenate([part.probabilities for part in parts])
+        found = np.ascontiguousarray(found[:, : self.mixture.n_components].T)
         return found if rows.weights is None else found * rows.weights
 
     @cached_property
@@ -141,10 +90,20 @@ class Standing:
         return np.sqrt(np.where(variances > 0, variances, 1.0))
 
     @cached_property
+    def names(self) -> list[int]:
+        """Of the components."""
+        return self.known.names.of(self.responsibilities)
+
+    def named(self, components: Sequence[int]) -> MoveName:
+        """The name of a move: of the merge of the first two, and the cut of the third one."""
+        first, second, third = (self.names[k] for k in components)
+        return frozenset((first, second)), third
+
+    @cached_property
     def splits(self) -> list[Split]:
         """The best cuts of every component."""
-        found = self.sample.map(self._splits_of, range(self.mixture.n_components))
-        return [split for splits in found for split in splits]
+        found = looked_up(self.known.splits, self.names, lambda new: [*self.sample.map(self._splits_of, new)])
+        return [replace(split, component=k) for k, splits in enumerate(found) for split in splits]
 
     def _splits_of(self, k: int) -> list[Split]:
         family = self.mixture.family
@@ -210,19 +169,34 @@ class Standing:
         of the cost of a climb, and a bound on where that begins. All climb a little, the most promising ones go on;
         what collapses or means nothing is left out.
         """
-        trials = [t for t in self.sample.map(self._tried, moves) if t.sound]
-        trials = sorted(trials, key=lambda t: -t.gain)[: -(-len(moves) // LOCAL_SHARE)]
-        return [Replacement(self._in_place(t), t.gain) for t in self.sample.map(self._climbed_on, trials) if t.sound]
+        names = [self.named((i, j, split.component)) for i, j, split in moves]
+        tried = looked_up(
+            self.known.tried, names, lambda new: [*self.sample.map(self._tried, [moves[at] for at in new])]
+        )
+        sound = sorted((at for at, trial in enumerate(tried) if trial.sound), key=lambda at: -tried[at].gain)
+        chosen = sound[: -(-len(moves) // LOCAL_SHARE)]
+        climbed = looked_up(
+            self.known.climbed,
+            [names[at] for at in chosen],
+            lambda new: [*self.sample.map(self._climbed_on, [tried[chosen[at]] for at in new])],
+        )
+        made: list[Replacement] = []
+        for at, trial in zip(chosen, climbed, strict=True):
+            i, j, split = moves[at]
+            if trial.sound:
+                made.append(Replacement(self._in_place([i, j, split.component], trial), trial.gain))
+        return made
 
     def _tried(self, move: Move) -> Trial:
         """A move after its first passes."""
         i, j, split = move
         family, three = self.mixture.family, [i, j, split.component]
+        own, r = self._own(three)
         try:
             merged = from_sums(family, (self.sums[i] + self.sums[j])[None], self._ground)
         except CollapseError:
-            return Trial(three)
-        local, ground = self._alone(*self._own(three))
+            return Trial(own, r)
+        local, ground = self._alone(own, r)
         weights = self.mixture.weights[three]
         alone = Mixture(family, weights / weights.sum(), family.taken(self.mixture.components, np.array(three)))
         before = Ascent(alone, ground)
@@ -230,24 +204,24 @@ class Standing:
         weights = weights / weights.sum()
         start = Mixture(family, weights, family.joined([merged.components, split.parts.components], weights))
         list(climb([before], local.accumulate, 1))
-        return self._climbed(Trial(three, Ascent(start, ground, stop=_never), before.objective), local, LOCAL_PASSES)
+        return self._climbed(Trial(own, r, Ascent(start, ground, stop=_never), before.objective), local, LOCAL_PASSES)
 
     def _climbed_on(self, trial: Trial) -> Trial:
-        return self._climbed(trial, self._alone(*self._own(trial.three))[0], LOCAL_MORE)
+        return self._climbed(trial, self._alone(trial.own, trial.r)[0], LOCAL_MORE)
 
     def _climbed(self, trial: Trial, local: SampleRows, passes: int) -> Trial:
         assert trial.ascent is not None
         list(climb([trial.ascent], local.accumulate, passes))
         sound = trial.ascent.failure is None and self._means_something(trial.ascent.mixture, local)
-        return replace(trial, sound=sound)
+        return replace(trial, gain=trial.ascent.objective - trial.before, sound=sound)
 
-    def _in_place(self, trial: Trial) -> Mixture:
-        """The mixture with what a trial has come to."""
+    def _in_place(self, three: list[int], trial: Trial) -> Mixture:
+        """The mixture with what a trial has come to in the place of three components."""
         assert trial.ascent is not None
         # where these are all there are, what they share is theirs
         if self.mixture.n_components == 3:
             return trial.ascent.mixture.beside(self.mixture.noise)
-        return self._with(trial.three, trial.ascent.mixture)
+        return self._with(three, trial.ascent.mixture)
 
     def _own(self, components: Sequence[int]) -> tuple[IntArray, FloatArray]:
         """Which rows belong to some components, and by how much, times the row's weight.
@@ -263,8 +237,10 @@ class Standing:
 
     def _alone(self, own: IntArray, r: FloatArray) -> tuple[SampleRows, Ground]:
         """Some rows with other weights, as if there were no more."""
-        rows, filled = (Rows(its.x[own], r) for its in (self.sample.rows, self.sample.filled))
-        local = SampleRows(rows, self.sample.frame, 1, filled=filled)
+        sample = self.sample
+        rows = Rows(sample.rows.x[own], r)
+        filled = Rows(sample.filled.x[own], r) if sample.marginal else rows
+        local = SampleRows(rows, sample.frame, 1, filled=filled)
         return local, replace(self._ground, moments=local.moments.in_frame(self.ground.frame))
 
     @property

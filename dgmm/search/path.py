@@ -8,8 +8,9 @@ small part of a pass; merges are ranked by what they cost at most; the most prom
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from dgmm.families import Family
 from dgmm.fits import SAME, Spread, Training
 from dgmm.mixture import Mixture
 from dgmm.search.initialise import one_component
+from dgmm.search.known import Known
 from dgmm.search.moves import FIRM, Standing, twin
 from dgmm.search.sampled import SampleRows, effective_counts, fewest, is_sound
 from dgmm.types import Effort
@@ -31,6 +33,8 @@ SETTLED, AGAIN = 8, 4
 GAIN = 0.02
 #: A top of the sample is lower than another if it is by this many standard errors.
 CERTAIN = 2.0
+#: What a mixture promises to come to, and how it is made.
+Promise = tuple[float, Callable[[], Mixture]]
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ class Path:
         self.simpler = simpler
         self.tops: dict[int, list[Top]] = {}
         self.ends: dict[int, list[float]] = {}
+        self._known = Known()
 
     def walk(self) -> None:
         """From one component up to the largest number that is wanted and beyond, and down again."""
@@ -203,8 +208,8 @@ class Path:
 
     def grow(self, k: int) -> None:
         """From K to K + 1 by the best splits."""
-        pool = [
-            (top.objective + split.gain, top.standing.split(split))
+        pool: list[Promise] = [
+            (top.objective + split.gain, partial(top.standing.split, split))
             for top in self.tops.get(k, [])
             for split in top.standing.splits
         ]
@@ -212,12 +217,12 @@ class Path:
 
     def shrink(self, k: int) -> None:
         """From K to K - 1 by the cheapest merges."""
-        pool = []
+        pool: list[Promise] = []
         for top in self.tops.get(k, []):
             for cost, i, j in top.standing.merges[: self.budget.width(k - 1)]:
                 merged = top.standing.merge(i, j)
                 if merged is not None:
-                    pool.append((top.objective - cost, merged))
+                    pool.append((top.objective - cost, partial(_itself, merged)))
         self._try(k - 1, pool, self.budget.width(k - 1))
 
     def move(self, k: int) -> bool:
@@ -226,7 +231,7 @@ class Path:
             return False
         top = self.tops[k][0]
         made = top.standing.replaced(top.standing.moves(self.budget.pairs))
-        pool = [(top.objective + m.gain, m.mixture) for m in made]
+        pool: list[Promise] = [(top.objective + m.gain, partial(_itself, m.mixture)) for m in made]
         return self._try(k, pool, max(self.budget.width(k), self.budget.pairs))
 
     def settle(self) -> None:
@@ -239,9 +244,11 @@ class Path:
             if k + 1 in self.wanted and k + 1 in self.tops and self.likelihood(k + 1) < self.likelihood(k):
                 self.climb(k + 1, [twin(self.tops[k][0].ascent.mixture)])
 
-    def _try(self, k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> bool:
+    def _try(self, k: int, pool: Sequence[Promise], width: int) -> bool:
         """Let so many climb, those that promise most, whatever order they come in."""
-        chosen = sorted(pool, key=lambda p: (-p[0], tuple(p[1].means.ravel().tolist())))
+        least = sorted((promise for promise, _ in pool), reverse=True)[:width][-1:]
+        made = [(-promise, make()) for promise, make in pool if [promise] >= least]
+        chosen = sorted(made, key=lambda m: (m[0], tuple(m[1].means.ravel().tolist())))
         return self.climb(k, [mixture for _, mixture in chosen[:width]])
 
     def climb(self, k: int, starts: Sequence[Mixture], firm: int = FIRM) -> bool:
@@ -269,7 +276,7 @@ class Path:
         if k > 1 and effective_counts(a).min() < fewest(self.ground, firm):
             return
         self.ends.setdefault(k, []).append(a.objective)
-        new = Top(a, Standing(a.mixture, self.ground, self.sample, self.options.reg_covar))
+        new = Top(a, Standing(a.mixture, self.ground, self.sample, self.options.reg_covar, self._known))
         kept: list[Top] = []
         for top in sorted([*self.tops.get(k, []), new], key=lambda t: -t.objective):
             if not kept or kept[-1].objective - top.objective > SAME * self.ground.moments.count:
@@ -285,3 +292,7 @@ class Path:
             for a in ascents:
                 if not a.done and a.objective + a.attainable_gain < bar:
                     a.abandoned = True
+
+
+def _itself(mixture: Mixture) -> Mixture:
+    return mixture

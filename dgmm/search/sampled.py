@@ -85,14 +85,18 @@ class SampleRows:
             self._coordinates[kind] = self.frame(kind).coordinates(self.filled.x)
         return self._coordinates[kind]
 
+    @property
+    def blocks(self) -> list[Rows]:
+        """The rows, so many a task."""
+        return [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]
+
     def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         """E-step of all mixtures over the rows."""
         frames = {m.family.frame: self.frame(m.family.frame) for m in mixtures}
         plan = make_plan(mixtures, frames, sharing=self.sharing, marginal=self.marginal)
-        blocks = [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]
         # one block is done before a thread would have begun
-        run = self.map if len(blocks) > 1 else map
-        parts = run(lambda block: accumulate(block, plan), blocks)
+        run = self.map if len(self.blocks) > 1 else map
+        parts = run(lambda block: accumulate(block, plan), self.blocks)
         return unpack(merge_all(Node(0, i, part) for i, part in enumerate(parts)), plan)
 
 

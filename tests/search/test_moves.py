@@ -203,7 +203,7 @@ def test_all_moves_climb_a_little_and_the_best_third_goes_on(monkeypatch: pytest
     assert [sorted(passes).count(n) for n in (1, LOCAL_PASSES, LOCAL_MORE)] == [4 + 0, 4, 2]
     assert len(found) == 2
     assert found[0].gain > max(500, found[1].gain)
-    again = s.replaced(moves[::-1])
+    again = stuck("full").replaced(moves[::-1])
     assert [m.gain for m in again] == [m.gain for m in found]
 
 

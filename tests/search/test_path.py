@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,7 @@ from dgmm.fits import Spread, Training
 from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.search.initialise import from_labels, one_component
-from dgmm.search.path import BUDGETS, Budget, Path
+from dgmm.search.path import BUDGETS, Budget, Path, Promise
 from dgmm.search.sampled import Candidate, SampleRows, grounds_for
 from dgmm.search.starts import start_on_sample, starts_beside
 from dgmm.types import FloatArray
@@ -164,15 +165,12 @@ def test_the_most_promising_climb_and_no_others(monkeypatch: pytest.MonkeyPatch)
     script = Scripted(monkeypatch)
     single = one_component(script.path.family, script.path.ground)
     promises = [3.0, 9.0, 1.0, 7.0, 8.0, 2.0]
-    pool = [
-        (
-            p,
-            Mixture(
-                single.family, single.weights, type(single.components)(single.means + p, single.components.factors)
-            ),
-        )
-        for p in promises
-    ]
+
+    def moved(p: float) -> Mixture:
+        components = type(single.components)(single.means + p, single.components.factors)
+        return Mixture(single.family, single.weights, components)
+
+    pool = [(p, partial(moved, p)) for p in promises]
     seen: list[float] = []
     monkeypatch.setattr(script.path, "climb", lambda k, starts: seen.extend(float(s.means[0, 0]) for s in starts))
     for width, best in ((4, [9.0, 8.0, 7.0, 3.0]), (2, [9.0, 8.0])):
@@ -189,7 +187,7 @@ def test_how_many_climb(monkeypatch: pytest.MonkeyPatch, pairs: int, moves: list
     widths: list[tuple[int, int]] = []
     tried = path._try
 
-    def noted(k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> bool:
+    def noted(k: int, pool: Sequence[Promise], width: int) -> bool:
         widths.append((k, width))
         return tried(k, pool, width)
 
