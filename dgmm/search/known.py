@@ -13,7 +13,7 @@ from dgmm.mixture import Mixture
 from dgmm.types import FloatArray, IntArray
 
 #: A component is one that is known if no more than this share of their rows is that of one of them alone.
-SAME_ROWS = 0.001
+SAME_ROWS = 1e-4
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -37,7 +37,7 @@ class Names:
     def of(self, responsibilities: FloatArray) -> list[int]:
         """A name for each component of a mixture, from responsibilities (K, m) for the same rows each time."""
         new = responsibilities.astype(np.float32)
-        squares = np.einsum("km,km->k", new, new)
+        squares = np.einsum("km,km->k", new, new, dtype=np.float64)
         nearest, same = np.zeros(len(new), dtype=int), np.zeros(len(new), dtype=bool)
         if self._n:
             apart = np.hstack([sizes - 2 * new @ rows.T for rows, sizes in self._rows]) + squares[:, None]
