@@ -226,7 +226,8 @@ def score(x: AnyArray, plan: Plan, *, probabilities: bool = False) -> Scores:
     backend_of(plan).score(x, plan, scores)
     base = family.log_base_measure(x)
     if base is not None:
-        scores.log_density[:] += base
+        with np.errstate(invalid="ignore"):  # of values that cannot be, which nobody lets pass
+            scores.log_density[:] += base
     return scores
 
 

@@ -7,6 +7,8 @@ products: features are built, used and built again in panels.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from dgmm.estep.features import fill_chain, logarithms, transform
@@ -110,7 +112,7 @@ def accumulate(
         for p in range(len(panels)):
             stack, a, b, first, last, offset, in_registers = panels[p]
             if first == 0:
-                sparse[a] = products[a] and is_sparse(joint[a:b], n)
+                sparse[a] = products[a] and not is_linked(links, a, b) and is_sparse(joint[a:b], n)
                 if sparse[a]:
                     add_sparsely(joint, n, y[stack, 1:], panels, p, power, memory[7], sums)
             if sparse[a]:
@@ -126,6 +128,15 @@ def accumulate(
             product = np.dot(factor[a:b], phi[: last - first].T)
             place = sums[offset : offset + product.size]
             place += product.ravel()
+
+
+@compiled()
+def is_linked(links: FloatArray, a: int, b: int) -> bool:
+    """Whether a row has a link that bends: what is small there is a precision, and counts as much as any."""
+    found = False
+    for k in range(a, min(b, len(links))):
+        found |= links[k, 1] < math.inf
+    return found
 
 
 @compiled(fastmath=CONTRACT)

@@ -75,6 +75,11 @@ class Gaussians(Sendable):
     means: FloatArray
     factors: FloatArray
 
+    def __post_init__(self) -> None:
+        # one layout, or products of the same numbers would have other bits once they are read from a file
+        for name in ("means", "factors"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), order="C"))
+
     @cached_property
     def inverses(self) -> FloatArray:
         """Of factors that are matrices; found once."""

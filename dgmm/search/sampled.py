@@ -19,6 +19,8 @@ from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 from dgmm.types import BoolArray, FloatArray, PriorName
 
+#: Effective rows of a component with a single one, but for rounding.
+A_ROW = 1 - 1e-9
 #: Rows of the in-memory sample per task.
 SAMPLE_BLOCK = 2048
 
@@ -166,7 +168,7 @@ def unsound_components(a: Ascent, reg_covar: float) -> tuple[int, ...]:
     mixture, ground = a.mixture, a.ground
     if "covariances" in ground.fixed:
         # of a given extent, a component means what it should while it has a row, or need not have one
-        few = effective_counts(a) < (0.0 if "means" in ground.fixed else 1.0)
+        few = effective_counts(a) < (0.0 if "means" in ground.fixed else A_ROW)
         return tuple(np.flatnonzero(few).tolist())
     return tuple(np.flatnonzero(unsound_in(mixture, effective_counts(a), ground, reg_covar)).tolist())
 
@@ -174,10 +176,10 @@ def unsound_components(a: Ascent, reg_covar: float) -> tuple[int, ...]:
 def unsound_in(mixture: Mixture, counts: FloatArray, ground: Ground, reg_covar: float) -> BoolArray:
     """Components that mean nothing, shape (K,), of so many effective rows each: with a prior, those without a row."""
     if ground.prior is not None:
-        return counts < 1
+        return counts < A_ROW
     return mixture.family.unsound(mixture.components, counts, ground.moments, reg_covar)
 
 
 def fewest(ground: Ground, firm: int) -> float:
     """The rows that a component must have: so many per dimension and one more, or with a prior a single one."""
-    return 1.0 if ground.prior is not None else firm * (len(ground.moments.mean) + 1.0)
+    return A_ROW if ground.prior is not None else firm * (len(ground.moments.mean) + 1.0)

@@ -35,6 +35,9 @@ from tests.deaths import fatal
 N, CHUNK = 30_000, 4_500
 OPTIONS = Training(sample_rows=500, holdout=0.1)
 
+#: Of clusters: no page, and its server on a port that is free.
+QUIET: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
+
 
 @pytest.fixture(scope="module")
 def x() -> np.ndarray:
@@ -213,7 +216,7 @@ def test_another_client_of_the_cluster_will_do_and_another_cluster_not(x: np.nda
     counts = profile.moments.count + profile.held_out.count
     assert counts == np.isfinite(x).all(axis=1).sum()
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, **QUIET) as cluster,
         Client(cluster, set_as_default=False) as elsewhere,
         pytest.raises(InputError, match=r"persisted on the cluster at tcp://.*those of inproc://.*before persist"),
     ):
@@ -272,9 +275,7 @@ def mortal() -> Iterator[Client]:
     """A cluster of two processes of which one may be killed."""
     with (
         dask.config.set(DISTRIBUTED_SETTINGS),
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, memory_limit="1GiB", host="127.0.0.1", dashboard_address=None
-        ) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="1GiB", host="127.0.0.1", **QUIET) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask.array as da
@@ -13,7 +14,9 @@ from sklearn.datasets import load_iris
 
 import dgmm
 from dgmm.cli import main
+from dgmm.mixture import Mixture
 from dgmm.report.figures import convergence_figure
+from dgmm.search.sampled import unsound_in
 from dgmm.store import load_dataset
 from dgmm.words import describe
 from tests.families.test_conjugate import closed_form
@@ -54,6 +57,12 @@ def test_even_a_single_row_is() -> None:
     fit = dgmm.train(x, 3, "full", prior="default", reg_covar=0)
     assert fit.converged
     np.testing.assert_allclose(fit.mixture.weights * len(x), [300, 200, 1], atol=0.5)
+
+
+def test_a_row_is_one_but_for_rounding() -> None:
+    ground: Any = SimpleNamespace(prior="default")
+    mixture = Mixture.gaussian("full", [0.5, 0.5], np.zeros((2, 1)), np.ones((2, 1, 1)))
+    assert unsound_in(mixture, np.array([1 - 1e-12, 1 - 1e-6]), ground, 0.0).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("kind", KINDS)

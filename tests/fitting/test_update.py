@@ -339,7 +339,7 @@ def test_an_update_that_was_interrupted_goes_on(old: dgmm.Fit, tmp_path: Path, m
         Update,
         {"model": str(tmp_path / "m.zarr"), "data": {"path": str(tmp_path / "b.zarr")}, "out": str(tmp_path / "n")},
     )
-    plain, made = EStepSegment.__call__, []
+    plain, made = EStepSegment.several, []
 
     def counted(self: EStepSegment, *given: Any) -> Any:
         made.append(1)
@@ -347,7 +347,7 @@ def test_an_update_that_was_interrupted_goes_on(old: dgmm.Fit, tmp_path: Path, m
             raise KeyboardInterrupt
         return plain(self, *given)
 
-    monkeypatch.setattr(EStepSegment, "__call__", counted)
+    monkeypatch.setattr(EStepSegment, "several", counted)
     with pytest.raises(KeyboardInterrupt):
         run_update(asked)
     new = run_update(asked)
