@@ -16,7 +16,7 @@ from dgmm.engine import Fold, Workers
 from dgmm.errors import InputError
 from dgmm.fits import Training
 from dgmm.mixture import Mixture
-from dgmm.passes import Census, CensusSegment, completed_by_draws, profile_of
+from dgmm.passes import Census, CensusSegment, filled_in, profile_of
 from dgmm.store import digest
 from dgmm.types import FloatArray
 
@@ -208,7 +208,7 @@ def baseline_of(
         x = profile.sample.rows.x
         if completed:
             numbers = np.arange(len(x), dtype=np.uint64)
-            x = completed_by_draws(x, numbers, mixture.density_plan(marginal=True))
+            x = filled_in(x, mixture.density_plan(marginal=True), numbers)
         density = mixture.log_density(x)
         bound, deviation = float(np.quantile(density, UNLIKELY)), float(np.std(density))
     figures = census_of(samples, mixture, bound, workers, completed=completed)

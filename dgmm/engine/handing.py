@@ -70,7 +70,7 @@ class Handing:
 
     def nbytes_of(self, runs: Iterable[Sequence[int]]) -> int:
         """Bytes of the blocks that one of these runs is read from, at most."""
-        return max(sum(self._sizes[block] for block in self._read_by(run)) for run in runs)
+        return max(sum(self._sizes[block] for block in self._read_by(run)) for run in runs) if self._sizes else 0
 
     def _read_by(self, run: Sequence[int]) -> list[Block]:
         """The blocks that a run is read from, found once."""

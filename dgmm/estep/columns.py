@@ -6,15 +6,14 @@ from typing import Any
 
 from numba.core import cgutils, types
 
-from dgmm.estep.vectors import DOUBLE, INT64, SINGLE, SIZE, WIDTH, Emitter, emitted
+from dgmm.estep.vectors import DOUBLE, INT64, SINGLE, SIZE, WIDTH, Emitter, emitted, interleaved
 
 
 def transposed(e: Emitter, lines: list[Any]) -> list[Any]:
     """A square of vectors with its rows and columns exchanged."""
     group = 1
     while group < WIDTH:
-        low = [i + j + k for i in range(0, WIDTH, 2 * group) for j in (0, WIDTH) for k in range(group)]
-        high = [i + group for i in low]
+        low, high = interleaved(WIDTH, group)
         found = list(lines)
         for i in range(WIDTH):
             if not i & group:

@@ -46,6 +46,12 @@ def emitted(function: Callable[..., Any]) -> Any:
     return intrinsic(function)
 
 
+def interleaved(width: int, group: int) -> tuple[list[int], list[int]]:
+    """Lanes of two vectors one after the other: every second group of both, in turn, and the groups between."""
+    low = [i + j + k for i in range(0, width, 2 * group) for j in (0, width) for k in range(group)]
+    return low, [i + group for i in low]
+
+
 class Emitter:
     """Instructions on vectors, of numbers at addresses, in double precision or in single."""
 
@@ -143,10 +149,8 @@ class Emitter:
             vectors = [self.b.fadd(self.shuffled(v, None, low), self.shuffled(v, None, high)) for v in vectors]
         group = 1
         while len(vectors) > 1:
-            starts = range(0, width, 2 * group)
-            low = [i + j + k for i in starts for j in (0, width) for k in range(group)]
+            low, high = interleaved(width, group)
             pairs = zip(vectors[::2], vectors[1::2], strict=True)
-            high = [i + group for i in low]
             vectors = [self.b.fadd(self.shuffled(v, w, low), self.shuffled(v, w, high)) for v, w in pairs]
             group *= 2
         if width == 1:

@@ -5,14 +5,14 @@ mixtures explain worst, what they say of the rows that judge. Which mixtures tho
 """
 
 from dgmm.estep import row_hashes
-from dgmm.passes.census import Census, CensusSegment, completed_by_draws
+from dgmm.passes.census import Census, CensusSegment, filled_in
 from dgmm.passes.codec import from_parts, packed, to_parts, unpacked
 from dgmm.passes.judge import BlockSums
 from dgmm.passes.leaves import leaves_for
 from dgmm.passes.misfits import refuse_values
 from dgmm.passes.passes import Passes, judge_rows, profile_of
 from dgmm.passes.profile import Profile, refuse_infinite
-from dgmm.passes.sample import Sample, draws_of
+from dgmm.passes.sample import Sample
 
 __all__ = [
     "BlockSums",
@@ -21,8 +21,7 @@ __all__ = [
     "Passes",
     "Profile",
     "Sample",
-    "completed_by_draws",
-    "draws_of",
+    "filled_in",
     "from_parts",
     "judge_rows",
     "leaves_for",

@@ -93,7 +93,7 @@ class CensusSegment(Leaf[Census]):
             if self.plan.marginals is not None and present is not None:
                 lacking = ~present
                 numbers = self.grid.rows(self.grid.region(segment))[start : start + len(x)]
-                x, present = completed_by_draws(x, numbers, self.plan), usable_rows(x, marginal=True)
+                x, present = filled_in(x, self.plan, numbers), usable_rows(x, marginal=True)
                 incomplete += int(lacking.sum() if present is None else (lacking & present).sum())
             scores = score(x if present is None else x[present], self.plan)
             counts += np.bincount(scores.label, minlength=k)
@@ -117,9 +117,13 @@ class CensusSegment(Leaf[Census]):
         return (8 * self.plan.n_rows + 40) * -(-n_rows // self.grid.largest)
 
 
-def completed_by_draws(x: AnyArray, numbers: NDArray[np.uint64], plan: Plan) -> FloatArray:
-    """Rows (n, d) with draws in what some of them lack, if not all, by a marginal plan; the same by their numbers."""
+def filled_in(x: AnyArray, plan: Plan, numbers: NDArray[np.uint64], seed: int | None = DRAWN) -> FloatArray:
+    """Rows (n, d) with what some of them lack, if not all, by a marginal plan.
+
+    Drawn, the same for rows of the same numbers, or without a seed as it is expected.
+    """
     found, missing = np.array(x, dtype=np.float64), np.isnan(x)
     some = missing.any(axis=1) & ~missing.all(axis=1)
-    found[some] = completed(found[some], plan, draws_of(numbers[some], x.shape[1], DRAWN))
+    draws = None if seed is None else draws_of(numbers[some], x.shape[1], seed)
+    found[some] = completed(found[some], plan, draws)
     return found

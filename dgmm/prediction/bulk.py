@@ -19,15 +19,15 @@ from dgmm.blas import one_blas_thread
 from dgmm.data import OF_AXES, Grid, Layout, Samples, fingerprint, places_among, shortened
 from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
-from dgmm.estep import Plan, buffer_bytes, complete_rows, completed
+from dgmm.estep import Plan, buffer_bytes, complete_rows
 from dgmm.fits import Fit
 from dgmm.mixture import Regression
-from dgmm.passes import draws_of, refuse_infinite, refuse_values
+from dgmm.passes import filled_in, refuse_infinite, refuse_values
 from dgmm.prediction.wanted import VARIANCE, Wanted, with_given
 from dgmm.rows import Rows
 from dgmm.scoring import attributes_of_source, check_coordinates, in_portions, scattered, write_coordinates
 from dgmm.store import Output, Writer, consolidate, digest, writing
-from dgmm.types import AnyArray, FloatArray, Sendable
+from dgmm.types import AnyArray, Sendable
 
 logger = logging.getLogger("dgmm")
 
@@ -148,22 +148,13 @@ class ImputeSegment(WritingSegment):
         """Fill in one segment, all its rows given, and write it."""
         x = rows.x[:, self.columns]
         refuse_infinite(self.name, self.features, self.grid, segment, rows.x)
-        missing = np.isnan(x)
-        some = np.asarray(missing.any(axis=1) & ~missing.all(axis=1))
-        found = np.array(x, dtype=np.float64)
-        found[some] = completed(x[some], self.plan, self._draws(segment, some))
+        numbers = self.grid.rows(self.grid.region(segment))[: len(x)]
+        found = filled_in(x, self.plan, numbers, self.wanted.seed if self.wanted.impute == "draw" else None)
         if len(rows):
             values = found.astype(self.wanted.dtype, copy=False)
             self._write(segment, self.wanted.by_name(values, values))
-        n_missing = int(missing.all(axis=1).sum())
+        n_missing = int(np.isnan(x).all(axis=1).sum())
         return Predicted(len(rows) - n_missing, n_missing)
-
-    def _draws(self, segment: int, chosen: AnyArray) -> tuple[FloatArray, FloatArray] | None:
-        """A uniform number and standard normal ones, as many as features, by the numbers of the rows; None of means."""
-        if self.wanted.impute == "mean":
-            return None
-        numbers = self.grid.rows(self.grid.region(segment))[: len(chosen)][chosen]
-        return draws_of(numbers, len(self.columns), self.wanted.seed)
 
     def working_bytes(self, n_rows: int) -> int:
         """Values as they come, as they are completed and as they are written, what is missing, and draws."""

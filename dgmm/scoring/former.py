@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -20,13 +19,11 @@ from dgmm.data import Samples, Versioned, local_path, store_at
 from dgmm.errors import InputError, one_line
 from dgmm.scoring.arrays import SCORES_FORMAT, chunk_key, look, zarr_store
 from dgmm.scoring.entries import Entries, grid_of, names_of, read_ledger, read_sources, rows_of
-from dgmm.store import Output, Status, place_at, settings_in, to_json
+from dgmm.store import Output, Status, for_each, place_at, settings_in, to_json
 from dgmm.types import AnyArray
 
 logger = logging.getLogger("dgmm")
 
-#: Regions that are copied at a time.
-AT_ONCE = 8
 #: Why nothing can be carried over to other regions.
 OTHER_GRID = "the grid of the data is another"
 
@@ -195,21 +192,17 @@ class Former:
 
 def _copied(source: Any, target: Any, keys: Mapping[int, Sequence[str]]) -> list[bool]:
     """Copy the chunks of regions from one store to another, a few at a time; of which all were there."""
-    found, left = dict.fromkeys(keys, True), iter(keys.items())
+    found = dict.fromkeys(keys, True)
 
-    async def some() -> None:
-        for region, names in left:
-            for name in names:
-                value = await source.get(name, default_buffer_prototype())
-                if value is None:
-                    found[region] = False
-                else:
-                    await target.set(name, value)
+    async def copy(region: int) -> None:
+        for name in keys[region]:
+            value = await source.get(name, default_buffer_prototype())
+            if value is None:
+                found[region] = False
+            else:
+                await target.set(name, value)
 
-    async def run() -> None:
-        await asyncio.gather(*(some() for _ in range(AT_ONCE)))
-
-    sync(run())
+    sync(for_each(keys, copy))
     return list(found.values())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ class SampleRows:
             self._coordinates[kind] = self.frame(kind).coordinates(self.filled.x)
         return self._coordinates[kind]
 
-    @property
+    @cached_property
     def blocks(self) -> list[Rows]:
         """The rows, so many a task."""
         return [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]

@@ -7,6 +7,7 @@ but this room deletes. Beside it lies the journal of a fit that has not ended (`
 """
 
 from dgmm.store.at import ALIAS, CHAMPION, MODEL_OF_VERSION, PREVIOUS, VERSION, model_at, place_at, version_of
+from dgmm.store.commits import for_each
 from dgmm.store.folders import folder_at
 from dgmm.store.journal import JOURNAL, Records, differences, journal_at, sealed, to_json, unsealed, versions
 from dgmm.store.models import UNSETTLED_DTYPE, attributes, consolidate, load, load_dataset, read, rescued, save, write
@@ -43,6 +44,7 @@ __all__ = [
     "earlier_updates",
     "explained",
     "folder_at",
+    "for_each",
     "from_dataset",
     "journal_at",
     "load",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
@@ -17,9 +18,11 @@ from dgmm.store.local import LocalOutput, LocalPlace
 from dgmm.store.places import ROOT, Output
 from dgmm.store.states import State, Status, state_of_group
 
+T = TypeVar("T")
+
 #: What may be written into a repository.
 KINDS = ("scores", "predictions", "samples", "example")
-#: Values that are copied at a time.
+#: Items that are worked on at a time.
 AT_ONCE = 8
 #: What makes a group of nothing but what is below it.
 GROUP = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}).encode()
@@ -106,15 +109,24 @@ async def _copy(source: Any, target: Any, path: str) -> dict[str, Any]:
     metadata = sorted((key for key in keys if key.endswith(ROOT)), key=lambda key: key.count("/"))
     for key in metadata:
         await target.set(f"{path}/{key}", await source.get(key, prototype))
-    left = iter(sorted(keys - {*metadata}))
 
-    async def some() -> None:
-        for key in left:
-            await target.set(f"{path}/{key}", await source.get(key, prototype))
+    async def copy(key: str) -> None:
+        await target.set(f"{path}/{key}", await source.get(key, prototype))
 
-    await asyncio.gather(*(some() for _ in range(AT_ONCE)))
+    await for_each(sorted(keys - {*metadata}), copy)
     root = await source.get(ROOT, prototype)
     return dict(json.loads(root.to_bytes())["attributes"])
+
+
+async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Do something with each item, a few at a time."""
+    left = iter(items)
+
+    async def some() -> None:
+        for item in left:
+            await work(item)
+
+    await asyncio.gather(*(some() for _ in range(AT_ONCE)))
 
 
 def check_kind(name: str, what: str) -> None:
