@@ -356,6 +356,7 @@ def make_plan(
     locals_: list[Stack] = []
     local: list[bool] = []
     links: list[FloatArray] = []
+    linked = any(m.family.hidden for m in mixtures)
     marginals: dict[int, Marginals] = {}
     for i in order:
         m, frame = mixtures[i], frames[mixtures[i].family.frame]
@@ -367,8 +368,9 @@ def make_plan(
         local.extend(map(bool, narrow))
         if marginal:
             marginals[i] = Marginals.of(m, frame, narrow)
-        its = m.family.links(m.weights, m.components, frame.log_volume)
-        links.append(np.tile([0.0, np.inf], (rows.stop - rows.start, 1)) if its is None else its)
+        if linked:
+            its = m.family.links(m.weights, m.components, frame.log_volume)
+            links.append(np.tile([0.0, np.inf], (rows.stop - rows.start, 1)) if its is None else its)
         if narrow.any():
             locals_.extend(_local_stacks(m, frame, narrow, rows.start))
         if not narrow.all():
@@ -386,10 +388,9 @@ def make_plan(
     ]
     families = tuple(m.family for m in mixtures)
     noisy = tuple(m.noise is not None for m in mixtures)
-    linked = np.concatenate(links) if any(family.hidden for family in families) else None
     lacking = tuple(marginals[i] for i in range(len(mixtures))) if marginal else None
-    every = (*stacks, *locals_)
-    return Plan(every, tuple(candidates), tuple(local), families, dtype, sharing, noisy, linked, marginals=lacking)
+    every, bent = (*stacks, *locals_), np.concatenate(links) if linked else None
+    return Plan(every, tuple(candidates), tuple(local), families, dtype, sharing, noisy, bent, marginals=lacking)
 
 
 def _stack_key(mixture: Stackable) -> tuple[str, str, int]:
@@ -399,6 +400,9 @@ def _stack_key(mixture: Stackable) -> tuple[str, str, int]:
 
 def _runs(chosen: AnyArray) -> Iterator[tuple[int, int]]:
     """Start and stop of every run of True."""
+    if chosen.all():
+        yield 0, len(chosen)
+        return
     edges = np.flatnonzero(np.diff(np.concatenate([[0], chosen.astype(np.int8), [0]])))
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
