@@ -28,7 +28,7 @@ CHAINS = {GAUSSIAN_CHAIN: features.PRODUCTS, LOGARITHMIC_CHAIN: features.LOGARIT
 #: Features are built this many at a time where there are more.
 PANEL = 1024
 #: Where rows have none.
-NO_WEIGHTS, NO_LABELS = frozen(np.empty(0)), frozen(np.empty(0, np.int64))
+NO_WEIGHTS = frozen(np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Packed:
     ----------
     origins, shifts : ndarray, shape (stacks, d)
     forwards : ndarray, shape (stacks, d * d)
-        See `registers.by_column`.
+        See `registers.forward_of`.
     diagonals : ndarray of bool, shape (stacks,)
-    chains : ndarray of int, shape (stacks,)
-    panels : ndarray of int, shape (panels, 7)
+    chains : ndarray of int, shape (stacks,), or None
+    panels : ndarray of int, shape (panels, 8)
     pairs : ndarray of int, shape (P, 2)
     theta : ndarray, shape (sum of the panels' sizes,)
         In the precision of the products.
-    links : ndarray, shape (rows, 2) or (0, 2)
+    links : ndarray, shape (rows, 2), or None
     candidates : ndarray of int, shape (candidates, 2)
     owners : tuple of int
         Which of the plan's products each panel is of.
@@ -56,11 +56,11 @@ class Packed:
     shifts: FloatArray
     forwards: FloatArray
     diagonals: AnyArray
-    chains: IntArray
+    chains: IntArray | None
     panels: IntArray
     pairs: IntArray
     theta: AnyArray
-    links: FloatArray
+    links: FloatArray | None
     candidates: IntArray
     owners: tuple[int, ...]
 
@@ -75,7 +75,8 @@ def packed(plan: Plan) -> Packed:
         nonlocal offset
         part = p.theta[slice(*rows), slice(*features)]
         by_feature, start = in_registers(plan, plan.stacks[s]), p.rows.start
-        panels.append((s, start + rows[0], start + rows[1], *features, offset, by_feature))
+        quadratic = p.theta.shape[1] > 2 * d + 1
+        panels.append((s, start + rows[0], start + rows[1], *features, offset, by_feature, quadratic))
         theta.append((part.T if by_feature else part).ravel())
         owners.append(of_rows[start])
         offset += part.size
@@ -92,18 +93,19 @@ def packed(plan: Plan) -> Packed:
             for p in by_size:
                 if (last := min(first + PANEL, p.theta.shape[1])) > first:
                     add(s, p, (0, len(p.theta)), (first, last))
-    zero, identity = np.zeros(d), np.eye(d)
-    forwards = [s.forward if s.forward.ndim == 2 else identity * s.forward for s in plan.stacks]
+    zero = np.zeros(d)
+    chains = [CHAINS[s.features.chain] for s in plan.stacks]
+    every = all(in_registers(plan, s) for s in plan.stacks)
     return Packed(
         frozen(np.array([s.origin for s in plan.stacks])),
         frozen(np.array([zero if s.shift is None else s.shift for s in plan.stacks])),
-        frozen(np.array([registers.by_column(forward) for forward in forwards])),
+        frozen(np.array([registers.forward_of(s.forward) for s in plan.stacks])),
         frozen(np.array([s.forward.ndim == 1 for s in plan.stacks])),
-        frozen(np.array([CHAINS[s.features.chain] for s in plan.stacks], dtype=np.int64)),
+        None if every else frozen(np.array(chains, dtype=np.int64)),
         frozen(np.array(panels, dtype=np.int64)),
         frozen(registers.pairs_of(d, n_pairs(plan))),
         frozen(np.concatenate(theta).astype(plan.dtype)),
-        frozen(np.empty((0, 2)) if plan.links is None else plan.links),
+        None if plan.links is None else frozen(plan.links),
         frozen(np.array([(c.start, c.stop) for c in plan.candidates], dtype=np.int64)),
         tuple(owners),
     )
@@ -209,7 +211,7 @@ class Compiled:
         sums = np.zeros(length(plan, p, weighted=rows.weights is not None))
         sums[0] = rows.count
         log_likelihoods, flat, squares, hidden = parts_of(sums, plan, p, weighted=rows.weights is not None)
-        weights, labels, owners = NO_WEIGHTS, NO_LABELS, frozen(plan.owners)
+        weights, labels, owners = NO_WEIGHTS, None, frozen(plan.owners)
         if rows.weights is not None:
             weights = frozen(np.ascontiguousarray(rows.weights, dtype=np.float64))
         if rows.labels is not None:
@@ -217,9 +219,9 @@ class Compiled:
         memory = memory_for(plan, width)
         for place, block in blocks(rows.x, plan.n_features, width):
             kernel.accumulate(
-                block, weights[place], labels[place], owners, plan.sharing.hard, p.origins, p.shifts,
-                p.forwards, p.diagonals, p.chains, p.panels, p.pairs, p.theta, p.links, p.candidates, width,
-                memory, log_likelihoods, flat, squares, hidden,
+                block, weights[place], None if labels is None else labels[place], owners, plan.sharing.hard or None,
+                p.origins, p.shifts, p.forwards, p.diagonals, p.chains, p.panels, p.pairs, p.theta, p.links,
+                p.candidates, width, memory, log_likelihoods, flat, squares, hidden,
             )  # fmt: skip
         return sums
 
@@ -228,7 +230,7 @@ class Compiled:
         p, products = plan.prepared(packed), plan.products
         log_likelihoods, flat, squares, hidden = parts_of(sums, plan, p, weighted=weighted)
         found = tuple(np.empty_like(product.theta) for product in products)
-        for (_, start, stop, first, last, offset, by_feature), i in zip(p.panels.tolist(), p.owners, strict=True):
+        for (_, start, stop, first, last, offset, by_feature, _), i in zip(p.panels.tolist(), p.owners, strict=True):
             part, shape = flat[offset : offset + (stop - start) * (last - first)], (stop - start, last - first)
             row = start - products[i].rows.start
             values = part.reshape(shape[::-1]).T if by_feature else part.reshape(shape)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from dgmm.estep.columns import centre_double, centre_single
-from dgmm.estep.jit import CONTRACT, compiled
+from dgmm.estep.columns import centre, put_ones, scale
+from dgmm.estep.jit import CONTRACT, compiled, inlined
 from dgmm.estep.posterior import LN2_HIGH, LN2_LOW
 from dgmm.estep.registers import block_size, combine
-from dgmm.estep.vectors import LANES
+from dgmm.estep.vectors import LANES, bits_of, number_of
 from dgmm.types import AnyArray, FloatArray, IntArray
 
 #: The chains of features that are known, and what each is besides 1 and y: powers and products, or logarithms.
@@ -17,50 +15,45 @@ PRODUCTS, LOGARITHMS = range(2)
 LEAST = 1e-300
 
 
-@compiled(fastmath=CONTRACT)
+@inlined
 def transform(
-    x: AnyArray, start: int, n: int, origin: FloatArray, shift: FloatArray, forward: FloatArray, diagonal: bool,
-    pairs: IntArray, centred: FloatArray, y: FloatArray,
+    x: AnyArray, start: int, n: int, filled: int, origins: FloatArray, shifts: FloatArray, forwards: FloatArray,
+    diagonals: AnyArray, stack: int, pairs: IntArray, centred: FloatArray, y: FloatArray,
 ) -> None:  # fmt: skip
-    """Coordinates ``forward (x - origin - shift)`` of the n rows from ``start`` on, below ones, into ``y`` (1 + d, n).
+    """Coordinates of a stack, ``forward (x - origin - shift)`` of the n rows from ``start`` on, below ones, into ``y``.
 
-    ``forward`` is lower triangular, laid out as `by_column` has it. Where ``y`` has room for more samples, it gets some
-    finite coordinates. ``centred`` is memory like ``y``, but for as many features as fill vectors.
+    Of each stack that has 1 + d columns, ``filled`` long, which get some finite coordinates beyond n. ``forwards`` are
+    lower triangular, as `forward_of` has them. ``centred`` is memory for ones and as many columns as fill vectors.
     """
     d = x.shape[1]
-    y[0] = 1.0
-    centred[0] = 1.0
+    first, at = stack * (1 + d) * filled, stack * d * d
     if LANES:
-        a, b, c, e = x[start:].ctypes.data, origin.ctypes.data, shift.ctypes.data, centred[1:].ctypes.data
-        if x.itemsize == 8:
-            centre_double(a, b, c, e, d, n, y.strides[0], y.shape[1])
-        else:
-            centre_single(a, b, c, e, d, n, y.strides[0], y.shape[1])
+        centre(x, start, n, origins, shifts, stack * d, centred, d, filled)
+        put_ones(y, first, filled)
     else:
+        y[first : first + filled] = 1.0
         for j in range(d):
-            line, zero, by = centred[1 + j], origin[j], shift[j]
+            line, zero, by = centred[(1 + j) * filled : (2 + j) * filled], origins[stack, j], shifts[stack, j]
             for i in range(n):
                 line[i] = (x[start + i, j] - zero) - by
             line[n:] = 0.0
+    if LANES and diagonals[stack]:
+        scale(forwards, at, centred, d, y, first + filled, filled)
+        return
     a = 0
     while a < d:
-        size = block_size(d - a)
-        block = forward[a * d : (a + size) * d]
-        if diagonal:
-            for k in range(size):
-                line, factor, source = y[1 + a + k], block[(a + k) * size + k], centred[1 + a + k]
-                for i in range(len(line)):
-                    line[i] = factor * source[i]
-        elif LANES:
-            combine(block[: (a + size) * size], pairs[1:], centred, y[1 + a : 1 + a + size])
+        rows, place = block_size(d - a), first + (1 + a) * filled
+        if LANES:
+            combine(forwards, at + a * d, rows, pairs, 1, a + rows, centred, 0, y, place, filled)
         else:
-            line = y[1 + a]
+            line = y[place : place + filled]
             line[:] = 0.0
-            for b in range(a + 1):
-                factor, source = block[b], centred[1 + b]
-                for i in range(len(line)):
+            for b in range(a if diagonals[stack] else 0, a + 1):
+                factor = forwards[stack, a if diagonals[stack] else a * d + b]
+                source = centred[(1 + b) * filled : (2 + b) * filled]
+                for i in range(filled):
                     line[i] += factor * source[i]
-        a += size
+        a += rows
 
 
 @compiled(fastmath=CONTRACT)
@@ -91,22 +84,18 @@ def fill(y: FloatArray, n: int, first: int, last: int, phi: AnyArray) -> None:
 
 
 @compiled(fastmath=CONTRACT)
-def logarithms(x: FloatArray, n: int, out: AnyArray, mantissa: FloatArray, power: IntArray) -> None:
+def logarithms(x: FloatArray, n: int, out: AnyArray) -> None:
     """Logarithms of ``x``, below two units in the last place: of two to a power, and of what that leaves.
 
     What is left, between the roots of 1/2 and 2, is ``2 artanh s`` with ``s = (m - 1) / (m + 1)``, a series in the
-    square of s. The other arguments are memory of n numbers each, put together from bits and taken apart.
+    square of s. Powers and what they leave are taken apart and put together as bits.
     """
     for i in range(n):
-        mantissa[i] = max(x[i], LEAST)
-    bits, exponent = mantissa.view(np.int64), power.view(np.float64)
-    for i in range(n):
+        bits = bits_of(LEAST if x[i] < LEAST else x[i])
         # 1023 more than the power, counted from the root of 1/2
-        e = (bits[i] - 0x3FE6A09E667F3BCD + (1023 << 52)) >> 52
-        bits[i] -= (e - 1023) << 52
-        power[i] = e | 0x4330000000000000
-    for i in range(n):
-        s = (mantissa[i] - 1.0) / (mantissa[i] + 1.0)
+        e = (bits - 0x3FE6A09E667F3BCD + (1023 << 52)) >> 52
+        m = number_of(bits - ((e - 1023) << 52))
+        s = (m - 1.0) / (m + 1.0)
         z = s * s
         p = 1 / 21.0
         p = p * z + 1 / 19.0
@@ -118,19 +107,17 @@ def logarithms(x: FloatArray, n: int, out: AnyArray, mantissa: FloatArray, power
         p = p * z + 1 / 7.0
         p = p * z + 1 / 5.0
         p = p * z + 1 / 3.0
-        times = exponent[i] - 4503599627371519.0
+        times = number_of(e | 0x4330000000000000) - 4503599627371519.0
         out[i] = times * LN2_HIGH + (2.0 * s + (2.0 * s * z * p + times * LN2_LOW))
 
 
 @compiled()
-def fill_chain(
-    chain: int, y: FloatArray, n: int, first: int, last: int, phi: AnyArray, spare: FloatArray, power: IntArray
-) -> None:
-    """Features ``first`` to ``last`` of a chain into the first rows of ``phi``; the last two are memory."""
+def fill_chain(chain: int, y: FloatArray, n: int, first: int, last: int, phi: AnyArray) -> None:
+    """Features ``first`` to ``last`` of a chain into the first rows of ``phi``."""
     if chain == LOGARITHMS:
         d = len(y)
         fill(y, n, first, min(last, d + 1), phi)
         for row in range(max(first, d + 1), last):
-            logarithms(y[row - d - 1], n, phi[row - first], spare[:n], power[:n])
+            logarithms(y[row - d - 1], n, phi[row - first])
     else:
         fill(y, n, first, last, phi)

@@ -34,16 +34,16 @@ def fill_hashes(
 
 @compiled()
 def pick(
-    rows: NDArray[np.uint64], used: BoolArray, seed: np.uint64, cut: np.uint64, keys: NDArray[np.uint64],
-    places: IntArray,
+    rows: NDArray[np.uint64], used: BoolArray, seed: np.uint64, cut: np.uint64, strip: NDArray[np.uint64],
+    keys: NDArray[np.uint64], places: IntArray,
 ) -> tuple[int, int, np.uint64]:  # fmt: skip
     """Hashes of the used rows up to ``cut``, and where these are; returns how many, how many others, and their first.
 
-    ``used`` is empty where all are.
+    ``used`` is empty where all are, ``strip`` memory for some hashes.
     """
-    strip, found, left, following = np.empty(STRIP, np.uint64), 0, 0, np.uint64(TOP)
-    for start in range(0, len(rows), STRIP):
-        n = min(STRIP, len(rows) - start)
+    found, left, following = 0, 0, np.uint64(TOP)
+    for start in range(0, len(rows), len(strip)):
+        n = len(strip) if start + len(strip) < len(rows) else len(rows) - start
         fill_hashes(rows, start, seed, NONE, strip[:n])
         for i in range(n):
             if len(used) == 0 or used[start + i]:
@@ -52,7 +52,7 @@ def pick(
                 near = strip[i] <= cut
                 found += near
                 left += not near
-                following = following if near else min(following, strip[i])
+                following = strip[i] if strip[i] < following and not near else following
     return found, left, following
 
 
@@ -90,10 +90,10 @@ def nearest(
     # hashes are uniform: so many are rarely too few
     share = (room + 6.0 * room**0.5 + 16.0) / max(n_used, 1)
     cuts = {min(last, int(share * TOP)), last} if share < 1 else {last}
-    keys, places = np.empty(n, np.uint64), np.empty(n, np.int64)
+    keys, places, strip = np.empty(n, np.uint64), np.empty(n, np.int64), np.empty(STRIP, np.uint64)
     numbers = frozen(np.ascontiguousarray(rows))
     for cut in sorted(cuts):
-        found, left, following = pick(numbers, mask, np.uint64(seed), np.uint64(cut), keys, places)
+        found, left, following = pick(numbers, mask, np.uint64(seed), np.uint64(cut), strip, keys, places)
         if found >= room:
             break
     return keys[:found], places[:found], int(following) if left else np.inf

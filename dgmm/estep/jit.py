@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numba
 from numba.core import event
+from numba.extending import register_jitable
 
 #: Reassociation and NaN tricks stay off: the same bits every time, and NaN stays NaN.
 CONTRACT = {"contract", "nsz"}
@@ -52,11 +53,16 @@ def compiled(**options: Any) -> Callable[[F], F]:
     return decorate
 
 
-def inner(**options: Any) -> Callable[[F], F]:
-    """Compile for compiled functions alone, which takes less time: without what calls it from Python."""
+def inlined(function: F) -> F:
+    """A part of the compiled functions that call it, and of nothing else.
 
-    def decorate(function: F) -> F:
-        how = {"no_cpython_wrapper": True, **EVERY, **options}
-        return numba.njit(**how)(function)
+    That is less to compile than a function of its own, which is optimised by itself and once more within each that
+    calls it. What is called in many places, and is long, is better `compiled`.
+    """
+    return numba.njit(inline="always", **EVERY)(function)
 
-    return decorate
+
+def both(function: F) -> F:
+    """A small function of Python that compiled functions may call."""
+    found: F = register_jitable(function)
+    return found

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils
 
-from dgmm.estep.vectors import DEPTH, INT64, SIZE, WIDTH, Emitter, emitted
+from dgmm.estep.vectors import DEPTH, DOUBLE, INT64, SIZE, WIDTH, Emitter, emitted
 
 LOG2_E = 1.4426950408889634
 #: log 2 in two parts, the first with trailing zeros, so that k log 2 is exact (Cody and Waite 1980).
@@ -52,65 +52,66 @@ def exponential(e: Emitter, z: Any) -> Any:
 
 
 @emitted
-def exponentials(context: Any, joint: Any, stride: Any, rows: Any, top: Any, total: Any, n: Any) -> tuple[Any, Any]:
-    """Turn rows into ``exp(joint - top)``, where ``top`` gets their maximum and ``total`` the sum.
+def exponentials(
+    b: Any, numbers: Any, joint: Any, first: Any, rows: Any, n: Any, filled: Any, top: Any, total: Any
+) -> None:
+    """Turn rows, from ``first`` on, into ``exp(joint - top)``; ``top`` gets their maximum and ``total`` the sum.
 
-    Addresses, bytes from a row to the next, their number, and that of samples, a multiple of `STEP`.
+    Rows are ``filled`` long, a multiple of `STEP`; beyond n there is one in the first and zeros in the others.
     """
-
-    def emit(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        joint, stride, rows, top, total, n = arguments
-        e = Emitter(builder)
-        (tops, totals), vectors = e.sums(2, DEPTH), [e.number(SIZE * WIDTH * v) for v in range(DEPTH)]
-        step = e.number(WIDTH * DEPTH)
-        with cgutils.for_range_slice(builder, e.number(0), n, step, intp=INT64) as (i, _):
-            here = e.times(i, SIZE)
-            first = e.at(joint, here)
+    e = Emitter(b)
+    joint, stride = e.at(joint, e.times(first, SIZE)), e.times(filled, SIZE)
+    with cgutils.for_range_slice(b, n, filled, e.number(1), intp=INT64) as (i, _):
+        here = e.at(joint, e.times(i, SIZE))
+        with cgutils.for_range(b, rows, intp=INT64) as loop:
+            e.store(ir.Constant(DOUBLE, -math.inf), e.at(here, e.times(loop.index, stride)))
+        e.store(ir.Constant(DOUBLE, 0.0), here)
+    (tops, totals), vectors = e.sums(2, DEPTH), [e.number(SIZE * WIDTH * v) for v in range(DEPTH)]
+    step = e.number(WIDTH * DEPTH)
+    with cgutils.for_range_slice(b, e.number(0), filled, step, intp=INT64) as (i, _):
+        here = e.times(i, SIZE)
+        line = e.at(joint, here)
+        for v, place in zip(vectors, tops, strict=True):
+            b.store(e.load(e.at(line, v)), place)
+        with cgutils.for_range(b, rows, intp=INT64) as loop:
+            line = e.at(joint, here, e.times(loop.index, stride))
             for v, place in zip(vectors, tops, strict=True):
-                builder.store(e.load(e.at(first, v)), place)
-            with cgutils.for_range(builder, rows, intp=INT64) as loop:
-                line = e.at(first, e.times(loop.index, stride))
-                for v, place in zip(vectors, tops, strict=True):
-                    value, most = e.load(e.at(line, v)), builder.load(place)
-                    builder.store(builder.select(builder.fcmp_ordered(">", value, most), value, most), place)
-            e.clear([totals])
-            with cgutils.for_range(builder, rows, intp=INT64) as loop:
-                line = e.at(first, e.times(loop.index, stride))
-                for v, most, place in zip(vectors, tops, totals, strict=True):
-                    value = exponential(e, builder.fsub(e.load(e.at(line, v)), builder.load(most)))
-                    builder.store(builder.fadd(builder.load(place), value), place)
-                    e.store(value, e.at(line, v))
+                value, most = e.load(e.at(line, v)), b.load(place)
+                b.store(b.select(b.fcmp_ordered(">", value, most), value, most), place)
+        e.clear([totals])
+        with cgutils.for_range(b, rows, intp=INT64) as loop:
+            line = e.at(joint, here, e.times(loop.index, stride))
             for v, most, place in zip(vectors, tops, totals, strict=True):
-                e.store(builder.load(most), e.at(top, here, v))
-                e.store(builder.load(place), e.at(total, here, v))
-        return target.get_dummy_value()
-
-    return types.void(*[types.int64] * 6), emit
+                value = exponential(e, b.fsub(e.load(e.at(line, v)), b.load(most)))
+                b.store(b.fadd(b.load(place), value), place)
+                e.store(value, e.at(line, v))
+        for v, most, place in zip(vectors, tops, totals, strict=True):
+            e.store(b.load(most), e.at(top, here, v))
+            e.store(b.load(place), e.at(total, here, v))
 
 
 @emitted
 def divide(
-    context: Any, joint: Any, stride: Any, rows: Any, top: Any, total: Any, found: Any, n: Any
-) -> tuple[Any, Any]:
-    """Divide rows by ``total``; ``found`` gets, lane by lane, the sums of ``top`` and the products of ``total``."""
+    b: Any, numbers: Any, joint: Any, first: Any, rows: Any, filled: Any, top: Any, total: Any, start: Any, stop: Any,
+    found: Any,
+) -> None:  # fmt: skip
+    """Divide rows, from ``first`` on and ``filled`` long, by ``total``, from a sample to another, multiples of `STEP`.
 
-    def emit(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        joint, stride, rows, top, total, found, n = arguments
-        e = Emitter(builder)
-        ((log, product),), one = e.sums(1, 2), e.constant(1.0)
-        e.clear([[log]])
-        builder.store(one, product)
-        with cgutils.for_range_slice(builder, e.number(0), n, e.number(WIDTH), intp=INT64) as (i, _):
-            here = e.times(i, SIZE)
-            sums = e.load(e.at(total, here))
-            builder.store(builder.fadd(builder.load(log), e.load(e.at(top, here))), log)
-            builder.store(builder.fmul(builder.load(product), sums), product)
-            factor = builder.fdiv(one, sums)
-            with cgutils.for_range(builder, rows, intp=INT64) as loop:
-                line = e.at(joint, here, e.times(loop.index, stride))
-                e.store(builder.fmul(e.load(line), factor), line)
-        for k, place in enumerate((log, product)):
-            e.store(builder.load(place), e.at(found, e.number(k * SIZE * WIDTH)))
-        return target.get_dummy_value()
-
-    return types.void(*[types.int64] * 7), emit
+    ``found`` gets, lane by lane, the sums of ``top`` and the products of ``total``.
+    """
+    e = Emitter(b)
+    joint, stride = e.at(joint, e.times(first, SIZE)), e.times(filled, SIZE)
+    ((log, product),), one = e.sums(1, 2), e.constant(1.0)
+    e.clear([[log]])
+    b.store(one, product)
+    with cgutils.for_range_slice(b, start, stop, e.number(WIDTH), intp=INT64) as (i, _):
+        here = e.times(i, SIZE)
+        sums = e.load(e.at(total, here))
+        b.store(b.fadd(b.load(log), e.load(e.at(top, here))), log)
+        b.store(b.fmul(b.load(product), sums), product)
+        factor = b.fdiv(one, sums)
+        with cgutils.for_range(b, rows, intp=INT64) as loop:
+            line = e.at(joint, here, e.times(loop.index, stride))
+            e.store(b.fmul(e.load(line), factor), line)
+    for k, place in enumerate((log, product)):
+        e.store(b.load(place), e.at(found, e.number(k * SIZE * WIDTH)))

@@ -7,20 +7,22 @@ of the second some rows of responsibilities times three features. The lanes of a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.core import cgutils, types
+from numba.core import cgutils
 
-from dgmm.estep.jit import compiled
-from dgmm.estep.vectors import DEPTH, INT64, LANES, SIZE, WIDTH, Emitter, emitted
-from dgmm.types import AnyArray, FloatArray, IntArray
+from dgmm.estep.jit import both
+from dgmm.estep.vectors import DEPTH, INT64, LANES, SINGLE, SIZE, WIDTH, Emitter, emitted
+from dgmm.types import FloatArray, IntArray
 
-#: Rows of theta in a block of sums at most, a power of two.
+#: Rows of theta in a block of sums at most, a power of two, and in all the blocks that there are.
 ROWS = max(LANES, 1)
+SIZES = [size for size in (8, 4, 2, 1) if size <= WIDTH]
 
 
-@compiled()
+@both
 def block_size(rows: int) -> int:
     """The rows of the first block, a power of two, of so many."""
     size = ROWS
@@ -50,6 +52,13 @@ def pairs_of(d: int, size: int) -> IntArray:
     return np.stack([left, right], axis=1)[:size].astype(np.int64)
 
 
+def forward_of(forward: FloatArray) -> FloatArray:
+    """A linear map as the kernel takes it, d * d numbers: a matrix `by_column`, of a diagonal its diagonal first."""
+    if forward.ndim == 2:
+        return by_column(forward)
+    return np.concatenate([forward, np.zeros(len(forward) * (len(forward) - 1))])
+
+
 def sides(e: Emitter, pairs: Any, index: Any, y: Any, stride: Any) -> tuple[Any, Any]:
     """Addresses of the two rows whose product a feature is."""
     entry = e.at(pairs, e.times(index, 2 * SIZE))
@@ -58,126 +67,81 @@ def sides(e: Emitter, pairs: Any, index: Any, y: Any, stride: Any) -> tuple[Any,
     return left, right
 
 
-def first_product(rows: int) -> Any:
-    """Products of so many rows of theta with features.
+def by_block(e: Emitter, rows: Any, emit: Callable[[int], None]) -> None:
+    """What is emitted for blocks of each size, for the one that there is."""
+    for size in SIZES:
+        with e.b.if_then(e.b.icmp_signed("==", rows, e.number(size))):
+            emit(size)
 
-    Returns a function of theta, for its precision, and of addresses: theta, feature by feature; pairs of rows, their
-    number P; (1, y); the products; and of bytes from a row of these two to the next, and samples, a multiple of `STEP`.
+
+@emitted
+def combine(
+    b: Any, numbers: Any, theta: Any, at: Any, rows: Any, pairs: Any, pair: Any, size: Any, y: Any, first: Any,
+    joint: Any, to: Any, n: Any,
+) -> None:  # fmt: skip
+    """Products of a block of rows of theta with features into rows of ``joint``, from ``to`` on.
+
+    Theta begins at ``at``, feature by feature; the features are those of ``size`` pairs, from ``pair`` on, of rows of
+    ``y``, from ``first`` on; rows have n numbers, a multiple of `STEP`. All are of the same precision.
     """
+    e = Emitter(b, single=numbers[0] == SINGLE)
+    theta, y, joint = (e.at(a, e.times(i, e.size)) for a, i in ((theta, at), (y, first), (joint, to)))
+    pairs, stride = e.at(pairs, e.times(pair, 2 * SIZE)), e.times(n, e.size)
+    vectors, step = [e.number(e.size * e.lanes * v) for v in range(DEPTH)], e.number(e.lanes * DEPTH)
 
-    @emitted
-    def product(
-        context: Any, kind: Any, theta: Any, pairs: Any, size: Any, y: Any, joint: Any, stride: Any, n: Any
-    ) -> tuple[Any, Any]:
-        def emit(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _, theta, pairs, size, y, joint, stride, n = arguments
-            e = Emitter(builder, single=kind.dtype == types.float32)
-            sums = e.sums(rows, DEPTH)
-            vectors = [e.number(e.size * e.lanes * v) for v in range(DEPTH)]
-            step = e.number(e.lanes * DEPTH)
-            with cgutils.for_range_slice(builder, e.number(0), n, step, intp=INT64) as (i, _):
-                here = e.times(i, e.size)
-                e.clear(sums)
-                with cgutils.for_range(builder, size, intp=INT64) as loop:
-                    left, right = (e.at(a, here) for a in sides(e, pairs, loop.index, y, stride))
-                    features = [builder.fmul(e.load(e.at(left, v)), e.load(e.at(right, v))) for v in vectors]
-                    line = e.at(theta, e.times(loop.index, rows * e.size))
-                    for k in range(rows):
-                        factor = e.everywhere(e.load(e.at(line, e.number(k * e.size)), e.type))
-                        for feature, place in zip(features, sums[k], strict=True):
-                            e.add_product(factor, feature, place)
-                for k in range(rows):
-                    line = e.at(joint, here, e.times(stride, k))
-                    for v, place in zip(vectors, sums[k], strict=True):
-                        e.store(builder.load(place), e.at(line, v))
-            return target.get_dummy_value()
+    def emit(block: int) -> None:
+        sums = e.sums(block, DEPTH)
+        with cgutils.for_range_slice(b, e.number(0), n, step, intp=INT64) as (i, _):
+            here = e.times(i, e.size)
+            e.clear(sums)
+            with cgutils.for_range(b, size, intp=INT64) as loop:
+                left, right = (e.at(a, here) for a in sides(e, pairs, loop.index, y, stride))
+                features = [b.fmul(e.load(e.at(left, v)), e.load(e.at(right, v))) for v in vectors]
+                line = e.at(theta, e.times(loop.index, block * e.size))
+                for k in range(block):
+                    factor = e.everywhere(e.load(e.at(line, e.number(k * e.size)), e.type))
+                    for feature, place in zip(features, sums[k], strict=True):
+                        e.add_product(factor, feature, place)
+            for k in range(block):
+                line = e.at(joint, here, e.times(stride, k))
+                for v, place in zip(vectors, sums[k], strict=True):
+                    e.store(b.load(place), e.at(line, v))
 
-        return types.void(kind, *[types.int64] * 7), emit
-
-    return product
+    by_block(e, rows, emit)
 
 
-def second_product(rows: int, depth: int) -> Any:
-    """Products of so many rows of responsibilities with so many features at a time.
+@emitted
+def add_moments(
+    b: Any, numbers: Any, joint: Any, to: Any, rows: Any, pairs: Any, size: Any, y: Any, first: Any, sums: Any, at: Any,
+    step: Any, n: Any,
+) -> None:  # fmt: skip
+    """Add products of a block of rows of responsibilities with features to sums.
 
-    Returns a function of the responsibilities, for their precision, and of addresses: theirs; pairs of rows, the first
-    and the last of them plus one; (1, y); the sums, doubles, feature by feature, that are added to; and of bytes from a
-    row to the next, and samples, a multiple of `STEP`.
+    Rows of ``joint`` begin at ``to``; the features are those of ``size`` pairs of rows of ``y``, from ``first`` on.
+    Rows have n numbers, a multiple of the lanes of a vector. Sums are doubles, from ``at`` on, those of a feature
+    ``step`` after those of the one before.
     """
+    e = Emitter(b, single=numbers[0] == SINGLE)
+    joint, y = (e.at(a, e.times(i, e.size)) for a, i in ((joint, to), (y, first)))
+    sums, stride, apart = e.at(sums, e.times(at, SIZE)), e.times(n, e.size), e.times(step, SIZE)
+    whole = b.mul(b.sdiv(size, e.number(DEPTH)), e.number(DEPTH))
 
-    @emitted
-    def product(
-        context: Any, kind: Any, joint: Any, pairs: Any, first: Any, last: Any, y: Any, place: Any, stride: Any, n: Any
-    ) -> tuple[Any, Any]:
-        def emit(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _, joint, pairs, first, last, y, place, stride, n = arguments
-            e = Emitter(builder, single=kind.dtype == types.float32)
-            sums = e.sums(depth, rows)
-            with cgutils.for_range_slice(builder, first, last, e.number(depth), intp=INT64) as (feature, _):
-                both = [sides(e, pairs, e.at(feature, e.number(f)), y, stride) for f in range(depth)]
-                e.clear(sums)
-                with cgutils.for_range_slice(builder, e.number(0), n, e.number(e.lanes), intp=INT64) as (i, _):
+    def emit(block: int) -> None:
+        for depth, begin, end in ((DEPTH, e.number(0), whole), (1, whole, size)):
+            found = e.sums(depth, block)
+            with cgutils.for_range_slice(b, begin, end, e.number(depth), intp=INT64) as (feature, _):
+                factors = [sides(e, pairs, e.at(feature, e.number(f)), y, stride) for f in range(depth)]
+                e.clear(found)
+                with cgutils.for_range_slice(b, e.number(0), n, e.number(e.lanes), intp=INT64) as (i, _):
                     here = e.times(i, e.size)
-                    features = [builder.fmul(e.load(e.at(a, here)), e.load(e.at(b, here))) for a, b in both]
-                    for k in range(rows):
+                    features = [b.fmul(e.load(e.at(left, here)), e.load(e.at(right, here))) for left, right in factors]
+                    for k in range(block):
                         factor = e.load(e.at(joint, here, e.times(stride, k)))
                         for f in range(depth):
-                            e.add_product(factor, features[f], sums[f][k])
+                            e.add_product(factor, features[f], found[f][k])
                 for f in range(depth):
-                    address = e.at(place, e.times(e.at(feature, e.number(f)), rows * SIZE))
-                    total = e.in_double(e.added_up([builder.load(s) for s in sums[f]]))
-                    e.store(builder.fadd(total, e.load(address, total.type)), address)
-            return target.get_dummy_value()
+                    address = e.at(sums, e.times(e.at(feature, e.number(f)), apart))
+                    total = e.in_double(e.added_up([b.load(s) for s in found[f]]))
+                    e.store(b.fadd(total, e.load(address, total.type)), address)
 
-        return types.void(kind, *[types.int64] * 8), emit
-
-    return product
-
-
-# of more rows than a vector has lanes there are no blocks
-_first_8, _first_4, _first_2, _first_1 = (first_product(min(rows, WIDTH)) for rows in (8, 4, 2, 1))
-_second_8, _second_4, _second_2, _second_1 = (second_product(min(rows, WIDTH), DEPTH) for rows in (8, 4, 2, 1))
-_last_8, _last_4, _last_2, _last_1 = (second_product(min(rows, WIDTH), 1) for rows in (8, 4, 2, 1))
-
-
-@compiled()
-def combine(theta: AnyArray, pairs: IntArray, y: AnyArray, joint: AnyArray) -> None:
-    """Products ``theta Phi`` into ``joint`` (rows, n), a block of rows, from ``y`` (1 + d, n): ones and coordinates.
-
-    All are of the same precision.
-    """
-    rows, n = joint.shape
-    size, stride = theta.size // rows, joint.strides[0]
-    a, b, c, e = theta.ctypes.data, pairs.ctypes.data, y.ctypes.data, joint.ctypes.data
-    if rows == 8:
-        _first_8(theta, a, b, size, c, e, stride, n)
-    elif rows == 4:
-        _first_4(theta, a, b, size, c, e, stride, n)
-    elif rows == 2:
-        _first_2(theta, a, b, size, c, e, stride, n)
-    else:
-        _first_1(theta, a, b, size, c, e, stride, n)
-
-
-@compiled()
-def add_moments(joint: AnyArray, pairs: IntArray, y: AnyArray, sums: FloatArray) -> None:
-    """Add ``R Phi'`` to ``sums``, laid out feature by feature, from ``joint`` (rows, n), a block of rows, and ``y``.
-
-    These two are of the same precision.
-    """
-    rows, n = joint.shape
-    size, stride = sums.size // rows, joint.strides[0]
-    whole = size // DEPTH * DEPTH
-    a, b, c, e = joint.ctypes.data, pairs.ctypes.data, y.ctypes.data, sums.ctypes.data
-    if rows == 8:
-        _second_8(joint, a, b, 0, whole, c, e, stride, n)
-        _last_8(joint, a, b, whole, size, c, e, stride, n)
-    elif rows == 4:
-        _second_4(joint, a, b, 0, whole, c, e, stride, n)
-        _last_4(joint, a, b, whole, size, c, e, stride, n)
-    elif rows == 2:
-        _second_2(joint, a, b, 0, whole, c, e, stride, n)
-        _last_2(joint, a, b, whole, size, c, e, stride, n)
-    else:
-        _second_1(joint, a, b, 0, whole, c, e, stride, n)
-        _last_1(joint, a, b, whole, size, c, e, stride, n)
+    by_block(e, rows, emit)

@@ -1,4 +1,8 @@
-"""From log joint densities to responsibilities: links, exponentials, and who may have which samples."""
+"""From log joint densities to responsibilities: links, exponentials, and who may have which samples.
+
+Rows of joint densities lie one after the other in flat memory, from a place ``at`` on, each ``filled`` long, of which
+the first n numbers are those of samples.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +11,25 @@ import math
 import numpy as np
 
 from dgmm.estep.features import logarithms
-from dgmm.estep.jit import CONTRACT, compiled
+from dgmm.estep.jit import inlined
 from dgmm.estep.posterior import LN2_HIGH, LN2_LOW, LOG2_E, LOWEST, divide, exponentials
-from dgmm.estep.vectors import LANES, WIDTH, padded
+from dgmm.estep.vectors import LANES, WIDTH
 from dgmm.types import FloatArray, IntArray
 
 #: Samples whose sums over components are multiplied: so many are no infinite product, whatever the components.
 SHARED = 192
 
 
-@compiled(fastmath=CONTRACT)
-def link(
-    joint: FloatArray, n: int, d: int, links: FloatArray, logs: FloatArray, precisions: FloatArray,
-    mantissa: FloatArray, power: IntArray,
-) -> None:  # fmt: skip
+@inlined
+def link(joint: FloatArray, filled: int, n: int, d: int, links: FloatArray, hidden: FloatArray) -> None:
     """Turn products, ``-delta / 2``, into log joint densities in rows with a link; see `Family.links`.
 
-    ``logs`` gets ``log(1 + delta / nu)``, corrected for what is lost in the sum, and ``precisions`` the expected ones.
+    ``hidden`` gets rows of ``log(1 + delta / nu)``, corrected for what is lost in the sum, and then as many of the
+    expected precisions.
     """
     for k in range(len(links)):
-        peak, nu = links[k, 0], links[k, 1]
-        line, log, u = joint[k], logs[k], precisions[k]
+        peak, nu, at, beyond = links[k, 0], links[k, 1], k * filled, (len(links) + k) * filled
+        line, log, u = joint[at : at + n], hidden[at : at + n], hidden[beyond : beyond + n]
         if nu == math.inf:
             for i in range(n):
                 log[i] = 0.0
@@ -37,54 +39,51 @@ def link(
         for i in range(n):
             line[i] = max(by * line[i], 0.0)
             u[i] = 1.0 + line[i]
-        logarithms(u, n, log, mantissa, power)
+        logarithms(u, n, log)
         for i in range(n):
             log[i] += (line[i] - (u[i] - 1.0)) / u[i]
             line[i] = peak - half * log[i]
             u[i] = most / u[i]
 
 
-@compiled(fastmath=CONTRACT)
+@inlined
 def weigh(
-    joint: FloatArray, n: int, logs: FloatArray, precisions: FloatArray, ones: FloatArray, hidden: FloatArray
+    joint: FloatArray, filled: int, n: int, n_rows: int, hidden: FloatArray, ones: FloatArray, sums: FloatArray
 ) -> None:
-    """Add the sums of r and of r times the logarithms to ``hidden`` (rows, 2), and turn r into r times the precisions.
+    """Add the sums of r and of r times the logarithms to ``sums`` (rows, 2), and turn r into r times the precisions.
 
-    ``ones`` is memory of n numbers.
+    ``hidden`` is what `link` has made of it, ``ones`` memory of n numbers.
     """
     for i in range(n):
         ones[i] = 1.0
-    for k in range(len(joint)):
-        line, u = joint[k], precisions[k]
-        hidden[k, 0] += np.dot(line[:n], ones[:n])
-        hidden[k, 1] += np.dot(line[:n], logs[k, :n])
+    for k in range(n_rows):
+        at, beyond = k * filled, (n_rows + k) * filled
+        line, u = joint[at : at + n], hidden[beyond : beyond + n]
+        sums[k, 0] += np.dot(line, ones[:n])
+        sums[k, 1] += np.dot(line, hidden[at : at + n])
         for i in range(n):
             line[i] *= u[i]
 
 
-@compiled(fastmath=CONTRACT)
-def shifted_exponentials(joint: FloatArray, n: int, top: FloatArray, total: FloatArray, power: IntArray) -> None:
-    """Turn the rows of ``joint`` into ``exp(joint - top)``; ``top`` gets their maximum, ``total`` their sum.
+@inlined
+def shifted_exponentials(
+    joint: FloatArray, at: int, n_rows: int, filled: int, n: int, top: FloatArray, total: FloatArray, power: IntArray
+) -> None:
+    """Turn rows into ``exp(joint - top)``; ``top`` gets their maximum, ``total`` their sum.
 
     The exponential is a Taylor polynomial of degree 12 on [-log(2)/2, log(2)/2], below one unit in the last place
     there, times a power of two put together from bits.
     """
-    if LANES:
-        joint[0, n:] = 0.0
-        joint[1:, n:] = -math.inf
-        a, b, c = joint.ctypes.data, top.ctypes.data, total.ctypes.data
-        exponentials(a, joint.strides[0], len(joint), b, c, padded(n))
-        return
     bits = power.view(np.float64)
     for i in range(n):
-        top[i] = joint[0, i]
+        top[i] = joint[at + i]
         total[i] = 0.0
-    for k in range(1, len(joint)):
-        line = joint[k]
+    for k in range(1, n_rows):
+        line = joint[at + k * filled : at + k * filled + n]
         for i in range(n):
             top[i] = max(top[i], line[i])
-    for k in range(len(joint)):
-        line = joint[k]
+    for k in range(n_rows):
+        line = joint[at + k * filled : at + k * filled + n]
         for i in range(n):
             z = line[i] - top[i]
             z = max(z, LOWEST - 8.0)
@@ -109,45 +108,48 @@ def shifted_exponentials(joint: FloatArray, n: int, top: FloatArray, total: Floa
             total[i] += line[i]
 
 
-@compiled(fastmath=CONTRACT)
-def scale(joint: FloatArray, n: int, factors: FloatArray) -> None:
-    """Multiply the columns of ``joint`` (K, n) by factors."""
-    for k in range(len(joint)):
-        line = joint[k]
+@inlined
+def scale_samples(joint: FloatArray, at: int, n_rows: int, filled: int, n: int, factors: FloatArray) -> None:
+    """Multiply what there is of every sample by a factor of its own."""
+    for k in range(n_rows):
+        line = joint[at + k * filled : at + k * filled + n]
         for i in range(n):
             line[i] *= factors[i]
 
 
-@compiled(fastmath=CONTRACT)
+@inlined
 def normalise(
-    joint: FloatArray, n: int, weights: FloatArray, top: FloatArray, total: FloatArray, power: IntArray
-) -> float:
-    """Turn log joint densities (K, n) into responsibilities; returns the sum of the log densities.
+    joint: FloatArray, at: int, n_rows: int, filled: int, n: int, weights: FloatArray, start: int,
+    top: FloatArray, total: FloatArray, power: IntArray, spare: FloatArray,
+) -> float:  # fmt: skip
+    """Turn log joint densities into responsibilities; returns the sum of the log densities.
 
-    Both are times the samples' weights, if there are any.
+    Both are times the samples' weights, from ``start`` on, if there are any. ``spare`` is memory for two vectors.
     """
     result = 0.0
-    if len(joint) == 1:
+    if n_rows == 1:
+        line = joint[at : at + n]
         for i in range(n):
-            weight = weights[i] if len(weights) else 1.0
-            result += weight * joint[0, i]
-            joint[0, i] = weight
-        return result
-    shifted_exponentials(joint, n, top, total, power)
-    if len(weights):
-        for i in range(n):
-            result += weights[i] * (top[i] + math.log(total[i]))
-            total[i] = weights[i] / total[i]
-        scale(joint, n, total)
+            weight = weights[start + i] if len(weights) else 1.0
+            result += weight * line[i]
+            line[i] = weight
         return result
     if LANES:
-        found = power.view(np.float64)
-        for start in range(0, n, SHARED):
-            a, b, c = joint[:, start:].ctypes.data, top[start:].ctypes.data, total[start:].ctypes.data
-            many = padded(min(SHARED, n - start))
-            divide(a, joint.strides[0], len(joint), b, c, found.ctypes.data, many)
+        exponentials(joint, at, n_rows, n, filled, top, total)
+    else:
+        shifted_exponentials(joint, at, n_rows, filled, n, top, total, power)
+    if len(weights):
+        for i in range(n):
+            result += weights[start + i] * (top[i] + math.log(total[i]))
+            total[i] = weights[start + i] / total[i]
+        scale_samples(joint, at, n_rows, filled, n, total)
+        return result
+    if LANES:
+        for first in range(0, n, SHARED):
+            last = first + SHARED if first + SHARED < filled else filled
+            divide(joint, at, n_rows, filled, top, total, first, last, spare)
             for i in range(WIDTH):
-                result += found[i] + math.log(found[WIDTH + i])
+                result += spare[i] + math.log(spare[WIDTH + i])
         return result
     product = 1.0  # sums are at least 1: many of them share one logarithm
     for i in range(n):
@@ -157,41 +159,50 @@ def normalise(
             result += math.log(product)
             product = 1.0
         total[i] = 1.0 / total[i]
-    scale(joint, n, total)
+    scale_samples(joint, at, n_rows, filled, n, total)
     return result + math.log(product)
 
 
-@compiled(fastmath=CONTRACT)
-def harden(joint: FloatArray, n: int, weights: FloatArray, top: FloatArray, best: IntArray) -> float:
-    """Turn log joint densities (K, n) into one for the largest of each sample, the first of equals, and zeros.
+@inlined
+def harden(
+    joint: FloatArray, at: int, n_rows: int, filled: int, n: int, weights: FloatArray, start: int,
+    top: FloatArray, best: IntArray,
+) -> float:  # fmt: skip
+    """Turn log joint densities into one for the largest of each sample, the first of equals, and zeros.
 
-    Returns the sum of the largest; both are times the samples' weights, if there are any.
+    Returns the sum of the largest; both are times the samples' weights, from ``start`` on, if there are any.
     """
     for i in range(n):
-        top[i] = joint[0, i]
+        top[i] = joint[at + i]
         best[i] = 0
-    for k in range(1, len(joint)):
-        line = joint[k]
+    for k in range(1, n_rows):
+        line = joint[at + k * filled : at + k * filled + n]
         for i in range(n):
             best[i] = k if line[i] > top[i] else best[i]
             top[i] = max(top[i], line[i])
     result = 0.0
     for i in range(n):
-        weight = weights[i] if len(weights) else 1.0
+        weight = weights[start + i] if len(weights) else 1.0
         result += weight * top[i]
         top[i] = weight
-    for k in range(len(joint)):
-        line = joint[k]
+    for k in range(n_rows):
+        line = joint[at + k * filled : at + k * filled + n]
         for i in range(n):
             line[i] = top[i] if best[i] == k else 0.0
     return result
 
 
-@compiled()
-def rule_out(joint: FloatArray, n: int, labels: IntArray, owners: IntArray) -> None:
-    """Leave samples whose label is known, and not below zero, to the rows of ``joint`` that it owns."""
-    for k in range(len(joint)):
-        line = joint[k]
+@inlined
+def rule_out(
+    joint: FloatArray, at: int, n_rows: int, filled: int, n: int, labels: IntArray, start: int, owners: IntArray,
+    first: int,
+) -> None:  # fmt: skip
+    """Leave samples whose label, from ``start`` on, is known, and not below zero, to the rows that it owns.
+
+    ``first`` is the place of the first row's owner.
+    """
+    for k in range(n_rows):
+        line = joint[at + k * filled : at + k * filled + n]
         for i in range(n):
-            if labels[i] >= 0 and labels[i] != owners[k]:
+            if labels[start + i] >= 0 and labels[start + i] != owners[first + k]:
                 line[i] = -math.inf

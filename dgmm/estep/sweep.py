@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dgmm.estep.block import blocks, frozen
-from dgmm.estep.jit import CONTRACT, compiled, inner
+from dgmm.estep.jit import CONTRACT, compiled, inlined
 from dgmm.families import Moments
 from dgmm.types import AnyArray, BoolArray, FloatArray
 
@@ -23,22 +23,21 @@ LEFT_OUT, FIT, HELD, LACKING, HELD_LACKING = range(5)
 TILE_BYTES, LANES = 2**17, 64
 
 
-@inner()
+@inlined
 def mark(
-    x: AnyArray, start: int, stop: int, weights: FloatArray, held: BoolArray, marginal: bool, roles: NDArray[np.int8]
-) -> bool:
+    x: AnyArray, d: int, start: int, stop: int, weights: FloatArray | None, held: BoolArray | None, marginal: bool,
+    roles: NDArray[np.int8],
+) -> bool:  # fmt: skip
     """Say what becomes of the rows from ``start`` on; returns whether all are fitted and complete."""
-    d = x.shape[1]
-    flat = x.reshape(x.size)
-    missing, others = 0, 0
-    for v in range(start * d, stop * d):
-        missing += flat[v] != flat[v]
+    rows, missing, others = x[start * d : stop * d], 0, 0
+    for v in range(len(rows)):
+        missing += rows[v] != rows[v]
     for i in range(start, stop):
         role = FIT
-        if len(held) and held[i]:
+        if held is not None and held[i]:
             role = HELD
         # false of a weight that is missing
-        if len(weights) and not weights[i] > 0:
+        if weights is not None and not weights[i] > 0:
             role = LEFT_OUT
         roles[i] = role
         others += role != FIT
@@ -47,127 +46,112 @@ def mark(
     for i in range(start, stop):
         lacks = 0
         for j in range(d):
-            lacks += x[i, j] != x[i, j]
+            lacks += x[i * d + j] != x[i * d + j]
         if lacks > 0 and roles[i] != LEFT_OUT:
             roles[i] = roles[i] + (LACKING - FIT) if marginal and lacks < d else LEFT_OUT
     return False
 
 
-@inner()
+@inlined
 def gather(
-    x: AnyArray, weights: FloatArray, start: int, stop: int, roles: NDArray[np.int8], role: int, y: FloatArray,
-    w: FloatArray,
+    x: AnyArray, d: int, weights: FloatArray | None, start: int, stop: int, roles: NDArray[np.int8], role: int,
+    y: FloatArray, w: FloatArray,
 ) -> int:  # fmt: skip
     """Copy rows of a role, and their weights, in double precision; returns how many there are."""
-    d, n = x.shape[1], 0
+    n = 0
     if role < 0:
-        source, to = x.reshape(x.size), y.reshape(y.size)
-        for v in range((stop - start) * d):
-            to[v] = source[start * d + v]
-        if len(weights):
+        source = x[start * d : stop * d]
+        for v in range(len(source)):
+            y[v] = source[v]
+        if weights is not None:
             for i in range(stop - start):
                 w[i] = weights[start + i]
         return stop - start
     for i in range(start, stop):
         if roles[i] == role:
             for j in range(d):
-                y[n, j] = x[i, j]
-            if len(weights):
+                y[n * d + j] = x[i * d + j]
+            if weights is not None:
                 w[n] = weights[i]
             n += 1
     return n
 
 
-@inner(fastmath=CONTRACT)
-def add_up(flat: FloatArray, n: int, width: int, sums: FloatArray) -> None:
-    """Sums of ``n`` numbers, each of which is added to that ``width`` before it."""
-    for j in range(width):
-        sums[j] = 0.0
-    for start in range(0, n, width):
-        line = flat[start : start + width]
-        for j in range(width):
-            sums[j] += line[j]
-
-
-@inner(fastmath=CONTRACT)
-def take_off(flat: FloatArray, n: int, width: int, by: FloatArray) -> None:
-    """Subtract numbers from all of ``n``, over and over."""
-    for start in range(0, n, width):
-        line = flat[start : start + width]
-        for j in range(width):
-            line[j] -= by[j]
-
-
-@inner(fastmath=CONTRACT)
-def widen(flat: FloatArray, n: int, width: int, low: FloatArray, high: FloatArray) -> None:
-    """Extremes of ``n`` numbers, of every one in a width."""
-    for start in range(0, n, width):
-        line = flat[start : start + width]
-        for j in range(width):
-            low[j] = min(low[j], line[j])
-        for j in range(width):
-            high[j] = max(high[j], line[j])
-
-
-@inner(fastmath=CONTRACT)
-def multiply(y: FloatArray, w: FloatArray, n: int, z: FloatArray) -> None:
-    """Rows times their weights."""
+@compiled(fastmath=CONTRACT)
+def multiply(y: FloatArray, d: int, w: FloatArray, n: int, z: FloatArray) -> None:
+    """Rows times their weights; by itself, since as a part of another its loop takes twice as long for few features."""
     for i in range(n):
-        source, to, weight = y[i], z[i], w[i]
-        for j in range(y.shape[1]):
+        source, to, weight = y[i * d : (i + 1) * d], z[i * d : (i + 1) * d], w[i]
+        for j in range(d):
             to[j] = weight * source[j]
 
 
-@inner(fastmath=CONTRACT)
+@inlined
 def absorb(
-    y: FloatArray, w: FloatArray, n: int, z: FloatArray, lanes: FloatArray, low: FloatArray, high: FloatArray,
-    count: float, origin: FloatArray, offset: FloatArray, scatter: FloatArray,
+    y: FloatArray, rows: FloatArray, d: int, weights: FloatArray | None, w: FloatArray, n: int, z: FloatArray,
+    weighted_rows: FloatArray, lanes: FloatArray, width: int, low: FloatArray, high: FloatArray, count: float,
+    origin: FloatArray, offset: FloatArray, scatter: FloatArray,
 ) -> float:  # fmt: skip
     """Merge ``n`` rows ``y``, which are centred, into moments about ``origin + offset``; returns the new count.
 
-    ``z`` is memory for rows times their weights, empty where they have none; ``lanes`` is memory for six numbers of
-    each feature of several rows.
+    ``z`` is memory for rows times their weights ``w``, if there are ``weights``; ``rows`` and ``weighted_rows`` are
+    the same memories in the shape of rows. ``lanes`` is memory for six numbers of each feature of several rows, in all
+    a ``width`` each.
     """
-    d, weighted = y.shape[1], len(z) > 0
-    width = lanes.shape[1]
-    rows = width // d
-    full = -(-n // rows) * rows
-    flat, all_z = y.reshape(y.size), z.reshape(z.size)
-    least, most, by, sums, first, mean = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5]
+    many = width // d
+    full = -(-n // many) * many
+    least, most, by = lanes[:width], lanes[width : 2 * width], lanes[2 * width : 3 * width]
+    sums, first, mean = lanes[3 * width : 4 * width], lanes[4 * width : 5 * width], lanes[5 * width :]
     # the last ones are the first row once more
     for i in range(n, full):
         for j in range(d):
-            y[i, j] = y[0, j]
+            y[i * d + j] = y[j]
     for j in range(width):
-        least[j] = most[j] = by[j] = first[j] = flat[j % d]
+        least[j] = most[j] = by[j] = first[j] = y[j % d]
         mean[j] = 0.0
-    widen(flat, full * d, width, least, most)
-    take_off(flat, full * d, width, by)
+    for start in range(0, full * d, width):
+        line = y[start : start + width]
+        for j in range(width):
+            least[j] = line[j] if line[j] < least[j] else least[j]
+        for j in range(width):
+            most[j] = line[j] if line[j] > most[j] else most[j]
     weight = float(n)
-    if weighted:
+    if weights is not None:
         weight = 0.0
         for i in range(n):
             weight += w[i]
         for i in range(n, full):
             w[i] = 0.0
-        multiply(y, w, full, z)
-        add_up(all_z, full * d, width, sums)
-    else:
-        add_up(flat, full * d, width, sums)
+    # less the first row to begin with, then less the mean
+    for step in range(2):
+        for start in range(0, full * d, width):
+            line = y[start : start + width]
+            for j in range(width):
+                line[j] -= by[j]
+        terms = y
+        if weights is not None:
+            terms = z
+            multiply(y, d, w, full, z)
+        if step == 0:
+            for j in range(width):
+                sums[j] = 0.0
+            for start in range(0, full * d, width):
+                line = terms[start : start + width]
+                for j in range(width):
+                    sums[j] += line[j]
+            for j in range(width):
+                mean[j % d] += sums[j]
+            for j in range(d):
+                mean[j] /= weight
+            for j in range(width):
+                by[j] = mean[j % d]
     for j in range(width):
-        mean[j % d] += sums[j]
-        low[j % d] = min(low[j % d], least[j])
-        high[j % d] = max(high[j % d], most[j])
-    for j in range(d):
-        mean[j] /= weight
-    for j in range(width):
-        by[j] = mean[j % d]
-    take_off(flat, full * d, width, by)
-    if weighted:
-        multiply(y, w, n, z)
-        product = np.dot(z[:n].T, y[:n])
-    else:
-        product = np.dot(y[:n].T, y[:n])
+        low[j % d] = least[j] if least[j] < low[j % d] else low[j % d]
+        high[j % d] = most[j] if most[j] > high[j % d] else high[j % d]
+    factors = rows
+    if weights is not None:
+        factors = weighted_rows
+    product = np.dot(factors[:n].T, rows[:n])
     share = weight / (count + weight)
     for j in range(d):
         if count == 0.0:
@@ -178,48 +162,52 @@ def absorb(
             mean[j] += (first[j] - origin[j]) - offset[j]
             offset[j] += share * mean[j]
     for a in range(d):
-        line, more, factor = scatter[a], product[a], count * share * mean[a]
+        factor = count * share * mean[a]
         for b in range(d):
-            line[b] += more[b] + factor * mean[b]
+            scatter[a * d + b] += product[a, b] + factor * mean[b]
     return count + weight
 
 
-@compiled()
+@compiled(fastmath=CONTRACT)
 def sweep(
-    x: AnyArray, weights: FloatArray, held: BoolArray, marginal: bool, roles: NDArray[np.int8], tile: FloatArray,
-    heavy: FloatArray, w: FloatArray, lanes: FloatArray, low: FloatArray, high: FloatArray, counts: FloatArray,
-    origins: FloatArray, offsets: FloatArray, scatters: FloatArray,
+    x: AnyArray, d: int, weights: FloatArray | None, held: BoolArray | None, marginal: bool, roles: NDArray[np.int8],
+    tile: FloatArray, rows: FloatArray, heavy: FloatArray, heavy_rows: FloatArray, w: FloatArray, lanes: FloatArray,
+    low: FloatArray, high: FloatArray, counts: FloatArray, origins: FloatArray, offsets: FloatArray,
+    scatters: FloatArray,
 ) -> None:  # fmt: skip
-    """Add the rows of ``x`` (n, d) to what is known of those that are fitted and of those that are held out.
+    """Add the rows of ``x`` (n * d,) to what is known of those that are fitted and of those that are held out.
 
     Parameters
     ----------
-    weights, held : ndarray, shape (n,) or (0,)
-        Empty where all rows count the same, and none is held out.
+    weights, held : ndarray, shape (n,), or None
+        None where all rows count the same, and none is held out: what is done with them is not compiled.
     marginal : bool
         Whether rows that have any value are used.
     roles : ndarray of int8, shape (n,)
         What becomes of each row goes there.
-    tile, heavy : ndarray, shape (rows, d)
+    tile, heavy : ndarray, shape (rows * d,)
         Memory for a tile and the rows that fill up its last lanes, and for these times their weights, if they have any.
+    rows, heavy_rows : ndarray, shape (rows, d)
+        The same memories.
     w : ndarray, shape (rows,)
         Memory for their weights.
-    lanes : ndarray, shape (6, rows of a lane times d)
+    lanes : ndarray, shape (6 * rows of a lane * d,)
         Memory.
-    low, high, origins, offsets : ndarray, shape (2, d)
+    low, high, origins, offsets : ndarray, shape (2 * d,)
     counts : ndarray, shape (2,)
-    scatters : ndarray, shape (2, d, d)
+    scatters : ndarray, shape (2 * d * d,)
     """
-    width = len(tile) - LANES
-    for start in range(0, len(x), width):
-        stop = min(start + width, len(x))
-        every = mark(x, start, stop, weights, held, marginal, roles)
-        for part in range(2 if len(held) > 0 and not every else 1):
-            n = gather(x, weights, start, stop, roles, -1 if every else FIT + part, tile, w)
+    width, n_rows = len(w) - LANES, len(x) // d
+    for start in range(0, n_rows, width):
+        stop = start + width if start + width < n_rows else n_rows
+        every = mark(x, d, start, stop, weights, held, marginal, roles)
+        for part in range(1 if held is None or every else 2):
+            n = gather(x, d, weights, start, stop, roles, -1 if every else FIT + part, tile, w)
             if n > 0:
+                a, b = part * d, (part + 1) * d
                 counts[part] = absorb(
-                    tile, w, n, heavy, lanes, low[part], high[part], counts[part], origins[part], offsets[part],
-                    scatters[part],
+                    tile, rows, d, weights, w, n, heavy, heavy_rows, lanes, len(lanes) // 6, low[a:b], high[a:b],
+                    counts[part], origins[a:b], offsets[a:b], scatters[a * d : b * d],
                 )  # fmt: skip
 
 
@@ -265,14 +253,16 @@ def swept(x: AnyArray, weights: FloatArray | None, held: BoolArray | None, *, ma
     roles, width, rows = np.empty(n, np.int8), tile_rows(d), -(-LANES // d)
     low, high, counts = np.full((2, d), np.inf), np.full((2, d), -np.inf), np.zeros(2)
     origins, offsets, scatters = np.zeros((2, d)), np.zeros((2, d)), np.zeros((2, d, d))
-    w = np.empty(0) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
-    out = np.empty(0, np.bool_) if held is None else held
+    w = None if weights is None else frozen(np.ascontiguousarray(weights, dtype=np.float64))
+    out = None if held is None else frozen(held)
     tile, lanes = np.empty((width + LANES, d)), np.empty((6, rows * d))
     heavy = np.empty((0 if weights is None else len(tile), d))
+    flat = [a.reshape(-1) for a in (lanes, low, high, counts, origins, offsets, scatters)]
     for place, block in blocks(x, d, width):
+        its_weights, its_held = None if w is None else w[place], None if out is None else out[place]
         sweep(
-            block, frozen(w[place]), frozen(out[place]), marginal, roles[place], tile, heavy, np.empty(len(tile)),
-            lanes, low, high, counts, origins, offsets, scatters,
+            block.reshape(-1), d, its_weights, its_held, marginal, roles[place], tile.reshape(-1), tile,
+            heavy.reshape(-1), heavy, np.empty(len(tile)), *flat,
         )  # fmt: skip
     for scatter in scatters[: 1 if held is None else 2]:
         for a in range(1, d):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, config
+from numba.core import cgutils, config, types
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from dgmm.estep.jit import compiled
+from dgmm.estep.jit import both
 
 
 def widest_vector() -> int:
@@ -35,15 +36,63 @@ DOUBLE, SINGLE, INT64 = ir.DoubleType(), ir.FloatType(), ir.IntType(64)
 SIZE = 8
 
 
-@compiled()
+@both
 def padded(n: int) -> int:
     """Samples of a slice with those that fill it up."""
     return -(-n // STEP) * STEP
 
 
-def emitted(function: Callable[..., Any]) -> Any:
-    """A function of compiled code whose instructions are given, by a function of its type and one that emits them."""
-    return intrinsic(function)
+def emitted(function: Callable[..., None]) -> Any:
+    """A function of compiled code whose instructions are given: a routine for each precision in which it is called.
+
+    Parameters
+    ----------
+    function : callable
+        Emits the instructions with a builder; gets the types of the numbers in arrays, those of other arguments aside,
+        and the arguments: addresses of the arrays' first numbers, and integers.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+
+    def typed(context: Any, *kinds: Any) -> tuple[Any, Any]:
+        taken = [kind if isinstance(kind, types.Array) else types.int64 for kind in kinds]
+
+        def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            arrays = [isinstance(kind, types.Array) for kind in taken]
+            numbers = [target.get_data_type(kind.dtype) for kind in taken if isinstance(kind, types.Array)]
+            values = [
+                builder.ptrtoint(target.make_array(kind)(target, builder, value).data, INT64) if array else value
+                for kind, value, array in zip(taken, arguments, arrays, strict=True)
+            ]
+            name = ".".join([function.__module__, function.__qualname__, *map(str, numbers)])
+            routine = builder.module.globals.get(name)
+            if routine is None:
+                kind = ir.FunctionType(ir.VoidType(), [INT64] * len(values))
+                routine = ir.Function(builder.module, kind, name)
+                routine.linkage = "internal"
+                inside = ir.IRBuilder(routine.append_basic_block())
+                function(inside, numbers, *routine.args)
+                inside.ret_void()
+            builder.call(routine, values)
+            return target.get_dummy_value()
+
+        return types.void(*taken), generate
+
+    typed.__name__ = typed.__qualname__ = function.__name__
+    typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return intrinsic(typed)
+
+
+def taken_as(signature: Any, kind: Any) -> Any:
+    """A function of a number that takes its bits as those of another kind."""
+
+    def typed(context: Any, number: Any) -> tuple[Any, Any]:
+        return signature, lambda _, builder, its_types, values: builder.bitcast(values[0], kind)
+
+    return intrinsic(typed)
+
+
+#: The bits of a double as an integer, and the double of such bits.
+bits_of, number_of = taken_as(types.int64(types.float64), INT64), taken_as(types.float64(types.int64), DOUBLE)
 
 
 def interleaved(width: int, group: int) -> tuple[list[int], list[int]]:
@@ -87,6 +136,15 @@ class Emitter:
     def store(self, value: Any, address: Any) -> None:
         """Put a value at an address."""
         self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()), align=4)
+
+    def vector_of(self, number: Any) -> Any:
+        """As many numbers of some type as a vector has."""
+        return ir.VectorType(number, self.lanes)
+
+    def fill_with_ones(self, place: Any, n: Any) -> None:
+        """Put so many ones, a multiple of `STEP`, at an address."""
+        with cgutils.for_range_slice(self.b, self.number(0), n, self.number(self.lanes), intp=INT64) as (i, _):
+            self.store(self.constant(1.0), self.at(place, self.times(i, self.size)))
 
     def sums(self, *shape: int) -> list[list[Any]]:
         """Places for vectors, which become registers."""

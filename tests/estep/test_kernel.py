@@ -242,9 +242,10 @@ def test_separated_data_take_the_sparse_form(panel: int, monkeypatch: pytest.Mon
         for kind, k in (("full", 10), ("tied", 10), ("full", 9))
     ]
     plan = make_plan([m.to_frame(frames["whitening"]) for m in mixtures], frames)
-    responsibilities = mixtures[0].responsibilities(x).T.copy()
-    assert kernel.is_sparse(responsibilities, len(x)), "the case must be one in which samples are picked out"
-    assert not kernel.is_sparse(np.full((10, 50), 0.1), 50)
+    n = len(x)
+    responsibilities = mixtures[0].responsibilities(x).T.ravel()
+    assert kernel.is_sparse(responsibilities, 0, 10, n, n), "the case must be one in which samples are picked out"
+    assert not kernel.is_sparse(np.full(500, 0.1), 0, 10, 50, 50)
     compiled, plain = accumulate(Rows(x), plan), Plain().accumulate(Rows(x), plan)
     np.testing.assert_allclose(compiled.log_likelihoods, plain.log_likelihoods, rtol=1e-12)
     for left, right in zip(compiled.sums, plain.sums, strict=True):

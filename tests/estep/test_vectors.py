@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from dgmm.estep import features, registers, shares, vectors
+from dgmm.estep import columns, features, posterior, registers, shares, vectors
 from dgmm.estep.compiled import aligned, in_columns
 
 needs_vectors = pytest.mark.skipif(not vectors.LANES, reason="no vectors that serve")
@@ -34,6 +35,41 @@ def held(rows: int, n: int) -> np.ndarray:
     return found
 
 
+# routines of compiled functions, to be called from here
+@numba.njit
+def combine(theta, at, rows, pairs, size, y, first, joint, to, n):
+    registers.combine(theta, at, rows, pairs, 0, size, y, first, joint, to, n)
+
+
+@numba.njit
+def add_moments(joint, to, rows, pairs, size, y, first, sums, at, step, n):
+    registers.add_moments(joint, to, rows, pairs, size, y, first, sums, at, step, n)
+
+
+@numba.njit
+def exponentials(joint, n_rows, n, filled, top, total, power):
+    if vectors.LANES:
+        posterior.exponentials(joint, 0, n_rows, n, filled, top, total)
+    else:
+        shares.shifted_exponentials(joint, 0, n_rows, filled, n, top, total, power)
+
+
+@numba.njit
+def convert(source, place, first, size):
+    columns.convert(source, place, first, size)
+
+
+@pytest.mark.parametrize(("here", "there"), [("f4", "f8"), ("f8", "f4")])
+def test_numbers_of_another_precision(here: str, there: str) -> None:
+    source = np.random.default_rng(0).standard_normal(5 * vectors.STEP).astype(here)
+    place = np.full(len(source), np.nan, there)
+    convert(source, place, vectors.STEP, 3 * vectors.STEP)
+    inside = slice(vectors.STEP, 4 * vectors.STEP)
+    np.testing.assert_array_equal(place[inside], source[inside].astype(there))
+    assert np.isnan(np.delete(place, inside)).all()
+    convert(source, source, 0, len(source))
+
+
 @needs_vectors
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows", [1, 2, 4, 8])
@@ -50,14 +86,22 @@ def test_products_in_registers(dtype: str, rows: int, d: int, n: int) -> None:
         pairs = registers.pairs_of(d, size)
         np.testing.assert_array_equal(y[pairs[:, 0]] * y[pairs[:, 1]], monomials(y[1:])[:size])
         theta, joint = r.standard_normal((rows, size)).astype(dtype), np.empty((rows, n), dtype)
-        registers.combine(theta.T.ravel(), pairs, y, joint)
+        # what is beside does not matter
+        flat, below = np.concatenate([[np.nan], theta.T.ravel()]).astype(dtype), np.vstack([y[:1] + 1, y])
+        combine(flat, 1, rows, pairs, size, below.ravel(), n, joint.ravel(), 0, n)
         off = np.abs(joint - exact(theta) @ phi[:size]) / (np.abs(theta) @ np.abs(phi[:size]))
         assert off.max() < few
         shared, before = r.uniform(0, 1, (rows, n)).astype(dtype), r.standard_normal((size, rows))
         sums = before.ravel().copy()
-        registers.add_moments(shared, pairs, y, sums)
+        add_moments(shared.ravel(), 0, rows, pairs, size, below.ravel(), n, sums, 0, rows, n)
         off = sums.reshape(size, rows) - before - (phi[:size] @ exact(shared).T)
         assert (np.abs(off) / (1 + np.abs(phi[:size]) @ shared.T)).max() < few
+        # those of one row among the others'
+        again, k = before.ravel().copy(), rows - 1
+        add_moments(shared.ravel(), k * n, 1, pairs, size, below.ravel(), n, again, k, rows, n)
+        again = again.reshape(size, rows)
+        np.testing.assert_array_equal(again[:, :k], before[:, :k])
+        np.testing.assert_allclose(again[:, k], sums.reshape(size, rows)[:, k], rtol=0, atol=few * n)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -70,9 +114,15 @@ def test_coordinates_of_rows(dtype: str, d: int, n: int, diagonal: bool) -> None
     x.flags.writeable = False
     origin, shift = 100 + r.standard_normal(d), 1e-3 * r.standard_normal(d)
     forward = np.diag(r.standard_normal(d)) if diagonal else np.tril(r.standard_normal((d, d)))
-    y, centred = held(1 + d, n), held(in_columns(d), n)
-    packed = registers.by_column(forward)
-    features.transform(x, 3, n, origin, shift, packed, diagonal, registers.pairs_of(d, d + 1), centred, y)
+    centred = held(in_columns(d), n)
+    packed = registers.forward_of(np.diag(forward) if diagonal else forward)
+    # the second of two stacks
+    origins, shifts, forwards = (np.stack([np.full_like(a, np.nan), a]) for a in (origin, shift, packed))
+    both, diagonals, pairs = held(2 * (1 + d), n), np.array([not diagonal, diagonal]), registers.pairs_of(d, d + 1)
+    filled = both.shape[1]
+    features.transform(x, 3, n, filled, origins, shifts, forwards, diagonals, 1, pairs, centred.ravel(), both.ravel())
+    assert np.isnan(both[: 1 + d]).all()
+    y = both[1 + d :]
     inside = (exact(x[3:]) - exact(origin) - exact(shift)).T
     expected = exact(forward) @ inside
     scale = np.abs(forward) @ (np.abs(inside) + 100 * np.finfo(float).eps)
@@ -86,13 +136,14 @@ def test_coordinates_of_rows(dtype: str, d: int, n: int, diagonal: bool) -> None
 @pytest.mark.parametrize("weighted", [False, True])
 def test_responsibilities_and_log_densities(n: int, k: int, weighted: bool) -> None:
     r = np.random.default_rng(k + n)
-    log_joint, weights = 30 * r.standard_normal((k, n)) - 1e4, r.uniform(0.5, 2, n) if weighted else np.empty(0)
+    log_joint, weights = 30 * r.standard_normal((k, n)) - 1e4, r.uniform(0.5, 2, n + 5) if weighted else np.empty(0)
     log_joint[0, : n // 2] -= 800  # too far away for a number
     joint, top, total = held(k, n), held(1, n)[0], held(1, n)[0]
     joint[:, :n] = log_joint
     power = np.empty(vectors.padded(n), np.int64)
-    found = shares.normalise(joint, n, weights, top, total, power)
-    each = weights if weighted else np.ones(n)
+    spare = np.empty(2 * vectors.WIDTH)
+    found = shares.normalise(joint.ravel(), 0, k, joint.shape[1], n, weights, 5, top, total, power, spare)
+    each = weights[5:] if weighted else np.ones(n)
     logs = log_softmax(exact(log_joint), axis=0)
     np.testing.assert_allclose(joint[:, :n], each * np.exp(logs), rtol=1e-14, atol=1e-300)
     assert found == pytest.approx(float(each @ (log_joint - logs)[0]), rel=1e-15 * n)
@@ -103,7 +154,7 @@ def test_exponentials_are_exact_to_the_last_places() -> None:
     n = len(z)
     joint, top, total = held(2, n), held(1, n)[0], held(1, n)[0]
     joint[0, :n], joint[1, :n] = 0.0, z
-    shares.shifted_exponentials(joint, n, top, total, np.empty(vectors.padded(n), np.int64))
+    exponentials(joint.ravel(), 2, n, joint.shape[1], top, total, np.empty(vectors.padded(n), np.int64))
     off = np.abs(joint[1, :n] - np.exp(exact(z))) / np.spacing(np.exp(z))
     assert off.max() < 1.5
     np.testing.assert_array_equal(joint[0, :n], 1.0)
@@ -114,7 +165,7 @@ def test_exponentials_are_exact_to_the_last_places() -> None:
 def test_what_is_too_far_away_counts_nothing(far: float) -> None:
     joint, top, total = held(2, 9), held(1, 9)[0], held(1, 9)[0]
     joint[0, :9], joint[1, :9] = 3.0, 3.0 + far
-    shares.shifted_exponentials(joint, 9, top, total, np.empty(vectors.STEP, np.int64))
+    exponentials(joint.ravel(), 2, 9, joint.shape[1], top, total, np.empty(vectors.STEP, np.int64))
     np.testing.assert_array_equal(joint[:, :9], [[1.0] * 9, [0.0] * 9])
 
 
@@ -123,7 +174,8 @@ def test_what_is_no_number_stays_none() -> None:
     joint, top, total = held(2, 9), held(1, 9)[0], held(1, 9)[0]
     joint[:, :9] = 1.0
     joint[1, 4] = np.nan
-    found = shares.normalise(joint, 9, np.empty(0), top, total, np.empty(vectors.STEP, np.int64))
+    power, spare = np.empty(vectors.STEP, np.int64), np.empty(2 * vectors.WIDTH)
+    found = shares.normalise(joint.ravel(), 0, 2, joint.shape[1], 9, np.empty(0), 0, top, total, power, spare)
     assert np.isnan(found)
     assert np.isnan(joint[1, 4])
 
@@ -131,7 +183,7 @@ def test_what_is_no_number_stays_none() -> None:
 #: What every processor must say of the same samples: Compiled as it is there, against Plain.
 ELSEWHERE = """
 import numpy as np
-from dgmm.estep import Compiled, Plain, Plan, kernel, make_plan, vectors
+from dgmm.estep import Compiled, Plain, Plan, features, kernel, make_plan, vectors
 from dgmm.families import Moments, make_frame
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
@@ -148,7 +200,8 @@ found, expected = Compiled().accumulate(Rows(x), plan), Plain().accumulate(Rows(
 np.testing.assert_allclose(found.log_likelihoods, expected.log_likelihoods, rtol=1e-13)
 for a, b in zip(found.sums, expected.sums, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-9)
-print(vectors.LANES, sum(kernel.accumulate.stats.cache_hits.values()))
+built = bool(features.fill_chain.signatures)
+print(vectors.LANES, sum(kernel.accumulate.stats.cache_hits.values()), built)
 """
 
 
@@ -162,7 +215,7 @@ print(vectors.LANES, sum(kernel.accumulate.stats.cache_hits.values()))
 def test_processors_with_narrower_vectors_or_none_and_what_they_keep(
     processor: str, has: str, lanes: int, tmp_path: Path
 ) -> None:
-    """Compiled once: a second process finds everything on disk."""
+    """Compiled once: a second process finds everything on disk. Features that are in registers are built nowhere."""
     if lanes > vectors.LANES:
         pytest.skip("this processor has no such vectors")
     environment = os.environ | {
@@ -177,4 +230,4 @@ def test_processors_with_narrower_vectors_or_none_and_what_they_keep(
         )
         assert run.returncode == 0, run.stderr
         told.append(run.stdout.split())
-    assert told == [[str(lanes), "0"], [str(lanes), "1"]]
+    assert told == [[str(lanes), "0", str(lanes == 0)], [str(lanes), "1", "False"]]
