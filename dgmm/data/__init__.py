@@ -12,7 +12,7 @@ from dgmm.data.files import is_foreign, is_text, opened_file, register_opener
 from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in, seen
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.labels import Labels, Names, is_known
-from dgmm.data.layout import Layout, Span, comparable, matching_order, places_among, shortened
+from dgmm.data.layout import Layout, Span, comparable, matching_order, number_of, places_among, shortened
 from dgmm.data.persisted import Block, Handed, check_there
 from dgmm.data.repositories import Versioned, in_a_line, is_of_icechunk
 from dgmm.data.retries import again, content_of, delete, listed
@@ -85,6 +85,7 @@ __all__ = [
     "local_path",
     "matching_order",
     "members",
+    "number_of",
     "object_at",
     "open_dataset",
     "open_samples",

@@ -310,7 +310,7 @@ class TestOverAStore:
         ("more", "words"),
         [
             ({"of": []}, "of"),
-            ({"of": ["q"]}, "no feature 'q': the model has o, s, t"),
+            ({"of": ["q"]}, "no feature 'q': there are o, s, t"),
             ({"of": ["s"], "given": ["q"]}, "no feature 'q'"),
             ({"of": ["s"], "given": ["s"]}, r"features \[1\] are wanted and given"),
             ({"of": ["s"], "dtype": "int8"}, "dtype"),
