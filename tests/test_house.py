@@ -18,7 +18,7 @@ HOUSE: dict[str, str] = {
     "estep": "jit block hashes vectors posterior columns registers features shares kernel sweep plan totals compiled "
     "plain incomplete",
     "mixture": "", "matching": "",
-    "data": "repositories retries runs grid persisted cf labels units layout picks likeness codecs chunks stores "
+    "data": "repositories retries runs paths grid persisted cf labels units layout picks likeness codecs chunks stores "
     "ranges samples views frames parquet files variables sources fingerprints",
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "handing fold projection journal",

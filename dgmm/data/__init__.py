@@ -13,6 +13,7 @@ from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.labels import Labels, Names, is_known
 from dgmm.data.layout import Layout, Span, comparable, matching_order, number_of, places_among, shortened
+from dgmm.data.paths import LocalStore, read_bytes
 from dgmm.data.persisted import Block, Handed, check_there
 from dgmm.data.repositories import Versioned, in_a_line, is_of_icechunk
 from dgmm.data.retries import again, content_of, delete, listed
@@ -23,7 +24,6 @@ from dgmm.data.stores import (
     PARTIAL,
     RECORD,
     awaited,
-    check_metadata_files,
     check_url,
     local_path,
     members,
@@ -47,6 +47,7 @@ __all__ = [
     "Heartbeat",
     "Labels",
     "Layout",
+    "LocalStore",
     "Names",
     "Region",
     "Run",
@@ -63,7 +64,6 @@ __all__ = [
     "awaited",
     "bounded",
     "check_array",
-    "check_metadata_files",
     "check_there",
     "check_unchanged",
     "check_url",
@@ -93,6 +93,7 @@ __all__ = [
     "opened_file",
     "packing",
     "places_among",
+    "read_bytes",
     "record_of",
     "register_opener",
     "seen",

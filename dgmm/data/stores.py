@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ import zarr
 
 from dgmm.data.chunks import Watched, wait_for_others
 from dgmm.data.codecs import bounded, check_array, unreadable
+from dgmm.data.paths import LocalStore, read_bytes
 from dgmm.data.repositories import Versioned
 from dgmm.data.retries import RETRIES, Patient, content_of
 from dgmm.data.runs import Run
@@ -40,11 +40,8 @@ CLIENT_OPTIONS = (
     "root_certificate", "user_agent",
 )  # fmt: skip
 
-#: Suffix of the folder beside an output in which it is claimed and made, and the record in it of who does.
-PARTIAL, RECORD = ".partial", "dgmm-run.json"
-
-#: Files that say what lies in a folder, and the bytes that one may have.
-METADATA, MOST_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"), 2**27
+#: Suffix of the folder beside an output in which it is claimed and made, the record in it of who does, and its bytes.
+PARTIAL, RECORD, MOST_RECORD = ".partial", "dgmm-run.json", 2**16
 
 
 def open_store(
@@ -52,9 +49,7 @@ def open_store(
 ) -> zarr.Array[Any] | zarr.Group:
     """Open a Zarr store for reading; `watched` if what is not a local file shall go through `Watched`."""
     place = store_at(source, read_only=True, storage=storage)
-    if isinstance(place, str):
-        check_metadata_files(place)
-    elif watched:
+    if watched and not isinstance(place, LocalStore):
         place = Watched(place)
     with obstore_errors(source), awaited(source), bounded():
         try:
@@ -66,6 +61,7 @@ def open_store(
                 check_array(opened, os.fspath(source))
             return opened
         except InputError:
+            wait_for_others()
             raise
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(f"{source} is not a Zarr store{unfinished(source)}: {one_line(error)}") from None
@@ -85,33 +81,15 @@ def members(group: zarr.Group, name: str) -> dict[str, zarr.Array[Any]]:
     InputError
         If the metadata of one speak of what no array has.
     """
-    with bounded():
-        found = dict(group.arrays())
+    try:
+        with bounded():
+            found = dict(group.arrays())
+    except InputError:
+        wait_for_others()
+        raise
     for each, array in found.items():
         check_array(array, f"{each} in {name}")
     return found
-
-
-def check_metadata_files(folder: str) -> None:
-    """Raise `InputError` if what says what lies in a folder is no file, or one that is too large to be that."""
-    for place in (folder, *_folders_in(folder)):
-        for name in METADATA:
-            path = os.path.join(place, name)
-            try:
-                found = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_METADATA:
-                what = f"has {found.st_size} bytes, more than {MOST_METADATA}" if found.st_size else "is no file"
-                raise InputError(f"{folder} is not a Zarr store: {path} {what}")
-
-
-def _folders_in(folder: str) -> list[str]:
-    """The folders in which there may be arrays of a group."""
-    if os.path.lexists(os.path.join(folder, ".zarray")) or not os.path.isdir(folder):
-        return []
-    with os.scandir(folder) as entries:
-        return [entry.path for entry in entries if entry.is_dir()]
 
 
 @contextmanager
@@ -147,7 +125,7 @@ def store_at(source: str | os.PathLike[str], *, read_only: bool, storage: Mappin
             raise InputError(f"storage ({', '.join(storage)}) is for URLs, and {url} is a path: leave it out")
         if read_only and not os.path.exists(path):
             raise InputError(f"no such store: {url}{unfinished(url)}")
-        return path
+        return LocalStore(path, read_only=True) if read_only else path
     check_url(url)
     import obstore.store
 
@@ -253,8 +231,7 @@ def record_of(place: str | os.PathLike[str]) -> Run | None:
         return None
     try:
         if path is not None:
-            with open(os.path.join(path.rstrip("/") + PARTIAL, RECORD), "rb") as file:
-                return Run.from_json(file.read())
+            return Run.from_json(read_bytes(os.path.join(path.rstrip("/") + PARTIAL, RECORD), MOST_RECORD))
         objects, key = object_at(os.fspath(place))
         return Run.from_json(content_of(objects, os.fspath(place), f"{key}{PARTIAL}/{RECORD}")[0])
     except (FileNotFoundError, NotADirectoryError):

@@ -258,6 +258,10 @@ def test_strays_and_lost_coordinates_are_found(tmp_path: Path) -> None:
     coordinate.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert found(out) == set()
     assert found(out, data=True) == {("t", None)}
+    coordinate.unlink()
+    os.mkfifo(coordinate)
+    assert found(out, data=True) == {("t", None)}
+    coordinate.unlink()
     coordinate.write_bytes(whole)
     (out / "label" / "c" / "3.abc.partial").write_bytes(b"")
     assert found(out) == {("label", None)}
