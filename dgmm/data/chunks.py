@@ -287,7 +287,4 @@ def wait_for_others() -> None:
 async def _others_done() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
-        done, _ = await asyncio.wait(others, timeout=GRACE)
-        for task in done:
-            # asked for, or asyncio would tell of it, too
-            _ = task.cancelled() or task.exception()
+        await asyncio.wait(others, timeout=GRACE)

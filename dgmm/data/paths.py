@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from typing import Any
@@ -26,7 +27,14 @@ class LocalStore(zarr.storage.LocalStore):
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """As Zarr's; raises `InputError` for what is no file, and for metadata that are too large to be that."""
-        self._look_at(key)
+        try:
+            self._look_at(key)
+        except InputError:
+            # of several that Zarr reads at a time it takes the first, and asyncio would tell of the others
+            task = asyncio.current_task()
+            if task is not None:
+                task.add_done_callback(_heard)
+            raise
         return await super().get(key, prototype, byte_range)
 
     def get_sync(
@@ -50,6 +58,10 @@ class LocalStore(zarr.storage.LocalStore):
             raise InputError(
                 f"{self.root} is not a Zarr store: {path} has {found.st_size} bytes, more than {MOST_METADATA}"
             )
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    _ = task.cancelled() or task.exception()
 
 
 def read_bytes(path: str, size: int) -> bytes:

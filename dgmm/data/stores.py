@@ -61,7 +61,6 @@ def open_store(
                 check_array(opened, os.fspath(source))
             return opened
         except InputError:
-            wait_for_others()
             raise
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(f"{source} is not a Zarr store{unfinished(source)}: {one_line(error)}") from None
@@ -81,12 +80,8 @@ def members(group: zarr.Group, name: str) -> dict[str, zarr.Array[Any]]:
     InputError
         If the metadata of one speak of what no array has.
     """
-    try:
-        with bounded():
-            found = dict(group.arrays())
-    except InputError:
-        wait_for_others()
-        raise
+    with bounded():
+        found = dict(group.arrays())
     for each, array in found.items():
         check_array(array, f"{each} in {name}")
     return found
