@@ -22,11 +22,12 @@ from dgmm.errors import InputError, one_line
 from dgmm.fits import Fit
 from dgmm.scoring.anew import CompareSegment
 from dgmm.scoring.arrays import SCORES_FORMAT, SCORES_KIND, look, others_in, stored_digest
-from dgmm.scoring.bulk import Scored, ScoreSegment, attributes_of
+from dgmm.scoring.bulk import attributes_of
 from dgmm.scoring.entries import GROUP, Entries, grid_of, head_of, names_of, read_ledger, read_sources
 from dgmm.scoring.kept import examine
 from dgmm.scoring.ledger import Recording
 from dgmm.scoring.regions import Finding, Written
+from dgmm.scoring.segments import Scored, ScoreSegment
 from dgmm.store import MODEL_KIND, Status, Writer, differences, digest, from_dataset, load_dataset, place_at
 from dgmm.types import AnyArray
 
