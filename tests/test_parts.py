@@ -153,7 +153,7 @@ def test_features_by_their_names() -> None:
     with pytest.raises(dgmm.InputError, match="no feature 'wait': there are eruptions, waiting"):
         fit.marginal(["wait"])
     for number in (-1, 2, np.int64(2)):
-        with pytest.raises(dgmm.InputError, match="no feature .*2|-1.*: there are eruptions, waiting"):
+        with pytest.raises(dgmm.InputError, match=r"^no feature .*: there are eruptions, waiting$"):
             fit.marginal([number])
     assert fit.place(np.int64(1)) == 1
     with pytest.raises(dgmm.InputError, match="given twice"):

@@ -8,9 +8,11 @@ with a stored chunk are known here and nowhere else.
 from dgmm.data.cf import apart, conventions
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.codecs import bounded, check_array
+from dgmm.data.fields import unmasked
 from dgmm.data.files import is_foreign, is_text, opened_file, register_opener
 from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in, seen
 from dgmm.data.grid import Blocks, Grid, Region
+from dgmm.data.groups import open_dataset
 from dgmm.data.labels import Labels, Names, is_known
 from dgmm.data.layout import Layout, Span, comparable, matching_order, number_of, places_among, shortened
 from dgmm.data.paths import LocalStore, read_bytes
@@ -18,8 +20,8 @@ from dgmm.data.persisted import Block, Handed, check_there
 from dgmm.data.repositories import Versioned, in_a_line, is_of_icechunk
 from dgmm.data.retries import again, content_of, delete, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
-from dgmm.data.samples import Samples, unmasked
-from dgmm.data.sources import Source, Weights, open_dataset, open_samples
+from dgmm.data.samples import Samples
+from dgmm.data.sources import Source, Weights, open_samples
 from dgmm.data.stores import (
     PARTIAL,
     RECORD,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -270,10 +269,8 @@ def quoted(value: object) -> str:
 
 def number_of(feature: str | int, names: Sequence[str]) -> int:
     """The number of a feature, by its name or that number; raises `InputError` if there is none."""
-    if isinstance(feature, str) and feature in names:
-        return names.index(feature)
-    if isinstance(feature, Integral) and 0 <= feature < len(names):
-        return int(feature)
+    if feature in (names if isinstance(feature, str) else range(len(names))):
+        return names.index(feature) if isinstance(feature, str) else int(feature)
     raise InputError(f"no feature {feature!r}: there are {shortened(names)}")
 
 

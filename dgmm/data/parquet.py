@@ -15,9 +15,10 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from dgmm.data.frames import ROWS, check_distinct
+from dgmm.data.paths import METADATA
 from dgmm.data.ranges import Ranges, changed
 from dgmm.data.retries import again, listed
-from dgmm.data.stores import METADATA, awaited, is_listed, local_path, object_at, obstore_errors
+from dgmm.data.stores import awaited, is_listed, local_path, object_at, obstore_errors
 from dgmm.errors import NO_ANSWER, DgmmError, InputError, ReadError, is_of_obstore, one_line
 from dgmm.types import AnyArray
 

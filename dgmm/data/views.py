@@ -8,8 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from dgmm.data.fields import Field
 from dgmm.data.grid import Region
-from dgmm.data.samples import Field, Samples
+from dgmm.data.samples import Samples
 from dgmm.transform import Transform
 from dgmm.types import AnyArray
 
