@@ -11,6 +11,7 @@ from dgmm.data.codecs import bounded, check_array
 from dgmm.data.fields import unmasked
 from dgmm.data.files import is_foreign, is_text, opened_file, register_opener
 from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in, seen
+from dgmm.data.frames import name_of_rows
 from dgmm.data.grid import Blocks, Grid, Region
 from dgmm.data.groups import open_dataset
 from dgmm.data.labels import Labels, Names, is_known
@@ -26,6 +27,7 @@ from dgmm.data.stores import (
     PARTIAL,
     RECORD,
     awaited,
+    check_names,
     check_url,
     local_path,
     members,
@@ -66,6 +68,7 @@ __all__ = [
     "awaited",
     "bounded",
     "check_array",
+    "check_names",
     "check_there",
     "check_unchanged",
     "check_url",
@@ -87,6 +90,7 @@ __all__ = [
     "local_path",
     "matching_order",
     "members",
+    "name_of_rows",
     "number_of",
     "object_at",
     "open_dataset",

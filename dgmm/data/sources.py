@@ -116,6 +116,7 @@ def open_samples(
     if isinstance(source, Samples):
         return source
     _check_reading(decoder, missing_chunks)
+    variables = None if variables is None else [*variables]  # of pandas, say, whose truth is none
     found = _opened(source, decoder, missing_chunks, group, open, storage)
     if is_frame(source):
         weights, labels = (values_of(c) if is_column(c) else c for c in (weights, labels))

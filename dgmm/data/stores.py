@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -85,6 +85,16 @@ def members(group: zarr.Group, name: str) -> dict[str, zarr.Array[Any]]:
     for each, array in found.items():
         check_array(array, f"{each} in {name}")
     return found
+
+
+def check_names(source: str, names: Iterable[Hashable]) -> None:
+    """Raise `InputError` for names of a source's that no array of a group can have: they would be lost below it."""
+    for name in map(str, names):
+        if {"/", "\\"} & {*name} or name in ("", ".", "..", "zarr.json"):
+            raise InputError(
+                f"{name!r} of {source} cannot be the name of an array in a Zarr store, where / stands between groups: "
+                "rename it"
+            )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from dgmm.data import Samples, seen
+from dgmm.data import Samples, check_names, seen
 from dgmm.engine import Fold, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.fits import Fit
@@ -127,6 +127,7 @@ def score_samples(
     taken |= {labels_of(model, level)[0]} & {*samples.dims, *samples.coords.dims}
     if taken:
         raise InputError(f"{samples.name} has a coordinate called {', '.join(sorted(taken))}, as scores do: rename it")
+    check_names(samples.name, samples.coords.coords)
     former = Former.at(output.place.name) if extend or append else None
     if append and former is None and output.place.state().status is Status.FINISHED:
         raise InputError(
