@@ -305,8 +305,8 @@ def some_of(regions: AnyArray, share: float, seed: int) -> AnyArray:
 
 def _json(store: Any, key: str) -> Any:
     """A value of a store as JSON; None if there is none, or it is not."""
-    value = sync(store.get(key, default_buffer_prototype()))
     try:
+        value = sync(store.get(key, default_buffer_prototype()))
         return None if value is None else json.loads(value.to_bytes())
     except (ValueError, RecursionError):
         return None
