@@ -18,7 +18,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
-from dgmm.data import is_text, local_path, opened_file, shortened
+from dgmm.data import check_names, is_text, local_path, name_of_rows, opened_file, shortened
 from dgmm.errors import InputError, ReadError, one_line
 from dgmm.sampling import CHUNK_ROWS, CHUNK_VALUES
 from dgmm.store import UNSETTLED_DTYPE, Output, consolidate, writing
@@ -27,8 +27,8 @@ from dgmm.types import FloatArray
 logger = logging.getLogger("dgmm")
 
 FORMAT = "dgmm-data-1"
-#: What the rows and the features of a table are called, and the array that holds all of them.
-ROWS, FEATURES, VALUES = "sample", "feature", "values"
+#: What the features of a table are called, and the array that holds all of them.
+FEATURES, VALUES = "feature", "values"
 #: What pandas says of text that is no table.
 WRONG_TEXT = (pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError)
 #: Chunks of text after which it is said how far the work is.
@@ -119,6 +119,7 @@ def _ingest_dataset(
 ) -> Ingested:
     chosen = _chosen(source, dataset, variables)
     dataset = dataset[chosen]
+    check_names(source, dataset.coords if together else dataset.variables)
     if feature_dim is not None and feature_dim not in dataset.dims:
         raise InputError(f"no dimension {feature_dim!r} in {source}: it has {', '.join(map(str, dataset.dims))}")
     sizes = {str(dim): int(n) for dim, n in dataset.sizes.items()}
@@ -127,9 +128,9 @@ def _ingest_dataset(
     pieces = {dim: _pieces(dataset, dim, n) for dim, n in lengths.items()}
     cut = dataset.chunk(pieces)
     if together:
-        if any(v.dims != (ROWS,) for v in cut.data_vars.values()):
+        if len(cut.dims) != 1:
             raise InputError(f"variables of {source} are no columns of a table: leave together out")
-        cut = cut.to_dataarray(FEATURES).transpose(ROWS, FEATURES).chunk({FEATURES: -1}).to_dataset(name=VALUES)
+        cut = cut.to_dataarray(FEATURES).transpose(*cut.dims, FEATURES).chunk({FEATURES: -1}).to_dataset(name=VALUES)
         lengths[FEATURES] = sizes[FEATURES] = len(chosen)
     for each in cut.variables.values():
         each.encoding = {name: value for name, value in each.encoding.items() if name in ("units", "calendar")}
@@ -150,7 +151,7 @@ def _chosen(source: str, dataset: xr.Dataset, variables: Sequence[str] | None) -
     missing = [name for name in variables or () if name not in known]
     if missing:
         raise InputError(f"no variable {missing[0]!r} in {source}: it has {shortened(known)}")
-    chosen = list(variables or known)
+    chosen = list(dict.fromkeys(variables or known))
     wrong = [f"{name} ({dataset[name].dtype})" for name in chosen if dataset[name].dtype.kind not in "fiu"]
     if wrong or not chosen:
         numeric = [name for name in known if dataset[name].dtype.kind in "fiu"]
@@ -209,7 +210,9 @@ def _ingest_text(
     missing = [name for name in variables or () if name not in names]
     if missing:
         raise InputError(f"no column {missing[0]!r} in {source}: it has {shortened(names)}")
-    chosen = list(variables or names)
+    chosen = list(dict.fromkeys(variables or names))
+    if not together:
+        check_names(source, chosen)
     rows = chunk_rows or max(1, min(CHUNK_ROWS, CHUNK_VALUES // (len(chosen) if together else 1)))
     written = Columns(output, source, chosen, rows, together)
     for block in numbers(source, _tables(source, path, sep, named, names, chosen, rows), variables is not None):
@@ -276,6 +279,7 @@ class Columns:
 
     def __init__(self, output: Output, source: str, names: Sequence[str], rows: int, together: bool) -> None:
         self.source, self.names, self.rows, self.together, self.n = source, list(names), rows, together, 0
+        self.dim = name_of_rows(() if together else names)
         self.place = output.place.name
         store = output.store()
         attributes = {"format": FORMAT, "source": os.path.basename(source)}
@@ -283,9 +287,9 @@ class Columns:
         made: dict[str, Any] = {"dtype": np.float64, "fill_value": math.nan, "compressors": _codec()}
         d = len(names)
         self.arrays: list[Any] = (
-            [group.create_array(VALUES, shape=(0, d), chunks=(rows, d), dimension_names=(ROWS, FEATURES), **made)]
+            [group.create_array(VALUES, shape=(0, d), chunks=(rows, d), dimension_names=(self.dim, FEATURES), **made)]
             if together
-            else [group.create_array(n, shape=(0,), chunks=(rows,), dimension_names=(ROWS,), **made) for n in names]
+            else [group.create_array(n, shape=(0,), chunks=(rows,), dimension_names=(self.dim,), **made) for n in names]
         )
         if together:
             with warnings.catch_warnings():
@@ -310,7 +314,7 @@ class Columns:
             raise InputError("there are no rows below the header: nothing is written")
         more = {FEATURES: len(self.names)} if self.together else {}
         names = [VALUES] if self.together else self.names
-        return Ingested({ROWS: self.n, **more}, tuple(names), {ROWS: min(self.rows, self.n), **more})
+        return Ingested({self.dim: self.n, **more}, tuple(names), {self.dim: min(self.rows, self.n), **more})
 
 
 def _is_number(text: str) -> bool:

@@ -32,8 +32,8 @@ from dgmm.types import (
 # ---- generated ----
 
 
-class DataOptions(TypedDict, total=False):
-    """Of `dgmm.config.Data`."""
+class ReadableOptions(TypedDict, total=False):
+    """Of `dgmm.config.Readable`."""
 
     variables: Sequence[str] | None
     """Variables to use; several are the features. Default: all."""
@@ -45,6 +45,11 @@ class DataOptions(TypedDict, total=False):
     storage: Mapping[str, Any] | None
     """How the object store of a URL is reached: anonymous (true for public data), region, endpoint. What is not said is
     taken from the environment, and keys always are."""
+
+
+class DataOptions(ReadableOptions, total=False):
+    """Of `dgmm.config.Data`."""
+
     feature_dim: str | Sequence[str] | None
     """Dimension that holds the features: variables that have it are one for each place along it (TEMP@10), the others
     one each. Several where variables lie along dimensions of their own. Default: the last of a two-dimensional
@@ -265,21 +270,6 @@ class UpdatingOptions(TypedDict, total=False):
     forget: float
     """By how much less every sample counts that the model knows: 0.1 makes it nine tenths, and after two updates 0.81.
     0: all count the same, however often the model was updated."""
-
-
-class ReadableOptions(TypedDict, total=False):
-    """Of `dgmm.config.Readable`."""
-
-    variables: Sequence[str] | None
-    """Variables to use; several are the features. Default: all."""
-    group: str | None
-    """Group within the store or file that holds the arrays. Default: the root."""
-    open: Mapping[str, Any] | None
-    """Have xarray open the path, with these keyword arguments of xarray.open_dataset, such as {engine: h5netcdf,
-    chunks: {time: 12}}: for files that are no Zarr store (NetCDF, GRIB)."""
-    storage: Mapping[str, Any] | None
-    """How the object store of a URL is reached: anonymous (true for public data), region, endpoint. What is not said is
-    taken from the environment, and keys always are."""
 
 
 class IngestingOptions(TypedDict, total=False):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
 from dgmm.config import Train
-from dgmm.data import Source, open_samples, shortened
+from dgmm.data import Source, number_of, open_samples
 from dgmm.errors import InputError
 from dgmm.keywords import DataOptions, check_only, takes
 from dgmm.mixture import Mixture
@@ -79,15 +79,6 @@ def steps(
         x, names = transform(x), transform.outputs
         path = [replace(mixture, transform=None) for mixture in path]
         units = ("",) * len(names)
-    drawn = place_of(features[0], names), place_of(features[1], names)
+    drawn = number_of(features[0], names), number_of(features[1], names)
     labels = [with_unit(names[i], units[i]) for i in drawn]
     return steps_figure(path, shown, x, drawn, labels, hard=hard)
-
-
-def place_of(feature: int | str, names: Sequence[str]) -> int:
-    """The number of a feature, by its name or number; raises `InputError` if there is none."""
-    if isinstance(feature, str) and feature in names:
-        return names.index(feature)
-    if isinstance(feature, int) and 0 <= feature < len(names):
-        return feature
-    raise InputError(f"no feature {feature!r} to draw: there are {shortened(names)}")

@@ -22,7 +22,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import Layout, Span
+from dgmm.data import Layout, Span, check_names, name_of_rows
 from dgmm.engine import BASE_BYTES, Workers, cut, mib
 from dgmm.errors import InputError, InsufficientMemoryError
 from dgmm.families import NOISE
@@ -38,8 +38,6 @@ logger = logging.getLogger("dgmm")
 SAMPLES_FORMAT = "dgmm-samples-1"
 #: The group, within that of the samples, of the component that each row was drawn from, and its array.
 LABELS, LABEL = "labels", "label"
-#: What the dimension of the rows is called: the first that is no name of the model's.
-ROWS = ("sample", "row", "draw")
 #: A chunk has so many values, and no more rows than this.
 CHUNK_VALUES, CHUNK_ROWS = 2**20, 131_072
 #: A worker gets about so many tasks of each of so many portions, after which it is said how far the work is.
@@ -216,11 +214,10 @@ def create(store: Any, drawing: Drawing, layout: Layout, settings: Mapping[str, 
     along = {span.dim: span for span in drawing.spans if span.dim is not None}
     columns = {span.variable for span in drawing.spans}
     names = {*columns, *along, *([LABELS] if drawing.labels else [])}
-    rows = next((name for name in ROWS if name not in names), None)
-    taken = {LABELS} & (columns | {*along}) if drawing.labels else set()
-    if rows is None or taken:
-        words = ", ".join(sorted(taken or names & {*ROWS}))
-        raise InputError(f"the model has features called {words}, as samples of it have other things: rename them")
+    rows = name_of_rows(names)
+    if drawing.labels and LABELS in columns | {*along}:
+        raise InputError(f"the model has features called {LABELS}, as samples of it have other things: rename them")
+    check_names("the model", columns)
     group = zarr.create_group(store, zarr_format=3)
     group.attrs.update(
         {

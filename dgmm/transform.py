@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.types import AnyArray, FloatArray, PcaOf, Scale, Sendable
+from dgmm.types import AnyArray, BoolArray, FloatArray, PcaOf, Scale, Sendable
 
 #: Values that are worked on at a time: they stay in the processor's cache.
 VALUES = 2**17
@@ -128,7 +128,7 @@ class Transform(Sendable):
                 "samples with missing values out (missing=omit)"
             )
 
-    def __call__(self, x: AnyArray, *, incomplete: bool = False) -> FloatArray:
+    def __call__(self, x: AnyArray, *, incomplete: bool = False, used: BoolArray | None = None) -> FloatArray:
         """The rows (n, d) as they are fitted, shape (n, q); what has a missing value has one there too.
 
         Parameters
@@ -136,6 +136,8 @@ class Transform(Sendable):
         x : ndarray, shape (n, d)
         incomplete : bool
             Whether rows with missing values count, too: what they have must have a logarithm then.
+        used : ndarray of bool, shape (n,), optional
+            Rows that count, by their weights; all by default.
 
         Raises
         ------
@@ -148,7 +150,7 @@ class Transform(Sendable):
         for start in range(0, len(x), self.slice_rows):
             some = slice(start, start + self.slice_rows)
             part = np.array(x[some], dtype=np.float64)
-            self._take_logs(part, incomplete=incomplete)
+            self._take_logs(part, incomplete=incomplete, used=None if used is None else used[some])
             part -= self.shift
             if self.matrix.ndim == 1:
                 np.multiply(part, self.matrix, out=made[some])
@@ -156,12 +158,13 @@ class Transform(Sendable):
                 np.matmul(part, self.matrix, out=made[some])
         return made
 
-    def _take_logs(self, x: FloatArray, *, incomplete: bool) -> None:
+    def _take_logs(self, x: FloatArray, *, incomplete: bool, used: BoolArray | None) -> None:
         """Logarithms in place, of the features that have them; of rows that are left out, whatever else they have."""
         for i in self.log:
             column = x[:, i]
             if (bad := column <= 0).any():
-                wrong = column[bad if incomplete else bad & ~np.isnan(x).any(axis=1)]
+                known = bad if incomplete else bad & ~np.isnan(x).any(axis=1)
+                wrong = column[known if used is None else known & used]
                 if len(wrong):
                     raise InputError(
                         f"feature {self.features[i]!r} is {wrong[0]:g} in a sample, which has no logarithm "

@@ -22,7 +22,7 @@ from dgmm.fits import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
 from dgmm.pipeline import run_score
 from dgmm.scoring import ledger
-from dgmm.scoring.bulk import ScoreSegment
+from dgmm.scoring.segments import ScoreSegment
 from dgmm.store import save
 
 #: Regions of the job.

@@ -44,9 +44,9 @@ from dgmm.passes.sample import Draw
 from dgmm.passes.worst import WorstSegment
 from dgmm.scoring import bulk as scoring
 from dgmm.scoring import score_samples
-from dgmm.scoring.bulk import ScoreSegment
 from dgmm.scoring.entries import head_of
 from dgmm.scoring.ledger import Ledger, Recording
+from dgmm.scoring.segments import ScoreSegment
 from dgmm.store import Writer, place_at
 
 #: What a process that measures has in its environment: memory that is free is given back.

@@ -13,18 +13,18 @@ ROOT = Path(__file__).parents[1]
 #: The rooms, each of which may import those above it, and what is in each, in the same order.
 HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "waits": "", "progress": "", "rows": "", "transform": "",
-    "families": "frame statistics base gaussian conjugate full diag tied spherical aligned orientation ellipsoids "
-    "loadings factors independent gamma poisson noise student",
+    "families": "frame statistics features prior base cholesky gaussian conjugate full diag tied spherical aligned "
+    "orientation ellipsoids loadings factors independent gamma poisson noise student",
     "estep": "jit block hashes vectors posterior columns registers features shares kernel sweep plan totals compiled "
     "plain incomplete",
     "mixture": "", "matching": "",
-    "data": "repositories retries runs grid persisted cf labels units layout picks likeness codecs chunks stores "
-    "ranges samples views frames parquet files variables sources fingerprints",
+    "data": "repositories retries runs paths grid persisted cf units layout picks likeness codecs chunks fields labels "
+    "stores ranges samples views frames parquet files groups variables sources fingerprints",
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "handing fold projection journal",
     "passes": "sample overlaps profile parts estep worst judge census misfits codec passes leaves",
     "em": "mstep past plain anderson information scoring ascent posterior variational",
-    "fits": "settings preprocess options outcome stability clusters updates results table selection",
+    "fits": "settings preprocess kinds options outcome stability clusters updates results table selection",
     "search": "initialise sampled cuts known moves path starts",
     "fitting": "reseed runner scout forecast labelled prepared race departure bootstrap fit projection update",
     "datasets": "",
@@ -32,14 +32,14 @@ HOUSE: dict[str, str] = {
     "sources",
     "registry": "card versions",
     "drift": "baseline shifts",
-    "scoring": "rows total arrays regions entries ledger former kept portions bulk anew verify",
+    "scoring": "rows total arrays regions entries ledger former kept portions segments bulk anew verify",
     "sampling": "",
     "ingestion": "",
     "prediction": "wanted bulk",
     "report": "looks maps figures steps page",
     "yaml12": "", "config": "schema sources jobs whole", "keywords": "",
     "plot": "",
-    "estimators": "containers lazy problem bridge base partial gaussian bayesian classifier",
+    "estimators": "containers lazy problem scores bridge base partial gaussian bayesian classifier",
     "api": "calls fits updates scores predictions stores", "pipeline": "jobs stages", "words": "",
     "refresh": "structure night state renewal judging stages",
     "arguments": "", "commands": "", "models": "", "cli": "",

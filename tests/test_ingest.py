@@ -103,6 +103,8 @@ WRONG: dict[str, tuple[str, list[str], str]] = {
     "no rows": ("a,b\n", [], "there are no rows below the header"),
     "an unknown column": ("a,b\n1,2\n", ["--variables", "c"], "no column 'c' in"),
     "a group": ("a,b\n1,2\n", ["--group", "g"], "group is not for text: leave it out"),
+    "a name of two parts": ("wind m/s,b\n1,2\n", [], "'wind m/s' of"),
+    "a name that is none": ("..,b\n1,2\n", [], "'..' of"),
 }
 
 
@@ -117,6 +119,22 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(
     assert said in told
     assert told.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["x.csv"]
+
+
+def test_columns_that_are_asked_for_twice_and_one_that_is_called_as_the_rows_are(tmp_path: Path) -> None:
+    """A variable along a dimension of its name would be a coordinate, and no feature."""
+    (tmp_path / "x.csv").write_text("sample,wind m/s,b\n1,2,3\n4,5,6\n7,8,10\n")
+    for suffix in ("csv", "parquet"):
+        pd.read_csv(tmp_path / "x.csv").to_parquet(tmp_path / "x.parquet")
+        found = dgmm.ingest(tmp_path / f"x.{suffix}", tmp_path / f"{suffix}.zarr", variables=["sample", "b", "b"])
+        assert found.sizes == {"row": 3}
+        assert {*found.data_vars} == {"sample", "b"}
+        np.testing.assert_array_equal(found["sample"], [1, 4, 7])
+        together = dgmm.ingest(tmp_path / f"x.{suffix}", tmp_path / f"{suffix}-one.zarr", together=True)
+        np.testing.assert_array_equal(together["values"], [[1, 2, 3], [4, 5, 6], [7, 8, 10]])
+        assert together["feature"].values.tolist() == ["sample", "wind m/s", "b"]
+    with pytest.raises(dgmm.InputError, match=r"'wind m/s' of .*x\.parquet cannot be the name of an array"):
+        dgmm.ingest(tmp_path / "x.parquet", tmp_path / "y.zarr")
 
 
 def test_an_interrupt_leaves_nothing(frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ FILE = Path(__file__).parents[1] / "dgmm" / "keywords.py"
 PLACE = re.compile(r"(# ---- generated ----\n).*?(# ---- end ----)", re.DOTALL)
 #: Each part of the schema, and what of it the functions take explicitly: Python says more there than a file can.
 PARTS: dict[str, tuple[type[Settings], set[str]]] = {
+    "ReadableOptions": (Readable, {"path"}),
     "DataOptions": (Data, {"path", "weights", "labels"}),
     "TrainingOptions": (Training, set()),
     "ClusterOptions": (Cluster, {"scheduler"}),
@@ -55,7 +56,6 @@ PARTS: dict[str, tuple[type[Settings], set[str]]] = {
     "MergingOptions": (Merging, set()),
     "PredictingOptions": (Predicting, {"of"}),
     "UpdatingOptions": (Updating, set()),
-    "ReadableOptions": (Readable, {"path"}),
     "IngestingOptions": (Ingesting, set()),
 }
 ALIASES = {value: name for name, value in vars(dgmm.types).items() if get_origin(value) is Literal}
@@ -84,12 +84,17 @@ def source_of(hint: Any) -> str:
 
 
 def written(parts: dict[str, tuple[type[Settings], set[str]]] = PARTS) -> str:
-    """The parts as TypedDicts, with the descriptions where editors look for them."""
+    """The parts as TypedDicts, with the descriptions where editors look for them; one may extend those before it."""
     lines = []
+    before: dict[str, type[Settings]] = {}
     for name, (model, explicit) in parts.items():
-        lines += ["", "", f"class {name}(TypedDict, total=False):", f'    """Of `dgmm.config.{model.__name__}`."""', ""]
+        extended = {base: theirs for base, theirs in before.items() if issubclass(model, theirs)}
+        bases = ", ".join(extended) or "TypedDict"
+        lines += ["", "", f"class {name}({bases}, total=False):", f'    """Of `dgmm.config.{model.__name__}`."""', ""]
+        before[name] = model
+        known = explicit.union(*(theirs.model_fields for theirs in extended.values()))
         for field_name, field in model.model_fields.items():
-            if field_name not in explicit:
+            if field_name not in known:
                 lines.append(f"    {field_name}: {source_of(field.annotation)}")
                 text = f'"""{field.description}"""'
                 lines += textwrap.wrap(text, 120, initial_indent="    ", subsequent_indent="    ")

@@ -150,7 +150,11 @@ def test_features_by_their_names() -> None:
     ):
         np.testing.assert_array_equal(found.means, expected.means)
     np.testing.assert_array_equal(fit.marginal(["waiting"]).means, fit.mixture.means[:, 1:])
-    with pytest.raises(dgmm.InputError, match="no feature 'wait': the model has eruptions, waiting"):
+    with pytest.raises(dgmm.InputError, match="no feature 'wait': there are eruptions, waiting"):
         fit.marginal(["wait"])
+    for number in (-1, 2, np.int64(2)):
+        with pytest.raises(dgmm.InputError, match=r"^no feature .*: there are eruptions, waiting$"):
+            fit.marginal([number])
+    assert fit.place(np.int64(1)) == 1
     with pytest.raises(dgmm.InputError, match="given twice"):
         fit.condition({"waiting": 60.0, 1: 60.0})  # type: ignore[dict-item]

@@ -113,7 +113,7 @@ def test_several_variables_and_levels_are_followed_and_drawn_by_name() -> None:
     for axes in figure.axes[:2]:
         points = next(c for c in axes.collections if isinstance(c, PathCollection))
         np.testing.assert_array_equal(points.get_offsets(), x[:, [1, 2]])
-    with pytest.raises(dgmm.InputError, match="no feature 'S@20' to draw: there are T@10, T@50, S@10, S@50"):
+    with pytest.raises(dgmm.InputError, match="no feature 'S@20': there are T@10, T@50, S@10, S@50"):
         steps(way, data, features=("T@50", "S@20"), **how)
     for wrong in ({"weights": "w"}, {"featuredim": "depth"}):
         with pytest.raises(dgmm.InputError, match=f"{next(iter(wrong))}: unknown setting"):

@@ -125,6 +125,10 @@ class TestWhatTheModelKnows:
         with pytest.raises(dgmm.InputError, match="features called labels"):
             dgmm.sample(fit, 20, tmp_path / "x.zarr", labels=True)
         assert "labels" in dgmm.sample(fit, 20, tmp_path / "x.zarr")
+        split = dgmm.train(xr.Dataset({"wind m/s": ("row", np.arange(9.0))}), 1)
+        with pytest.raises(dgmm.InputError, match="'wind m/s' of the model cannot be the name of an array"):
+            dgmm.sample(split, 20, tmp_path / "y.zarr")
+        assert [path.name for path in tmp_path.iterdir()] == ["x.zarr"]
 
 
 def test_any_family_is_drawn_from(tmp_path: Path) -> None:

@@ -8,22 +8,26 @@ with a stored chunk are known here and nowhere else.
 from dgmm.data.cf import apart, conventions
 from dgmm.data.chunks import Stored, Watched
 from dgmm.data.codecs import bounded, check_array
+from dgmm.data.fields import unmasked
 from dgmm.data.files import is_foreign, is_text, opened_file, register_opener
 from dgmm.data.fingerprints import Seen, check_unchanged, fingerprint, length_in, seen
+from dgmm.data.frames import name_of_rows
 from dgmm.data.grid import Blocks, Grid, Region
+from dgmm.data.groups import open_dataset
 from dgmm.data.labels import Labels, Names, is_known
-from dgmm.data.layout import Layout, Span, comparable, matching_order, places_among, shortened
+from dgmm.data.layout import Layout, Span, comparable, matching_order, number_of, places_among, shortened
+from dgmm.data.paths import LocalStore, read_bytes
 from dgmm.data.persisted import Block, Handed, check_there
 from dgmm.data.repositories import Versioned, in_a_line, is_of_icechunk
 from dgmm.data.retries import again, content_of, delete, listed
 from dgmm.data.runs import Heartbeat, Run, is_run_id
-from dgmm.data.samples import Samples, unmasked
-from dgmm.data.sources import Source, Weights, open_dataset, open_samples
+from dgmm.data.samples import Samples
+from dgmm.data.sources import Source, Weights, open_samples
 from dgmm.data.stores import (
     PARTIAL,
     RECORD,
     awaited,
-    check_metadata_files,
+    check_names,
     check_url,
     local_path,
     members,
@@ -47,6 +51,7 @@ __all__ = [
     "Heartbeat",
     "Labels",
     "Layout",
+    "LocalStore",
     "Names",
     "Region",
     "Run",
@@ -63,7 +68,7 @@ __all__ = [
     "awaited",
     "bounded",
     "check_array",
-    "check_metadata_files",
+    "check_names",
     "check_there",
     "check_unchanged",
     "check_url",
@@ -85,6 +90,8 @@ __all__ = [
     "local_path",
     "matching_order",
     "members",
+    "name_of_rows",
+    "number_of",
     "object_at",
     "open_dataset",
     "open_samples",
@@ -92,6 +99,7 @@ __all__ = [
     "opened_file",
     "packing",
     "places_among",
+    "read_bytes",
     "record_of",
     "register_opener",
     "seen",

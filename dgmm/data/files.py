@@ -14,7 +14,7 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from dgmm.data.frames import ROWS
+from dgmm.data.frames import name_of_rows
 from dgmm.data.parquet import is_parquet, open_parquet
 from dgmm.data.stores import awaited, local_path
 from dgmm.errors import DgmmError, InputError, one_line, without_secrets
@@ -170,7 +170,7 @@ def open_npy(place: str) -> xr.DataArray:
         raise InputError(f"no such file: {place}") from None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{place} is not a NumPy file: {one_line(error)}") from None
-    dims = (ROWS, "feature") if array.ndim == 2 else tuple(f"dim_{i}" for i in range(array.ndim))
+    dims = (name_of_rows(()), "feature") if array.ndim == 2 else tuple(f"dim_{i}" for i in range(array.ndim))
     lazy = indexing.LazilyIndexedArray(NumpyFile(os.path.abspath(path), array.shape, array.dtype))
     found = xr.DataArray(xr.Variable(dims, lazy))
     found.encoding["source"] = path

@@ -18,10 +18,11 @@ import zarr
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from dgmm.data.chunks import Stored
+from dgmm.data.fields import Field
 from dgmm.data.grid import Region
 from dgmm.data.parquet import Column
 from dgmm.data.retries import listed
-from dgmm.data.samples import Field, Samples
+from dgmm.data.samples import Samples
 from dgmm.data.stores import awaited, is_listed
 from dgmm.errors import InputError, ReadError, first_line, is_of_obstore
 from dgmm.types import AnyArray

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain, count
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -13,8 +14,8 @@ from dgmm.data.layout import shortened
 from dgmm.errors import InputError
 from dgmm.types import AnyArray
 
-#: What the rows of a table are called.
-ROWS = "sample"
+#: What the rows of a table are called, where no column is: that would be a coordinate, and no feature.
+ROWS = ("sample", "row", "draw")
 
 
 class PolarsFrame(Protocol):
@@ -71,7 +72,8 @@ def opened_frame(frame: Any) -> xr.Dataset | AnyArray:
     """
     kind = type(frame).__name__
     if is_polars(frame):
-        return xr.Dataset({name: (ROWS, values_of(frame.get_column(name))) for name in frame.columns})
+        rows = name_of_rows(frame.columns)
+        return xr.Dataset({name: (rows, values_of(frame.get_column(name))) for name in frame.columns})
     if isinstance(frame.columns, pd.RangeIndex) and len(frame.columns):
         return np.stack([values_of(frame.iloc[:, i]) for i in range(frame.shape[1])], axis=1)
     if isinstance(frame.columns, pd.MultiIndex):
@@ -84,9 +86,14 @@ def opened_frame(frame: Any) -> xr.Dataset | AnyArray:
     index = frame.index
     if isinstance(index, pd.MultiIndex):
         raise InputError(f"the index of the {kind} has several levels, and rows of Zarr have one: reset_index() it")
-    rows = ROWS if index.name is None or str(index.name) in names else str(index.name)
+    rows = name_of_rows(names) if index.name is None or str(index.name) in names else str(index.name)
     found = xr.Dataset({name: (rows, values_of(frame.iloc[:, i])) for i, name in enumerate(names)})
     return found if isinstance(index, pd.RangeIndex) else found.assign_coords({rows: (rows, plain(index))})
+
+
+def name_of_rows(names: Collection[str]) -> str:
+    """What the dimension of the rows is called beside variables and dimensions of these names."""
+    return next(name for name in chain(ROWS, (f"row_{i}" for i in count())) if name not in names)
 
 
 def check_distinct(table: str, names: Sequence[str]) -> None:

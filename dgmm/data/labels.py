@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from dgmm.data.fields import Field
 from dgmm.data.grid import Grid
 from dgmm.errors import InputError
 from dgmm.types import AnyArray, BoolArray, IntArray
-
-if TYPE_CHECKING:
-    from dgmm.data.samples import Field
 
 #: More values than these are no classes.
 MOST_CLASSES = 1000

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmm.errors import InputError
 from dgmm.types import AnyArray, IntArray
 
 #: Numbers along the features are the same to this share.
@@ -264,6 +265,13 @@ def quoted(value: object) -> str:
     """A value as it is, or the beginning of it."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def number_of(feature: str | int, names: Sequence[str]) -> int:
+    """The number of a feature, by its name or that number; raises `InputError` if there is none."""
+    if feature in (names if isinstance(feature, str) else range(len(names))):
+        return names.index(feature) if isinstance(feature, str) else int(feature)
+    raise InputError(f"no feature {feature!r}: there are {shortened(names)}")
 
 
 def shortened(names: Sequence[str]) -> str:

@@ -14,10 +14,11 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from dgmm.data.frames import ROWS, check_distinct
+from dgmm.data.frames import check_distinct, name_of_rows
+from dgmm.data.paths import METADATA
 from dgmm.data.ranges import Ranges, changed
 from dgmm.data.retries import again, listed
-from dgmm.data.stores import METADATA, awaited, is_listed, local_path, object_at, obstore_errors
+from dgmm.data.stores import awaited, is_listed, local_path, object_at, obstore_errors
 from dgmm.errors import NO_ANSWER, DgmmError, InputError, ReadError, is_of_obstore, one_line
 from dgmm.types import AnyArray
 
@@ -211,11 +212,12 @@ def open_parquet(place: str, storage: Mapping[str, Any] | None = None) -> xr.Dat
     assert first is not None
     table = Table(place, tuple(files), tuple(groups), tuple(files.values()), storage)
     check_distinct(place, first.names)
-    about = {"preferred_chunks": {ROWS: table.largest}}
+    rows = name_of_rows(first.names)
+    about = {"preferred_chunks": {rows: table.largest}}
     return xr.Dataset(
         {
             field.name: xr.Variable(
-                (ROWS,), indexing.LazilyIndexedArray(Column(table, field.name, dtype_of(field.type))), encoding=about
+                (rows,), indexing.LazilyIndexedArray(Column(table, field.name, dtype_of(field.type))), encoding=about
             )
             for field in first
         }

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -14,6 +13,7 @@ import zarr
 
 from dgmm.data.chunks import Watched, wait_for_others
 from dgmm.data.codecs import bounded, check_array, unreadable
+from dgmm.data.paths import LocalStore, read_bytes
 from dgmm.data.repositories import Versioned
 from dgmm.data.retries import RETRIES, Patient, content_of
 from dgmm.data.runs import Run
@@ -40,11 +40,8 @@ CLIENT_OPTIONS = (
     "root_certificate", "user_agent",
 )  # fmt: skip
 
-#: Suffix of the folder beside an output in which it is claimed and made, and the record in it of who does.
-PARTIAL, RECORD = ".partial", "dgmm-run.json"
-
-#: Files that say what lies in a folder, and the bytes that one may have.
-METADATA, MOST_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"), 2**27
+#: Suffix of the folder beside an output in which it is claimed and made, the record in it of who does, and its bytes.
+PARTIAL, RECORD, MOST_RECORD = ".partial", "dgmm-run.json", 2**16
 
 
 def open_store(
@@ -52,9 +49,7 @@ def open_store(
 ) -> zarr.Array[Any] | zarr.Group:
     """Open a Zarr store for reading; `watched` if what is not a local file shall go through `Watched`."""
     place = store_at(source, read_only=True, storage=storage)
-    if isinstance(place, str):
-        check_metadata_files(place)
-    elif watched:
+    if watched and not isinstance(place, LocalStore):
         place = Watched(place)
     with obstore_errors(source), awaited(source), bounded():
         try:
@@ -92,26 +87,14 @@ def members(group: zarr.Group, name: str) -> dict[str, zarr.Array[Any]]:
     return found
 
 
-def check_metadata_files(folder: str) -> None:
-    """Raise `InputError` if what says what lies in a folder is no file, or one that is too large to be that."""
-    for place in (folder, *_folders_in(folder)):
-        for name in METADATA:
-            path = os.path.join(place, name)
-            try:
-                found = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_METADATA:
-                what = f"has {found.st_size} bytes, more than {MOST_METADATA}" if found.st_size else "is no file"
-                raise InputError(f"{folder} is not a Zarr store: {path} {what}")
-
-
-def _folders_in(folder: str) -> list[str]:
-    """The folders in which there may be arrays of a group."""
-    if os.path.lexists(os.path.join(folder, ".zarray")) or not os.path.isdir(folder):
-        return []
-    with os.scandir(folder) as entries:
-        return [entry.path for entry in entries if entry.is_dir()]
+def check_names(source: str, names: Iterable[Hashable]) -> None:
+    """Raise `InputError` for names of a source's that no array of a group can have: they would be lost below it."""
+    for name in map(str, names):
+        if {"/", "\\"} & {*name} or name in ("", ".", "..", "zarr.json"):
+            raise InputError(
+                f"{name!r} of {source} cannot be the name of an array in a Zarr store, where / stands between groups: "
+                "rename it"
+            )
 
 
 @contextmanager
@@ -147,7 +130,7 @@ def store_at(source: str | os.PathLike[str], *, read_only: bool, storage: Mappin
             raise InputError(f"storage ({', '.join(storage)}) is for URLs, and {url} is a path: leave it out")
         if read_only and not os.path.exists(path):
             raise InputError(f"no such store: {url}{unfinished(url)}")
-        return path
+        return LocalStore(path, read_only=True) if read_only else path
     check_url(url)
     import obstore.store
 
@@ -253,8 +236,7 @@ def record_of(place: str | os.PathLike[str]) -> Run | None:
         return None
     try:
         if path is not None:
-            with open(os.path.join(path.rstrip("/") + PARTIAL, RECORD), "rb") as file:
-                return Run.from_json(file.read())
+            return Run.from_json(read_bytes(os.path.join(path.rstrip("/") + PARTIAL, RECORD), MOST_RECORD))
         objects, key = object_at(os.fspath(place))
         return Run.from_json(content_of(objects, os.fspath(place), f"{key}{PARTIAL}/{RECORD}")[0])
     except (FileNotFoundError, NotADirectoryError):

@@ -18,9 +18,10 @@ from xarray.backends.zarr import FillValueCoder
 
 from dgmm.data.cf import BESIDE, COPIES, PLACING, apart, belonging, block_of, common, is_long, on_grid
 from dgmm.data.chunks import Stored
+from dgmm.data.fields import Field
 from dgmm.data.grid import Grid
 from dgmm.data.layout import Layout, Span, as_numbers, comparable, shortened
-from dgmm.data.samples import Field, Samples
+from dgmm.data.samples import Samples
 from dgmm.data.stores import awaited, obstore_errors
 from dgmm.errors import InputError
 

@@ -8,8 +8,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from dgmm.data.fields import Field
 from dgmm.data.grid import Region
-from dgmm.data.samples import Field, Samples
+from dgmm.data.samples import Samples
+from dgmm.rows import Rows
 from dgmm.transform import Transform
 from dgmm.types import AnyArray
 
@@ -77,7 +79,17 @@ class Transformed(Samples):
 
     def read(self, region: Region) -> AnyArray:
         """The samples of a region as they are fitted, shape (n, q)."""
-        return self.transform(self.source.read(region), incomplete=self.incomplete)
+        return self.read_rows(region).x
+
+    def read_rows(self, region: Region) -> Rows:
+        """The samples of a region as they are fitted, their weights, and the numbers of their classes."""
+        return after(self.source.read_rows(region), self.transform, incomplete=self.incomplete)
+
+
+def after(rows: Rows, transform: Transform, *, incomplete: bool) -> Rows:
+    """Rows as they are fitted; what does not count by its weight may be anything."""
+    used = None if rows.weights is None else rows.weights > 0
+    return replace(rows, x=transform(rows.x, incomplete=incomplete, used=used))
 
 
 def transformed(samples: Samples, transform: Transform, *, incomplete: bool = False) -> Samples:
@@ -93,6 +105,6 @@ def transformed(samples: Samples, transform: Transform, *, incomplete: bool = Fa
     made = np.empty((*grid.shape, q))
     for i in range(len(grid)):
         region = grid.region(i)
-        made[region] = transform(samples.read(region), incomplete=incomplete).reshape(made[region].shape)
+        made[region] = after(samples.read_rows(region), transform, incomplete=incomplete).x.reshape(made[region].shape)
     fields = (Field(made, (*samples.dims, MADE), None, inner=MADE),)
     return Samples(**parts | {"feature_dim": MADE, "fields": fields})

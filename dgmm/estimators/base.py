@@ -1,7 +1,4 @@
-"""What both mixture estimators do differently from scikit-learn's.
-
-Where the rows come from, the climb of all starts in shared passes, and scores that come back in what held the samples.
-"""
+"""How both mixture estimators are fitted where scikit-learn's are not: where rows come from, and shared passes."""
 
 from __future__ import annotations
 
@@ -9,30 +6,25 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from inspect import signature
-from typing import Any, ClassVar, Self, TypedDict
-from weakref import WeakKeyDictionary
+from typing import Any, Self, TypedDict
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_is_fitted
 
 from dgmm.blas import one_blas_thread, one_thread
 from dgmm.em import Accumulate, Ground, Past, climb
 from dgmm.engine import Workers
 from dgmm.errors import InputError
-from dgmm.estep import Plan, usable_rows
+from dgmm.estep import usable_rows
 from dgmm.estimators.bridge import Bridge
-from dgmm.estimators.containers import is_chunked, samples_of
-from dgmm.estimators.lazy import Scorer, What, score_chunked
-from dgmm.estimators.problem import AnySamples, Problem, Start, Streamed, workers_for
+from dgmm.estimators.lazy import score_chunked
+from dgmm.estimators.problem import AnySamples, Problem, Start
+from dgmm.estimators.scores import ScoringMixture
 from dgmm.families import Frame, Moments, get_family
 from dgmm.fits import Training, validated
 from dgmm.fitting import passes_over
-from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.scoring import total_log_density
 from dgmm.search import drawn
 from dgmm.types import AnyArray, FloatArray
 
@@ -52,33 +44,8 @@ class Parameters(TypedDict, total=False):
     verbose_interval: int
 
 
-@dataclass(frozen=True)
-class Density:
-    """What a fitted model scores by.
-
-    Attributes
-    ----------
-    state : tuple
-        What it was made of; see `StreamedMixture._state`.
-    plan : Plan
-    log_scale : float
-        Added to the log densities of the plan.
-    """
-
-    state: tuple[Any, ...]
-    plan: Plan
-    log_scale: float
-
-
-#: Of the models that have scored something: making it takes longer than scoring a few rows by it.
-_densities: WeakKeyDictionary[StreamedMixture, Density] = WeakKeyDictionary()
-
-
-class StreamedMixture(Streamed, Bridge):
+class StreamedMixture(ScoringMixture, Bridge):
     """What both mixture estimators do differently from scikit-learn's, of which they are subclasses too."""
-
-    #: The fitted attributes that scores follow from.
-    _scored_by: ClassVar[tuple[str, ...]] = ("weights_", "means_", "precisions_cholesky_")
 
     n_components: int
     covariance_type: str
@@ -153,66 +120,6 @@ class StreamedMixture(Streamed, Bridge):
             return self._in_memory(problem.source, self._scorer("label"))
         return score_chunked(problem.source, self._scorer("label"), problem.features)
 
-    def predict(self, X: AnySamples) -> Any:
-        """Label samples with their most probable component.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,), dask.array.Array or xarray.DataArray
-            In what held the samples: lazy and with the same chunks for Dask and Zarr, with the coordinates of the
-            samples for xarray. -1 where a value is missing in chunked data.
-        """
-        return self._score("label", X)
-
-    def predict_proba(self, X: AnySamples) -> Any:
-        """Probability of every component for every sample.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
-
-        Returns
-        -------
-        resp : ndarray of shape (n_samples, n_components), dask.array.Array or xarray.DataArray
-            As for `predict`, with a last dimension ``component``. NaN where a value is missing in chunked data.
-        """
-        return self._score("probabilities", X)
-
-    def score_samples(self, X: AnySamples) -> Any:
-        """Log density of every sample.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
-
-        Returns
-        -------
-        log_prob : ndarray of shape (n_samples,), dask.array.Array or xarray.DataArray
-            As for `predict`, in nats. NaN where a value is missing in chunked data.
-        """
-        return self._score("log_density", X)
-
-    def score(self, X: AnySamples, y: None = None) -> float:
-        """Mean log density of the samples, in nats; chunked data are read once.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), dask.array.Array, zarr.Array, xarray.DataArray or Dataset
-        y : Ignored
-            There by convention.
-
-        Returns
-        -------
-        log_likelihood : float
-            Over the complete rows.
-        """
-        total, count = self._total(X)
-        return total / count
-
     @abstractmethod
     def _make_starts(self, rows: FloatArray, passes: Passes, ground: Ground) -> list[Any]:
         """``n_init`` starts, made of rows (m, d)."""
@@ -232,14 +139,6 @@ class StreamedMixture(Streamed, Bridge):
     @abstractmethod
     def _keep(self, start: Any, frame: Frame, dtype: np.dtype[Any]) -> None:
         """Set the attributes of the model."""
-
-    @abstractmethod
-    def _expected_mixture(self) -> Mixture:
-        """The mixture of the fitted attributes whose E-step scores samples."""
-
-    def _log_scale(self) -> float:
-        """What is added to the log densities of that mixture."""
-        return 0.0
 
     def _climbing(self) -> dict[str, Any]:
         """How samples are shared out and what is held fixed, as settings."""
@@ -384,36 +283,3 @@ class StreamedMixture(Streamed, Bridge):
     def _final(self, start: Any) -> float:
         """The lower bound at the end of a climb, in the unit of its trajectory."""
         return float(start.trajectory[-1])
-
-    def _scorer(self, what: What) -> Scorer:
-        found = _densities.get(self)
-        current = self._state()
-        if found is None or found.state != current:
-            with one_blas_thread:
-                expected = replace(self._expected_mixture(), transform=self._transform)
-                plan = expected.density_plan(ridge=0.0, marginal=self._marginal)
-                found = _densities[self] = Density(current, plan, self._log_scale())
-        return Scorer(found.plan, what, found.log_scale, self.means_.dtype == np.float32)
-
-    def _state(self) -> tuple[Any, ...]:
-        """All that scores follow from: as in scikit-learn, whoever changes an attribute changes them, in place, too."""
-        arrays = [np.asarray(getattr(self, name)) for name in self._scored_by]
-        contents = tuple((a.shape, a.dtype.str, a.tobytes()) for a in arrays)
-        preprocessed = None if self._transform is None else self._transform.digest
-        return self.covariance_type, self._marginal, preprocessed, contents
-
-    def _total(self, X: AnySamples) -> tuple[float, int]:
-        """Sum of the log densities of the complete rows, and how many there are."""
-        check_is_fitted(self)
-        if not is_chunked(X):
-            values = self._score("log_density", X)
-            values = values[np.isfinite(values)] if self._marginal else values
-            return float(values.mean()) * len(values), len(values)
-        samples, scorer = samples_of(X, self._remembered()), self._scorer("log_density")
-        if samples.n_features != self.n_features_in_:
-            raise InputError(f"samples have {samples.n_features} features, the model has {self.n_features_in_}")
-        with workers_for(samples) as workers:
-            total = total_log_density(samples, scorer.plan, scorer.log_scale, workers)
-        if not total.count:
-            raise InputError(f"no complete row in {samples.name}")
-        return total.log_density, total.count

@@ -10,16 +10,18 @@ from functools import cache
 
 from dgmm.errors import InputError
 from dgmm.families.aligned import EEI, EII, EVI, VEI
-from dgmm.families.base import Family, FeatureMap, LocalFrames, Prior
+from dgmm.families.base import Family, LocalFrames
 from dgmm.families.diag import Diag
 from dgmm.families.ellipsoids import EEV, EVE, EVV, VEE, VEV, VVE
 from dgmm.families.factors import Analysers, Factors
+from dgmm.families.features import GAUSSIAN_CHAIN, FeatureMap, pack_second
 from dgmm.families.frame import Frame, FrameKind, Moments, apply_linear, make_frame
 from dgmm.families.full import Full
 from dgmm.families.gamma import LOGARITHMIC_CHAIN, Gamma, Gammas
-from dgmm.families.gaussian import GAUSSIAN_CHAIN, GaussianFamily, Gaussians, pack_second
+from dgmm.families.gaussian import GaussianFamily, Gaussians
 from dgmm.families.noise import NOISE, Noise
 from dgmm.families.poisson import Poisson, Rates
+from dgmm.families.prior import Prior
 from dgmm.families.spherical import Spherical
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.families.student import StudentDiag, StudentFull, Students, StudentTied, with_hidden

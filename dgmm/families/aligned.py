@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from dgmm.families.base import Prior
+from dgmm.families.cholesky import collapsed
 from dgmm.families.diag import Diag
 from dgmm.families.frame import Moments
-from dgmm.families.gaussian import Gaussians, collapsed
+from dgmm.families.gaussian import Gaussians
+from dgmm.families.prior import Prior
 from dgmm.types import FloatArray
 
 #: Iterations of a shared shape at most, and the change of a volume, as a share, at which they end.

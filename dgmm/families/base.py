@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from dgmm.errors import InputError
+from dgmm.families.features import FeatureMap
 from dgmm.families.frame import FrameKind, Moments
+from dgmm.families.prior import Centred, Prior
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import AnyArray, BoolArray, FloatArray, IntArray
-
-
-@dataclass(frozen=True)
-class FeatureMap:
-    """The features T(y) of a sample in which a family's log density is linear; the first of them is one.
-
-    Maps of one ``chain`` are nested: the features of a shorter one are the first rows of a longer one, so that
-    candidates of different families share the building of the longest.
-
-    Attributes
-    ----------
-    chain : str
-    size : callable
-        Number of features P for d dimensions.
-    fill : callable
-        ``fill(y, out)`` writes the features of the columns of ``y`` (d, n) into ``out`` (P, n).
-    """
-
-    chain: str
-    size: Callable[[int], int]
-    fill: Callable[[FloatArray, FloatArray], None]
-
-    def of(self, y: FloatArray) -> FloatArray:
-        """Features (P, n) of the columns of ``y`` (d, n)."""
-        features = np.empty((self.size(len(y)), y.shape[1]))
-        self.fill(y, features)
-        return features
-
 
 #: A component at the regularisation floor: its smallest variance is within this factor of it, so that more of it is
 #: the floor's than the data's.
@@ -48,10 +22,6 @@ FLOOR_FACTOR = 2.0
 #: A component that is this much narrower than the data in some direction is no more than a few rows that happen to
 #: lie on a line, unless it has this many rows per dimension.
 NARROW, ROWS_PER_DIMENSION = 1e-2, 5.0
-
-
-#: Statistics of a mixture, and moments of the data.
-Centred = tuple[SufficientStatistics, Moments]
 
 
 @dataclass(frozen=True)
@@ -68,39 +38,6 @@ class LocalFrames:
 
     origins: FloatArray
     forwards: FloatArray
-
-
-class Prior(ABC):
-    """What is believed of components before any sample is seen, in frame coordinates; weights have no prior."""
-
-    @abstractmethod
-    def log_density(self, components: Any) -> float:
-        """Logarithm of its density at components, up to a constant of their number."""
-
-    @abstractmethod
-    def merged(self, moments: Moments) -> Moments:
-        """Moments of which the best single component is that with the prior."""
-
-    @abstractmethod
-    def added(
-        self, statistics: SufficientStatistics, components: Any, moments: Moments, *, held: bool = False
-    ) -> Centred:
-        """Statistics and moments of which the M-step makes components that are best with the prior.
-
-        Parameters
-        ----------
-        statistics : SufficientStatistics
-        components
-            Those that the statistics were taken at.
-        moments : Moments
-            Of all the data, in frame coordinates.
-        held : bool
-            Whether the means of the components stay as they are; see `Family.about`.
-        """
-
-    @abstractmethod
-    def within(self, n_components: int) -> Prior:
-        """The prior of some components of a mixture of so many."""
 
 
 class Family(ABC):

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dgmm.families.base import Centred, Prior
+from dgmm.families.features import pack_second
 from dgmm.families.frame import Moments, apply_linear
-from dgmm.families.gaussian import GaussianFamily, Gaussians, pack_second
+from dgmm.families.gaussian import GaussianFamily, Gaussians
+from dgmm.families.prior import Centred, Prior
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import FloatArray
 

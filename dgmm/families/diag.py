@@ -7,19 +7,13 @@ from typing import ClassVar
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.families.base import LocalFrames, Prior
+from dgmm.families.base import LocalFrames
+from dgmm.families.cholesky import all_collapsed, collapsed
 from dgmm.families.conjugate import Conjugate
+from dgmm.families.features import SQUARES
 from dgmm.families.frame import Moments
-from dgmm.families.gaussian import (
-    ROUNDOFF,
-    SQUARES,
-    VANISHED,
-    GaussianFamily,
-    Gaussians,
-    all_collapsed,
-    collapsed,
-    first_moments,
-)
+from dgmm.families.gaussian import ROUNDOFF, VANISHED, GaussianFamily, Gaussians, first_moments
+from dgmm.families.prior import Prior
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray
 

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dgmm.families.aligned import ITERATIONS, SETTLED, common_shape, common_volume, extended, pooled, volumes
-from dgmm.families.base import Family, Prior
+from dgmm.families.base import Family
+from dgmm.families.cholesky import log_diagonal, lower_factor
 from dgmm.families.frame import FrameKind, Moments
 from dgmm.families.full import Full
-from dgmm.families.gaussian import Gaussians, log_diagonal, lower_factor
+from dgmm.families.gaussian import Gaussians
 from dgmm.families.orientation import (
     TINY,
     common_axes,
@@ -22,6 +23,7 @@ from dgmm.families.orientation import (
     symmetric_roots,
     variances_along,
 )
+from dgmm.families.prior import Prior
 from dgmm.types import FloatArray
 
 

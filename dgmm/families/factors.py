@@ -9,12 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from dgmm.errors import InputError
-from dgmm.families.base import Family, Prior
+from dgmm.families.base import Family
+from dgmm.families.cholesky import collapsed
 from dgmm.families.frame import FrameKind, Moments
 from dgmm.families.full import Full, own_moments
-from dgmm.families.gaussian import SAME, GaussianFamily, Gaussians, collapsed
+from dgmm.families.gaussian import SAME, GaussianFamily, Gaussians
 from dgmm.families.loadings import analysed
 from dgmm.families.orientation import lower_factors
+from dgmm.families.prior import Prior
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import FloatArray, IntArray
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma
 
-from dgmm.families.base import FeatureMap
+from dgmm.families.features import FeatureMap
 from dgmm.families.frame import Moments
 from dgmm.families.independent import Independent, first_sums, positive
 from dgmm.families.statistics import SufficientStatistics

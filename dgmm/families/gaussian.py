@@ -1,18 +1,21 @@
-"""What the Gaussian families share: features, and arithmetic on means and Cholesky factors."""
+"""What the Gaussian families share: components of means and factors of covariances, and what is done to them."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from dgmm.errors import CollapseError, InputError
-from dgmm.families.base import Centred, Family, FeatureMap
+from dgmm.errors import InputError
+from dgmm.families.base import Family
+from dgmm.families.cholesky import factor_of_precision, lower_factor
+from dgmm.families.features import pack_second
 from dgmm.families.frame import Moments
+from dgmm.families.prior import Centred
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import FloatArray, IntArray, Sendable
 
@@ -25,38 +28,6 @@ SAME = 1e-8
 SHARED = 1e-6
 #: Below this count a component keeps its parameters: its sums are nothing but rounding.
 VANISHED = 1e-100
-#: Asymmetry of a precision, as a share of the product of its diagonal's roots, that counts as rounding.
-ASYMMETRY = 1e-6
-#: The features of all Gaussian families are nested: 1, y, y_i^2, y_i y_j (i < j); the kernel compiles them.
-GAUSSIAN_CHAIN = "gaussian"
-
-
-def _fill_linear(y: FloatArray, out: FloatArray) -> None:
-    out[0] = 1.0
-    out[1 : len(y) + 1] = y
-
-
-def _fill_squares(y: FloatArray, out: FloatArray) -> None:
-    d = len(y)
-    _fill_linear(y, out)
-    np.multiply(y, y, out=out[d + 1 : 2 * d + 1])
-
-
-def _fill_products(y: FloatArray, out: FloatArray) -> None:
-    d = len(y)
-    _fill_squares(y, out)
-    row = 2 * d + 1
-    for i in range(d - 1):
-        np.multiply(y[i], y[i + 1 :], out=out[row : row + d - 1 - i])
-        row += d - 1 - i
-
-
-#: 1, y
-LINEAR = FeatureMap(GAUSSIAN_CHAIN, lambda d: d + 1, _fill_linear)
-#: 1, y, y_i^2
-SQUARES = FeatureMap(GAUSSIAN_CHAIN, lambda d: 2 * d + 1, _fill_squares)
-#: 1, y, y_i^2, y_i y_j (i < j)
-PRODUCTS = FeatureMap(GAUSSIAN_CHAIN, lambda d: 2 * d + 1 + d * (d - 1) // 2, _fill_products)
 
 
 @dataclass(frozen=True)
@@ -91,70 +62,6 @@ class Gaussians(Sendable):
         return {}
 
 
-@cache
-def upper_triangle(d: int) -> tuple[IntArray, IntArray]:
-    """Rows and columns above the diagonal of a matrix (d, d)."""
-    rows, columns = np.triu_indices(d, 1)
-    return rows, columns
-
-
-@cache
-def lower_triangle(d: int) -> tuple[IntArray, IntArray]:
-    """Rows and columns of a matrix (d, d) on and below its diagonal."""
-    rows, columns = np.tril_indices(d)
-    return rows, columns
-
-
-def unpack_second(sums: FloatArray, d: int) -> FloatArray:
-    """Symmetric (K, d, d) sums of ``y y'`` from the rows of `PRODUCTS` sums."""
-    second = np.empty((len(sums), d, d))
-    diagonal = np.arange(d)
-    second[:, diagonal, diagonal] = sums[:, d + 1 : 2 * d + 1]
-    upper = upper_triangle(d)
-    second[:, upper[0], upper[1]] = second[:, upper[1], upper[0]] = sums[:, 2 * d + 1 :]
-    return second
-
-
-def pack_second(second: FloatArray) -> FloatArray:
-    """Inverse of `unpack_second`, shape (K, d (d + 1) / 2)."""
-    d = second.shape[-1]
-    upper = upper_triangle(d)
-    return np.hstack([np.diagonal(second, axis1=1, axis2=2), second[:, upper[0], upper[1]]])
-
-
-def cholesky(covariances: FloatArray, counts: FloatArray, total: float) -> FloatArray:
-    """Cholesky factors of a stack (K, d, d), or (1, d, d) that all share; says which collapsed if one is singular."""
-    try:
-        return np.linalg.cholesky(covariances)
-    except np.linalg.LinAlgError:
-        if len(covariances) < len(counts):
-            raise all_collapsed(len(counts)) from None
-        for k, covariance in enumerate(covariances):
-            try:
-                np.linalg.cholesky(covariance)
-            except np.linalg.LinAlgError:
-                raise collapsed(k, counts, total) from None
-        raise
-
-
-def collapsed(component: int, counts: FloatArray, total: float) -> CollapseError:
-    """The error that names a collapsed component and what to do."""
-    return CollapseError(
-        f"component {component} collapsed: its covariance is singular with {counts[component]:.3g} of "
-        f"{total:.6g} samples; lower n_components ({len(counts)}) or raise reg_covar",
-        (component,),
-    )
-
-
-def all_collapsed(n_components: int) -> CollapseError:
-    """The same of components that share a covariance."""
-    return CollapseError(
-        f"all components collapsed: the covariance that they share is singular; lower n_components ({n_components}) "
-        "or raise reg_covar",
-        tuple(range(n_components)),
-    )
-
-
 def first_moments(statistics: SufficientStatistics, reference: Gaussians) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Weights (K,), counts safe to divide by (K,) and mean features (K, d) in the coordinates of the sums."""
     d = reference.means.shape[1]
@@ -162,51 +69,6 @@ def first_moments(statistics: SufficientStatistics, reference: Gaussians) -> tup
     weights = np.maximum(counts / counts.sum(), VANISHED)
     safe = np.where(counts > VANISHED, counts, 1.0)
     return weights, safe, statistics.sums[:, 1 : d + 1] / safe[:, None]
-
-
-def log_diagonal(factors: FloatArray) -> FloatArray:
-    """Sum of the logarithms of the diagonals of a stack (..., d, d)."""
-    return np.log(np.diagonal(factors, axis1=-2, axis2=-1)).sum(axis=-1)
-
-
-def log_cholesky(factors: FloatArray) -> FloatArray:
-    """Lower triangles of a stack (K, d, d) as one vector, the diagonal as logarithms."""
-    rows, columns = lower_triangle(factors.shape[-1])
-    packed = factors[:, rows, columns]
-    packed[:, rows == columns] = np.log(packed[:, rows == columns])
-    return packed.ravel()
-
-
-def exp_cholesky(vector: FloatArray, k: int, d: int) -> FloatArray:
-    """Inverse of `log_cholesky`, shape (K, d, d)."""
-    rows, columns = lower_triangle(d)
-    packed = vector.reshape(k, -1).copy()
-    packed[:, rows == columns] = np.exp(packed[:, rows == columns])
-    factors = np.zeros((k, d, d))
-    factors[:, rows, columns] = packed
-    return factors
-
-
-def factor_of_precision(precision: FloatArray, name: str) -> FloatArray:
-    """Lower Cholesky factor of the inverse of a precision (d, d); `InputError` where it has none."""
-    wrong = f"{name} is not symmetric positive definite ({{}}): give the inverse of a covariance"
-    size = np.sqrt(np.abs(np.diagonal(precision)))
-    if (np.abs(precision - precision.T) > ASYMMETRY * np.outer(size, size)).any():
-        raise InputError(wrong.format("it is not symmetric"))
-    try:
-        # rows and columns reversed, twice: P = U U', and inv(U)' is the lower triangular factor of the inverse
-        upper = np.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1]
-    except np.linalg.LinAlgError:
-        smallest = np.linalg.eigvalsh(precision)[0]
-        raise InputError(wrong.format(f"its smallest eigenvalue is {smallest:.3g}")) from None
-    return np.linalg.inv(upper).T
-
-
-def lower_factor(roots: FloatArray) -> FloatArray:
-    """Lower triangular L (..., m, m), positive diagonal, with ``L L' = R R'`` for R (..., m, d) unsquared."""
-    lower = np.swapaxes(np.linalg.qr(np.swapaxes(roots, -1, -2), mode="r"), -1, -2)
-    signs = np.where(np.diagonal(lower, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
-    return np.tril(lower * signs[..., None, :])
 
 
 class GaussianFamily(Family):

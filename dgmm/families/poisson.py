@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln
 
+from dgmm.families.features import LINEAR
 from dgmm.families.frame import Moments
-from dgmm.families.gaussian import LINEAR
 from dgmm.families.independent import Independent, first_sums, positive
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import AnyArray, BoolArray, FloatArray, Sendable

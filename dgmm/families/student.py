@@ -16,20 +16,15 @@ import numpy as np
 from scipy.special import gammaln
 
 from dgmm.errors import InputError
-from dgmm.families.base import Centred, Family, FeatureMap, LocalFrames
+from dgmm.families.base import Family, LocalFrames
 from dgmm.families.diag import Diag
 from dgmm.families.ellipsoids import Equal
+from dgmm.families.features import PRODUCTS, SQUARES, FeatureMap
 from dgmm.families.frame import Moments
 from dgmm.families.full import Full
 from dgmm.families.gamma import gap_of, shapes_of
-from dgmm.families.gaussian import (
-    LOG_2PI,
-    PRODUCTS,
-    SQUARES,
-    VANISHED,
-    GaussianFamily,
-    Gaussians,
-)
+from dgmm.families.gaussian import LOG_2PI, VANISHED, GaussianFamily, Gaussians
+from dgmm.families.prior import Centred
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
 

@@ -7,25 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from dgmm.families.base import Family, LocalFrames, Prior
+from dgmm.families.base import Family, LocalFrames
+from dgmm.families.cholesky import cholesky, exp_cholesky, log_cholesky, log_diagonal
 from dgmm.families.conjugate import Conjugate
+from dgmm.families.features import LINEAR, PRODUCTS, pack_second, unpack_second
 from dgmm.families.frame import Moments, apply_linear
 from dgmm.families.full import Full
-from dgmm.families.gaussian import (
-    LINEAR,
-    PRODUCTS,
-    ROUNDOFF,
-    VANISHED,
-    Gaussians,
-    MatrixFamily,
-    cholesky,
-    exp_cholesky,
-    first_moments,
-    log_cholesky,
-    log_diagonal,
-    pack_second,
-    unpack_second,
-)
+from dgmm.families.gaussian import ROUNDOFF, VANISHED, Gaussians, MatrixFamily, first_moments
+from dgmm.families.prior import Prior
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray
 

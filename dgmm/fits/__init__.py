@@ -1,7 +1,8 @@
 """What a fit is asked for, and what comes of it: a fit, an outcome, a table of candidates."""
 
 from dgmm.fits.clusters import Clusters, clusters_of, merged
-from dgmm.fits.options import Climbing, Count, Numbers, One, OpenRange, Search, Training
+from dgmm.fits.kinds import Count, Numbers, OpenRange
+from dgmm.fits.options import Climbing, One, Search, Training
 from dgmm.fits.outcome import SAME, SOUND, Outcome, OutcomeKind, Spread
 from dgmm.fits.preprocess import Preprocess
 from dgmm.fits.results import CRITERION_NAMES, STRONG, CriterionTerms, Fit

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dgmm.data import Layout, Names, shortened
+from dgmm.data import Layout, Names, number_of
 from dgmm.em import Evaluated, Past
 from dgmm.errors import InputError
 from dgmm.families import NOISE
@@ -277,12 +277,8 @@ class Fit:
         return replace(changed, path=path, past=past, evaluated=None)
 
     def place(self, feature: str | int) -> int:
-        """The number of a feature, by its name or that number."""
-        if isinstance(feature, str):
-            if feature not in self.features:
-                raise InputError(f"no feature {feature!r}: the model has {shortened(self.features)}")
-            return self.features.index(feature)
-        return feature
+        """The number of a feature, by its name or that number; raises `InputError` if there is none."""
+        return number_of(feature, self.features)
 
     def marginal(self, features: Sequence[str | int]) -> Mixture:
         """The mixture of some of the features, by names or numbers; see `Mixture.marginal`."""

@@ -72,6 +72,7 @@ def plain(value: Any) -> Any:
 
 def by_model(options: Mapping[str, Any], *models: type[Settings]) -> list[dict[str, Any]]:
     """Keyword arguments by the models whose fields they are; last come the others."""
+    options = {name: plain(value) for name, value in options.items()}
     parts = [{name: options[name] for name in model.model_fields if name in options} for model in models]
     taken = set().union(*parts)
     return [*parts, {name: value for name, value in options.items() if name not in taken}]

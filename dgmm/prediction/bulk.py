@@ -16,7 +16,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from dgmm.blas import one_blas_thread
-from dgmm.data import OF_AXES, Grid, Layout, Samples, fingerprint, places_among, shortened
+from dgmm.data import OF_AXES, Grid, Layout, Samples, check_names, fingerprint, places_among, shortened
 from dgmm.engine import Fold, Leaf, Projection, Workers, projected_bytes
 from dgmm.errors import DgmmError, InputError
 from dgmm.estep import Plan, buffer_bytes, complete_rows
@@ -206,7 +206,7 @@ def predict_samples(
         If the source was changed meanwhile.
     """
     samples, leaf = leaf_of(model, samples, wanted, output.writer)
-    check_names(samples, wanted)
+    check_written(samples, wanted)
     before = None if samples.in_memory else fingerprint(samples)
     Fold(samples, workers, keep=False).check(leaf)
     check_coordinates(samples, workers)
@@ -228,7 +228,7 @@ def predict_samples(
     return found
 
 
-def check_names(samples: Samples, wanted: Wanted) -> None:
+def check_written(samples: Samples, wanted: Wanted) -> None:
     """Refuse an output in which two things would have one name."""
     names = [
         *(held.name for held in wanted.held),
@@ -237,6 +237,8 @@ def check_names(samples: Samples, wanted: Wanted) -> None:
     names += {held.span.dim for held in wanted.held if held.span.dim is not None}
     twice = {name for name in names if names.count(name) > 1}
     twice |= {*names} & {*map(str, samples.coords.coords), *samples.dims}
+    check_names("the model", names)
+    check_names(samples.name, samples.coords.coords)
     if twice:
         raise InputError(f"{', '.join(sorted(twice))} would come twice among what is written: rename it in the source")
 

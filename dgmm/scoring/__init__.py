@@ -12,9 +12,10 @@ from dgmm.scoring.arrays import (
     check_coordinates,
     write_coordinates,
 )
-from dgmm.scoring.bulk import Scored, score_projection, score_samples, scored_as
+from dgmm.scoring.bulk import score_projection, score_samples, scored_as
 from dgmm.scoring.portions import in_portions
 from dgmm.scoring.rows import scattered
+from dgmm.scoring.segments import Scored
 from dgmm.scoring.total import total_log_density
 from dgmm.scoring.verify import (
     Verdict,

@@ -11,8 +11,8 @@ from dgmm.engine import Leaf
 from dgmm.errors import ReadError
 from dgmm.families import NOISE
 from dgmm.rows import Rows
-from dgmm.scoring.bulk import ScoreSegment
 from dgmm.scoring.regions import Finding, Written
+from dgmm.scoring.segments import ScoreSegment
 from dgmm.types import AnyArray
 
 #: What other libraries and processors may make of a probability, and of a log density, relative and absolute.

@@ -185,9 +185,9 @@ def write_coordinates(store: Any, samples: Samples) -> None:
 # ---- keys of a store ------------------------------------------------------------------------------------------------
 
 
-def zarr_store(store: Any, *, read_only: bool = False) -> Any:
-    """A store of zarr's, also of a path, where one that may be written to makes a folder."""
-    return LocalStore(store, read_only=read_only) if isinstance(store, str) else store
+def zarr_store(store: Any) -> Any:
+    """A store of zarr's, also of a path that is written to."""
+    return LocalStore(store) if isinstance(store, str) else store
 
 
 def chunk_key(name: str, grid: Grid, region: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
-from zarr.storage import LocalStore
 
-from dgmm.data import Grid, Samples, Seen, Stored, bounded, check_array, check_metadata_files, fingerprint
+from dgmm.data import Grid, Samples, Seen, Stored, bounded, check_array, fingerprint
 from dgmm.errors import one_line
 from dgmm.fits import Fit
 from dgmm.scoring.arrays import VARIABLES, n_labels, types_of
@@ -195,8 +193,6 @@ def read_ledger(group: zarr.Group, most: int = MOST_BYTES) -> tuple[dict[str, An
         inner = group[GROUP]
         if not isinstance(inner, zarr.Group):
             raise ValueError("it is an array")
-        if isinstance(inner.store, LocalStore):
-            check_metadata_files(os.path.join(inner.store.root, inner.path))
         head: dict[str, Any] = dict(inner.attrs)
         told, coordinates = head.pop("checksum"), dict(head.pop("coordinates"))
         if head["format"] != FORMAT:

@@ -56,7 +56,7 @@ class Former:
         if state.status is not Status.FINISHED or state.what != "scores":
             return None
         try:
-            store = zarr_store(store_at(path, read_only=True), read_only=True)
+            store = store_at(path, read_only=True)
             group = zarr.open_group(store, mode="r", use_consolidated=False)
             attributes = dict(group.attrs)
             if attributes.get("format") != SCORES_FORMAT:
@@ -179,7 +179,7 @@ class Former:
         elif source is None or target is None or os.path.realpath(source) == os.path.realpath(target):
             # at a URL they are where they belong
             for name in names_of(self.head):
-                there &= look(zarr_store(store_at(self.path, read_only=True), read_only=True), name, grid)[0]
+                there &= look(store_at(self.path, read_only=True), name, grid)[0]
         else:
             for region in ours.tolist():
                 # where they are in a group does not depend on how far it goes

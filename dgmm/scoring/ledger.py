@@ -22,7 +22,18 @@ from dgmm.data import Grid, Samples, fingerprint
 from dgmm.errors import DgmmError, OutputExistsError, one_line
 from dgmm.passes import packed, unpacked
 from dgmm.scoring.entries import FORMAT, MOST_BYTES, Entries, empty_table, rows_of, source_digest
-from dgmm.store import Output, Writer, differences, explained, folder_at, sealed, to_json, unsealed, versions, writing
+from dgmm.store import (
+    Output,
+    Writer,
+    differences,
+    explained,
+    folder_at,
+    sealed,
+    tell_of_versions,
+    to_json,
+    unsealed,
+    writing,
+)
 from dgmm.types import AnyArray
 
 logger = logging.getLogger("dgmm")
@@ -172,9 +183,7 @@ class Ledger:
             self._head = hashlib.sha256(to_json(found)).hexdigest()
             names = [name for name in self.folder.names() if name != HEAD]
             self._generation = 1 + max((int(name[:8]) for name in names if name[:8].isdecimal()), default=0)
-        for library, version in found["versions"].items():
-            if versions().get(library) != version:
-                logger.info("%s: %s was %s, and is %s now", self.name, library, version, versions().get(library))
+        tell_of_versions(self.name, found["versions"])
         return True
 
     def _stored_head(self) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import zarr
 
-from dgmm.data import Grid, Region, Stored, Watched, bounded, check_array, store_at
+from dgmm.data import Grid, LocalStore, Region, Stored, Watched, bounded, check_array, store_at
 from dgmm.errors import ReadError
 from dgmm.scoring.arrays import chunk_key
 from dgmm.types import AnyArray
@@ -66,7 +66,7 @@ class Written:
     def _open(self, name: str) -> Stored:
         store = store_at(self.target, read_only=True)
         with bounded():
-            array = zarr.open_array(store if isinstance(store, str) else Watched(store), path=name, mode="r")
+            array = zarr.open_array(store if isinstance(store, LocalStore) else Watched(store), path=name, mode="r")
         check_array(array, f"{name} in {self.target}")
         stored = Stored.of(array, self.target, self.target, "raise")
         if isinstance(array.store, Watched):

@@ -9,7 +9,17 @@ but this room deletes. Beside it lies the journal of a fit that has not ended (`
 from dgmm.store.at import ALIAS, CHAMPION, MODEL_OF_VERSION, PREVIOUS, VERSION, model_at, place_at, version_of
 from dgmm.store.commits import for_each
 from dgmm.store.folders import folder_at
-from dgmm.store.journal import JOURNAL, Records, differences, journal_at, sealed, to_json, unsealed, versions
+from dgmm.store.journal import (
+    JOURNAL,
+    Records,
+    differences,
+    journal_at,
+    sealed,
+    tell_of_versions,
+    to_json,
+    unsealed,
+    versions,
+)
 from dgmm.store.models import UNSETTLED_DTYPE, attributes, consolidate, load, load_dataset, read, rescued, save, write
 from dgmm.store.places import Output, Place, Writer, explained, writing
 from dgmm.store.reading import from_dataset
@@ -56,6 +66,7 @@ __all__ = [
     "save",
     "sealed",
     "settings_in",
+    "tell_of_versions",
     "to_json",
     "unsealed",
     "version_of",

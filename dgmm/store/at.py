@@ -11,7 +11,6 @@ from dgmm.errors import InputError
 from dgmm.store.commits import LocalCommitPlace, check_branch
 from dgmm.store.local import LocalPlace
 from dgmm.store.places import Place
-from dgmm.store.states import HEAD
 
 #: The model of a version, in its folder.
 MODEL_OF_VERSION = "model.zarr"
@@ -20,6 +19,8 @@ CHAMPION, PREVIOUS = "champion", "previous"
 #: The names of versions, and of aliases of them.
 VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+#: Bytes of the file of an alias, which says why, too.
+MOST_ALIAS = 2**20
 
 
 def place_at(path: str | os.PathLike[str]) -> Place:
@@ -66,7 +67,7 @@ def model_at(path: str | os.PathLike[str]) -> str:
 def version_of(folder: str, alias: str) -> str | None:
     """The version that an alias stands for; None if there is no such alias."""
     file, field = (CHAMPION, PREVIOUS) if alias == PREVIOUS else (alias, "version")
-    content = place_at(f"{folder}/{file}").content(HEAD)
+    content = place_at(f"{folder}/{file}").content(MOST_ALIAS)
     if content is None:
         return None
     try:

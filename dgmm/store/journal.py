@@ -98,9 +98,7 @@ class Records:
             self._stored = sum(name.isdigit() for name in self.folder.names())
         if self._stored:
             logger.info("%s: going on after %d passes", self.name, self._stored)
-        for library, version in head["versions"].items():
-            if versions()[library] != version:
-                logger.info("%s: %s was %s, and is %s now", self.name, library, version, versions()[library])
+        tell_of_versions(self.name, head["versions"])
 
     def _head(self) -> dict[str, Any] | None:
         """The head of the journal; None if there is none, or it is of no use and was removed."""
@@ -289,6 +287,14 @@ def unsealed(content: bytes, kind: str) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of what bits may depend on."""
     return dict(_versions())
+
+
+def tell_of_versions(name: str, before: Mapping[str, str]) -> None:
+    """Say in what the versions of an earlier run, which may have been of another release, are others than these."""
+    for library, version in before.items():
+        now = versions().get(library, "unknown")
+        if now != version:
+            logger.info("%s: %s was %s, and is %s now", name, library, version, now)
 
 
 @cache

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from dgmm.data import PARTIAL, RECORD, Run, is_run_id, record_of, store_at
+from dgmm.data import PARTIAL, RECORD, Run, is_run_id, read_bytes, record_of, store_at
 from dgmm.errors import OutputExistsError
 from dgmm.store.places import OLD, ROOT, Output, Place
 from dgmm.store.states import HEAD, State, Status, state_of_file, state_of_group
@@ -269,12 +269,6 @@ def check_size(size: int, most: int) -> None:
     """Raise `ValueError` if that is more bytes than are read."""
     if size > most:
         raise ValueError(f"it has {size} bytes, more than {most}")
-
-
-def read_bytes(path: str, size: int) -> bytes:
-    """The first bytes of a file; none of a pipe, which would be waited for."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        return file.read(size) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
 def remove(path: str) -> None:

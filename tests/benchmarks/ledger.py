@@ -24,7 +24,7 @@ import zarr
 import dgmm
 from dgmm.fits import Fit, Outcome, OutcomeKind
 from dgmm.mixture import Mixture
-from dgmm.scoring import bulk, entries, ledger
+from dgmm.scoring import bulk, entries, ledger, segments
 from dgmm.store import save
 
 
@@ -72,7 +72,7 @@ class Clock:
         places: list[tuple[Any, str, str]] = [
             (entries, "fingerprint", "fingerprint"),
             (ledger, "fingerprint", "fingerprint"),
-            (bulk, "checksum", "checksums"),
+            (segments, "checksum", "checksums"),
             (ledger.Recorder, "add", "records"),
             (ledger.Recorder, "flush", "records"),
             (ledger.Recorder, "before", "records"),

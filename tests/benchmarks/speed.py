@@ -33,7 +33,7 @@ from tables import head, line
 import dgmm
 from dgmm.blas import one_blas_thread
 from dgmm.data import Grid, Layout, Samples, open_samples
-from dgmm.data.samples import Field
+from dgmm.data.fields import Field
 from dgmm.data.sources import DECODERS
 from dgmm.em import maximise
 from dgmm.engine import Workers, open_workers

@@ -23,7 +23,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, ObjectStore
 
 import dgmm
-from dgmm.data import Samples, Stored, open_samples
+from dgmm.data import Samples, Stored, open_samples, stores
 from dgmm.data import grid as grid_module
 from dgmm.data.chunks import Watched
 from dgmm.errors import InputError, ReadError
@@ -66,10 +66,12 @@ def several_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a bucket that is a folder, read as buckets are."""
 
+    at = stores.store_at
+
     def store_at(source: str | Path, *, read_only: bool, **_: Any) -> Any:
         url = str(source)
         if not url.startswith("s3://"):
-            return url
+            return at(url, read_only=read_only)
         return ObjectStore(obstore.store.LocalStore(tmp_path / url.removeprefix("s3://bucket/")), read_only=read_only)
 
     monkeypatch.setattr("dgmm.data.stores.store_at", store_at)

@@ -6,7 +6,12 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import pickle
+import re
+import socket
+import subprocess
+import sys
 import threading
 import tracemalloc
 import zlib
@@ -247,31 +252,66 @@ def test_nothing_that_is_read_runs_code(what: dict[str, Any], tmp_path: Path) ->
     assert mark.exists(), "it is evil indeed"
 
 
-@pytest.mark.parametrize("what", ["pipe", "endless", "large"])
-@pytest.mark.parametrize("where", ["", "a"])
-def test_metadata_are_files_of_some_bytes(
-    what: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import os
-
-    path = tmp_path / "d.zarr"
-    xr.Dataset({"a": ("s", X[:, 0]), "b": ("s", X[:, 1])}).to_zarr(path, consolidated=False, zarr_format=3)
-    document = path / where / "zarr.json"
+def spoilt(document: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something else in the place of metadata."""
+    content = document.read_bytes()
+    document.unlink()
     if what == "large":
-        monkeypatch.setattr("dgmm.data.stores.MOST_METADATA", document.stat().st_size - 1)
+        document.write_bytes(content + b" " * 2**16)
+        monkeypatch.setattr("dgmm.data.paths.MOST_METADATA", 2**16)
+    elif what == "socket":
+        monkeypatch.chdir(document.parent)  # the name of one is short
+        with socket.socket(socket.AF_UNIX) as there:
+            there.bind(document.name)
+    elif what == "pipe":
+        os.mkfifo(document)  # which nobody writes to: whoever reads would wait for ever
     else:
-        document.unlink()
-        os.mkfifo(document) if what == "pipe" else document.symlink_to("/dev/zero")
-    with pytest.raises(InputError, match=r"is not a Zarr store: .*zarr.json (is no file|has .* more than)"):
+        document.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("what", ["pipe", "socket", "endless", "large"])
+@pytest.mark.parametrize("where", ["", "a", "g", "g/h", "g/h/a"])
+@pytest.mark.parametrize("version", [2, 3])
+def test_metadata_are_files_of_some_bytes(
+    what: str, where: str, version: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However deep they lie: of a store without variables it is said which of its groups have some."""
+    path, dataset = tmp_path / "d.zarr", xr.Dataset({"a": ("s", X[:, 0]), "b": ("s", X[:, 1])})
+    dataset.to_zarr(path, group="g/h" if where.startswith("g") else None, consolidated=False, zarr_format=version)
+    name = "zarr.json" if version == 3 else ".zarray" if where.endswith("a") else ".zgroup"
+    spoilt(path / where / name, what, monkeypatch)
+    with pytest.raises(InputError, match=r"is not a Zarr store: .*(is no file|has .* more than \d+)$"):
         open_samples(path)
+
+
+def test_several_that_are_none_are_told_in_one_line(tmp_path: Path) -> None:
+    """They are read at a time, and each fails."""
+    dataset = xr.Dataset({f"v{i}": ("s", X[:, 0]) for i in range(20)})
+    dataset.to_zarr(tmp_path / "d.zarr", consolidated=False, zarr_format=3)
+    for document in (tmp_path / "d.zarr").glob("*/zarr.json"):
+        document.unlink()
+        os.mkfifo(document)
+    code = (
+        "from dgmm.data import open_samples\nfrom dgmm.errors import InputError\n"
+        f"try: open_samples({str(tmp_path / 'd.zarr')!r})\nexcept InputError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert done.stderr == ""
+    assert re.fullmatch(r"\S+ is not a Zarr store: \S+/zarr.json is no file\n", done.stdout)
+
+
+def test_a_claim_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    claim = tmp_path / "d.zarr.partial"
+    claim.mkdir()
+    os.mkfifo(claim / "dgmm-run.json")
+    with pytest.raises(InputError, match=r"no such store: .*/d.zarr$"):
+        open_samples(tmp_path / "d.zarr")
 
 
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("name", ["s", "a"])
 @pytest.mark.parametrize("missing", ["raise", "fill"])
 def test_a_chunk_that_is_a_pipe_is_not_waited_for(version: Any, name: str, missing: Any, tmp_path: Path) -> None:
-    import os
-
     dataset = xr.Dataset({"a": ("s", X[:, 0]), "b": ("s", X[:, 1])}, coords={"s": np.arange(12.0)})
     dataset.to_zarr(tmp_path / "d.zarr", consolidated=False, zarr_format=version)
     chunk = tmp_path / "d.zarr" / name / ("0" if version == 2 else "c/0")

@@ -72,6 +72,28 @@ def test_whole_numbers_that_may_be_missing(make: Any) -> None:
     np.testing.assert_array_equal(read_all(open_samples(frame)), [[3, 1], [np.nan, 2], [2**40, 3]])
 
 
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, None])
+def test_a_column_that_is_called_as_the_rows_are_is_a_feature(make: Any, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    source: Any = (make or pd.DataFrame)({"sample": x[:, 0], "x": x[:, 1]})
+    if make is None:
+        source.to_parquet(tmp_path / "x.parquet")
+        source = tmp_path / "x.parquet"
+    samples = open_samples(source)
+    assert (samples.features, samples.dims) == (("sample", "x"), ("row",))
+    np.testing.assert_array_equal(samples.read(samples.grid.region(0)), x)
+
+
+def test_names_of_columns_may_be_those_of_a_frame(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """Which are an index, that has no truth and is no JSON."""
+    numeric = frame.select_dtypes("number").fillna(0.0)
+    fits = [
+        dgmm.train(numeric, 1, variables=names, journal=tmp_path / "j", keep_journal=True)
+        for names in (numeric.columns[1:], numeric.columns[1:].to_numpy(), tuple(numeric.columns[1:]))
+    ]
+    assert [fit.features for fit in fits] == [tuple(numeric.columns[1:])] * 3
+
+
 def test_a_frame_is_fitted_scored_and_predicted(frame: pd.DataFrame, tmp_path: Path) -> None:
     fit = dgmm.train(frame, 3, search="starts", n_init=2)
     expected = dgmm.train(frame.to_numpy(), 3, search="starts", n_init=2)

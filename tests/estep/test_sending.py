@@ -13,7 +13,7 @@ from dgmm.estep import Plan
 from dgmm.families.frame import Moments
 from dgmm.families.gaussian import Gaussians
 from dgmm.mixture import Mixture
-from dgmm.scoring.bulk import ScoreSegment
+from dgmm.scoring.segments import ScoreSegment
 from dgmm.types import Sendable
 
 

@@ -13,7 +13,7 @@ import zarr
 import dgmm
 from dgmm.cli import main
 from dgmm.errors import CollapseError
-from dgmm.families.gaussian import cholesky
+from dgmm.families.cholesky import cholesky
 from dgmm.fits import SOUND, Outcome, OutcomeKind
 from dgmm.fits.table import make_table
 from dgmm.passes import row_hashes

@@ -178,6 +178,22 @@ def test_logarithms_are_taken_first() -> None:
     assert dgmm.train(x, 2, **how).n_missing == 2
 
 
+def test_a_sample_of_no_weight_needs_no_logarithm(tmp_path: Path) -> None:
+    x, w = table(), np.ones(len(table()))
+    how: dict[str, Any] = {"preprocess": {"log": ["0", "1", "2"]}, **QUICK}
+    w[[3, 5]] = 0, np.nan
+    expected = dgmm.train(x, 2, weights=w, **how)
+    x[[3, 5]] = 0
+    zarr.create_array(str(tmp_path / "x.zarr"), data=x, chunks=(len(x), 3))
+    for source in (x, str(tmp_path / "x.zarr")):
+        fit = dgmm.train(source, 2, weights=w, **how)
+        assert fit.n_samples == len(x) - 2
+        np.testing.assert_allclose(fit.mixture.means, expected.mixture.means, rtol=1e-9)
+    w[3] = 1
+    with pytest.raises(InputError, match="is 0 in a sample, which has no logarithm"):
+        dgmm.train(x, 2, weights=w, **how)
+
+
 def test_what_is_read_block_by_block_is_what_is_made_in_memory(tmp_path: Path) -> None:
     x = table(1500)
     x[3, 0] = np.nan

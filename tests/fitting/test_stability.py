@@ -47,7 +47,7 @@ def test_clusters_far_apart_are_always_found_again() -> None:
 
 def test_a_sample_stands_for_all_rows() -> None:
     """The errors are of a fit to all of them."""
-    few = dgmm.train(clusters(8000), 3, stability=60, sample_rows=2000).stability
+    few = dgmm.train(clusters(8000), 3, stability=60, sample_rows=2000, search="starts").stability
     assert few is not None
     assert few.n_rows == 2000
     w = np.array([0.5, 0.3, 0.2])
@@ -72,7 +72,7 @@ def test_copies_in_blocks_count_once() -> None:
     """Each row eight times: by rows the errors are too small by the root of eight."""
     x = np.repeat(clusters(400), 8, axis=0)
     data = xr.DataArray(x, dims=("row", "level"))
-    how: dict[str, Any] = {"feature_dim": "level", "holdout": 0.3, "stability": 100}
+    how: dict[str, Any] = {"feature_dim": "level", "holdout": 0.3, "stability": 100, "search": "starts"}
     rows = dgmm.train(data, 3, **how).stability
     fit = dgmm.train(data, 3, holdout_by={"row": 8}, **how)
     blocks, n = fit.stability, fit.n_samples / 8

@@ -306,11 +306,21 @@ class TestOverAStore:
                 dgmm.predict(fit, data, tmp_path / "p.zarr", of=["s"])
         assert place_at(tmp_path / "p.zarr").state().status is Status.ABSENT
 
+    def test_names_that_no_array_has_are_refused(self, tmp_path: Path) -> None:
+        data = sea()[["o", "t", "s"]].rename(s="s/35")
+        with pytest.raises(InputError, match="'s/35' of the model cannot be the name of an array"):
+            dgmm.predict(dgmm.train(data, 1), data, tmp_path / "p.zarr", of=["s/35"])
+        with pytest.raises(InputError, match=r"'a/b' of .* cannot be the name of an array"):
+            dgmm.predict(dgmm.train(data, 1), data.assign_coords({"a/b": 1.0}), tmp_path / "p.zarr", of=["t"])
+        with pytest.raises(InputError, match=r"'a/b' of .* cannot be the name of an array"):
+            dgmm.score(dgmm.train(data, 1), data.assign_coords({"a/b": 1.0}), tmp_path / "p.zarr")
+        assert list(tmp_path.iterdir()) == []
+
     @pytest.mark.parametrize(
         ("more", "words"),
         [
             ({"of": []}, "of"),
-            ({"of": ["q"]}, "no feature 'q': the model has o, s, t"),
+            ({"of": ["q"]}, "no feature 'q': there are o, s, t"),
             ({"of": ["s"], "given": ["q"]}, "no feature 'q'"),
             ({"of": ["s"], "given": ["s"]}, r"features \[1\] are wanted and given"),
             ({"of": ["s"], "dtype": "int8"}, "dtype"),

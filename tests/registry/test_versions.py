@@ -62,6 +62,15 @@ def test_promotions_can_be_taken_back(registry: Registry) -> None:
     assert second in registry.versions()
 
 
+def test_whatever_is_to_be_said_of_a_promotion(registry: Registry) -> None:
+    """Of many classes that is a long text."""
+    first, second, third = filled(registry)
+    registry.promote(first, "; ".join(f"class {k} is class {k + 1} now" for k in range(10_000)))
+    registry.promote(second, "ß" * 100_000)
+    assert registry.aliases() == {"champion": second, "candidate": third, "previous": first}
+    assert registry.rollback() == first
+
+
 def test_a_place_that_somebody_else_has_taken_is_not_taken_again(registry: Registry) -> None:
     first, second, _ = filled(registry)
     assert registry.promote(first, instead_of="") == first

@@ -21,7 +21,7 @@ import dgmm
 from dgmm.config import Score
 from dgmm.errors import DgmmError, OutputExistsError
 from dgmm.pipeline import run_score
-from dgmm.scoring import bulk
+from dgmm.scoring import bulk, segments
 from dgmm.scoring.ledger import HEAD
 from dgmm.store import Status, folders, place_at, save
 from tests import ledgers
@@ -144,7 +144,7 @@ def test_a_worker_that_is_killed_changes_no_byte(folder: Path, tmp_path: Path, m
     assert sum(n - 1 for n in twice.values()) <= 4
 
 
-class Fatal(bulk.ScoreSegment):
+class Fatal(segments.ScoreSegment):
     """A leaf that kills its worker, once, in the middle of a run."""
 
     mark = ""
@@ -380,7 +380,7 @@ def test_a_full_disk_leaves_what_was_there(
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    write = bulk.ScoreSegment._write
+    write = segments.ScoreSegment._write
     seen: list[int] = []
 
     def filled(self: Any, segment: int, rows: Any) -> Any:
@@ -389,7 +389,7 @@ def test_a_full_disk_leaves_what_was_there(
             monkeypatch.setattr(*((folders.os, "fsync", full) if where == "records" else (local, "_put", full)))
         return write(self, segment, rows)
 
-    monkeypatch.setattr(bulk.ScoreSegment, "_write", filled)
+    monkeypatch.setattr(segments.ScoreSegment, "_write", filled)
     with pytest.raises(DgmmError, match=r"s cannot be written: No space left on device; see to that"):
         run_score(job(folder, tmp_path))
     monkeypatch.undo()

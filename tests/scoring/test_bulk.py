@@ -42,8 +42,8 @@ from dgmm.mixture import Mixture
 from dgmm.pipeline import made_with, run_score
 from dgmm.scoring import Scored, score_samples, total_log_density
 from dgmm.scoring.arrays import label_dtype
-from dgmm.scoring.bulk import ScoreSegment
 from dgmm.scoring.ledger import Recording
+from dgmm.scoring.segments import ScoreSegment
 from dgmm.store import UNSETTLED_DTYPE, State, Status, Writer, load, place_at, save, settings_in
 
 TYPES = ("full", "tied", "diag", "spherical")

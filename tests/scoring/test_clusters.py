@@ -21,8 +21,8 @@ from dgmm.config import Score
 from dgmm.data import open_samples
 from dgmm.errors import InputError, OutputExistsError
 from dgmm.pipeline import run_score
-from dgmm.scoring.bulk import ScoreSegment
 from dgmm.scoring.ledger import Recording
+from dgmm.scoring.segments import ScoreSegment
 from dgmm.store import Writer, digest, save
 from tests.ledgers import at_region, fit, job_of, left, rows, scored, small_for_a_while, tree
 

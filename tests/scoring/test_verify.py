@@ -172,7 +172,7 @@ def test_what_was_written_wrong_from_the_start_is_found_by_scoring_anew(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ledger says what was written, not that it was right: a fault of the machine that scored it."""
-    score = dgmm.scoring.bulk.ScoreSegment.score
+    score = dgmm.scoring.segments.ScoreSegment.score
 
     def wrong(self: Any, x: np.ndarray) -> Any:
         values, scored = score(self, x)
@@ -181,7 +181,7 @@ def test_what_was_written_wrong_from_the_start_is_found_by_scoring_anew(
         return values, scored
 
     with monkeypatch.context() as patch:
-        patch.setattr(dgmm.scoring.bulk.ScoreSegment, "score", wrong)
+        patch.setattr(dgmm.scoring.segments.ScoreSegment, "score", wrong)
         run_score(job_of(job, tmp_path / "s"))
     assert found(tmp_path / "s", data=True) == set()
     assert found(tmp_path / "s", recompute=1.0) == {("log_density", 6)}
@@ -258,6 +258,10 @@ def test_strays_and_lost_coordinates_are_found(tmp_path: Path) -> None:
     coordinate.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert found(out) == set()
     assert found(out, data=True) == {("t", None)}
+    coordinate.unlink()
+    os.mkfifo(coordinate)
+    assert found(out, data=True) == {("t", None)}
+    coordinate.unlink()
     coordinate.write_bytes(whole)
     (out / "label" / "c" / "3.abc.partial").write_bytes(b"")
     assert found(out) == {("label", None)}

@@ -195,7 +195,7 @@ def test_an_interrupted_run_leaves_no_commit_and_another_goes_on(
     assert place_at(out).state().status is Status.UNFINISHED
     assert beside(place)
     scored = []
-    monkeypatch.setattr("dgmm.scoring.bulk.ScoreSegment._write", lambda *given: scored.append(given))
+    monkeypatch.setattr("dgmm.scoring.segments.ScoreSegment._write", lambda *given: scored.append(given))
     dgmm.score(fit, dataset(), out)
     assert scored == []
     assert messages(repository)[1:] == before
@@ -216,7 +216,7 @@ def test_what_could_not_be_committed_is_not_scored_again(
         with pytest.raises(DgmmError, match=r"cannot be committed: the bucket is gone; run the same again$"):
             dgmm.score(fit, dataset(), out)
     assert messages(repository) == before
-    monkeypatch.setattr("dgmm.scoring.bulk.ScoreSegment._write", None)
+    monkeypatch.setattr("dgmm.scoring.segments.ScoreSegment._write", None)
     dgmm.score(fit, dataset(), out)
     assert dgmm.verify(out, data=True).is_sound
 

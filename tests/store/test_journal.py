@@ -15,7 +15,7 @@ import pytest
 from dgmm.data import PARTIAL, RECORD, Run, object_at
 from dgmm.engine import Entry
 from dgmm.errors import CollapseError, DgmmError, InputError, OutputExistsError
-from dgmm.store import Records, Status, folders, journal_at, place_at
+from dgmm.store import Records, Status, folders, journal, journal_at, place_at, versions
 from dgmm.store.journal import MOST_BYTES
 
 SOURCE, SETTINGS = {"shape": "(3,)"}, {"n_components": 2, "training": {"seed": 0}}
@@ -188,6 +188,21 @@ def test_a_head_that_is_damaged_starts_over(content: bytes, tmp_path: Path, capl
         records.write(0, entry(4))
     with opened(place) as records:
         assert records.n_kept == 1
+
+
+def test_one_of_another_release_is_gone_on_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bits may have hung on a library that no longer matters, or is not here."""
+    place = str(tmp_path / "m.journal")
+    caplog.set_level("INFO", logger="dgmm")
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "versions", lambda: versions() | {"numpy": "1.0", "gone": "2.0"})
+        written(place)
+    with opened(place) as records:
+        assert values(records) == [0, 1, 2]
+    assert "numpy was 1.0, and is " in caplog.text
+    assert "gone was 2.0, and is unknown now" in caplog.text
 
 
 def test_what_died_while_it_wrote_leaves_nothing_in_the_way(tmp_path: Path) -> None:
