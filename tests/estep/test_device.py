@@ -287,6 +287,11 @@ def test_slices_take_a_share_of_a_memory_and_no_more() -> None:
         assert width & (width - 1) == 0
 
 
+def test_half_of_a_memory_is_for_rows_that_stay() -> None:
+    assert Device(None, 2**20).room == 2**19
+    assert Device(None, None).room == 0
+
+
 def test_its_buffers_are_those_of_a_piece() -> None:
     plan = plan_of("several").on("jax")
     rows = device.piece_rows(plan)
