@@ -17,6 +17,7 @@ from dgmm.types import (
     Assignment,
     Criterion,
     Decoder,
+    DeviceName,
     Effort,
     Filling,
     Missing,
@@ -167,6 +168,10 @@ class ClusterOptions(TypedDict, total=False):
     """Threads of each process."""
     memory_limit: int | str | None
     """Memory of each process, such as 2GB."""
+    device: DeviceName
+    """Where passes over all the data compute densities, their statistics, and scores. cpu: a compiled kernel on the
+    cores. gpu: the first GPU of each process, through JAX (`pip install dgmm[gpu]`). jax: the device that JAX takes by
+    itself."""
     no_workers_timeout: float | None
     """Seconds for which a cluster may be without a worker: the queue before the first, and whenever all are taken away.
     Default: 60 at an address, 600 for a cluster class."""

@@ -38,6 +38,8 @@ Filling = Literal["mean", "draw"]
 Decoder = Literal["zarr", "zarrs"]
 #: Of the E-step's matrix products.
 Precision = Literal["float64", "float32"]
+#: Where it is computed.
+DeviceName = Literal["cpu", "gpu", "jax"]
 #: What becomes of a component that collapses.
 OnCollapse = Literal["report", "reseed"]
 #: When a model is renewed, and how.

@@ -12,11 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: The rooms, each of which may import those above it, and what is in each, in the same order.
 HOUSE: dict[str, str] = {
-    "types": "", "errors": "", "blas": "", "waits": "", "progress": "", "rows": "", "transform": "",
+    "types": "", "errors": "", "blas": "", "devices": "", "waits": "", "progress": "", "rows": "", "transform": "",
     "families": "frame statistics features prior base cholesky gaussian conjugate full diag tied spherical aligned "
     "orientation ellipsoids loadings factors independent gamma poisson noise student",
     "estep": "jit block hashes vectors posterior columns registers features shares kernel sweep plan totals compiled "
-    "plain incomplete",
+    "plain device programs placed incomplete",
     "mixture": "", "matching": "",
     "data": "repositories retries runs paths grid persisted cf units layout picks likeness codecs chunks fields labels "
     "stores ranges samples views frames parquet files groups variables sources fingerprints",
@@ -59,6 +59,7 @@ ONLY_IN = {
     "sklearn": {"search", "fitting", "estimators"},
     "llvmlite": {"estep"},
     "numba": {"estep"},
+    "jax": {"devices", "estep"},
     "cyclopts": {"arguments", "cli", "commands", "models"},
     "matplotlib": {"report"},
     "jinja2": {"report"},

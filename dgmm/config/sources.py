@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from dgmm.fits import Count, Settings, as_list
-from dgmm.types import Decoder, MissingChunks
+from dgmm.types import Decoder, DeviceName, MissingChunks
 from dgmm.yaml12 import parse
 
 
@@ -121,6 +121,12 @@ class Cluster(Settings):
     max_workers: Count | None = Field(None, description="Workers of a cluster class that there are at most.")
     threads_per_worker: Count = Field(1, description="Threads of each process.")
     memory_limit: ByteSize | None = Field(None, description="Memory of each process, such as 2GB.")
+    device: DeviceName = Field(
+        "cpu",
+        description="Where passes over all the data compute densities, their statistics, and scores. cpu: a compiled "
+        "kernel on the cores. gpu: the first GPU of each process, through JAX (`pip install dgmm[gpu]`). jax: the "
+        "device that JAX takes by itself.",
+    )
     no_workers_timeout: float | None = Field(
         None,
         gt=0,

@@ -34,6 +34,8 @@ LOOK_EVERY = 1.0
 NO_WORKERS = 60.0
 #: Seconds for which tasks that are told to stop are waited for: more than a segment takes.
 GRACE = 60.0
+#: What workers declare of Dask's resources that have one.
+GPU = "GPU"
 
 T = TypeVar("T")
 
@@ -66,6 +68,18 @@ def workers_of(client: Client) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise lost_scheduler(client) from error
     return found
+
+
+def resources_of(client: Client) -> dict[str, int]:
+    """What a task that computes on a device takes of its worker: a GPU, where workers declare some; else nothing."""
+    declared = any(worker.get("resources", {}).get(GPU) for worker in workers_of(client).values())
+    return {GPU: 1} if declared else {}
+
+
+def able_workers(client: Client) -> list[str]:
+    """Addresses of the workers that are given tasks which compute on a device."""
+    wanted = resources_of(client).keys()
+    return [a for a, worker in workers_of(client).items() if wanted <= worker.get("resources", {}).keys()]
 
 
 class ForgottenError(ClusterError):
@@ -124,6 +138,8 @@ class Call(Generic[T]):
         Seconds for which there may be no worker, `NO_WORKERS` by default.
     graph : mapping, optional
         Tasks of Dask by their keys, to whose results arguments refer.
+    resources : mapping, optional
+        What each call takes of those that its worker has declared.
     """
 
     def __init__(
@@ -135,6 +151,7 @@ class Call(Generic[T]):
         changed: Callable[[Iterable[str]], None],
         patience: float | None = None,
         graph: Mapping[Any, Any] | None = None,
+        resources: Mapping[str, int] | None = None,
     ) -> None:
         self.client = client
         self.patience = patience
@@ -145,6 +162,7 @@ class Call(Generic[T]):
         self.changed = changed
         self._function = partial(call_on_worker, self.id, function)
         self._graph = graph or {}
+        self._needed = {"resources": dict(resources)} if resources else {}
         self._sent: dict[Future[Any], int] = {}
         self._current: dict[int, Future[Any]] = {}
         self._done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
@@ -182,7 +200,7 @@ class Call(Generic[T]):
         for home in {self.homes[i] for i in keys.values()}:
             wish = {} if home is None else {"workers": [home], "allow_other_workers": True}
             theirs = {key: tasks[key] for key, i in keys.items() if self.homes[i] == home}
-            layers[home or "anywhere"] = MaterializedLayer(theirs, annotations=wish)
+            layers[home or "anywhere"] = MaterializedLayer(theirs, annotations=wish | self._needed)
         graph = HighLevelGraph(layers, {name: {""} - {name} for name in layers})
         for i, future in zip(keys.values(), self.client.get(graph, list(keys), sync=False), strict=True):
             self._sent[future] = i

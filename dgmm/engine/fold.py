@@ -21,6 +21,7 @@ import psutil
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Region, Samples
+from dgmm.devices import CPU
 from dgmm.engine.cluster import ForgottenError
 from dgmm.engine.handing import Handing
 from dgmm.engine.leaf import Leaf
@@ -169,7 +170,7 @@ class _Reading:
 
     def segments(self, shelf: Shelf | None) -> Generator[tuple[int, Any], None, None]:
         """Segments in order, as the leaf takes them."""
-        if self.samples.in_memory:
+        if self.samples.in_memory and shelf is None:
             for segment in self.run:
                 rows = self.samples.read_rows(self.samples.grid.region(segment))
                 self.n_read += len(rows)
@@ -210,7 +211,8 @@ class _Reading:
     def _keep(self, shelf: Shelf | None, segment: int, value: Any) -> None:
         if shelf is None or self.residence.home not in (None, *shelf.places):
             return
-        kept = value.owned()
+        # what lies in memory is no copy, and none is needed
+        kept = value if self.samples.in_memory else value.owned()
         if shelf.put(segment, self.prepare, kept, self.residence.budget):
             self.home = next(iter(shelf.places), None)
 
@@ -276,6 +278,7 @@ class Fold:
         InsufficientMemoryError
             If a worker or this process has too little memory for it.
         """
+        leaf = leaf.on(self.workers.device)
         for _ in range(SENT_AGAIN):
             try:
                 return self._pass(leaf)
@@ -297,7 +300,9 @@ class Fold:
             self._leases.renew(places)
         if self.workers.client is not None and type(leaf) not in self._tried:
             self._rehearse(leaf, shared, places)
-        ahead, budget = (False, 0) if self.samples.in_memory else self.room(leaf)
+        in_memory = self.samples.in_memory
+        ahead, budget = (False, 0) if in_memory and self._leases is None else self.room(leaf)
+        ahead = ahead and not in_memory
         homes = [self._homes.get(run) for run in self._runs]
         homes = [home if home in places else None for home in homes]
         owner = "" if self._leases is None else self._leases.owner
@@ -325,7 +330,8 @@ class Fold:
         self._handing = Handing(samples, self.workers)
         sent = self._handing.samples
         self._runs = runs_of(sent, self.workers)
-        self._leases = self.workers.leases() if keep and not sent.in_memory else None
+        # rows of an array in memory are kept for what a device has of them
+        self._leases = self.workers.leases() if keep and (not sent.in_memory or self.workers.device != CPU) else None
 
     def close(self) -> None:
         """Let go of all that is kept."""
@@ -335,7 +341,7 @@ class Fold:
 
     def _rehearse(self, leaf: Leaf[Any], shared: Any, places: set[str]) -> None:
         """Have every worker load or compile a new kind of leaf, and see what that leaves of its memory."""
-        if self.workers.local:
+        if self.workers.local and self.workers.device == CPU:
             # compiled once, here: the workers find it on disk, and are spared what a compiler takes of their memory
             rehearse(self._handing.samples, leaf)
         everywhere = sorted(places)
@@ -346,6 +352,7 @@ class Fold:
 
     def check(self, leaf: Leaf[Any]) -> None:
         """Raise `InsufficientMemoryError` if a worker or this process has too little memory for a pass."""
+        leaf = leaf.on(self.workers.device)
         sent, blocks = self._handing.samples, self._blocks
 
         def need_of(samples: Samples) -> Need:

@@ -112,6 +112,7 @@ class Journaled:
         Departed
             If the journal goes on with another question than this one, and with something to go on from.
         """
+        leaf = leaf.on(self.workers.device)
         key, entry = leaf.key(), self._following()
         if entry is not None and entry.key == key:
             self._done += 1

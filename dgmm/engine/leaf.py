@@ -93,6 +93,10 @@ class Leaf(ABC, Generic[T]):
         """Context of one task: which segments of its run are read, at least one, and what is called for each."""
         yield run, self
 
+    def on(self, device: str) -> Self:
+        """The same for workers that compute on a device (`dgmm.devices`); itself, where nothing is computed there."""
+        return self
+
     def about(self) -> Any:
         """What a journal keeps beside the value, for those who go on from it without repeating all; None if nothing."""
         return None

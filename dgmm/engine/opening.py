@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask.system import CPU_COUNT
 
+from dgmm.devices import CPU
 from dgmm.engine.classes import Projection, is_path, of_class
 from dgmm.engine.schedulers import ADDRESSES, PAUSED_OURS, STARTING, connected, started
 from dgmm.engine.upkeep import Size
@@ -35,6 +36,7 @@ def open_workers(
     min_workers: int | None = None,
     max_workers: int | None = None,
     no_workers_timeout: float | None = None,
+    device: str = CPU,
     need: Projection | None = None,
 ) -> Iterator[Workers]:
     """Find or start workers; what was started is stopped at the end.
@@ -57,8 +59,15 @@ def open_workers(
         Of a cluster of a class: as many as there is work for.
     no_workers_timeout : float, optional
         Seconds for which there may be no worker.
+    device : {"cpu", "gpu", "jax"}
+        Where every worker computes densities; see `dgmm.devices`.
     need : callable, optional
         What a worker needs of memory; see `Projection`.
+
+    Raises
+    ------
+    InputError
+        If workers have no such device, or cannot be what is asked for.
     """
     size, options, patience = Size(n_workers, min_workers, max_workers), scheduler_options or {}, no_workers_timeout
     if isinstance(scheduler, str) and is_path(scheduler):
@@ -84,7 +93,9 @@ def open_workers(
             raise InputError("no_workers_timeout is for a scheduler at an address, or for a class: leave it out")
         context = _found_or_started(scheduler, n_workers, threads_per_worker, memory_limit, options, patience)
     with no_interrupt_lost(), context as workers:
+        workers = replace(workers, device=device)
         try:
+            workers.check_device()
             yield workers
         finally:
             workers.release()

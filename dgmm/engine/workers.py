@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,14 +16,18 @@ from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 
 from dgmm import waits
-from dgmm.engine.cluster import Call, Leases, connected, places_of, workers_of
+from dgmm.devices import CPU, described
+from dgmm.engine.cluster import Call, Leases, able_workers, connected, places_of, resources_of, workers_of
 from dgmm.engine.schedulers import wait_for_a_worker
 from dgmm.engine.versions import check_versions
+from dgmm.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client
 
 T = TypeVar("T")
+
+logger = logging.getLogger("dgmm")
 
 #: Share of a worker's memory at which Dask gives it no more tasks, by default.
 PAUSED = 0.8
@@ -49,6 +54,8 @@ class Workers:
         Tasks that run at a time when there are as few workers as there may be.
     patience : float or None
         Seconds for which there may be no worker, if not as many as usual.
+    device : str
+        Where every one of them computes; see `dgmm.devices`.
     """
 
     client: Client | None
@@ -59,6 +66,7 @@ class Workers:
     local: bool = False
     least: int = 0
     patience: float | None = None
+    device: str = CPU
     _leases: list[Leases] = field(default_factory=list, repr=False, compare=False)
     _known: set[str] = field(default_factory=set, repr=False, compare=False)
 
@@ -113,6 +121,34 @@ class Workers:
         if self.client is not None and not self.local and new:
             with connected(self.client):
                 self._known.update(check_versions(self.client, new))
+                self.check_device(new)
+
+    def check_device(self, only: Collection[str] | None = None) -> None:
+        """Refuse workers that have not the device where they are to compute; all of those that have tasks, by default.
+
+        Raises
+        ------
+        InputError
+        """
+        if self.device == CPU:
+            return
+        if self.client is None:
+            found: dict[str, Any] = {"": described(self.device)}
+        else:
+            able = able_workers(self.client)
+            asked = [*able] if only is None else [address for address in only if address in able]
+            found = self.client.run(described, self.device, workers=asked, on_error="return")
+        for address, words in found.items():
+            if isinstance(words, InputError):
+                raise InputError(f"worker {address}: {words}")
+            # one that is gone meanwhile computes nowhere
+            if isinstance(words, Exception) and not isinstance(words, OSError):
+                raise words
+        kinds = sorted({words for words in found.values() if isinstance(words, str)})
+        if len(kinds) > 1:
+            logger.warning("the last bits hang on who computes what, on different devices: %s", "; ".join(kinds))
+        elif kinds:
+            logger.info("densities are computed on %s", *kinds)
 
     def share(self, value: Any, *, heavy: bool = False) -> Any:
         """A value that many tasks take: it travels to the workers once.
@@ -152,9 +188,9 @@ class Workers:
             Tasks of Dask by their keys, to whose results arguments refer; see `Handing`.
         """
         if self.client is not None:
-            changed = self._renew
+            changed, wish = self._renew, {} if self.device == CPU else resources_of(self.client)
             homes = homes or [None] * len(arguments)
-            return Call(self.client, function, arguments, homes, changed, self.patience, graph).results()
+            return Call(self.client, function, arguments, homes, changed, self.patience, graph, wish).results()
         if len(arguments) == 1:
             return [function(*arguments[0])]
         crew, calls = Crew(), iter(enumerate(arguments))

@@ -13,6 +13,7 @@ import numpy as np
 from dgmm.errors import InputError
 from dgmm.estep.block import complete_rows, frozen
 from dgmm.estep.compiled import Compiled
+from dgmm.estep.device import OnDevice
 from dgmm.estep.hashes import nearest, row_hashes
 from dgmm.estep.incomplete import (
     PIECE,
@@ -40,6 +41,7 @@ __all__ = [
     "SOFT",
     "Backend",
     "Compiled",
+    "OnDevice",
     "PassTotals",
     "Plain",
     "Plan",
@@ -89,7 +91,7 @@ class Backend(Protocol):
 
 
 #: The first that takes a plan has it.
-BACKENDS: list[Backend] = [Compiled(), Plain()]
+BACKENDS: list[Backend] = [OnDevice(), Compiled(), Plain()]
 
 
 def backend_of(plan: Plan) -> Backend:

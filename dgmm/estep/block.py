@@ -38,14 +38,19 @@ def complete_rows(x: AnyArray) -> AnyArray | None:
     return None if find_complete(frozen(x), marks) == len(x) else marks
 
 
+def check_shape(x: AnyArray, n_features: int) -> None:
+    """Refuse samples that are not of shape (n, n_features)."""
+    if x.ndim != 2 or x.shape[1] != n_features:
+        raise InputError(f"expected samples of shape (n, {n_features}), not {x.shape}")
+
+
 def blocks(x: AnyArray, n_features: int, width: int) -> Iterator[tuple[slice, AnyArray]]:
     """Samples as the kernel takes them: rows one after the other, float32 as it is and anything else float64.
 
     What has to be converted for that comes in blocks of whole slices of a width, so that there is never much of it
     twice, and sums have the same bits as if it had come as one.
     """
-    if x.ndim != 2 or x.shape[1] != n_features:
-        raise InputError(f"expected samples of shape (n, {n_features}), not {x.shape}")
+    check_shape(x, n_features)
     dtype = np.dtype(np.float32 if x.dtype == np.float32 else np.float64)
     whole = x.dtype == dtype and x.flags.c_contiguous
     length = max(len(x), 1) if whole else max(1, CONVERTED_BYTES // (8 * n_features * width)) * width

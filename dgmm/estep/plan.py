@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
+from dgmm.devices import CPU
 from dgmm.families import NOISE, Family, FeatureMap, Frame, FrameKind, Noise, pack_second
 from dgmm.transform import Transform
 from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
@@ -223,6 +224,8 @@ class Plan(Sendable):
         What is done to samples before they are scored; sums are over samples as they are.
     marginals : tuple of Marginals, or None
         Of each mixture, where samples may lack some of their values; None where they are left out.
+    device : str
+        Where it is applied to samples that are complete; see `devices`.
     """
 
     stacks: tuple[Stack, ...]
@@ -235,6 +238,7 @@ class Plan(Sendable):
     links: FloatArray | None = None
     transform: Transform | None = None
     marginals: tuple[Marginals, ...] | None = None
+    device: str = CPU
 
     @property
     def n_features(self) -> int:
@@ -271,6 +275,8 @@ class Plan(Sendable):
             parts.append(self.transform.digest)
         if self.marginals is not None:
             parts.append("marginals")
+        if self.device != CPU:
+            parts.append(self.device)
         for stack in self.stacks:
             parts += [stack.features.chain, stack.origin, stack.shift, stack.forward]
             parts += [part for p in stack.products for part in (p.rows.start, p.theta)]
@@ -296,6 +302,10 @@ class Plan(Sendable):
     def as_density(self) -> Plan:
         """The same where every sample is shared out as it is probable: its log-likelihood is that of the density."""
         return self if self.sharing == SOFT else replace(self, sharing=SOFT)
+
+    def on(self, device: str) -> Plan:
+        """The same, applied on a device."""
+        return self if device == self.device else replace(self, device=device)
 
     @cached_property
     def after_transform(self) -> Plan:

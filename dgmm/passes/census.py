@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -80,6 +80,10 @@ class CensusSegment(Leaf[Census]):
     grid: Grid
     plan: Plan
     bound: float
+
+    def on(self, device: str) -> CensusSegment:
+        """By a plan on a device."""
+        return replace(self, plan=self.plan.on(device))
 
     def __call__(self, segment: int, rows: Rows) -> Census:
         """Of one segment, all its rows given."""

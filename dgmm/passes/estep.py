@@ -31,6 +31,10 @@ class EStepSegment(Leaf[ByRole[PassTotals]]):
     def __reduce__(self) -> tuple[type[EStepSegment], tuple[Plan, Division]]:
         return EStepSegment, (self.plan, self.prepare)
 
+    def on(self, device: str) -> EStepSegment:
+        """By a plan on a device."""
+        return replace(self, plan=self.plan.on(device))
+
     def about(self) -> tuple[Mixture, ...] | None:
         """The mixtures, if they were given."""
         return self.mixtures or None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -70,6 +70,10 @@ class JudgeSegment(Leaf[BlockSums]):
     plans: tuple[Plan, ...]
     n_groups: int
     prepare: Division
+
+    def on(self, device: str) -> JudgeSegment:
+        """By plans on a device."""
+        return replace(self, plans=tuple(plan.on(device) for plan in self.plans))
 
     def __call__(self, segment: int, parts: Parts) -> BlockSums:
         """Sums of one segment."""

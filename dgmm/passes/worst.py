@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import ClassVar
 
@@ -54,6 +54,10 @@ class WorstSegment(Leaf[Worst]):
     limit: int
     row_bytes: int
     prepare: Division
+
+    def on(self, device: str) -> WorstSegment:
+        """By plans on a device."""
+        return replace(self, plans=tuple(plan.on(device) for plan in self.plans))
 
     def __call__(self, segment: int, parts: Parts) -> Worst:
         """The worst rows of one segment."""

@@ -129,6 +129,10 @@ class ScoreSegment(Sendable, Leaf[Done]):
         what = (samples.name, samples.features, samples.grid)
         return cls(*what, plan, samples.row_bytes, recording, probabilities, level)
 
+    def on(self, device: str) -> ScoreSegment:
+        """By a plan on a device."""
+        return replace(self, plan=self.plan.on(device))
+
     @contextmanager
     def over(self, run: Sequence[int]) -> Iterator[tuple[Sequence[int], Callable[[int, Any], Done]]]:
         """What is left of a run, of which another may have done something and died, and the scoring that records."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +46,10 @@ class TotalSegment(Leaf[Total]):
     grid: Grid
     plan: Plan
     log_scale: float
+
+    def on(self, device: str) -> TotalSegment:
+        """By a plan on a device."""
+        return replace(self, plan=self.plan.on(device))
 
     def __call__(self, segment: int, rows: Rows) -> Total:
         """Total of one segment, all its rows given."""

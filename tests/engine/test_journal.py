@@ -51,7 +51,7 @@ class Work:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.n_reads = 0.0
-        self.workers = SimpleNamespace(driver_threads=3)
+        self.workers = SimpleNamespace(driver_threads=3, device="cpu")
 
     def clock(self) -> float:
         return 100.0
