@@ -73,12 +73,14 @@ class Training(Climbing):
         "standard",
         description="What is tried on the sample of rows. starts: the n_init starts, 20 passes over start_rows each, "
         "3 of them to their tops. The others add a path through K, from one component up by splits, at most 15 passes "
-        "a step (60 where K is asked for), and rounds of merges with splits elsewhere on every sample, until none "
-        "gains: 4 splits, two tops kept of each K, one component too far and back by merges, 4 rounds of 49 moves of "
-        "which 7 climb (standard); 8 splits, four tops, 4 too far, 10 rounds of 144 and 12 (thorough); 3 splits and "
-        "a round of 9 and 3, on the smallest sample alone, and no path where two of the starts come to the best top "
-        "(quick). Where components are few, more splits. As many moves as climb in a round are evaluated on all the "
-        "data once the winner has arrived there, in one shared pass.",
+        "a step (60 where K is asked for), and rounds of merges with splits elsewhere, until none gains, on every "
+        "sample of ten rows or more for each parameter and on the last: 4 splits, two tops kept of each K, one "
+        "component too far and back by merges, 8 rounds of 49 moves of which 7 climb (standard); 8 splits, four tops, "
+        "4 too far, 10 rounds of 144 and 12 (thorough); 3 splits and a round of 9 and 3, on the smallest sample "
+        "alone, and no path where two of the starts come to the best top (quick). Where components are few, more "
+        "splits. Moves begin on ten rows for each parameter, and three of those that climb go on where there are "
+        "more. Where rounds have not ended on most of the data, as many moves as climb in a round are evaluated on "
+        "all of it once the winner has arrived there, in one shared pass.",
     )
     assignment: Assignment = Field(
         "soft",

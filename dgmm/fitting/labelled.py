@@ -89,7 +89,7 @@ def known_starts(
     if labels.all_known and len(single) == len(candidates):
         return found, failures
     profile = passes.profile
-    size = sample_sizes(options, len(profile.sample.rows), profile.n_samples)[-1]
+    size = sample_sizes(options, len(profile.sample.rows))[-1]
     rows = SampleRows(profile.sample.first(size), passes.frame, passes.fold.workers.driver_threads, passes.sharing)
     its = grounds_for(
         candidates, rows.moments, passes.frame, options.reg_covar, options.fixed, passes.sharing, options.prior,

@@ -57,10 +57,12 @@ class Scout:
     @cached_property
     def sample(self) -> SampleRows:
         """As many rows as the search has ended with."""
-        profile = self.passes.profile
-        sizes = sample_sizes(self.options, len(profile.sample.rows), profile.n_samples)
         threads = self.passes.fold.workers.driver_threads
-        return SampleRows(profile.sample.first(sizes[-1]), self.passes.frame, threads)
+        return SampleRows(self.passes.profile.sample.first(self._sizes[-1]), self.passes.frame, threads)
+
+    @property
+    def _sizes(self) -> list[int]:
+        return sample_sizes(self.options, len(self.passes.profile.sample.rows))
 
     def missed(
         self, points: Mapping[Candidate, Evaluated], collapsed: Mapping[Candidate, tuple[int, ...]]
@@ -92,8 +94,14 @@ class Scout:
                     yield c, proposal
 
     def _moved(self, c: Candidate, point: Evaluated) -> Iterator[Proposal]:
-        """The most promising merges with splits elsewhere, from where it has arrived on all the data."""
-        pairs, standing = BUDGETS[self.options.search].pairs, self._standing(c, point)
+        """The most promising merges with splits elsewhere, from where it has arrived on all the data.
+
+        None where rounds of them have ended on most of the data.
+        """
+        budget, sizes = BUDGETS[self.options.search], self._sizes
+        if (not budget.brief or len(sizes) == 1) and 2 * sizes[-1] > self.passes.profile.n_samples:
+            return
+        pairs, standing = budget.pairs, self._standing(c, point)
         for move in standing.replaced(standing.moves(pairs))[:pairs]:
             yield Proposal(move.mixture, "a merge and a split elsewhere", at_once=True)
 

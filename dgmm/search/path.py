@@ -9,7 +9,7 @@ small part of a pass; merges are ranked by what they cost at most; the most prom
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -20,7 +20,7 @@ from dgmm.fits import SAME, Spread, Training
 from dgmm.mixture import Mixture
 from dgmm.search.initialise import one_component
 from dgmm.search.known import Known
-from dgmm.search.moves import FIRM, Standing, twin
+from dgmm.search.moves import FIRM, ROWS_ENOUGH, ROWS_PER_PARAMETER, Standing, twin
 from dgmm.search.sampled import SampleRows, effective_counts, fewest, is_sound
 from dgmm.types import Effort
 
@@ -29,6 +29,8 @@ PASSES, TOLERANCE = 60, 0.02
 PASSES_ON_THE_WAY, TOLERANCE_ON_THE_WAY = 15, 0.1
 #: After so many passes, and every so many more, proposals that cannot reach the tops that are kept are given up.
 SETTLED, AGAIN = 8, 4
+#: Moves make so many passes over no more rows than tell them apart, and so many of them go on with all.
+FIRST_PASSES, MOVES_KEPT = 12, 3
 #: A move gains if it does by this share of p/2 nats: less is what the climbs leave undecided.
 GAIN = 0.02
 #: A top of the sample is lower than another if it is by this many standard errors.
@@ -75,7 +77,7 @@ class Budget:
 
 BUDGETS: dict[Effort, Budget] = {
     "quick": Budget(beam=1, proposals=3, components=12, overshoot=0, rounds=1, pairs=3, brief=True),
-    "standard": Budget(beam=2, proposals=4, components=24, overshoot=1, rounds=4, pairs=7),
+    "standard": Budget(beam=2, proposals=4, components=24, overshoot=1, rounds=8, pairs=7),
     "thorough": Budget(beam=4, proposals=8, components=48, overshoot=4, rounds=10, pairs=12),
 }
 
@@ -166,9 +168,19 @@ class Path:
         """Whether the best top of so many components was come to more than once."""
         return bool(self.tops.get(k)) and self.spread(k).found > 1
 
-    def explore(self) -> None:
-        """Rounds of merges with splits elsewhere, for each number that is wanted, until none gains."""
+    def enough(self, k: int) -> int:
+        """As many rows as tell one mixture of K components from another."""
+        p = self.family.n_parameters(k, self.sample.rows.x.shape[1])
+        return max(ROWS_PER_PARAMETER * p, ROWS_ENOUGH)
+
+    def explore(self, *, last: bool = True) -> None:
+        """Rounds of merges with splits elsewhere, for each number that is wanted, until none gains.
+
+        Of few rows each top owes more to chance than moves gain: where there is a larger sample, that has them.
+        """
         for k in self.wanted:
+            if not last and len(self.sample.rows) < self.enough(k):
+                continue
             for _ in range(self.budget.rounds if k > 2 else 0):
                 if not self.move(k):
                     break
@@ -213,7 +225,7 @@ class Path:
             for top in self.tops.get(k, [])
             for split in top.standing.splits
         ]
-        self._try(k + 1, pool, self.budget.width(k + 1))
+        self.climb(k + 1, self._chosen(pool, self.budget.width(k + 1)))
 
     def shrink(self, k: int) -> None:
         """From K to K - 1 by the cheapest merges."""
@@ -223,7 +235,7 @@ class Path:
                 merged = top.standing.merge(i, j)
                 if merged is not None:
                     pool.append((top.objective - cost, partial(_itself, merged)))
-        self._try(k - 1, pool, self.budget.width(k - 1))
+        self.climb(k - 1, self._chosen(pool, self.budget.width(k - 1)))
 
     def move(self, k: int) -> bool:
         """A round of merges with splits elsewhere; whether that found a better top."""
@@ -232,7 +244,19 @@ class Path:
         top = self.tops[k][0]
         made = top.standing.replaced(top.standing.moves(self.budget.pairs))
         pool: list[Promise] = [(top.objective + m.gain, partial(_itself, m.mixture)) for m in made]
-        return self._try(k, pool, max(self.budget.width(k), self.budget.pairs))
+        chosen = self._chosen(pool, max(self.budget.width(k), self.budget.pairs))
+        return self.climb(k, self._foremost(k, chosen))
+
+    def _foremost(self, k: int, starts: Sequence[Mixture]) -> Sequence[Mixture]:
+        """Those that get furthest on fewer rows, where there are more than tell them apart, and how far they get."""
+        few = self.sample.thinned(self.enough(k))
+        if few is self.sample:
+            return starts
+        ground = replace(self.ground, moments=few.moments.in_frame(self.ground.frame))
+        ascents = [Ascent(start, ground, acceleration=self.options.accelerate) for start in starts]
+        list(climb(ascents, few.accumulate, FIRST_PASSES))
+        ranked = sorted((a for a in ascents if a.failure is None), key=lambda a: -a.objective)
+        return [a.mixture for a in ranked[:MOVES_KEPT]]
 
     def settle(self) -> None:
         """See to it that the likelihood falls neither as K grows nor from a family to one that contains it."""
@@ -244,12 +268,12 @@ class Path:
             if k + 1 in self.wanted and k + 1 in self.tops and self.likelihood(k + 1) < self.likelihood(k):
                 self.climb(k + 1, [twin(self.tops[k][0].ascent.mixture)])
 
-    def _try(self, k: int, pool: Sequence[Promise], width: int) -> bool:
-        """Let so many climb, those that promise most, whatever order they come in."""
+    def _chosen(self, pool: Sequence[Promise], width: int) -> list[Mixture]:
+        """So many, those that promise most, whatever order they come in."""
         least = sorted((promise for promise, _ in pool), reverse=True)[:width][-1:]
         made = [(-promise, make()) for promise, make in pool if [promise] >= least]
         chosen = sorted(made, key=lambda m: (m[0], tuple(m[1].means.ravel().tolist())))
-        return self.climb(k, [mixture for _, mixture in chosen[:width]])
+        return [mixture for _, mixture in chosen[:width]]
 
     def climb(self, k: int, starts: Sequence[Mixture], firm: int = FIRM) -> bool:
         """Climb from these starts, all together; whether one of them came to a better top than was known.

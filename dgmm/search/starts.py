@@ -110,7 +110,7 @@ def start_on_sample(
     """
     several = [c for c in candidates if c.n_components > 1 or noise is not None]
     searches = options.searches and given is None
-    sizes = sample_sizes(options, len(profile.sample.rows), profile.n_samples)
+    sizes = sample_sizes(options, len(profile.sample.rows))
     failures: dict[Candidate, Outcome] = {}
     ascents: list[tuple[Candidate, Ascent]] = []
     best: dict[Candidate, Ascent] = {}
@@ -177,7 +177,7 @@ def start_on_sample(
         ruled_out = screening.ruled_out(best)
         alive = [c for c in best if c not in ruled_out]
         if smaller in explored:
-            spreads |= _explore(paths, alive)
+            spreads |= _explore(paths, alive, last=smaller == explored[-1])
         paths = _onto(paths, larger, grounds, alive)
         tops = _tops_of(paths, alive)
         others = {
@@ -216,12 +216,12 @@ def _paths(
     return paths
 
 
-def _explore(paths: Sequence[Path], alive: Sequence[Candidate]) -> dict[Candidate, Spread]:
+def _explore(paths: Sequence[Path], alive: Sequence[Candidate], *, last: bool = True) -> dict[Candidate, Spread]:
     """Moves on the sample, of those candidates that may still win; what the search has seen of their tops there."""
     for path in paths:
         began = time.perf_counter()
         path.wanted = [c.n_components for c in alive if c.covariance_type == path.family.name]
-        path.explore()
+        path.explore(last=last)
         _say("moves", path, began)
     return {Candidate(k, path.family.name): path.spread(k) for path in paths for k in path.wanted if path.tops.get(k)}
 
@@ -287,9 +287,9 @@ def _most_likely(
     return sorted(its, key=merit, reverse=True)[:n]
 
 
-def sample_sizes(options: Training, n_sample: int, n_samples: int) -> list[int]:
-    """Rows of each level of the ladder, the last one at most half the data: a pass over that is worth having."""
-    first, last = min(options.start_rows, n_sample), min(n_sample, n_samples // 2)
+def sample_sizes(options: Training, n_sample: int) -> list[int]:
+    """Rows of each level of the ladder, the last one all of the sample: what is found there holds of the data."""
+    first, last = min(options.start_rows, n_sample), n_sample
     if last < 2 * first:
         return [first]
     levels = max(1, round(np.log(last / first) / np.log(SAMPLE_GROWTH)))

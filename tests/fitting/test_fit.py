@@ -111,17 +111,16 @@ def test_a_store_sorted_by_time_is_sampled_over_all_its_blocks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start_rows", "n_sample", "n", "expected"),
+    ("start_rows", "n_sample", "expected"),
     [
-        (10_000, 272, 272, [272]),  # data that fit are simply fitted
-        (10_000, 100_000, 15_000, [10_000]),  # the next level would be most of the data
-        (10_000, 100_000, 108_972, [10_000, 54_486]),
-        (10_000, 100_000, 1_000_000, [10_000, 100_000]),
-        (1_000, 100_000, 10**9, [1_000, 10_000, 100_000]),
+        (10_000, 272, [272]),  # data that fit are simply fitted
+        (10_000, 15_000, [10_000]),  # the next level would be most of the data
+        (10_000, 100_000, [10_000, 100_000]),
+        (1_000, 100_000, [1_000, 10_000, 100_000]),
     ],
 )
-def test_levels_of_the_sample(start_rows: int, n_sample: int, n: int, expected: list[int]) -> None:
-    assert sample_sizes(Training(start_rows=start_rows), n_sample, n) == expected
+def test_levels_of_the_sample(start_rows: int, n_sample: int, expected: list[int]) -> None:
+    assert sample_sizes(Training(start_rows=start_rows), n_sample) == expected
 
 
 def test_one_line_for_every_pass(caplog: pytest.LogCaptureFixture) -> None:

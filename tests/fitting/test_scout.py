@@ -62,7 +62,7 @@ def right() -> Mixture:
 
 @pytest.mark.parametrize(("effort", "most"), [("quick", 3), ("standard", 7), ("thorough", 12)])
 def test_moves_from_where_the_winner_has_arrived(effort: str, most: int) -> None:
-    scout = scout_of(clouds(), search=effort, worst_rows=0)
+    scout = scout_of(clouds(), search=effort, worst_rows=0, start_rows=5000, sample_rows=15_000)
     c, point = arrived(scout, stuck())
     found = [proposal for _, proposal in scout.missed({c: point}, {c: ()})]
     assert 0 < len(found) <= most == BUDGETS[scout.options.search].pairs
@@ -70,6 +70,24 @@ def test_moves_from_where_the_winner_has_arrived(effort: str, most: int) -> None
     # the first one puts it right, at once, but for what half of the rows leave undecided
     assert log_likelihood(scout, found[0]) > arrived(scout, right())[1].log_likelihood - 100
     assert arrived(scout, right())[1].log_likelihood > point.log_likelihood + 5000
+
+
+@pytest.mark.parametrize(
+    ("effort", "start_rows", "sample_rows", "moves"),
+    [
+        ("quick", 5000, 15_001, True),  # whose rounds are over the smallest sample alone
+        ("quick", 15_001, 15_001, False),
+        ("standard", 5000, 15_000, True),
+        ("standard", 5000, 15_001, False),
+        ("thorough", 5000, 15_001, False),
+    ],
+)
+def test_no_moves_where_rounds_have_ended_on_most_of_the_data(
+    effort: str, start_rows: int, sample_rows: int, moves: bool
+) -> None:
+    scout = scout_of(clouds(), search=effort, worst_rows=0, start_rows=start_rows, sample_rows=sample_rows)
+    c, point = arrived(scout, stuck())
+    assert bool(list(scout.missed({c: point}, {c: ()}))) == moves
 
 
 def test_other_tops_of_the_sample_are_proposed_too() -> None:

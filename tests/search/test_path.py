@@ -104,12 +104,12 @@ def test_the_order_of_proposals_does_not_matter(monkeypatch: pytest.MonkeyPatch)
     plain = path_on(x, "full", [4])
     plain.walk()
     shuffled = path_on(x, "full", [4])
-    r, tried = np.random.default_rng(1), shuffled._try
+    r, chosen = np.random.default_rng(1), shuffled._chosen
 
-    def in_another_order(k: int, pool: Sequence[tuple[float, Mixture]], width: int) -> bool:
-        return tried(k, [pool[i] for i in r.permutation(len(pool))], width)
+    def in_another_order(pool: Sequence[Promise], width: int) -> list[Mixture]:
+        return chosen([pool[i] for i in r.permutation(len(pool))], width)
 
-    monkeypatch.setattr(shuffled, "_try", in_another_order)
+    monkeypatch.setattr(shuffled, "_chosen", in_another_order)
     shuffled.walk()
     assert plain.ends == shuffled.ends
     np.testing.assert_array_equal(plain.tops[4][0].ascent.mixture.means, shuffled.tops[4][0].ascent.mixture.means)
@@ -171,11 +171,8 @@ def test_the_most_promising_climb_and_no_others(monkeypatch: pytest.MonkeyPatch)
         return Mixture(single.family, single.weights, components)
 
     pool = [(p, partial(moved, p)) for p in promises]
-    seen: list[float] = []
-    monkeypatch.setattr(script.path, "climb", lambda k, starts: seen.extend(float(s.means[0, 0]) for s in starts))
     for width, best in ((4, [9.0, 8.0, 7.0, 3.0]), (2, [9.0, 8.0])):
-        seen.clear()
-        script.path._try(2, pool, width)
+        seen = [float(s.means[0, 0]) for s in script.path._chosen(pool, width)]
         assert np.array(seen) - single.means[0, 0] == pytest.approx(best)
 
 
@@ -184,20 +181,20 @@ def test_how_many_climb(monkeypatch: pytest.MonkeyPatch, pairs: int, moves: list
     """Eight components are two proposals of four, two climb of more than that, and of moves as many as pairs."""
     path = path_on(overlapping(600, 2, 5), "diag", [2, 4, 5, 6])
     monkeypatch.setattr(path, "budget", Budget(beam=2, proposals=2, components=8, overshoot=1, rounds=1, pairs=pairs))
-    widths: list[tuple[int, int]] = []
-    tried = path._try
+    widths: list[int] = []
+    chosen = path._chosen
 
-    def noted(k: int, pool: Sequence[Promise], width: int) -> bool:
-        widths.append((k, width))
-        return tried(k, pool, width)
+    def noted(pool: Sequence[Promise], width: int) -> list[Mixture]:
+        widths.append(width)
+        return chosen(pool, width)
 
-    monkeypatch.setattr(path, "_try", noted)
+    monkeypatch.setattr(path, "_chosen", noted)
     path.walk()
-    assert widths == [(2, 4), (3, 2), (4, 2), (5, 2), (6, 2), (7, 2), (6, 2), (5, 2), (4, 2), (3, 2), (2, 4)]
+    assert widths == [4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 4]
     widths.clear()
     for k in (2, 4, 5):
         path.move(k)
-    assert [width for _, width in widths] == moves
+    assert widths == moves
 
 
 def test_tops_that_the_sample_cannot_tell_apart_are_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +294,7 @@ def test_a_quick_search_moves_on_the_smallest_sample_alone(
     monkeypatch: pytest.MonkeyPatch, effort: str, explored: list[int]
 ) -> None:
     rows: list[int] = []
-    monkeypatch.setattr(Path, "explore", lambda self: rows.append(len(self.sample.rows)))
+    monkeypatch.setattr(Path, "explore", lambda self, *, last: rows.append(len(self.sample.rows)))
     x = overlapping(64_000, 2, 3)
     passes = passes_over(open_samples(x), threads(1), Training(start_rows=500, sample_rows=32_000))
     how = Training(search=effort, start_rows=500, sample_rows=32_000)
@@ -317,6 +314,36 @@ def test_rounds_of_moves_end_when_none_gains(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(path, "move", lambda k: (made.append(k), next(gains[k]))[1])
     path.explore()
     assert made == [3] * 3 + [4] * BUDGETS["thorough"].rounds
+
+
+@pytest.mark.parametrize(("last", "rows", "explored"), [(False, 2329, []), (False, 2330, [3]), (True, 2329, [3])])
+def test_few_rows_have_no_moves_where_there_are_more(
+    monkeypatch: pytest.MonkeyPatch, last: bool, rows: int, explored: list[int]
+) -> None:
+    """Ten for each of 233 parameters: of fewer, a top owes more to chance than moves gain."""
+    path = path_on(overlapping(rows, 11, 3), "full", [3])
+    assert path.family.n_parameters(3, 11) == 3 * (11 + 66) + 2 == 233
+    made: list[int] = []
+    monkeypatch.setattr(path, "move", made.append)
+    path.explore(last=last)
+    assert sorted(set(made)) == explored
+
+
+def test_moves_begin_on_fewer_rows_and_those_that_get_furthest_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts of labels of which more and more are wrong: whatever their order, the three of fewest go on."""
+    x = overlapping(6000, 2, 3)
+    path = path_on(x, "full", [3])
+    r = np.random.default_rng(0)
+    right = dgmm.train(x, 3).mixture.responsibilities(x).argmax(axis=1)
+    starts = []
+    for share in (0.8, 0.0, 0.6, 0.2, 0.4):
+        labels = np.where(r.random(len(x)) < share, r.integers(0, 3, len(x)), right)
+        starts.append(from_labels(path.family, path.sample.rows, labels, 3, path.ground))
+    monkeypatch.setattr("dgmm.search.path.FIRST_PASSES", 1)
+    assert [id(start) for start in path._foremost(3, starts)] == [id(starts[i]) for i in (1, 3, 4)]
+    # of no more rows than tell them apart all go on
+    monkeypatch.setattr("dgmm.search.path.ROWS_ENOUGH", 3001)
+    assert path._foremost(3, starts) is starts
 
 
 def test_a_round_tries_the_cheapest_merges_with_the_best_cut_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

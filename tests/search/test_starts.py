@@ -16,6 +16,7 @@ from dgmm.engine import open_workers
 from dgmm.engine.workers import of_client, threads
 from dgmm.fits import One, Training
 from dgmm.fitting import passes_over, train_samples
+from dgmm.rows import Rows
 from dgmm.search import sampled, starts
 
 OPTIONS = Training(n_init=1, start_rows=3000)
@@ -68,3 +69,20 @@ def test_the_driver_has_the_threads_that_were_asked_for_on_its_machine(client: C
     assert threads(CPU_COUNT + 5).driver_threads == CPU_COUNT + 5
     assert elsewhere.driver_threads == CPU_COUNT
     assert replace(elsewhere, local=True).driver_threads == CPU_COUNT + 5
+
+
+def test_fewer_rows_are_evenly_of_all_with_what_fills_them(x: np.ndarray) -> None:
+    passes = passes_over(open_samples(x), threads(1))
+    holes = x.copy()
+    holes[::5, 1] = np.nan
+    weights = np.random.default_rng(1).uniform(0.5, 1.5, len(x))
+    sample = sampled.SampleRows(Rows(holes, weights), passes.frame, 1)
+    few = sample.thinned(2500)
+    np.testing.assert_array_equal(few.rows.x, holes[::2])
+    np.testing.assert_array_equal(few.rows.weights, weights[::2])
+    np.testing.assert_array_equal(few.filled.x, sample.filled.x[::2])
+    np.testing.assert_allclose(few.moments.mean, np.average(sample.filled.x[::2], axis=0, weights=weights[::2]))
+    assert few.map is sample.map
+    assert len(sample.thinned(2000).rows) == 2000
+    # half of them would be too few
+    assert sample.thinned(3001) is sample
