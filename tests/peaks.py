@@ -43,7 +43,7 @@ from dgmm.passes.profile import ProfileSegment, SampleSegment
 from dgmm.passes.sample import Draw
 from dgmm.passes.worst import WorstSegment
 from dgmm.scoring import bulk as scoring
-from dgmm.scoring import score_samples
+from dgmm.scoring import score_samples, segments
 from dgmm.scoring.entries import head_of
 from dgmm.scoring.ledger import Ledger, Recording
 from dgmm.scoring.segments import ScoreSegment
@@ -216,7 +216,7 @@ def measured(folder: str, case: Case) -> tuple[int, int]:
             ledger = Ledger(output, head_of(samples, fit, probabilities))
             ledger.begin()
             leaf: Leaf[Any] = ScoreSegment.of(fit.mixture, samples, ledger.recording, probabilities)
-            waits: tuple[Any, str] = (scoring, "score")
+            waits: tuple[Any, str] = (segments, "score")
         else:
             leaf, waits = leaf_of(samples, case), (Division, "__call__")
         need = pass_bytes(samples, leaf, n_segments=len(run), ahead=case.ahead)

@@ -27,7 +27,7 @@ def test_keywords_reach_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     (cluster,) = asked
     assert callable(cluster.pop("need"))
     given = {name: value for name, value in cluster.items() if value is not None}
-    assert given == {"n_workers": 3, "threads_per_worker": 1, "memory_limit": 2 * 10**9}
+    assert given == {"n_workers": 3, "threads_per_worker": 1, "memory_limit": 2 * 10**9, "device": "cpu"}
 
 
 def test_a_source_that_is_written_to_while_it_is_fitted_is_refused_by_the_functions(

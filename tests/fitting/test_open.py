@@ -9,7 +9,7 @@ import zarr
 import dgmm
 from dgmm.cli import main
 from dgmm.errors import InputError
-from dgmm.fits import OpenRange, Search, options, validated
+from dgmm.fits import OpenRange, Search, kinds, validated
 
 
 def clusters(k: int, n: int = 1500) -> np.ndarray:
@@ -47,7 +47,7 @@ def test_what_is_chosen_is_what_a_closed_range_chooses(k: int, last: int) -> Non
 
 
 def test_there_is_a_limit_and_the_edge_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "LIMIT", 10)
+    monkeypatch.setattr(kinds, "LIMIT", 10)
     found = dgmm.select(clusters(15), "2:", ["spherical"])
     assert sorted(found.table["n_components"]) == list(range(2, 11))
     assert found.at_edge

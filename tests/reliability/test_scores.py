@@ -155,6 +155,10 @@ class Fatal(segments.ScoreSegment):
         object.__setattr__(found, "mark", cls.mark)
         return found
 
+    def on(self, device: str) -> Fatal:
+        """Itself, with its mark, which is no field."""
+        return self
+
     def _recorded(self, recorder: Any, segment: int, rows: Any) -> Any:
         found = super()._recorded(recorder, segment, rows)
         with open(f"{self.mark}.log", "a") as log:
