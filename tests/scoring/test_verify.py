@@ -273,6 +273,12 @@ def test_strays_and_lost_coordinates_are_found(tmp_path: Path) -> None:
 # ---- what cannot be looked at ----------------------------------------------------------------------------------------
 
 
+def test_a_terabyte_in_the_place_of_metadata_is_not_read(scores: Path) -> None:
+    os.truncate(scores / "zarr.json", 2**40)
+    with pytest.raises(InputError, match="is neither scores nor a model"):
+        dgmm.verify(scores)
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line of a command that could not look."""
     capsys.readouterr()
