@@ -15,8 +15,8 @@ HOUSE: dict[str, str] = {
     "types": "", "errors": "", "blas": "", "devices": "", "waits": "", "progress": "", "rows": "", "transform": "",
     "families": "frame statistics features prior base cholesky gaussian conjugate full diag tied spherical aligned "
     "orientation ellipsoids loadings factors independent gamma poisson noise student",
-    "estep": "jit block hashes vectors posterior columns registers features shares kernel sweep plan totals compiled "
-    "plain device programs placed incomplete",
+    "estep": "jit block hashes vectors posterior columns registers features shares kernel sweep stacks marginals "
+    "plan totals compiled plain device programs placed incomplete",
     "mixture": "", "matching": "",
     "data": "repositories retries runs paths grid persisted cf units layout picks likeness codecs chunks fields labels "
     "stores ranges samples views frames parquet files groups variables sources fingerprints",

@@ -10,7 +10,8 @@ from numpy.typing import DTypeLike
 
 from dgmm.estep import features, kernel, registers, vectors
 from dgmm.estep.block import CONVERTED_BYTES, blocks, frozen
-from dgmm.estep.plan import DOUBLE, Plan, Product, Stack
+from dgmm.estep.plan import DOUBLE, Plan
+from dgmm.estep.stacks import Product, Stack
 from dgmm.estep.totals import PassTotals, Scores
 from dgmm.families import GAUSSIAN_CHAIN, LOGARITHMIC_CHAIN
 from dgmm.rows import Rows

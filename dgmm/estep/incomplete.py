@@ -18,8 +18,9 @@ from scipy.special import ndtr
 
 from dgmm.estep.block import frozen
 from dgmm.estep.jit import CONTRACT, compiled
+from dgmm.estep.marginals import Marginals
 from dgmm.estep.plain import harden, normalise, rule_out
-from dgmm.estep.plan import Marginals, Plan
+from dgmm.estep.plan import Plan
 from dgmm.estep.totals import PassTotals, Scores
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, BoolArray, FloatArray, IntArray

@@ -12,8 +12,9 @@ from numpy.typing import DTypeLike
 from dgmm.devices import Device
 from dgmm.estep import programs
 from dgmm.estep.device import FEWEST, MOST, power_of_two
-from dgmm.estep.plan import Plan, Stack
+from dgmm.estep.plan import Plan
 from dgmm.estep.programs import Array, Numbers, PlanNumbers, Shape, StackShape, Sums
+from dgmm.estep.stacks import Stack
 from dgmm.estep.totals import PassTotals, Scores
 from dgmm.rows import Rows
 from dgmm.types import AnyArray, IntArray
