@@ -98,8 +98,8 @@ class Scout:
 
         None where rounds of them have ended on most of the data.
         """
-        budget, sizes = BUDGETS[self.options.search], self._sizes
-        if (not budget.brief or len(sizes) == 1) and 2 * sizes[-1] > self.passes.profile.n_samples:
+        budget = BUDGETS[self.options.search]
+        if 2 * budget.explored(self._sizes)[-1] > self.passes.profile.n_samples:
             return
         pairs, standing = budget.pairs, self._standing(c, point)
         for move in standing.replaced(standing.moves(pairs))[:pairs]:

@@ -34,6 +34,11 @@ LOCAL_PASSES, LOCAL_SHARE, LOCAL_MORE = 4, 3, 8
 ROWS_PER_PARAMETER, ROWS_ENOUGH = 10, 2048
 
 
+def enough_rows(n_parameters: int) -> int:
+    """As many rows as tell mixtures of so many parameters apart."""
+    return max(ROWS_PER_PARAMETER * n_parameters, ROWS_ENOUGH)
+
+
 class Standing:
     """A mixture on rows in memory, and what moves from there need to know; each is found when first asked for.
 
@@ -231,7 +236,7 @@ class Standing:
         rows, r = self.sample.rows, self.responsibilities[components].sum(axis=0)
         own = np.flatnonzero((r if rows.weights is None else r / rows.weights) > OWN)
         p = self.mixture.family.n_parameters(len(components), self.mixture.n_features)
-        step = max(1, len(own) // max(ROWS_PER_PARAMETER * p, ROWS_ENOUGH))
+        step = max(1, len(own) // enough_rows(p))
         total, own = r[own].sum(), own[::step]
         return own, r[own] * (total / r[own].sum())
 

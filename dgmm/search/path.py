@@ -20,7 +20,7 @@ from dgmm.fits import SAME, Spread, Training
 from dgmm.mixture import Mixture
 from dgmm.search.initialise import one_component
 from dgmm.search.known import Known
-from dgmm.search.moves import FIRM, ROWS_ENOUGH, ROWS_PER_PARAMETER, Standing, twin
+from dgmm.search.moves import FIRM, Standing, enough_rows, twin
 from dgmm.search.sampled import SampleRows, effective_counts, fewest, is_sound
 from dgmm.types import Effort
 
@@ -73,6 +73,10 @@ class Budget:
     def width(self, k: int) -> int:
         """How many proposals of K components climb."""
         return max(self.proposals, self.components // k)
+
+    def explored(self, sizes: Sequence[int]) -> Sequence[int]:
+        """Of the samples of these sizes, in order, those that have rounds of moves."""
+        return sizes[:1] if self.brief else sizes
 
 
 BUDGETS: dict[Effort, Budget] = {
@@ -170,8 +174,7 @@ class Path:
 
     def enough(self, k: int) -> int:
         """As many rows as tell one mixture of K components from another."""
-        p = self.family.n_parameters(k, self.sample.rows.x.shape[1])
-        return max(ROWS_PER_PARAMETER * p, ROWS_ENOUGH)
+        return enough_rows(self.family.n_parameters(k, self.sample.rows.x.shape[1]))
 
     def explore(self, *, last: bool = True) -> None:
         """Rounds of merges with splits elsewhere, for each number that is wanted, until none gains.

@@ -23,7 +23,7 @@ from dgmm.fits import CriterionTerms, Outcome, OutcomeKind, Spread, Training
 from dgmm.mixture import Mixture
 from dgmm.passes import Profile
 from dgmm.search.initialise import Given, from_labels, start_labels
-from dgmm.search.path import Path
+from dgmm.search.path import BUDGETS, Path
 from dgmm.search.sampled import Candidate, SampleRows, grounds_for, is_sound
 from dgmm.types import Acceleration, Criterion, FloatArray
 
@@ -167,7 +167,7 @@ def start_on_sample(
                 ends = [a.objective for a in sound if a.best is not None]
                 if ends:
                     spreads[c] = Spread.of(ends, small.moments.count)
-    explored = sizes[:1] if all(path.budget.brief for path in paths) else sizes
+    explored = BUDGETS[options.search].explored(sizes) if paths else []
     for smaller, size in pairwise(sizes):
         larger = SampleRows(profile.sample.first(size), frame, n_threads, sharing)
         grounds = grounds_for(

@@ -342,7 +342,7 @@ def test_moves_begin_on_fewer_rows_and_those_that_get_furthest_go_on(monkeypatch
     monkeypatch.setattr("dgmm.search.path.FIRST_PASSES", 1)
     assert [id(start) for start in path._foremost(3, starts)] == [id(starts[i]) for i in (1, 3, 4)]
     # of no more rows than tell them apart all go on
-    monkeypatch.setattr("dgmm.search.path.ROWS_ENOUGH", 3001)
+    monkeypatch.setattr("dgmm.search.moves.ROWS_ENOUGH", 3001)
     assert path._foremost(3, starts) is starts
 
 
