@@ -171,9 +171,14 @@ def share_out(joint: Array, weights: Array, hard: bool) -> tuple[Array, Array]:
     if hard:
         best = joint.argmax(axis=0)
         return jnp.where(jnp.arange(len(joint))[:, None] == best, weights, 0.0), (weights * top).sum()
-    shares = jnp.exp(joint - top)
-    total = shares.sum(axis=0)
+    shares, total = exponentials(joint, top)
     return shares * (weights / total), (weights * (top + jnp.log(total))).sum()
+
+
+def exponentials(joint: Array, top: Array) -> tuple[Array, Array]:
+    """Densities of log joint densities (K, n), as shares of the largest of each column, and their sums."""
+    shares = jnp.exp(joint - top)
+    return shares, shares.sum(axis=0)
 
 
 def slice_of(shape: Shape, i: Array, array: Array) -> Array:
@@ -262,8 +267,7 @@ def score(shape: Shape, plan: PlanNumbers, x: Array, n: Array, probabilities: bo
     def put(i: Array, found: Scored) -> Scored:
         joint, _, _ = log_joint(shape, plan, slice_of(shape, i, x).astype(jnp.float64))
         top = joint.max(axis=0)
-        shares = jnp.exp(joint - top)
-        total = shares.sum(axis=0)
+        shares, total = exponentials(joint, top)
         more = Scored(
             joint.argmax(axis=0), 1 / total, top + jnp.log(total), (shares / total).T if probabilities else None
         )
