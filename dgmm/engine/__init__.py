@@ -7,7 +7,7 @@ whoever the workers are; what they keep, lose, wait for and have memory for is s
 from dgmm.engine.classes import Projection
 from dgmm.engine.fold import Fold, cut
 from dgmm.engine.journal import DEPARTURE, Departed, Entry, Journal, Journaled
-from dgmm.engine.leaf import Leaf
+from dgmm.engine.leaf import Leaf, PlanLeaf
 from dgmm.engine.memory import BASE_BYTES, mib
 from dgmm.engine.opening import open_workers
 from dgmm.engine.projection import projected_bytes
@@ -25,6 +25,7 @@ __all__ = [
     "Leaf",
     "Mergeable",
     "Node",
+    "PlanLeaf",
     "Projection",
     "Workers",
     "cut",

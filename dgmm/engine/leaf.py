@@ -6,8 +6,8 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
@@ -49,10 +49,13 @@ class Leaf(ABC, Generic[T]):
         Whether values merge without rounding, so that the tree does not matter and a task keeps but one.
     prepare : Prepare or None
         What makes of the rows as they are read what the leaf is given; None for the rows themselves.
+    computed_by : tuple of str
+        The fields that compute densities: plans, tuples of them, or leaves.
     """
 
     exact: ClassVar[bool] = False
     prepare: Prepare | None = None
+    computed_by: ClassVar[tuple[str, ...]] = ()
 
     @property
     def lever(self) -> str:
@@ -95,7 +98,14 @@ class Leaf(ABC, Generic[T]):
 
     def on(self, device: str) -> Self:
         """The same for workers that compute on a device (`dgmm.devices`); itself, where nothing is computed there."""
-        return self
+        if not self.computed_by:
+            return self
+
+        def moved(value: Any) -> Any:
+            return tuple(map(moved, value)) if isinstance(value, tuple) else value.on(device)
+
+        its = {name: moved(getattr(self, name)) for name in self.computed_by}
+        return cast(Self, replace(cast(Any, self), **its))
 
     def about(self) -> Any:
         """What a journal keeps beside the value, for those who go on from it without repeating all; None if nothing."""
@@ -104,6 +114,12 @@ class Leaf(ABC, Generic[T]):
     def key(self) -> str:
         """A digest of what is asked: the same in every process, another for every other question."""
         return digest(self)
+
+
+class PlanLeaf(Leaf[T]):
+    """A leaf that computes densities by a plan of its own."""
+
+    computed_by: ClassVar[tuple[str, ...]] = ("plan",)
 
 
 def digest(value: Any) -> str:

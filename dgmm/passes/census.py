@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dgmm.data import Grid
-from dgmm.engine import Leaf
+from dgmm.engine import PlanLeaf
 from dgmm.estep import Plan, buffer_bytes, complete_rows, completed, score, usable_rows
 from dgmm.passes.profile import refuse_infinite
 from dgmm.passes.sample import draws_of
@@ -55,7 +55,7 @@ class Census:
 
 
 @dataclass(frozen=True)
-class CensusSegment(Leaf[Census]):
+class CensusSegment(PlanLeaf[Census]):
     """The leaf of a census.
 
     By a marginal plan what is missing of a row is drawn, given what is there: rows that are as the mixture has them are
@@ -80,10 +80,6 @@ class CensusSegment(Leaf[Census]):
     grid: Grid
     plan: Plan
     bound: float
-
-    def on(self, device: str) -> CensusSegment:
-        """By a plan on a device."""
-        return replace(self, plan=self.plan.on(device))
 
     def __call__(self, segment: int, rows: Rows) -> Census:
         """Of one segment, all its rows given."""

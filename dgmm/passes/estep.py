@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from dgmm.engine import Leaf
+from dgmm.engine import PlanLeaf
 from dgmm.estep import PassTotals, Plan, Tally, buffer_bytes
 from dgmm.mixture import Mixture
 from dgmm.passes.parts import ByRole, Division
@@ -13,7 +13,7 @@ from dgmm.rows import Parts, Role
 
 
 @dataclass(frozen=True)
-class EStepSegment(Leaf[ByRole[PassTotals]]):
+class EStepSegment(PlanLeaf[ByRole[PassTotals]]):
     """The leaf of an E-step pass.
 
     Attributes
@@ -30,10 +30,6 @@ class EStepSegment(Leaf[ByRole[PassTotals]]):
 
     def __reduce__(self) -> tuple[type[EStepSegment], tuple[Plan, Division]]:
         return EStepSegment, (self.plan, self.prepare)
-
-    def on(self, device: str) -> EStepSegment:
-        """By a plan on a device."""
-        return replace(self, plan=self.plan.on(device))
 
     def about(self) -> tuple[Mixture, ...] | None:
         """The mixtures, if they were given."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -67,13 +68,11 @@ class JudgeSegment(Leaf[BlockSums]):
     prepare : Division
     """
 
+    computed_by: ClassVar[tuple[str, ...]] = ("plans",)
+
     plans: tuple[Plan, ...]
     n_groups: int
     prepare: Division
-
-    def on(self, device: str) -> JudgeSegment:
-        """By plans on a device."""
-        return replace(self, plans=tuple(plan.on(device) for plan in self.plans))
 
     def __call__(self, segment: int, parts: Parts) -> BlockSums:
         """Sums of one segment."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar
 
@@ -49,15 +49,12 @@ class WorstSegment(Leaf[Worst]):
     """
 
     exact: ClassVar[bool] = True
+    computed_by: ClassVar[tuple[str, ...]] = ("plans",)
 
     plans: tuple[Plan, ...]
     limit: int
     row_bytes: int
     prepare: Division
-
-    def on(self, device: str) -> WorstSegment:
-        """By plans on a device."""
-        return replace(self, plans=tuple(plan.on(device) for plan in self.plans))
 
     def __call__(self, segment: int, parts: Parts) -> Worst:
         """The worst rows of one segment."""

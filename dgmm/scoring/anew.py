@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,13 +43,10 @@ class CompareSegment(Leaf[Compared]):
     """
 
     exact: ClassVar[bool] = True
+    computed_by: ClassVar[tuple[str, ...]] = ("scoring",)
 
     scoring: ScoreSegment
     written: Written
-
-    def on(self, device: str) -> CompareSegment:
-        """Scored on a device."""
-        return replace(self, scoring=self.scoring.on(device))
 
     def __call__(self, segment: int, rows: Rows) -> Compared:
         """Compare one segment, all its rows given."""

@@ -15,7 +15,7 @@ import zarr
 
 from dgmm.blas import one_blas_thread
 from dgmm.data import Grid, Samples
-from dgmm.engine import Leaf
+from dgmm.engine import PlanLeaf
 from dgmm.errors import DgmmError
 from dgmm.estep import Plan, buffer_bytes, score, usable_rows
 from dgmm.families import NOISE
@@ -78,7 +78,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class ScoreSegment(Sendable, Leaf[Done]):
+class ScoreSegment(Sendable, PlanLeaf[Done]):
     """The leaf of scoring: each segment is written to the output as soon as it is scored, and recorded in the ledger.
 
     Attributes
@@ -128,10 +128,6 @@ class ScoreSegment(Sendable, Leaf[Done]):
             plan = mixture.density_plan(n_classes=n_classes, marginal=marginal)
         what = (samples.name, samples.features, samples.grid)
         return cls(*what, plan, samples.row_bytes, recording, probabilities, level)
-
-    def on(self, device: str) -> ScoreSegment:
-        """By a plan on a device."""
-        return replace(self, plan=self.plan.on(device))
 
     @contextmanager
     def over(self, run: Sequence[int]) -> Iterator[tuple[Sequence[int], Callable[[int, Any], Done]]]:

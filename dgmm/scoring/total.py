@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from dgmm.data import Grid, Samples
-from dgmm.engine import Fold, Leaf, Workers
+from dgmm.engine import Fold, PlanLeaf, Workers
 from dgmm.estep import Plan, buffer_bytes, score, usable_rows
 from dgmm.passes import refuse_values
 from dgmm.rows import Rows
@@ -26,7 +26,7 @@ class Total:
 
 
 @dataclass(frozen=True)
-class TotalSegment(Leaf[Total]):
+class TotalSegment(PlanLeaf[Total]):
     """The leaf of a pass that adds up log densities.
 
     Attributes
@@ -46,10 +46,6 @@ class TotalSegment(Leaf[Total]):
     grid: Grid
     plan: Plan
     log_scale: float
-
-    def on(self, device: str) -> TotalSegment:
-        """By a plan on a device."""
-        return replace(self, plan=self.plan.on(device))
 
     def __call__(self, segment: int, rows: Rows) -> Total:
         """Total of one segment, all its rows given."""
