@@ -17,7 +17,7 @@ from dgmm import devices
 from dgmm.engine import open_workers
 from dgmm.engine.cluster import able_workers, resources_of
 from dgmm.errors import InputError
-from dgmm.estep import device
+from tests.devices import watched
 
 jax = pytest.importorskip("jax")
 
@@ -111,22 +111,11 @@ def test_it_is_said_where_densities_are_computed(caplog: pytest.LogCaptureFixtur
 @pytest.mark.parametrize("missing", [False, True])
 def test_an_array_in_memory_is_sent_to_the_device_once(missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though every pass looks at it anew, and with missing rows at a copy."""
-    from dgmm.estep import placed
-
     r = np.random.default_rng(0)
     x = np.concatenate([r.standard_normal((3000, 2)), r.standard_normal((3000, 2)) + 3])
     if missing:
         x[::10, 0] = np.nan
-    its = devices.Device(devices.device_called("jax").handle, 2**30)
-    monkeypatch.setattr(device, "device_called", lambda _: its)
-    sent: list[int] = []
-    padded = placed.padded
-
-    def seen(part: np.ndarray, *more: Any) -> np.ndarray:
-        sent.append(len(part))
-        return padded(part, *more)
-
-    monkeypatch.setattr(placed, "padded", seen)
+    its, sent = watched(monkeypatch, 2**30)
     how = {"search": "starts", "n_init": 1, "start_rows": 500, "sample_rows": 1000, "worst_rows": 0, "tol": 1e-9}
     fit = dgmm.train(x, 2, **how, device="jax")
     assert len(fit.trajectory) > 3

@@ -20,6 +20,7 @@ from dgmm.estep import OnDevice, Plan, Scores, Sharing, accumulate, buffer_bytes
 from dgmm.families import Moments, Noise, get_family, make_frame
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
+from tests.devices import watched
 from tests.estep.test_kernel import long_log_density, narrow_case
 from tests.estep.test_tally import X, plan_of, rows_of
 from tests.families.test_contract import rows as counts
@@ -233,16 +234,7 @@ def test_a_device_without_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def roomy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """A device with a memory of its own, of a million bytes, and the numbers of rows that were sent there."""
-    sent: list[int] = []
-    padded = placed.padded
-
-    def seen(part: np.ndarray, *more: Any) -> np.ndarray:
-        sent.append(len(part))
-        return padded(part, *more)
-
-    monkeypatch.setattr(placed, "padded", seen)
-    its = Device(device_called("jax").handle, 2**20)
-    monkeypatch.setattr(device, "device_called", lambda _: its)
+    its, sent = watched(monkeypatch, 2**20)
     yield sent
     gc.collect()
     assert its.rows.nbytes == its.plans.nbytes == 0
