@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import zarr
+from numcodecs import VLenBytes, VLenUTF8
+from numcodecs.registry import codec_registry
 from zarr.codecs import BloscCodec, GzipCodec, ShardingCodec, ZstdCodec
 from zarr.registry import register_codec
 
@@ -43,6 +45,8 @@ DEFLATED = 1032
 ZSTD_MAGIC, ZSTD_SKIPPABLE, ZSTD_BLOCK = 0xFD2FB528, 0x184D2A5, 2**17
 #: Bytes of a Blosc frame's header.
 BLOSC_HEADER = 16
+#: Bytes before texts that say how many there are, and before each that say how long it is.
+COUNT = 4
 
 #: Some bytes of a frame, by where they begin and how many they are; fewer where it ends.
 At = Callable[[int, int], bytes]
@@ -289,6 +293,48 @@ class BoundedGzip(GzipCodec):
         return chunk_spec.prototype.buffer.from_bytes(content)
 
 
+def _counted(content: Any) -> None:
+    """Raise `ValueError` for texts that say that they are more than there is room for."""
+    array = memoryview(content).cast("B")
+    count = int.from_bytes(array[:COUNT], "little")
+    if COUNT * (1 + count) > len(array):
+        raise ValueError(f"speaks of {count} texts, and a chunk of {len(array)} bytes has no room for them")
+
+
+class VLenUTF8Codec(zarr.codecs.VLenUTF8Codec):
+    """Texts that are counted first; zarr goes by the name of the class."""
+
+    def _decode_sync(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+        _counted(chunk_bytes.as_numpy_array())
+        return super()._decode_sync(chunk_bytes, chunk_spec)
+
+
+class VLenBytesCodec(zarr.codecs.VLenBytesCodec):
+    """Strings of bytes that are counted first."""
+
+    def _decode_sync(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+        _counted(chunk_bytes.as_numpy_array())
+        return super()._decode_sync(chunk_bytes, chunk_spec)
+
+
+class CountedTexts(VLenUTF8):
+    """Texts of the second format that are counted first."""
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        """As numcodecs does."""
+        _counted(buf)
+        return super().decode(buf, out)
+
+
+class CountedBytes(VLenBytes):
+    """Strings of bytes of the second format that are counted first."""
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        """As numcodecs does."""
+        _counted(buf)
+        return super().decode(buf, out)
+
+
 class BoundedShards(ShardingCodec):
     """Shards whose chunks are looked at, in whatever process."""
 
@@ -303,7 +349,11 @@ BOUNDED: dict[str, type[Any]] = {
     "blosc": BoundedBlosc,
     "gzip": BoundedGzip,
     "sharding_indexed": BoundedShards,
+    "vlen-utf8": VLenUTF8Codec,
+    "vlen-bytes": VLenBytesCodec,
 }
+#: Those of the second format, which knows codecs by one name each.
+COUNTED: dict[str, type[Any]] = {"vlen-utf8": CountedTexts, "vlen-bytes": CountedBytes}
 for _name, _codec in BOUNDED.items():
     register_codec(_name, _codec)
 
@@ -318,7 +368,12 @@ def bounded(settings: dict[str, str] | None = None) -> Iterator[None]:
     """Context in which arrays are opened whose chunks become no more than they should; more settings of zarr."""
     chosen = {f"codecs.{name}": f"{codec.__module__}.{codec.__qualname__}" for name, codec in BOUNDED.items()}
     with _setting, zarr.config.set({**chosen, **(settings or {})}):
-        yield
+        before = {name: codec_registry.get(name) for name in COUNTED}
+        codec_registry.update(COUNTED)
+        try:
+            yield
+        finally:
+            codec_registry.update(before)
 
 
 def outer_frame(array: zarr.Array[Any]) -> str:

@@ -17,14 +17,16 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numcodecs
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, ShardingCodec, ZstdCodec
+from zarr.dtype import VariableLengthBytes, VariableLengthUTF8
 
 from dgmm.data import codecs, open_samples
 from dgmm.data.codecs import SLACK, bounded, inflated, swelling
@@ -250,6 +252,41 @@ def test_nothing_that_is_read_runs_code(what: dict[str, Any], tmp_path: Path) ->
         assert not mark.exists()
     assert pickle.loads(content) is None
     assert mark.exists(), "it is evil indeed"
+
+
+@pytest.mark.filterwarnings("ignore:The data type")
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("texts", [np.array(["a", "bc", ""], dtype=object), np.array([b"a", b"bc", b""], dtype=object)])
+def test_texts_are_counted_before_room_is_made_for_them(
+    version: Literal[2, 3], texts: NDArray[Any], tmp_path: Path, little_memory: None
+) -> None:
+    path = tmp_path / "t.zarr"
+    dtype = VariableLengthUTF8() if isinstance(texts[0], str) else VariableLengthBytes()
+    group = zarr.open_group(path, mode="w", zarr_format=version)
+    array = group.create_array("t", shape=(3,), chunks=(3,), compressors=None, dtype=dtype)
+    array[...] = texts
+    chunk = path / "t" / ("0" if version == 2 else "c/0")
+
+    def read() -> list[Any]:
+        with bounded():
+            opened = zarr.open_group(path, mode="r")["t"]
+        assert pickle.loads(pickle.dumps(opened))[...].tolist() == opened[...].tolist()
+        return [*opened[...]]
+
+    assert read() == [*texts]
+    before = chunk.read_bytes()
+    # every text has a length of four bytes: five would be more than there is room for
+    for count in (2**32 - 1, 2**28, len(before) // 4):
+        chunk.write_bytes(count.to_bytes(4, "little") + before[4:])
+        with pytest.raises(ValueError, match=f"speaks of {count} texts"):
+            read()
+
+
+def test_numbers_that_say_that_they_are_texts_are_refused(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "x.zarr", data=np.full(X.shape, np.pi), chunks=X.shape, compressors=None)
+    altered(tmp_path / "x.zarr", codecs=[{"name": "vlen-bytes", "configuration": {}}])
+    with pytest.raises((InputError, ReadError), match="texts"):
+        read_all(tmp_path / "x.zarr")
 
 
 def spoilt(document: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
