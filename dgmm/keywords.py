@@ -85,11 +85,12 @@ class TrainingOptions(TypedDict, total=False):
     their tops. The others add a path through K, from one component up by splits, at most 15 passes a step (60 where K
     is asked for), and rounds of merges with splits elsewhere, until none gains, on every sample of ten rows or more for
     each parameter and on the last: 4 splits, two tops kept of each K, one component too far and back by merges, 8
-    rounds of 49 moves of which 7 climb (standard); 8 splits, four tops, 4 too far, 10 rounds of 144 and 12 (thorough);
-    3 splits and a round of 9 and 3, on the smallest sample alone, and no path where two of the starts come to the best
-    top (quick). Where components are few, more splits. Moves begin on ten rows for each parameter, and three of those
-    that climb go on where there are more. Where rounds have not ended on most of the data, as many moves as climb in a
-    round are evaluated on all of it once the winner has arrived there, in one shared pass."""
+    rounds of 49 moves of which 7 climb (standard); 8 splits, four tops, 4 too far, 10 rounds of 144 and 12, and all of
+    it four times on other rows, as far as the sample has them (thorough); 3 splits and a round of 9 and 3, on the
+    smallest sample alone, and no path where two of the starts come to the best top (quick). Where components are few,
+    more splits. Moves begin on ten rows for each parameter, and three of those that climb go on where there are more.
+    Where rounds have not ended on most of the data, as many moves as climb in a round are evaluated on all of it once
+    the winner has arrived there, in one shared pass."""
     assignment: Assignment
     """soft: a sample counts for every component as probable as it is (EM). hard: for the most probable one alone
     (classification EM), until no sample changes its component. The log-likelihood is then that of the classification,

@@ -112,6 +112,18 @@ class Sample:
         weights = rows.weights / -np.expm1(-rows.weights * after)
         return replace(rows, weights=weights / weights.mean())
 
+    def other(self, n: int, turn: int) -> Rows:
+        """As many rows as are asked for, from turn to turn others as far as there are; weights, if any, have mean one.
+
+        With turn 0 the first ones; else every second, third or so of all, for heavy ones are among the first.
+        """
+        if turn == 0 or n >= len(self.rows):
+            return self.first(n)
+        step = len(self.rows) // n
+        order = np.argsort((np.arange(len(self.rows)) - turn) % step, kind="stable")
+        rows = self.first(len(self.rows))[order[:n]]
+        return rows if rows.weights is None else replace(rows, weights=rows.weights / rows.weights.mean())
+
 
 def first_of(keys: AnyArray, room: int) -> tuple[AnyArray | None, float]:
     """Which keys are the smallest, of equal ones the first (None: all), and the smallest that is not among them."""

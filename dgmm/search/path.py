@@ -58,6 +58,8 @@ class Budget:
     pairs : int
         Merges of a round, each of which is tried with as many splits; as many of these moves climb, if that is more
         than the proposals of a step, and as many are evaluated on all the data in the end.
+    searches : int
+        From the starts on to the whole sample, each on rows of its own as far as there are; the best tops count.
     brief : bool
         There is no path where starts agree, and there are moves on the smallest sample only and on all the data.
     """
@@ -68,6 +70,7 @@ class Budget:
     overshoot: int
     rounds: int
     pairs: int
+    searches: int = 1
     brief: bool = False
 
     def width(self, k: int) -> int:
@@ -82,7 +85,7 @@ class Budget:
 BUDGETS: dict[Effort, Budget] = {
     "quick": Budget(beam=1, proposals=3, components=12, overshoot=0, rounds=1, pairs=3, brief=True),
     "standard": Budget(beam=2, proposals=4, components=24, overshoot=1, rounds=8, pairs=7),
-    "thorough": Budget(beam=4, proposals=8, components=48, overshoot=4, rounds=10, pairs=12),
+    "thorough": Budget(beam=4, proposals=8, components=48, overshoot=4, rounds=10, pairs=12, searches=4),
 }
 
 
@@ -303,7 +306,18 @@ class Path:
         if k > 1 and effective_counts(a).min() < fewest(self.ground, firm):
             return
         self.ends.setdefault(k, []).append(a.objective)
-        new = Top(a, Standing(a.mixture, self.ground, self.sample, self.options.reg_covar, self._known))
+        self._keep(k, Top(a, Standing(a.mixture, self.ground, self.sample, self.options.reg_covar, self._known)))
+
+    def join(self, other: Path) -> None:
+        """Take up what another search has come to on the same rows."""
+        for k, tops in other.tops.items():
+            self.ends[k] = [*self.ends.get(k, []), *other.ends[k]]
+            for top in tops:
+                self._keep(k, top)
+        self.settle()
+
+    def _keep(self, k: int, new: Top) -> None:
+        """Among the tops, if it is one of the best and none of them is the same."""
         kept: list[Top] = []
         for top in sorted([*self.tops.get(k, []), new], key=lambda t: -t.objective):
             if not kept or kept[-1].objective - top.objective > SAME * self.ground.moments.count:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -19,12 +19,13 @@ from dgmm.em import Ascent, Ground, climb
 from dgmm.errors import InputError
 from dgmm.estep import SOFT, Sharing
 from dgmm.families import Frame, FrameKind, Moments, Noise, get_family
-from dgmm.fits import CriterionTerms, Outcome, OutcomeKind, Spread, Training
+from dgmm.fits import Outcome, OutcomeKind, Spread, Training
 from dgmm.mixture import Mixture
 from dgmm.passes import Profile
 from dgmm.search.initialise import Given, from_labels, start_labels
 from dgmm.search.path import BUDGETS, Path
 from dgmm.search.sampled import Candidate, SampleRows, grounds_for, is_sound
+from dgmm.search.screening import Screening
 from dgmm.types import Acceleration, Criterion, FloatArray
 
 logger = logging.getLogger("dgmm")
@@ -34,9 +35,6 @@ logger = logging.getLogger("dgmm")
 ALONE, BESIDE, BESIDE_AT_MOST, TOGETHER = 10, 3, 30, 500_000
 #: All starts make this many passes over the start rows; this many of them go on (Biernacki et al. 2003).
 START_PASSES, STARTS_KEPT = 20, 3
-#: A candidate is ruled out if the sample prefers another by this much beyond what it can still gain, on the scale of -2
-#: log-likelihood: a sample of any size is hardly mistaken by 50 nats.
-CERTAIN = 100.0
 #: Passes over each larger sample, and the share of p/2 nats that may be missing there: what a sample of m rows
 #: leaves undecided is p/2 nats in any case.
 SAMPLE_PASSES, SAMPLE_TOLERANCE = 200, 0.02
@@ -109,34 +107,113 @@ def start_on_sample(
     Starts
     """
     several = [c for c in candidates if c.n_components > 1 or noise is not None]
-    searches = options.searches and given is None
-    sizes = sample_sizes(options, len(profile.sample.rows))
-    failures: dict[Candidate, Outcome] = {}
-    ascents: list[tuple[Candidate, Ascent]] = []
-    best: dict[Candidate, Ascent] = {}
-    spreads: dict[Candidate, Spread] = {}
-    paths: list[Path] = []
     screening = Screening(criterion, profile.n_samples, options.reg_covar)
-    if several:
-        small = SampleRows(profile.sample.first(sizes[0]), frame, n_threads, sharing)
-        x, weights = small.filled.x, small.rows.weights
-        grounds = grounds_for(
-            several, small.moments, frame, options.reg_covar, options.fixed, sharing, options.prior, noise,
-            marginal=small.marginal,
+    ladder = Ladder(profile, options, frame, given, n_threads, sharing, noise, screening)
+    found = ladder.climb(several)
+    for turn in range(1, ladder.turns):
+        alive = [c for c in found.best if c not in screening.ruled_out(found.best)]
+        if not alive:
+            break
+        logger.info("search %d of %d, on other rows", turn + 1, ladder.turns)
+        found.join(ladder.climb(alive, turn), alive)
+    rivals = {Candidate(k, path.family.name): path.rivals(k) for path in found.paths for k in path.wanted}
+    mixtures = {c: a.mixture for c, a in found.best.items()}
+    return Starts(mixtures, found.failures, screening.ruled_out(found.best), found.spreads, rivals)
+
+
+@dataclass
+class Found:
+    """What climbing the ladder of samples has come to.
+
+    Attributes
+    ----------
+    best : dict
+        Candidate -> its best ascent, on the last sample it has come to.
+    failures, spreads : dict
+        As those of `Starts`.
+    paths : list of Path
+        On the last sample, of the candidates that have come there; none where only starts are tried.
+    """
+
+    best: dict[Candidate, Ascent] = field(default_factory=dict)
+    failures: dict[Candidate, Outcome] = field(default_factory=dict)
+    spreads: dict[Candidate, Spread] = field(default_factory=dict)
+    paths: list[Path] = field(default_factory=list)
+
+    def join(self, other: Found, candidates: Sequence[Candidate]) -> None:
+        """Take up what the paths of another search of some candidates have come to, on the same last sample."""
+        for path in self.paths:
+            for its in other.paths:
+                if its.family.name == path.family.name:
+                    path.join(its)
+        self.best |= _tops_of(self.paths, candidates)
+        self.spreads |= _spreads_of(self.paths)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """From starts on few rows, by samples that are larger and larger, to all of the sample.
+
+    Attributes are as the parameters of `start_on_sample`; `screening` goes by its criterion.
+    """
+
+    profile: Profile
+    options: Training
+    frame: Callable[[FrameKind], Frame]
+    given: Given | None
+    n_threads: int
+    sharing: Sharing
+    noise: Noise | None
+    screening: Screening
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is more than starts."""
+        return self.options.searches and self.given is None
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each sample."""
+        return sample_sizes(self.options, len(self.profile.sample.rows))
+
+    @property
+    def turns(self) -> int:
+        """How often it is climbed: once, or as often as is asked for and there are rows to begin with."""
+        if not self.searches:
+            return 1
+        return min(BUDGETS[self.options.search].searches, len(self.profile.sample.rows) // self.sizes[0])
+
+    def sample(self, size: int, turn: int) -> SampleRows:
+        """So many rows, others each turn as far as there are."""
+        return SampleRows(self.profile.sample.other(size, turn), self.frame, self.n_threads, self.sharing)
+
+    def grounds(self, candidates: Iterable[Candidate], sample: SampleRows) -> dict[str, Ground]:
+        """Of the covariance types of some candidates, on a sample."""
+        options = self.options
+        return grounds_for(
+            candidates, sample.moments, self.frame, options.reg_covar, options.fixed, self.sharing, options.prior,
+            self.noise, marginal=sample.marginal,
         )  # fmt: skip
-        own = [get_family(name).view(x) for name in dict.fromkeys(c.covariance_type for c in several)]
-        views = [*(view for view in own if view is not None), *views_of(x, profile.moments, frame)]
+
+    def starts(
+        self, candidates: Sequence[Candidate], small: SampleRows, grounds: dict[str, Ground]
+    ) -> list[tuple[Candidate, Ascent]]:
+        """All starts of some candidates, before they climb."""
+        options, given, ascents = self.options, self.given, []
+        x, weights = small.filled.x, small.rows.weights
+        own = [get_family(name).view(x) for name in dict.fromkeys(c.covariance_type for c in candidates)]
+        views = [*(view for view in own if view is not None), *views_of(x, self.profile.moments, self.frame)]
         n_init = 1 if given is not None and given.complete else options.n_init or ALONE
-        if searches and options.n_init is None:
-            n_init = starts_beside(len(x) * sum(c.n_components for c in several))
-        for k in sorted({c.n_components for c in several}):
+        if self.searches and options.n_init is None:
+            n_init = starts_beside(len(x) * sum(c.n_components for c in candidates))
+        for k in sorted({c.n_components for c in candidates}):
             if k > len(x):
                 raise InputError(
                     f"n_components={k} is more than the {len(x)} rows of the sample on which starts are tried: "
                     f"raise start_rows ({options.start_rows}) and sample_rows ({options.sample_rows})"
                 )
             for labels in start_labels(options.init_params, views, k, n_init, options.seed, weights):
-                for c in several:
+                for c in candidates:
                     if c.n_components == k:
                         ground = grounds[c.covariance_type]
                         start = from_labels(get_family(c.covariance_type), small.filled, labels, k, ground)
@@ -144,54 +221,68 @@ def start_on_sample(
                             start = given.replace_in(start, ground.frame)
                         # plain EM for as few passes as these: acceleration would cost more than it saves
                         ascents.append((c, sample_ascent(start, ground, options, "none")))
+        return ascents
+
+    def climb(self, candidates: Sequence[Candidate], turn: int = 0) -> Found:
+        """Climb to all of the sample; candidates that are ruled out on the way stay where they are."""
+        found = Found()
+        if not candidates:
+            return found
+        options, sizes, screening = self.options, self.sizes, self.screening
+        small = self.sample(sizes[0], turn)
+        grounds = self.grounds(candidates, small)
+        ascents = self.starts(candidates, small, grounds)
         _climb_on_sample("starts", ascents, small, START_PASSES)
-        best = _best_of(several, ascents, options.reg_covar, failures)
-        if searches:
-            paths = _paths(several, ascents, small, grounds, options)
-            best |= _tops_of(paths, several)
-            failures = {c: failure for c, failure in failures.items() if c not in best}
+        found.best = _best_of(candidates, ascents, options.reg_covar, found.failures)
+        if self.searches:
+            found.paths = _paths(candidates, ascents, small, grounds, options)
+            found.best |= _tops_of(found.paths, candidates)
+            found.failures = {c: failure for c, failure in found.failures.items() if c not in found.best}
         else:
-            ruled_out = screening.ruled_out(best)
-            kept = [
-                (c, sample_ascent(a.mixture, a.ground, options))
-                for c in best
-                if c not in ruled_out
-                for a in _most_likely(c, ascents, STARTS_KEPT)
-            ]
-            _climb_on_sample("best starts", kept, small, SAMPLE_PASSES)
-            best = {c: best[c] for c in ruled_out} | _best_of(
-                [c for c in best if c not in ruled_out], kept, options.reg_covar, failures
-            )
-            for c in best:
-                sound = [a for a in _most_likely(c, kept, STARTS_KEPT) if is_sound(a, options.reg_covar)]
-                ends = [a.objective for a in sound if a.best is not None]
-                if ends:
-                    spreads[c] = Spread.of(ends, small.moments.count)
-    explored = BUDGETS[options.search].explored(sizes) if paths else []
-    for smaller, size in pairwise(sizes):
-        larger = SampleRows(profile.sample.first(size), frame, n_threads, sharing)
-        grounds = grounds_for(
-            best, larger.moments, frame, options.reg_covar, options.fixed, sharing, options.prior, noise,
-            marginal=larger.marginal,
-        )  # fmt: skip
-        ruled_out = screening.ruled_out(best)
-        alive = [c for c in best if c not in ruled_out]
-        if smaller in explored:
-            spreads |= _explore(paths, alive, last=smaller == explored[-1])
-        paths = _onto(paths, larger, grounds, alive)
-        tops = _tops_of(paths, alive)
-        others = {
-            c: sample_ascent(best[c].mixture, grounds[c.covariance_type], options) for c in alive if c not in tops
-        }
-        _climb_on_sample("sample", list(others.items()), larger, SAMPLE_PASSES)
-        best |= others | tops
-    ruled_out = screening.ruled_out(best)
-    alive = [c for c in best if c not in ruled_out]
-    if sizes[-1] in explored:
-        spreads |= _explore(paths, alive)
-        best |= _tops_of(paths, alive)
-    rivals = {Candidate(k, path.family.name): path.rivals(k) for path in paths for k in path.wanted}
-    return Starts({c: a.mixture for c, a in best.items()}, failures, screening.ruled_out(best), spreads, rivals)
+            self._best_starts(found, ascents, small)
+        explored = BUDGETS[options.search].explored(sizes) if found.paths else []
+        for smaller, size in pairwise(sizes):
+            larger = self.sample(size, turn)
+            grounds = self.grounds(found.best, larger)
+            ruled_out = screening.ruled_out(found.best)
+            alive = [c for c in found.best if c not in ruled_out]
+            if smaller in explored:
+                found.spreads |= _explore(found.paths, alive, last=smaller == explored[-1])
+            found.paths = _onto(found.paths, larger, grounds, alive)
+            tops = _tops_of(found.paths, alive)
+            others = {
+                c: sample_ascent(found.best[c].mixture, grounds[c.covariance_type], options)
+                for c in alive
+                if c not in tops
+            }
+            _climb_on_sample("sample", list(others.items()), larger, SAMPLE_PASSES)
+            found.best |= others | tops
+        if sizes[-1] in explored:
+            ruled_out = screening.ruled_out(found.best)
+            alive = [c for c in found.best if c not in ruled_out]
+            found.spreads |= _explore(found.paths, alive)
+            found.best |= _tops_of(found.paths, alive)
+        return found
+
+    def _best_starts(self, found: Found, ascents: Sequence[tuple[Candidate, Ascent]], small: SampleRows) -> None:
+        """The best starts of each candidate, converged; what they have come to."""
+        best, options = found.best, self.options
+        ruled_out = self.screening.ruled_out(best)
+        kept = [
+            (c, sample_ascent(a.mixture, a.ground, options))
+            for c in best
+            if c not in ruled_out
+            for a in _most_likely(c, ascents, STARTS_KEPT)
+        ]
+        _climb_on_sample("best starts", kept, small, SAMPLE_PASSES)
+        found.best = {c: best[c] for c in ruled_out} | _best_of(
+            [c for c in best if c not in ruled_out], kept, options.reg_covar, found.failures
+        )
+        for c in found.best:
+            sound = [a for a in _most_likely(c, kept, STARTS_KEPT) if is_sound(a, options.reg_covar)]
+            ends = [a.objective for a in sound if a.best is not None]
+            if ends:
+                found.spreads[c] = Spread.of(ends, small.moments.count)
 
 
 def _paths(
@@ -223,6 +314,11 @@ def _explore(paths: Sequence[Path], alive: Sequence[Candidate], *, last: bool = 
         path.wanted = [c.n_components for c in alive if c.covariance_type == path.family.name]
         path.explore(last=last)
         _say("moves", path, began)
+    return _spreads_of(paths)
+
+
+def _spreads_of(paths: Sequence[Path]) -> dict[Candidate, Spread]:
+    """What the paths have seen of the tops that are wanted of them."""
     return {Candidate(k, path.family.name): path.spread(k) for path in paths for k in path.wanted if path.tops.get(k)}
 
 
@@ -334,59 +430,3 @@ def _climb_on_sample(what: str, starts: Sequence[tuple[Candidate, Ascent]], rows
         "%s: %d mixtures (%d components) on %d rows of the sample, %d passes, %.1f s",
         what, len(ascents), components, len(rows.rows), done, time.perf_counter() - began,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Screening:
-    """Which candidates are not worth going on with on the sample.
-
-    Attributes
-    ----------
-    criterion : Criterion or None
-        None where every candidate is wanted for its own sake.
-    n_samples : int
-        Of all the data.
-    reg_covar : float
-    """
-
-    criterion: Criterion | None
-    n_samples: int
-    reg_covar: float
-
-    def chance(self, a: Ascent) -> float:
-        """What a mixture owes to the rows that it was fitted to, in nats: on others it is worse by so much.
-
-        A nat for each parameter (Akaike 1974), none where the sample is all of the data. To the best mixture of all the
-        data one half of it is lost and the other half gained.
-        """
-        return a.mixture.n_free(a.ground.fixed) * (1 - a.ground.moments.count / self.n_samples)
-
-    def value(self, a: Ascent) -> float:
-        """The criterion per sample, if all the data were as this sample is, but for what is chance in it."""
-        if a.best is None or self.criterion is None:
-            return np.inf
-        # what rows that are held out would say, on average, is what AIC estimates
-        criterion = Criterion.AIC if self.criterion is Criterion.HELD_OUT else self.criterion
-        times = self.n_samples / a.ground.moments.count
-        log_likelihood, entropy = times * (a.log_likelihood - self.chance(a)), times * a.best.statistics.entropy
-        standing = CriterionTerms(log_likelihood, a.mixture.n_free(a.ground.fixed), self.n_samples, entropy, np.nan)
-        return standing.criterion(criterion) / self.n_samples
-
-    def ruled_out(self, best: dict[Candidate, Ascent]) -> dict[Candidate, float]:
-        """Those that cannot reach the best sound one -> what they might still gain on all the data, in nats per sample.
-
-        Starts come to plateaus that they leave again: what they have gained so far they may gain once more. On other
-        rows they have what was chance to gain besides.
-        """
-        values = {c: self.value(a) for c, a in best.items()}
-        ranked = sorted(best, key=lambda c: values[c])
-        leader = next((c for c in ranked if is_sound(best[c], self.reg_covar)), None)
-        if self.criterion is None or leader is None:
-            return {}
-        found = {}
-        for c, a in best.items():
-            m = a.ground.moments.count
-            gain = max(a.attainable_gain, a.objective - a.trajectory[0]) if a.trajectory else np.inf
-            if values[c] - 2 * gain / m > values[leader] + CERTAIN / m:
-                found[c] = (gain + self.chance(a)) / m
-        return found

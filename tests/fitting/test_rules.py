@@ -22,7 +22,8 @@ from dgmm.fitting import passes_over, reseed
 from dgmm.mixture import Mixture
 from dgmm.search import starts
 from dgmm.search.sampled import Candidate, unsound_components
-from dgmm.search.starts import Screening, sample_sizes, start_on_sample
+from dgmm.search.screening import Screening
+from dgmm.search.starts import sample_sizes, start_on_sample
 from dgmm.types import Criterion
 from tests.scripts import scripted
 

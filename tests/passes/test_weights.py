@@ -213,6 +213,26 @@ def test_a_sample_of_a_sample_weighs_by_its_own_last_key() -> None:
     np.testing.assert_allclose(two.weights, raw / raw.mean())
 
 
+def test_other_rows_of_a_sample_weigh_what_they_do_in_all_of_it() -> None:
+    w = np.random.default_rng(0).uniform(0.1, 9.0, 100)
+    x = np.arange(100.0)[:, None]
+    sample = Sample.of(sample_keys(row_hashes(np.arange(100, dtype=np.uint64), 0), w), Rows(x, w), 80).ordered()
+    whole = sample.first(80)
+    assert whole.weights is not None
+    weight = dict(zip(whole.x[:, 0], whole.weights, strict=True))
+    parts = [sample.other(20, turn) for turn in range(1, 5)]
+    # four quarters are all of it, and none is of the heavy ones alone, which are first
+    assert sorted(np.concatenate([part.x[:, 0] for part in parts])) == sorted(weight)
+    for part in parts:
+        assert part.weights is not None
+        its = np.array([weight[row] for row in part.x[:, 0]])
+        np.testing.assert_allclose(part.weights, its / its.mean())
+        assert w[part.x[:, 0].astype(int)].mean() == pytest.approx(w[whole.x[:, 0].astype(int)].mean(), rel=0.2)
+    np.testing.assert_array_equal(sample.other(20, 0).x, sample.first(20).x)
+    # of all rows the order is the same each time, and with it every sum
+    np.testing.assert_array_equal(sample.other(80, 3).x, whole.x)
+
+
 @pytest.mark.parametrize("method", ["kmeans", "k-means++", "random", "random_from_data"])
 def test_starts_see_the_weights(blobs: np.ndarray, method: str) -> None:
     """With all the weight on two of the groups, two components find them."""

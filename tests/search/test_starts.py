@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from distributed import Client
 from dgmm.data import open_samples
 from dgmm.engine import open_workers
 from dgmm.engine.workers import of_client, threads
+from dgmm.estep import SOFT
 from dgmm.fits import One, Training
 from dgmm.fitting import passes_over, train_samples
 from dgmm.rows import Rows
-from dgmm.search import sampled, starts
+from dgmm.search import Candidate, sampled, starts
+from dgmm.types import Criterion
 
 OPTIONS = Training(n_init=1, start_rows=3000)
 
@@ -86,3 +89,80 @@ def test_fewer_rows_are_evenly_of_all_with_what_fills_them(x: np.ndarray) -> Non
     assert len(sample.thinned(2000).rows) == 2000
     # half of them would be too few
     assert sample.thinned(3001) is sample
+
+
+# ---- several searches ------------------------------------------------------------------------------------------------
+
+THOROUGH = {"search": "thorough", "start_rows": 700, "sample_rows": 3000, "n_init": 1, "worst_rows": 0}
+
+
+def searches_of(monkeypatch: pytest.MonkeyPatch, x: np.ndarray, **options: Any) -> Any:
+    """The rows on which each search begins, and the sample."""
+    seen = []
+    original = starts.Ladder.starts
+
+    def noted(self: starts.Ladder, candidates: Any, small: Any, grounds: Any) -> Any:
+        seen.append(small.rows.x)
+        return original(self, candidates, small, grounds)
+
+    monkeypatch.setattr(starts.Ladder, "starts", noted)
+    training = Training(**{**THOROUGH, **options})
+    passes = passes_over(open_samples(x), threads(2), training)
+    starts.start_on_sample(passes.profile, [Candidate(2, "full")], training, passes.frame, n_threads=1)
+    return seen, passes.profile.sample.rows.x
+
+
+@pytest.mark.parametrize(
+    ("effort", "start_rows", "times"),
+    # 3000 rows are four times 750; rows that fit but once are searched once, and so are all with less effort
+    [("thorough", 750, 4), ("thorough", 751, 3), ("thorough", 1501, 1), ("standard", 700, 1), ("starts", 700, 1)],
+)
+def test_thorough_searches_begin_on_rows_of_their_own(
+    effort: str, start_rows: int, times: int, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, sample = searches_of(monkeypatch, x, search=effort, start_rows=start_rows)
+    assert len(seen) == times
+    begun = [{row.tobytes() for row in rows} for rows in seen]
+    assert all(len(its) == start_rows for its in begun)
+    # rows that are first are first for one search alone, and those between belong to one of the others each
+    for i, j in combinations(range(1, times), 2):
+        assert not begun[i] & begun[j]
+    assert begun[0] == {row.tobytes() for row in sample[:start_rows]}
+
+
+def test_the_best_of_all_searches_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the fourth search, which ends lowest, is the first here
+    sample = starts.Ladder.sample
+    monkeypatch.setattr(starts.Ladder, "sample", lambda self, size, turn: sample(self, size, (turn + 3) % 4))
+    r = np.random.default_rng(2)
+    parts = [r.standard_t(3, size=(1500, 2)) * r.uniform(0.3, 2, 2) + 2 * r.normal(size=2) for _ in range(5)]
+    c, training = Candidate(3, "full"), Training(**THOROUGH, seed=1)
+    passes = passes_over(open_samples(np.concatenate(parts)), threads(2), training)
+    screening = starts.Screening(None, passes.profile.n_samples, training.reg_covar)
+    ladder = starts.Ladder(passes.profile, training, passes.frame, None, 1, SOFT, None, screening)
+    singles = [ladder.climb([c], turn) for turn in range(4)]
+    ends = [single.best[c].objective for single in singles]
+    assert max(ends) - ends[0] > 1, "or this shows nothing"
+    found = starts.start_on_sample(passes.profile, [c], training, passes.frame, n_threads=1)
+    best = singles[int(np.argmax(ends))].best[c].mixture
+    np.testing.assert_array_equal(found.mixtures[c].means, best.means)
+    # every climb of every search counts, as they end on the same rows
+    assert found.spreads[c].paths == sum(single.spreads[c].paths for single in singles)
+    assert found.failures == {}
+
+
+def test_candidates_that_are_ruled_out_are_not_searched_again(monkeypatch: pytest.MonkeyPatch, x: np.ndarray) -> None:
+    """Two clusters far apart: one covariance for both is enough, and two spheres too little by far."""
+    seen = []
+    climb = starts.Ladder.climb
+
+    def noted(self: starts.Ladder, candidates: Any, turn: int = 0) -> Any:
+        seen.append(sorted(c.covariance_type for c in candidates))
+        return climb(self, candidates, turn)
+
+    monkeypatch.setattr(starts.Ladder, "climb", noted)
+    training = Training(**THOROUGH)
+    passes = passes_over(open_samples(x * [1, 20]), threads(2), training)
+    candidates = [Candidate(2, "full"), Candidate(2, "tied"), Candidate(2, "spherical")]
+    starts.start_on_sample(passes.profile, candidates, training, passes.frame, criterion=Criterion.BIC, n_threads=1)
+    assert seen == [["full", "spherical", "tied"]] + [["full", "tied"]] * 3
