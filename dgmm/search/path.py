@@ -30,7 +30,7 @@ PASSES_ON_THE_WAY, TOLERANCE_ON_THE_WAY = 15, 0.1
 #: After so many passes, and every so many more, proposals that cannot reach the tops that are kept are given up.
 SETTLED, AGAIN = 8, 4
 #: Moves make so many passes over no more rows than tell them apart, and so many of them go on with all.
-FIRST_PASSES, MOVES_KEPT = 12, 3
+PASSES_ON_FEW, MOVES_KEPT = 12, 3
 #: A move gains if it does by this share of p/2 nats: less is what the climbs leave undecided.
 GAIN = 0.02
 #: A top of the sample is lower than another if it is by this many standard errors.
@@ -260,7 +260,7 @@ class Path:
             return starts
         ground = replace(self.ground, moments=few.moments.in_frame(self.ground.frame))
         ascents = [Ascent(start, ground, acceleration=self.options.accelerate) for start in starts]
-        list(climb(ascents, few.accumulate, FIRST_PASSES))
+        list(climb(ascents, few.accumulate, PASSES_ON_FEW))
         ranked = sorted((a for a in ascents if a.failure is None), key=lambda a: -a.objective)
         return [a.mixture for a in ranked[:MOVES_KEPT]]
 

@@ -339,11 +339,38 @@ def test_moves_begin_on_fewer_rows_and_those_that_get_furthest_go_on(monkeypatch
     for share in (0.8, 0.0, 0.6, 0.2, 0.4):
         labels = np.where(r.random(len(x)) < share, r.integers(0, 3, len(x)), right)
         starts.append(from_labels(path.family, path.sample.rows, labels, 3, path.ground))
-    monkeypatch.setattr("dgmm.search.path.FIRST_PASSES", 1)
+    monkeypatch.setattr("dgmm.search.path.PASSES_ON_FEW", 1)
     assert [id(start) for start in path._foremost(3, starts)] == [id(starts[i]) for i in (1, 3, 4)]
     # of no more rows than tell them apart all go on
     monkeypatch.setattr("dgmm.search.moves.ROWS_ENOUGH", 3001)
     assert path._foremost(3, starts) is starts
+
+
+def test_moves_make_twelve_passes_over_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    path, made = path_on(overlapping(6000, 2, 6), "full", [3]), []
+    accumulate = SampleRows.accumulate
+
+    def counted(self: SampleRows, mixtures: Sequence[Mixture]) -> Any:
+        made.append(len(self.rows))
+        return accumulate(self, mixtures)
+
+    monkeypatch.setattr(SampleRows, "accumulate", counted)
+    labels = np.random.default_rng(0).integers(0, 3, len(path.sample.rows))
+    start = from_labels(path.family, path.sample.rows, labels, 3, path.ground)
+    made.clear()
+    path._foremost(3, [start])
+    assert made == [3000] * 12
+
+
+def test_settings_say_what_is_spent() -> None:
+    told = Training.model_fields["search"].description or ""
+    standard, thorough, quick = (BUDGETS[effort] for effort in ("standard", "thorough", "quick"))
+    for budget in (standard, thorough):
+        assert f"{budget.proposals} splits, " in told
+        assert f"{budget.rounds} rounds of {budget.pairs**2} " in told
+    assert f"{quick.proposals} splits and a round of {quick.pairs**2} and {quick.pairs}" in told
+    assert (standard.rounds, standard.pairs, standard.beam, standard.overshoot, standard.searches) == (8, 7, 2, 1, 1)
+    assert (thorough.rounds, thorough.pairs, thorough.beam, thorough.overshoot, thorough.searches) == (10, 12, 4, 4, 4)
 
 
 def test_a_round_tries_the_cheapest_merges_with_the_best_cut_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
