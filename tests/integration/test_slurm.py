@@ -111,9 +111,10 @@ def test_a_batch_job_that_is_taken_from_its_node_goes_on(
         return state(environment, job).startswith("PENDING")
 
     # the end of its time, of which the script alone is told; then a pre-emption, of which everybody is
-    done = recorded(4)
+    recorded(4)
     slurm.asked(environment, "scancel", "--batch", "--signal=USR1", job)
     awaited(waits_for_another_turn)
+    done = journals.n_records(journal)
     start_now(environment, job)
     done = recorded(done + 4)
     slurm.asked(environment, "scontrol", "requeue", job)
