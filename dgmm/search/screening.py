@@ -70,3 +70,8 @@ class Screening:
             if values[c] - 2 * gain / m > values[leader] + CERTAIN / m:
                 found[c] = (gain + self.chance(a)) / m
         return found
+
+    def alive(self, best: dict[Candidate, Ascent]) -> list[Candidate]:
+        """Those that are not ruled out."""
+        ruled_out = self.ruled_out(best)
+        return [c for c in best if c not in ruled_out]

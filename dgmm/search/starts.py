@@ -111,7 +111,7 @@ def start_on_sample(
     ladder = Ladder(profile, options, frame, given, n_threads, sharing, noise, screening)
     found = ladder.climb(several)
     for turn in range(1, ladder.turns):
-        alive = [c for c in found.best if c not in screening.ruled_out(found.best)]
+        alive = screening.alive(found.best)
         if not alive:
             break
         logger.info("search %d of %d, on other rows", turn + 1, ladder.turns)
@@ -244,8 +244,7 @@ class Ladder:
         for smaller, size in pairwise(sizes):
             larger = self.sample(size, turn)
             grounds = self.grounds(found.best, larger)
-            ruled_out = screening.ruled_out(found.best)
-            alive = [c for c in found.best if c not in ruled_out]
+            alive = screening.alive(found.best)
             if smaller in explored:
                 found.spreads |= _explore(found.paths, alive, last=smaller == explored[-1])
             found.paths = _onto(found.paths, larger, grounds, alive)
@@ -258,26 +257,22 @@ class Ladder:
             _climb_on_sample("sample", list(others.items()), larger, SAMPLE_PASSES)
             found.best |= others | tops
         if sizes[-1] in explored:
-            ruled_out = screening.ruled_out(found.best)
-            alive = [c for c in found.best if c not in ruled_out]
+            alive = screening.alive(found.best)
             found.spreads |= _explore(found.paths, alive)
             found.best |= _tops_of(found.paths, alive)
         return found
 
     def _best_starts(self, found: Found, ascents: Sequence[tuple[Candidate, Ascent]], small: SampleRows) -> None:
         """The best starts of each candidate, converged; what they have come to."""
-        best, options = found.best, self.options
-        ruled_out = self.screening.ruled_out(best)
+        options, alive = self.options, self.screening.alive(found.best)
         kept = [
             (c, sample_ascent(a.mixture, a.ground, options))
-            for c in best
-            if c not in ruled_out
+            for c in alive
             for a in _most_likely(c, ascents, STARTS_KEPT)
         ]
         _climb_on_sample("best starts", kept, small, SAMPLE_PASSES)
-        found.best = {c: best[c] for c in ruled_out} | _best_of(
-            [c for c in best if c not in ruled_out], kept, options.reg_covar, found.failures
-        )
+        ruled_out = {c: a for c, a in found.best.items() if c not in alive}
+        found.best = ruled_out | _best_of(alive, kept, options.reg_covar, found.failures)
         for c in found.best:
             sound = [a for a in _most_likely(c, kept, STARTS_KEPT) if is_sound(a, options.reg_covar)]
             ends = [a.objective for a in sound if a.best is not None]
