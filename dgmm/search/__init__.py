@@ -8,7 +8,8 @@ from dgmm.search.initialise import START_FLOOR, Given, check_given, copies, from
 from dgmm.search.moves import Standing, twin
 from dgmm.search.path import BUDGETS, Path
 from dgmm.search.sampled import Candidate, SampleRows, drawn, grounds_for, is_sound, unsound_components
-from dgmm.search.starts import SAMPLE_PASSES, Starts, sample_ascent, sample_sizes, start_on_sample
+from dgmm.search.ladder import SAMPLE_PASSES, sample_ascent, sample_sizes
+from dgmm.search.starts import Starts, start_on_sample
 
 __all__ = [
     "BUDGETS",

@@ -17,7 +17,7 @@ from dgmm.fits.selection import choose
 from dgmm.fits.table import make_table
 from dgmm.fitting import race
 from dgmm.passes.sample import is_held_out
-from dgmm.search.starts import sample_sizes
+from dgmm.search.ladder import sample_sizes
 from dgmm.types import Criterion
 
 

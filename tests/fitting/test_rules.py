@@ -20,10 +20,11 @@ from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.fits import Training
 from dgmm.fitting import passes_over, reseed
 from dgmm.mixture import Mixture
-from dgmm.search import starts
+from dgmm.search import ladder
+from dgmm.search.ladder import sample_sizes
 from dgmm.search.sampled import Candidate, unsound_components
 from dgmm.search.screening import Screening
-from dgmm.search.starts import sample_sizes, start_on_sample
+from dgmm.search.starts import start_on_sample
 from dgmm.types import Criterion
 from tests.scripts import scripted
 
@@ -148,7 +149,7 @@ class Recorded:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         self.climbs: list[tuple[str, list[Ascent], int, int]] = []
-        monkeypatch.setattr(starts, "_climb_on_sample", self._climb)
+        monkeypatch.setattr(ladder, "_climb_on_sample", self._climb)
         x = np.random.default_rng(0).standard_normal((2000, D))
         self.passes = passes_over(open_samples(x), threads(1))
         found = start_on_sample(self.passes.profile, [A], Training(search="starts", **options), self.passes.frame)

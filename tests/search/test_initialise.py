@@ -21,10 +21,12 @@ from dgmm.fitting import passes_over as passes_over_samples
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
 from dgmm.rows import Rows
-from dgmm.search import check_given, initialise, starts
+from dgmm.search import check_given, initialise, ladder
 from dgmm.search.initialise import Given, from_labels, start_labels
+from dgmm.search.ladder import views_of
 from dgmm.search.sampled import Candidate, grounds_for
-from dgmm.search.starts import start_on_sample, views_of
+from dgmm.search.screening import Screening
+from dgmm.search.starts import start_on_sample
 from dgmm.types import Criterion, StartMethod
 
 KINDS = ["full", "tied", "diag", "spherical"]
@@ -202,7 +204,7 @@ def starts_of(
     def record(what: str, tried: list[tuple[Candidate, Ascent]], *more: Any) -> None:
         seen.append([a.mixture for _, a in tried])
 
-    monkeypatch.setattr(starts, "_climb_on_sample", record)
+    monkeypatch.setattr(ladder, "_climb_on_sample", record)
     passes = passes_over(x)
     start_on_sample(passes.profile, [Candidate(K, kind)], Training(search="starts", **options), passes.frame, given)
     return seen[0]
@@ -375,7 +377,7 @@ def test_a_likelihood_that_means_nothing_leaves_nobody_behind() -> None:
         statistics = SufficientStatistics(value, len(x), np.ones((2, 10)), np.zeros(2, dtype=bool), 0.0)
         a.best = Evaluated(mixture, statistics, ground)
         best[Candidate(k, "full")] = a
-    screening = starts.Screening(Criterion.BIC, len(x), 1e-6)
+    screening = Screening(Criterion.BIC, len(x), 1e-6)
     assert screening.ruled_out(best) == {}
     first = best[Candidate(2, "full")]
     assert first.best is not None

@@ -20,9 +20,10 @@ from dgmm.fits import Spread, Training
 from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.search.initialise import from_labels, one_component
+from dgmm.search.ladder import starts_beside
 from dgmm.search.path import BUDGETS, Budget, Path, Promise
 from dgmm.search.sampled import Candidate, SampleRows, grounds_for
-from dgmm.search.starts import start_on_sample, starts_beside
+from dgmm.search.starts import start_on_sample
 from dgmm.types import FloatArray
 
 KINDS = ["spherical", "diag", "tied", "full"]

@@ -20,6 +20,8 @@ from dgmm.fits import One, Training
 from dgmm.fitting import passes_over, train_samples
 from dgmm.rows import Rows
 from dgmm.search import Candidate, sampled, starts
+from dgmm.search.ladder import Ladder
+from dgmm.search.screening import Screening
 from dgmm.types import Criterion
 
 OPTIONS = Training(n_init=1, start_rows=3000)
@@ -59,7 +61,7 @@ def test_three_workers_are_three_threads_at_a_time(x: np.ndarray, monkeypatch: p
     monkeypatch.setattr(sampled, "SAMPLE_BLOCK", 1000)
     starts.start_on_sample(
         passes.profile,
-        [starts.Candidate(2, "full")],
+        [Candidate(2, "full")],
         OPTIONS.model_copy(update={"search": "starts"}),
         passes.frame,
         n_threads=passes.fold.workers.driver_threads,
@@ -99,13 +101,13 @@ THOROUGH = {"search": "thorough", "start_rows": 700, "sample_rows": 3000, "n_ini
 def searches_of(monkeypatch: pytest.MonkeyPatch, x: np.ndarray, **options: Any) -> Any:
     """The rows on which each search begins, and the sample."""
     seen = []
-    original = starts.Ladder.starts
+    original = Ladder.starts
 
-    def noted(self: starts.Ladder, candidates: Any, small: Any, grounds: Any) -> Any:
+    def noted(self: Ladder, candidates: Any, small: Any, grounds: Any) -> Any:
         seen.append(small.rows.x)
         return original(self, candidates, small, grounds)
 
-    monkeypatch.setattr(starts.Ladder, "starts", noted)
+    monkeypatch.setattr(Ladder, "starts", noted)
     training = Training(**{**THOROUGH, **options})
     passes = passes_over(open_samples(x), threads(2), training)
     starts.start_on_sample(passes.profile, [Candidate(2, "full")], training, passes.frame, n_threads=1)
@@ -132,14 +134,14 @@ def test_thorough_searches_begin_on_rows_of_their_own(
 
 def test_the_best_of_all_searches_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     # the fourth search, which ends lowest, is the first here
-    sample = starts.Ladder.sample
-    monkeypatch.setattr(starts.Ladder, "sample", lambda self, size, turn: sample(self, size, (turn + 3) % 4))
+    sample = Ladder.sample
+    monkeypatch.setattr(Ladder, "sample", lambda self, size, turn: sample(self, size, (turn + 3) % 4))
     r = np.random.default_rng(2)
     parts = [r.standard_t(3, size=(1500, 2)) * r.uniform(0.3, 2, 2) + 2 * r.normal(size=2) for _ in range(5)]
     c, training = Candidate(3, "full"), Training(**THOROUGH, seed=1)
     passes = passes_over(open_samples(np.concatenate(parts)), threads(2), training)
-    screening = starts.Screening(None, passes.profile.n_samples, training.reg_covar)
-    ladder = starts.Ladder(passes.profile, training, passes.frame, None, 1, SOFT, None, screening)
+    screening = Screening(None, passes.profile.n_samples, training.reg_covar)
+    ladder = Ladder(passes.profile, training, passes.frame, None, 1, SOFT, None, screening)
     singles = [ladder.climb([c], turn) for turn in range(4)]
     ends = [single.best[c].objective for single in singles]
     assert max(ends) - ends[0] > 1, "or this shows nothing"
@@ -154,13 +156,13 @@ def test_the_best_of_all_searches_counts(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_candidates_that_are_ruled_out_are_not_searched_again(monkeypatch: pytest.MonkeyPatch, x: np.ndarray) -> None:
     """Two clusters far apart: one covariance for both is enough, and two spheres too little by far."""
     seen = []
-    climb = starts.Ladder.climb
+    climb = Ladder.climb
 
-    def noted(self: starts.Ladder, candidates: Any, turn: int = 0) -> Any:
+    def noted(self: Ladder, candidates: Any, turn: int = 0) -> Any:
         seen.append(sorted(c.covariance_type for c in candidates))
         return climb(self, candidates, turn)
 
-    monkeypatch.setattr(starts.Ladder, "climb", noted)
+    monkeypatch.setattr(Ladder, "climb", noted)
     training = Training(**THOROUGH)
     passes = passes_over(open_samples(x * [1, 20]), threads(2), training)
     candidates = [Candidate(2, "full"), Candidate(2, "tied"), Candidate(2, "spherical")]
