@@ -18,8 +18,8 @@ HOUSE: dict[str, str] = {
     "estep": "jit block hashes vectors posterior columns registers features shares kernel sweep stacks marginals "
     "plan totals compiled plain device programs placed incomplete",
     "mixture": "", "matching": "",
-    "data": "repositories retries runs paths grid persisted cf units layout picks likeness codecs chunks fields labels "
-    "stores ranges samples views frames parquet files groups variables sources fingerprints",
+    "data": "repositories retries runs paths grid persisted cf units layout picks likeness decoded codecs chunks "
+    "fields labels stores ranges samples views frames parquet files groups variables sources fingerprints",
     "engine": "tree leaf resident cluster versions presets schedulers upkeep classes workers opening memory "
     "handing fold projection journal",
     "passes": "sample overlaps profile parts estep worst judge census misfits codec passes leaves",

@@ -19,7 +19,8 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
-from dgmm.data.codecs import At, most_of, outer_frame, swelling
+from dgmm.data.codecs import outer_frame
+from dgmm.data.decoded import At, most_of, swelling
 from dgmm.errors import DgmmError, ReadError, is_of_obstore
 
 T = TypeVar("T")

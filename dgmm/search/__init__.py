@@ -5,10 +5,10 @@ its like compete with them, or stand alone where they are asked for by name.
 """
 
 from dgmm.search.initialise import START_FLOOR, Given, check_given, copies, from_labels, one_component
+from dgmm.search.ladder import SAMPLE_PASSES, sample_ascent, sample_sizes
 from dgmm.search.moves import Standing, twin
 from dgmm.search.path import BUDGETS, Path
 from dgmm.search.sampled import Candidate, SampleRows, drawn, grounds_for, is_sound, unsound_components
-from dgmm.search.ladder import SAMPLE_PASSES, sample_ascent, sample_sizes
 from dgmm.search.starts import Starts, start_on_sample
 
 __all__ = [

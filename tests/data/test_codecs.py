@@ -29,7 +29,8 @@ from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, ShardingCodec, ZstdCo
 from zarr.dtype import VariableLengthBytes, VariableLengthUTF8
 
 from dgmm.data import codecs, open_samples
-from dgmm.data.codecs import SLACK, bounded, inflated, swelling
+from dgmm.data.codecs import bounded
+from dgmm.data.decoded import SLACK, inflated, swelling
 from dgmm.errors import InputError, ReadError
 
 #: What a bomb would become, and what may be taken while it is refused.
