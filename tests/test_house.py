@@ -25,7 +25,7 @@ HOUSE: dict[str, str] = {
     "passes": "sample overlaps profile parts estep worst judge census misfits codec passes leaves",
     "em": "mstep past plain anderson information scoring ascent posterior variational",
     "fits": "settings preprocess kinds options outcome stability clusters updates results table selection",
-    "search": "initialise sampled screening cuts known moves path ladder starts",
+    "search": "initialise sampled screening cuts apart known moves path ladder starts",
     "fitting": "reseed runner scout forecast labelled prepared race departure bootstrap fit projection update",
     "datasets": "",
     "store": "states places local objects commits bucket_commits at folders past steps record reading models journal "

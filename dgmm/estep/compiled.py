@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -11,7 +12,7 @@ from numpy.typing import DTypeLike
 from dgmm.estep import features, kernel, registers, vectors
 from dgmm.estep.block import CONVERTED_BYTES, blocks, frozen
 from dgmm.estep.plan import DOUBLE, Plan
-from dgmm.estep.stacks import Product, Stack
+from dgmm.estep.stacks import Stack
 from dgmm.estep.totals import PassTotals, Scores
 from dgmm.families import GAUSSIAN_CHAIN, LOGARITHMIC_CHAIN
 from dgmm.rows import Rows
@@ -68,48 +69,75 @@ class Packed:
 
 def packed(plan: Plan) -> Packed:
     """A plan in flat arrays."""
-    d, offset = plan.n_features, 0
-    panels, theta, owners = [], [], []
-    of_rows = {product.rows.start: i for i, product in enumerate(plan.products)}
-
-    def add(s: int, p: Product, rows: tuple[int, int], features: tuple[int, int]) -> None:
-        nonlocal offset
-        part = p.theta[slice(*rows), slice(*features)]
-        by_feature, start = in_registers(plan, plan.stacks[s]), p.rows.start
-        quadratic = p.theta.shape[1] > 2 * d + 1
-        panels.append((s, start + rows[0], start + rows[1], *features, offset, by_feature, quadratic))
-        theta.append((part.T if by_feature else part).ravel())
-        owners.append(of_rows[start])
-        offset += part.size
-
-    for s, stack in enumerate(plan.stacks):
-        if in_registers(plan, stack):
-            for p in stack.products:
-                for rows in registers.blocks_of(len(p.theta)):
-                    add(s, p, rows, (0, p.theta.shape[1]))
-            continue
-        # by features first: products that share a panel of features share its making
-        by_size = sorted(stack.products, key=lambda p: -p.theta.shape[1])
-        for first in range(0, stack.size, PANEL):
-            for p in by_size:
-                if (last := min(first + PANEL, p.theta.shape[1])) > first:
-                    add(s, p, (0, len(p.theta)), (first, last))
+    d = plan.n_features
     zero = np.zeros(d)
+    shape = tuple(
+        (in_registers(plan, s), tuple((p.rows.start, *p.theta.shape) for p in s.products)) for s in plan.stacks
+    )
+    panels, parts, owners = laid_out(shape, d, PANEL)
+    products = plan.products
+    theta = [products[i].theta[rows, features] for i, rows, features, _ in parts]
+    flat = [(part.T if by_feature else part).ravel() for part, (*_, by_feature) in zip(theta, parts, strict=True)]
     chains = [CHAINS[s.features.chain] for s in plan.stacks]
-    every = all(in_registers(plan, s) for s in plan.stacks)
+    every = all(registers_ for registers_, _ in shape)
     return Packed(
         frozen(np.array([s.origin for s in plan.stacks])),
         frozen(np.array([zero if s.shift is None else s.shift for s in plan.stacks])),
         frozen(np.array([registers.forward_of(s.forward) for s in plan.stacks])),
         frozen(np.array([s.forward.ndim == 1 for s in plan.stacks])),
         None if every else frozen(np.array(chains, dtype=np.int64)),
-        frozen(np.array(panels, dtype=np.int64)),
-        frozen(registers.pairs_of(d, n_pairs(plan))),
-        frozen(np.concatenate(theta).astype(plan.dtype)),
+        panels,
+        registers.pairs_of(d, n_pairs(plan)),
+        frozen(np.concatenate(flat).astype(plan.dtype)),
         None if plan.links is None else frozen(plan.links),
         frozen(np.array([(c.start, c.stop) for c in plan.candidates], dtype=np.int64)),
-        tuple(owners),
+        owners,
     )
+
+
+#: Of a stack, whether its products are made in registers, and their first rows and shapes.
+StackShape = tuple[bool, tuple[tuple[int, int, int], ...]]
+
+
+@lru_cache(maxsize=256)
+def laid_out(
+    shapes: tuple[StackShape, ...], d: int, panel: int
+) -> tuple[IntArray, list[tuple[int, slice, slice, bool]], tuple[int, ...]]:
+    """Panels of stacks of products of such shapes, what each is of the products' theta, and whose it is.
+
+    Returns
+    -------
+    panels : ndarray of int, shape (panels, 8)
+    blocks : list
+        For each panel the product, its rows and features, and whether these are laid out feature by feature.
+    owners : tuple of int
+    """
+    panels, parts, offset, seen = [], [], 0, 0
+
+    def add(s: int, i: int, rows: tuple[int, int], features: tuple[int, int]) -> None:
+        nonlocal offset
+        by_feature, products = shapes[s]
+        start, _, size = products[i]
+        place = start + rows[0], start + rows[1], *features
+        panels.append((s, *place, offset, by_feature, size > 2 * d + 1))
+        parts.append((seen + i, slice(*rows), slice(*features), by_feature))
+        offset += (rows[1] - rows[0]) * (features[1] - features[0])
+
+    for s, (by_feature, products) in enumerate(shapes):
+        if by_feature:
+            for i, (_, n, size) in enumerate(products):
+                for rows in registers.blocks_of(n):
+                    add(s, i, rows, (0, size))
+        else:
+            # by features first: products that share a panel of features share its making
+            by_size = sorted(range(len(products)), key=lambda i: -products[i][2])
+            for first in range(0, max(size for _, _, size in products), panel):
+                for i in by_size:
+                    _, n, size = products[i]
+                    if (last := min(first + panel, size)) > first:
+                        add(s, i, (0, n), (first, last))
+        seen += len(products)
+    return frozen(np.array(panels, dtype=np.int64)), parts, tuple(i for i, *_ in parts)
 
 
 def length(plan: Plan, flat: Packed, *, weighted: bool) -> int:

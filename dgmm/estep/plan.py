@@ -175,6 +175,29 @@ class Plan(Sendable):
         return {}
 
     @property
+    def divisible(self) -> bool:
+        """Whether the rows of theta are those of one product, and nothing else is known of them; see `divided`."""
+        one = len(self.stacks) == 1 and len(self.stacks[0].products) == 1
+        return one and len(self.candidates) == 1 and not any(self.noisy) and self.marginals is None
+
+    def divided(self, counts: Sequence[int], k: int) -> list[Plan]:
+        """Plans of so many mixtures each, of k components, where this one has all of their components in order."""
+        (stack,), found, start = self.stacks, [], 0
+        theta = stack.products[0].theta
+        for n in counts:
+            rows = slice(start, start := start + n * k)
+            part = replace(stack, products=(Product(slice(0, n * k), theta[rows]),))
+            candidates = tuple(slice(i * k, (i + 1) * k) for i in range(n))
+            links = None if self.links is None else self.links[rows]
+            found.append(
+                replace(
+                    self, stacks=(part,), candidates=candidates, local=self.local[rows], families=self.families * n,
+                    noisy=self.noisy * n, links=links,
+                )
+            )  # fmt: skip
+        return found
+
+    @property
     def products(self) -> list[Product]:
         """The products of all stacks, in order."""
         return [p for s in self.stacks for p in s.products]

@@ -8,6 +8,7 @@ of the second some rows of responsibilities times three features. The lanes of a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,11 +46,14 @@ def by_column(matrix: FloatArray) -> FloatArray:
     return np.concatenate([matrix[a:b].T.ravel() for a, b in blocks_of(len(matrix))])
 
 
+@lru_cache(maxsize=64)
 def pairs_of(d: int, size: int) -> IntArray:
     """The rows of (1, y) whose products the first features 1, y, y_i^2, y_i y_j (i < j) are, shape (size, 2)."""
     own, (a, b) = np.arange(1, d + 1), np.triu_indices(d if size > 2 * d + 1 else 0, 1)
     left, right = np.concatenate([np.zeros(1 + d), own, a + 1]), np.concatenate([[0], own, own, b + 1])
-    return np.stack([left, right], axis=1)[:size].astype(np.int64)
+    found = np.stack([left, right], axis=1)[:size].astype(np.int64)
+    found.flags.writeable = False
+    return found
 
 
 def forward_of(forward: FloatArray) -> FloatArray:

@@ -103,6 +103,11 @@ class Family(ABC):
         """The family of the same components where some are changed, or parts are taken of all; it contains this one."""
         return self
 
+    @property
+    def separate(self) -> bool:
+        """Whether the M-step of a component knows nothing of the others but their counts."""
+        return self.unconstrained() is self
+
     @abstractmethod
     def natural_parameters(self, weights: FloatArray, components: Any, log_volume: float) -> FloatArray:
         """Theta, shape (K, P): ``log w_k p(x | k) = theta_k . T(y)``, up to `shared_log_likelihood`.

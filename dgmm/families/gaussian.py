@@ -128,6 +128,11 @@ class GaussianFamily(Family):
         return all("IEV".index(a) >= "IEV".index(b) for a, b in zip(self.letters, theirs, strict=True))
 
     @property
+    def separate(self) -> bool:
+        """Unless a covariance is shared, or a part of it."""
+        return not self.shared and not self.partly_shared
+
+    @property
     def partly_shared(self) -> bool:
         """Whether components have covariances of their own which have something in common."""
         return self.unconstrained() is not self
@@ -253,10 +258,11 @@ class GaussianFamily(Family):
 
     def joined(self, parts: Sequence[Gaussians], weights: FloatArray) -> Gaussians:
         """Components of several mixtures as those of one; what all share is the first one's, what some do is found."""
-        if not self.partly_shared:
-            return super().joined(parts, weights)
-        means, factors = (np.concatenate([getattr(part, name) for part in parts]) for name in ("means", "factors"))
-        return Gaussians(means, self.structured(factors, weights))
+        means = np.concatenate([part.means for part in parts])
+        if self.shared:
+            return Gaussians(means, parts[0].factors)
+        factors = np.concatenate([part.factors for part in parts])
+        return Gaussians(means, self.structured(factors, weights) if self.partly_shared else factors)
 
     def arrays(self, components: Gaussians) -> Mapping[str, tuple[tuple[str, ...], FloatArray]]:
         """Means, covariances (for readers) and factors (from which the mixture is rebuilt to the last bit)."""

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from dgmm.em import Ascent
 from dgmm.mixture import Mixture
-from dgmm.types import FloatArray, IntArray
+from dgmm.search.apart import Apart
+from dgmm.types import FloatArray
 
 #: A component is one that is known if no more than this share of their rows is that of one of them alone.
 SAME_ROWS = 1e-4
@@ -95,26 +95,22 @@ class Trial:
 
     Attributes
     ----------
-    own : ndarray of int, shape (n,)
-        The rows of its components.
-    r : ndarray, shape (n,)
-        How much of each is theirs, times the row's weight.
-    ascent : Ascent or None
-        None where there is nothing to climb.
-    before : float
-        Objective of the three as they were.
-    gain : float
-        What it had gained when it last stopped, in nats.
+    before : Apart
+        The three as they were.
+    after : Apart
+        What is tried in their place.
     sound : bool
-        Whether it then meant something.
+        Whether that meant something when it last stopped.
     """
 
-    own: IntArray
-    r: FloatArray
-    ascent: Ascent | None = None
-    before: float = np.nan
-    gain: float = -np.inf
+    before: Apart
+    after: Apart
     sound: bool = False
+
+    @property
+    def gain(self) -> float:
+        """What it had gained then, in nats."""
+        return self.after.objective - self.before.objective
 
 
 @dataclass

@@ -62,12 +62,15 @@ class Found:
 
     def join(self, other: Found, candidates: Sequence[Candidate]) -> None:
         """Take up what the paths of another search of some candidates have come to, on the same last sample."""
-        for path in self.paths:
-            for its in other.paths:
-                if its.family.name == path.family.name:
-                    path.join(its)
+        known = {path.family.name: path for path in self.paths}
+        for path in other.paths:
+            if path.family.name in known:
+                known[path.family.name].join(path)
+            else:  # of which no climb was sound before
+                self.paths.append(path)
         self.best |= _tops_of(self.paths, candidates)
         self.spreads |= _spreads_of(self.paths)
+        self.failures = {c: failure for c, failure in self.failures.items() if c not in self.best}
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from functools import cached_property
 
 import numpy as np
 
-from dgmm.em import Ascent, Ground, climb, maximise
+from dgmm.em import Ground, maximise
 from dgmm.errors import CollapseError
 from dgmm.estep import score
 from dgmm.families import Family, GaussianFamily, apply_linear
 from dgmm.mixture import Mixture
-from dgmm.rows import Rows
+from dgmm.search.apart import Apart, Portion, alive, climb_apart, evaluate
 from dgmm.search.cuts import cut
 from dgmm.search.initialise import feature_sums, from_shares, from_sums, one_component, summed
 from dgmm.search.known import Known, Move, MoveName, Replacement, Split, Trial, looked_up
@@ -107,31 +107,36 @@ class Standing:
     @cached_property
     def splits(self) -> list[Split]:
         """The best cuts of every component."""
-        found = looked_up(self.known.splits, self.names, lambda new: [*self.sample.map(self._splits_of, new)])
+        found = looked_up(self.known.splits, self.names, self._cut)
         return [replace(split, component=k) for k, splits in enumerate(found) for split in splits]
 
-    def _splits_of(self, k: int) -> list[Split]:
-        family = self.mixture.family
-        own, r = self._own([k])
-        if r.sum() < 2 * (self.mixture.n_features + 1):
-            return []
-        local, ground = self._alone(own, r)
-        single = one_component(family, ground)
-        if not (family.variances(single.components) > 0).all():
-            return []
-        whole = Ascent(single, ground, acceleration="none")
-        starts = list(cut(family, self.coordinates[:, own], r, ground, self._scale))
-        ascents = [Ascent(start, ground, acceleration="none", stop=_never) for start in starts]
-        list(climb([whole, *ascents], local.accumulate, FIRST_PASSES))
-        ascents = sorted((a for a in ascents if a.failure is None), key=lambda a: -a.objective)
-        ascents = ascents[: max(CUTS_KEPT, CUTS_TOGETHER // self.mixture.n_components)]
+    def _cut(self, components: Sequence[int]) -> list[list[Split]]:
+        """The best cuts of some components: all of them make a few passes over its rows, the best some more."""
+        made = [*self.sample.map(self._cuts_of, components)]
+        wholes = [whole for whole, _ in made if whole is not None]
+        starts = [start for _, starts in made for start in starts]
+        for mixtures in (wholes, starts):
+            climb_apart(mixtures, FIRST_PASSES)
+        kept = max(CUTS_KEPT, CUTS_TOGETHER // self.mixture.n_components)
+        best = [sorted(alive(starts), key=lambda a: -a.objective)[:kept] for _, starts in made]
         # a single component of a family without a closed form has its optimum only after another pass
-        list(climb([whole, *ascents], local.accumulate, MORE_PASSES))
-        found = []
-        for a in ascents:
-            if a.failure is None and self._means_something(a.mixture, local):
-                found.append(Split(k, a.mixture, a.objective - whole.objective))
-        return found
+        for mixtures in (wholes, [a for its in best for a in its]):
+            climb_apart(mixtures, MORE_PASSES)
+        return [
+            [Split(k, a.mixture, a.objective - whole.objective) for a in alive(its) if self._means_something(a)]
+            for k, (whole, _), its in zip(components, made, best, strict=True)
+        ]
+
+    def _cuts_of(self, k: int) -> tuple[Apart | None, list[Apart]]:
+        """A component by itself, and cut in two in every way."""
+        family, portion = self.mixture.family, self._portion([k])
+        if portion.count < 2 * (self.mixture.n_features + 1):
+            return None, []
+        single = one_component(family, portion.ground)
+        if not (family.variances(single.components) > 0).all():
+            return None, []
+        starts = cut(family, self.coordinates[:, portion.own], portion.r, portion.ground, self._scale)
+        return Apart(portion, single), [Apart(portion, start) for start in starts]
 
     def split(self, split: Split) -> Mixture:
         """The mixture with a component cut."""
@@ -175,15 +180,13 @@ class Standing:
         what collapses or means nothing is left out.
         """
         names = [self.named((i, j, split.component)) for i, j, split in moves]
-        tried = looked_up(
-            self.known.tried, names, lambda new: [*self.sample.map(self._tried, [moves[at] for at in new])]
-        )
+        tried = looked_up(self.known.tried, names, lambda new: self._tried([moves[at] for at in new]))
         sound = sorted((at for at, trial in enumerate(tried) if trial.sound), key=lambda at: -tried[at].gain)
         chosen = sound[: -(-len(moves) // LOCAL_SHARE)]
         climbed = looked_up(
             self.known.climbed,
             [names[at] for at in chosen],
-            lambda new: [*self.sample.map(self._climbed_on, [tried[chosen[at]] for at in new])],
+            lambda new: self._climbed([tried[chosen[at]] for at in new], LOCAL_MORE),
         )
         made: list[Replacement] = []
         for at, trial in zip(chosen, climbed, strict=True):
@@ -192,44 +195,42 @@ class Standing:
                 made.append(Replacement(self._in_place([i, j, split.component], trial), trial.gain))
         return made
 
-    def _tried(self, move: Move) -> Trial:
-        """A move after its first passes."""
+    def _tried(self, moves: Sequence[Move]) -> list[Trial]:
+        """Moves after their first passes."""
+        begun = [*self.sample.map(self._begun, moves)]
+        evaluate([trial.before for trial in begun])
+        return self._climbed(begun, LOCAL_PASSES)
+
+    def _begun(self, move: Move) -> Trial:
         i, j, split = move
         family, three = self.mixture.family, [i, j, split.component]
-        own, r = self._own(three)
+        portion, weights = self._portion(three), self.mixture.weights[three]
+        alone = Mixture(family, weights / weights.sum(), family.taken(self.mixture.components, np.array(three)))
+        before = Apart(portion, alone)
         try:
             merged = from_sums(family, (self.sums[i] + self.sums[j])[None], self._ground)
         except CollapseError:
-            return Trial(own, r)
-        local, ground = self._alone(own, r)
-        weights = self.mixture.weights[three]
-        alone = Mixture(family, weights / weights.sum(), family.taken(self.mixture.components, np.array(three)))
-        before = Ascent(alone, ground)
+            return Trial(before, replace(before, collapsed=True))
         weights = np.concatenate([[weights[:2].sum()], weights[2] * split.parts.weights])
         weights = weights / weights.sum()
         start = Mixture(family, weights, family.joined([merged.components, split.parts.components], weights))
-        list(climb([before], local.accumulate, 1))
-        return self._climbed(Trial(own, r, Ascent(start, ground, stop=_never), before.objective), local, LOCAL_PASSES)
+        return Trial(before, Apart(portion, start))
 
-    def _climbed_on(self, trial: Trial) -> Trial:
-        return self._climbed(trial, self._alone(trial.own, trial.r)[0], LOCAL_MORE)
-
-    def _climbed(self, trial: Trial, local: SampleRows, passes: int) -> Trial:
-        assert trial.ascent is not None
-        list(climb([trial.ascent], local.accumulate, passes))
-        sound = trial.ascent.failure is None and self._means_something(trial.ascent.mixture, local)
-        return replace(trial, gain=trial.ascent.objective - trial.before, sound=sound)
+    def _climbed(self, trials: Sequence[Trial], passes: int) -> list[Trial]:
+        """The same after so many passes more; of those that were before, nothing changes."""
+        after = [replace(trial, after=replace(trial.after)) for trial in trials]
+        climb_apart([trial.after for trial in after], passes)
+        return [replace(trial, sound=self._means_something(trial.after)) for trial in after]
 
     def _in_place(self, three: list[int], trial: Trial) -> Mixture:
         """The mixture with what a trial has come to in the place of three components."""
-        assert trial.ascent is not None
         # where these are all there are, what they share is theirs
         if self.mixture.n_components == 3:
-            return trial.ascent.mixture.beside(self.mixture.noise)
-        return self._with(three, trial.ascent.mixture)
+            return trial.after.mixture.beside(self.mixture.noise)
+        return self._with(three, trial.after.mixture)
 
-    def _own(self, components: Sequence[int]) -> tuple[IntArray, FloatArray]:
-        """Which rows belong to some components, and by how much, times the row's weight.
+    def _portion(self, components: Sequence[int]) -> Portion:
+        """Rows that belong to some components, with what of each is theirs, times the row's weight.
 
         Of more than are needed every second, third or so, with the weight of those between: they lie in no order.
         """
@@ -238,15 +239,7 @@ class Standing:
         p = self.mixture.family.n_parameters(len(components), self.mixture.n_features)
         step = max(1, len(own) // enough_rows(p))
         total, own = r[own].sum(), own[::step]
-        return own, r[own] * (total / r[own].sum())
-
-    def _alone(self, own: IntArray, r: FloatArray) -> tuple[SampleRows, Ground]:
-        """Some rows with other weights, as if there were no more."""
-        sample = self.sample
-        rows = Rows(sample.rows.x[own], r)
-        filled = Rows(sample.filled.x[own], r) if sample.marginal else rows
-        local = SampleRows(rows, sample.frame, 1, filled=filled)
-        return local, replace(self._ground, moments=local.moments.in_frame(self.ground.frame))
+        return Portion(self.sample, own, r[own] * (total / r[own].sum()), self._ground)
 
     @property
     def _ground(self) -> Ground:
@@ -263,10 +256,12 @@ class Standing:
         both = [mixture.family.taken(mixture.components, others), parts.components]
         return Mixture(mixture.family, weights, mixture.family.joined(both, weights)).beside(mixture.noise)
 
-    def _means_something(self, mixture: Mixture, local: SampleRows) -> bool:
-        """Whether every component is sound and has rows enough to stay so."""
-        counts = mixture.weights * local.rows.count
-        unsound = unsound_in(mixture, counts, self.ground, self.reg_covar)
+    def _means_something(self, a: Apart) -> bool:
+        """Whether it goes on, and every component is sound and has rows enough to stay so."""
+        if a.collapsed:
+            return False
+        counts = a.mixture.weights * a.portion.count
+        unsound = unsound_in(a.mixture, counts, self.ground, self.reg_covar)
         return not unsound.any() and bool(counts.min() >= fewest(self.ground, FIRM))
 
     def as_family(self, family: Family, ground: Ground) -> Mixture:
@@ -289,10 +284,6 @@ def twin(mixture: Mixture) -> Mixture:
     weights = mixture.weights[order]
     weights[[k, -1]] /= 2
     return replace(mixture, weights=weights, components=mixture.family.taken(mixture.components, order))
-
-
-def _never(_: Ascent) -> bool:
-    return False
 
 
 def merge_costs(mixture: Mixture, sums: FloatArray, ground: Ground, i: IntArray, j: IntArray) -> FloatArray:

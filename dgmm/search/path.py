@@ -314,6 +314,7 @@ class Path:
             self.ends[k] = [*self.ends.get(k, []), *other.ends[k]]
             for top in tops:
                 self._keep(k, top)
+        self.wanted = sorted({*self.wanted, *other.wanted})
         self.settle()
 
     def _keep(self, k: int, new: Top) -> None:

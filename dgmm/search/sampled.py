@@ -22,8 +22,8 @@ from dgmm.types import BoolArray, FloatArray, PriorName
 
 #: Effective rows of a component with a single one, but for rounding.
 A_ROW = 1 - 1e-9
-#: Rows of the in-memory sample per task.
-SAMPLE_BLOCK = 2048
+#: Rows of the in-memory sample per task at least, and tasks at most.
+SAMPLE_BLOCK, SAMPLE_TASKS = 2048, 16
 
 
 @dataclass(frozen=True, order=True)
@@ -100,7 +100,8 @@ class SampleRows:
     @cached_property
     def blocks(self) -> list[Rows]:
         """The rows, so many a task."""
-        return [self.rows[a : a + SAMPLE_BLOCK] for a in range(0, len(self.rows), SAMPLE_BLOCK)]
+        size = max(SAMPLE_BLOCK, -(-len(self.rows) // SAMPLE_TASKS))
+        return [self.rows[a : a + size] for a in range(0, len(self.rows), size)]
 
     def accumulate(self, mixtures: Sequence[Mixture]) -> list[SufficientStatistics]:
         """E-step of all mixtures over the rows."""

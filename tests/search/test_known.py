@@ -76,8 +76,8 @@ def test_as_a_mixture_grows_only_what_is_new_is_cut(monkeypatch: pytest.MonkeyPa
     s = stuck("full")
     grown = with_one_cut(s)
     cut: list[int] = []
-    its = Standing._splits_of
-    monkeypatch.setattr(Standing, "_splits_of", lambda self, k: (cut.append(k), its(self, k))[1])
+    its = Standing._cuts_of
+    monkeypatch.setattr(Standing, "_cuts_of", lambda self, k: (cut.append(k), its(self, k))[1])
     fresh = Standing(grown, s.ground, s.sample, 1e-6).splits
     assert cut == [0, 1, 2, 3, 4]
     cut.clear()
@@ -96,7 +96,7 @@ def test_a_move_is_tried_once_on_the_same_rows(monkeypatch: pytest.MonkeyPatch) 
     merge = next(move for move in s.moves(9) if move[:2] == (0, 1) and move[2].component == 2)
     (before,) = s.replaced([merge])
     tried: list[Any] = []
-    monkeypatch.setattr(Standing, "_tried", lambda self, move: tried.append(move))
+    monkeypatch.setattr(Standing, "_begun", lambda self, move: tried.append(move))
     (after,) = grown.replaced([merge])
     assert not tried
     assert after.gain == before.gain

@@ -21,6 +21,7 @@ from dgmm.fitting import passes_over, train_samples
 from dgmm.rows import Rows
 from dgmm.search import Candidate, sampled, starts
 from dgmm.search.ladder import Ladder
+from dgmm.search.sampled import is_sound
 from dgmm.search.screening import Screening
 from dgmm.types import Criterion
 
@@ -132,11 +133,12 @@ def test_thorough_searches_begin_on_rows_of_their_own(
     assert begun[0] == {row.tobytes() for row in sample[:start_rows]}
 
 
-def test_the_best_of_all_searches_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    # the fourth search, which ends lowest, is the first here
+@pytest.mark.parametrize(("seed", "sound"), [(4, True), (8, False)])
+def test_the_best_of_all_searches_counts(seed: int, sound: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first one too, if no climb of it came to a sound end; it is the one here that ends lowest."""
     sample = Ladder.sample
-    monkeypatch.setattr(Ladder, "sample", lambda self, size, turn: sample(self, size, (turn + 3) % 4))
-    r = np.random.default_rng(2)
+    monkeypatch.setattr(Ladder, "sample", lambda self, size, turn: sample(self, size, (turn + 1) % 4))
+    r = np.random.default_rng(seed)
     parts = [r.standard_t(3, size=(1500, 2)) * r.uniform(0.3, 2, 2) + 2 * r.normal(size=2) for _ in range(5)]
     c, training = Candidate(3, "full"), Training(**THOROUGH, seed=1)
     passes = passes_over(open_samples(np.concatenate(parts)), threads(2), training)
@@ -145,11 +147,12 @@ def test_the_best_of_all_searches_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     singles = [ladder.climb([c], turn) for turn in range(4)]
     ends = [single.best[c].objective for single in singles]
     assert max(ends) - ends[0] > 1, "or this shows nothing"
+    assert is_sound(singles[0].best[c], training.reg_covar) is bool(singles[0].spreads) is sound
     found = starts.start_on_sample(passes.profile, [c], training, passes.frame, n_threads=1)
     best = singles[int(np.argmax(ends))].best[c].mixture
     np.testing.assert_array_equal(found.mixtures[c].means, best.means)
     # every climb of every search counts, as they end on the same rows
-    assert found.spreads[c].paths == sum(single.spreads[c].paths for single in singles)
+    assert found.spreads[c].paths == sum(single.spreads[c].paths for single in singles if single.spreads)
     assert found.failures == {}
 
 

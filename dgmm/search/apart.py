@@ -1,0 +1,190 @@
+"""Mixtures that climb by plain EM, each on rows of its own, all in step.
+
+A step of one of them is so little work that what surrounds it would take longer: the M-steps of all are one, and so is
+what is made of their parameters for the E-steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from types import MappingProxyType
+
+import numpy as np
+
+from dgmm.em import Evaluated, Ground, maximise
+from dgmm.errors import CollapseError
+from dgmm.estep import Plan, accumulate, make_plan, unpack
+from dgmm.families import Moments, SufficientStatistics
+from dgmm.mixture import Mixture
+from dgmm.rows import Rows
+from dgmm.search.sampled import SampleRows
+from dgmm.types import FloatArray, IntArray
+
+#: Of the rows of portions, those of the first are kept from pass to pass: so many bytes.
+KEPT_BYTES = 2**26
+EMPTY: Mapping[Portion, Rows] = MappingProxyType({})
+
+
+class Portion:
+    """Some rows of a sample with weights of their own, as if there were no more.
+
+    Parameters
+    ----------
+    sample : SampleRows
+    own : ndarray of int, shape (n,)
+        Which rows.
+    r : ndarray, shape (n,)
+        What each weighs.
+    all_rows : Ground
+    """
+
+    def __init__(self, sample: SampleRows, own: IntArray, r: FloatArray, all_rows: Ground) -> None:
+        self.sample = sample
+        self.own = own
+        self.r = r
+        self.all_rows = all_rows
+
+    @property
+    def rows(self) -> Rows:
+        """In the data's units; not kept, since there may be many portions."""
+        return Rows(self.sample.rows.x[self.own], self.r)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of `rows`."""
+        return len(self.own) * self.sample.rows.x.strides[0] + self.r.nbytes
+
+    @cached_property
+    def count(self) -> float:
+        """Sum of the weights."""
+        return float(self.r.sum())
+
+    @cached_property
+    def ground(self) -> Ground:
+        """Of these rows."""
+        moments = Moments.of(self.sample.filled.x[self.own], self.r)
+        return replace(self.all_rows, moments=moments.in_frame(self.all_rows.frame))
+
+
+@dataclass
+class Apart:
+    """A mixture on its way.
+
+    Attributes
+    ----------
+    portion : Portion
+        The rows that it climbs on.
+    mixture : Mixture
+        In frame coordinates: to be evaluated next.
+    objective : float
+        Of the one evaluated last, which this one is no less likely than.
+    collapsed : bool
+        Whether it cannot go on.
+    """
+
+    portion: Portion
+    mixture: Mixture
+    objective: float = -np.inf
+    collapsed: bool = False
+
+
+def climb_apart(each: Sequence[Apart], passes: int) -> None:
+    """So many steps of all mixtures; those that collapse stay behind.
+
+    They are of one family and of as many components each, on rows of one sample; neighbours that share a portion share
+    its passes.
+    """
+    kept, size = {}, 0
+    for portion in dict.fromkeys(a.portion for a in each):
+        size += portion.nbytes
+        if size <= KEPT_BYTES:
+            kept[portion] = portion.rows
+    for _ in range(passes):
+        left = alive(each)
+        _step(left, evaluate(left, kept))
+
+
+def alive(each: Sequence[Apart]) -> list[Apart]:
+    """Those that have not collapsed."""
+    return [a for a in each if not a.collapsed]
+
+
+def evaluate(each: Sequence[Apart], kept: Mapping[Portion, Rows] = EMPTY) -> list[SufficientStatistics]:
+    """The objectives of all mixtures, and what else a pass says of each; the rows of some portions may be kept."""
+    if not each:
+        return []
+    sample = each[0].portion.sample
+    groups = [[*its] for _, its in groupby(each, key=lambda a: a.portion)]
+
+    def pass_over(group: list[Apart], plan: Plan) -> list[SufficientStatistics]:
+        portion = group[0].portion
+        return unpack(accumulate(kept.get(portion) or portion.rows, plan), plan)
+
+    found = [s for its in sample.map(pass_over, groups, _plans(groups, sample)) for s in its]
+    separate = _separate(each[0])
+    for a, statistics in zip(each, found, strict=True):
+        # nothing of the log-likelihood is left out where components have nothing in common
+        a.objective = statistics.log_likelihood
+        if not separate:
+            a.objective = Evaluated.of(a.mixture, statistics, a.portion.ground).objective
+    return found
+
+
+def _separate(one: Apart) -> bool:
+    """Whether a step of one component knows nothing of the others, nor of what mixture they are."""
+    ground = one.portion.all_rows
+    return one.mixture.family.separate and ground.prior is None and not ground.fixed
+
+
+def _plans(groups: Sequence[Sequence[Apart]], sample: SampleRows) -> list[Plan]:
+    """Of each group: cut from one plan of all components, or made one by one where that cannot be cut."""
+    of_each = [[a.mixture for a in group] for group in groups]
+    family, k = of_each[0][0].family, of_each[0][0].n_components
+    frames = {family.frame: sample.frame(family.frame)}
+    if family.separate and not sample.marginal:
+        whole = make_plan([together([m for mixtures in of_each for m in mixtures])], frames)
+        if whole.divisible:
+            return whole.divided([len(mixtures) for mixtures in of_each], k)
+    return [make_plan(mixtures, frames, marginal=sample.marginal) for mixtures in of_each]
+
+
+def together(mixtures: Sequence[Mixture]) -> Mixture:
+    """The components of all mixtures, with the weights that they have there."""
+    weights = np.concatenate([m.weights for m in mixtures])
+    family = mixtures[0].family
+    return Mixture(family, weights, family.joined([m.components for m in mixtures], weights))
+
+
+def _step(each: Sequence[Apart], statistics: Sequence[SufficientStatistics]) -> None:
+    """The M-steps: those of all components at once where that is the same, or one by one."""
+    left = [*zip(each, statistics, strict=True)]
+    if left and _separate(each[0]):
+        left = _step_together(left)
+    for a, its in left:
+        try:
+            a.mixture = maximise(a.mixture, its, a.portion.ground)
+        except CollapseError:
+            a.collapsed = True
+
+
+def _step_together(
+    each: list[tuple[Apart, SufficientStatistics]],
+) -> list[tuple[Apart, SufficientStatistics]]:
+    """One M-step for the components of all; if any collapses, there is none, and all are left."""
+    mixtures, found = [a.mixture for a, _ in each], [s for _, s in each]
+    counts = sum(s.count for s in found)
+    all_of_them = SufficientStatistics(
+        np.nan, counts, np.concatenate([s.sums for s in found]), np.concatenate([s.local for s in found])
+    )
+    try:
+        made = maximise(together(mixtures), all_of_them, each[0][0].portion.all_rows)
+    except CollapseError:
+        return each
+    stop = np.cumsum([m.n_components for m in mixtures])
+    for (a, _), last in zip(each, stop.tolist(), strict=True):
+        part = made.taken(np.arange(last - a.mixture.n_components, last))
+        a.mixture = replace(part, weights=part.weights / part.weights.sum())
+    return []
