@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -158,7 +158,7 @@ class Ladder:
         _climb_on_sample("starts", ascents, small, START_PASSES)
         found.best = _best_of(candidates, ascents, options.reg_covar, found.failures)
         if self.searches:
-            found.paths = _paths(candidates, ascents, small, grounds, options)
+            found.paths = _paths(candidates, ascents, small, grounds, options, screening.hopeless(found.best))
             found.best |= _tops_of(found.paths, candidates)
             found.failures = {c: failure for c, failure in found.failures.items() if c not in found.best}
         else:
@@ -209,6 +209,7 @@ def _paths(
     sample: SampleRows,
     grounds: dict[str, Ground],
     options: Training,
+    hopeless: Collection[str],
 ) -> list[Path]:
     """A path of every covariance type, the simpler ones first; the best starts compete with what it finds."""
     paths: list[Path] = []
@@ -219,7 +220,8 @@ def _paths(
         simpler = [path for path in paths if family.contains(path.family)]
         began = time.perf_counter()
         path = Path(family, sample, grounds[family.name], options, (c.n_components for c in its), simpler)
-        path.begin({c.n_components: [a.mixture for a in _most_likely(c, starts, STARTS_KEPT)] for c in its})
+        its_starts = {c.n_components: [a.mixture for a in _most_likely(c, starts, STARTS_KEPT)] for c in its}
+        path.begin(its_starts, hopeless=family.name in hopeless)
         _say("path", path, began)
         paths.append(path)
     return paths

@@ -113,30 +113,29 @@ class Standing:
     def _cut(self, components: Sequence[int]) -> list[list[Split]]:
         """The best cuts of some components: all of them make a few passes over its rows, the best some more."""
         made = [*self.sample.map(self._cuts_of, components)]
-        wholes = [whole for whole, _ in made if whole is not None]
-        starts = [start for _, starts in made for start in starts]
+        wholes, starts = [its[0] for its in made if its], [a for its in made for a in its[1:]]
         for mixtures in (wholes, starts):
             climb_apart(mixtures, FIRST_PASSES)
         kept = max(CUTS_KEPT, CUTS_TOGETHER // self.mixture.n_components)
-        best = [sorted(alive(starts), key=lambda a: -a.objective)[:kept] for _, starts in made]
+        best = [sorted(alive(its[1:]), key=lambda a: -a.objective)[:kept] for its in made]
         # a single component of a family without a closed form has its optimum only after another pass
         for mixtures in (wholes, [a for its in best for a in its]):
             climb_apart(mixtures, MORE_PASSES)
         return [
-            [Split(k, a.mixture, a.objective - whole.objective) for a in alive(its) if self._means_something(a)]
-            for k, (whole, _), its in zip(components, made, best, strict=True)
+            [Split(k, a.mixture, a.objective - its[0].objective) for a in cuts if self._means_something(a)]
+            for k, its, cuts in zip(components, made, best, strict=True)
         ]
 
-    def _cuts_of(self, k: int) -> tuple[Apart | None, list[Apart]]:
-        """A component by itself, and cut in two in every way."""
+    def _cuts_of(self, k: int) -> list[Apart]:
+        """A component by itself, and then cut in two in every way; nothing where it is too little to be cut."""
         family, portion = self.mixture.family, self._portion([k])
         if portion.count < 2 * (self.mixture.n_features + 1):
-            return None, []
+            return []
         single = one_component(family, portion.ground)
         if not (family.variances(single.components) > 0).all():
-            return None, []
+            return []
         starts = cut(family, self.coordinates[:, portion.own], portion.r, portion.ground, self._scale)
-        return Apart(portion, single), [Apart(portion, start) for start in starts]
+        return [Apart(portion, start) for start in (single, *starts)]
 
     def split(self, split: Split) -> Mixture:
         """The mixture with a component cut."""

@@ -161,13 +161,16 @@ class Path:
             self.shrink(k)
         self.settle()
 
-    def begin(self, starts: Mapping[int, Sequence[Mixture]]) -> None:
-        """From starts of the numbers that are wanted, and from one component up; in brief, that only if they differ."""
-        if not self.budget.brief:
+    def begin(self, starts: Mapping[int, Sequence[Mixture]], *, hopeless: bool = False) -> None:
+        """From starts of the numbers that are wanted, and from one component up: in brief, that only if they differ.
+
+        Of a family that cannot win starts are enough.
+        """
+        if not (self.budget.brief or hopeless):
             self.walk()
         for k, mixtures in starts.items():
             self.climb(k, mixtures, firm=1)
-        if self.budget.brief and not all(self.agreed(k) for k in self.wanted):
+        if self.budget.brief and not hopeless and not all(self.agreed(k) for k in self.wanted):
             self.walk()
         self.settle()
 

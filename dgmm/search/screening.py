@@ -52,16 +52,33 @@ class Screening:
         standing = CriterionTerms(log_likelihood, a.mixture.n_free(a.ground.fixed), self.n_samples, entropy, np.nan)
         return standing.criterion(criterion) / self.n_samples
 
+    def hopeless(self, best: dict[Candidate, Ascent]) -> set[str]:
+        """Covariance types that do not win even if each of their candidates gains once more as much as any has gained.
+
+        That is safer than what each has gained itself: starts of a type may all lie on one plateau.
+        """
+        leader = self._leader(best)
+        if leader is None:
+            return set()
+        moved = [a for a in best.values() if a.trajectory]
+        most = max((a.objective - a.trajectory[0]) / a.ground.moments.count for a in moved)
+        margin = 2 * most + CERTAIN / best[leader].ground.moments.count
+        near = {c.covariance_type for c, a in best.items() if self.value(a) - margin <= self.value(best[leader])}
+        return {c.covariance_type for c in best} - near
+
+    def _leader(self, best: dict[Candidate, Ascent]) -> Candidate | None:
+        """The best sound one, where there is a criterion."""
+        sound = [c for c, a in best.items() if is_sound(a, self.reg_covar)]
+        return None if self.criterion is None or not sound else min(sound, key=lambda c: self.value(best[c]))
+
     def ruled_out(self, best: dict[Candidate, Ascent]) -> dict[Candidate, float]:
         """Those that cannot reach the best sound one -> what they might still gain on all the data, in nats per sample.
 
         Starts come to plateaus that they leave again: what they have gained so far they may gain once more. On other
         rows they have what was chance to gain besides.
         """
-        values = {c: self.value(a) for c, a in best.items()}
-        ranked = sorted(best, key=lambda c: values[c])
-        leader = next((c for c in ranked if is_sound(best[c], self.reg_covar)), None)
-        if self.criterion is None or leader is None:
+        values, leader = {c: self.value(a) for c, a in best.items()}, self._leader(best)
+        if leader is None:
             return {}
         found = {}
         for c, a in best.items():

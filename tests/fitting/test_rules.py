@@ -126,6 +126,28 @@ def test_who_cannot_win_on_the_sample(before: list[float], remaining: float, hop
     assert Screening(None, N, 1e-6).ruled_out(best) == {}
 
 
+@pytest.mark.parametrize(
+    ("leading", "others", "most"),
+    [
+        ([0.0, 0.0], [0.0, 0.0], 0.0),
+        ([0.0, 0.0], [-40.0, -30.0, 0.0], 40.0),  # what it has gained it may gain once more
+        ([-40.0, 0.0], [0.0, 0.0], 40.0),  # or what another has
+    ],
+)
+def test_which_types_cannot_win_after_their_starts(leading: list[float], others: list[float], most: float) -> None:
+    screening = Screening(Criterion.BIC, N, 1e-6)
+    simple, simpler = Candidate(3, "diag"), Candidate(2, "diag")
+    for lack, hopeless in ((49.9, False), (50.1, True)):
+        gained = most + lack - MORE * 0.5 * np.log(N)
+        best = {A: climbed(A, [a + gained for a in leading], np.inf, N), simple: climbed(simple, others, np.inf, N)}
+        assert screening.hopeless(best) == ({"diag"} if hopeless else set())
+        # each of a type has to
+        best[simpler] = climbed(simpler, [gained], np.inf, N)
+        assert screening.hopeless(best) == set()
+    assert Screening(None, N, 1e-6).hopeless(best) == set()
+    assert screening.hopeless({}) == set()
+
+
 def test_the_criterion_on_the_sample_is_what_all_the_data_would_have() -> None:
     a = climbed(B, [-700.0, -500.0], 1.0, N)
     said(a, -500.0, 30.0)

@@ -265,6 +265,9 @@ def test_the_path_goes_too_far_and_comes_back(monkeypatch: pytest.MonkeyPatch, e
 @pytest.mark.parametrize(
     ("effort", "ends", "steps"),
     [
+        # of a type that cannot win
+        ("hopeless quick", [-500.0], ["climb"]),
+        ("hopeless standard", [-500.0], ["climb"]),
         ("quick", [-500.0, -500.2], ["climb"]),  # of 300 samples: within a thousandth of a nat each
         ("quick", [-500.0, -500.4], ["climb", "walk"]),
         ("quick", [-500.0], ["climb", "walk"]),
@@ -276,7 +279,7 @@ def test_the_path_goes_too_far_and_comes_back(monkeypatch: pytest.MonkeyPatch, e
 def test_a_quick_search_walks_only_where_starts_differ(
     monkeypatch: pytest.MonkeyPatch, effort: str, ends: list[float], steps: list[str]
 ) -> None:
-    script, made = Scripted(monkeypatch, effort), []
+    script, made = Scripted(monkeypatch, effort.removeprefix("hopeless ")), []
 
     def climbed(k: int, starts: Sequence[Mixture], firm: int = 4) -> bool:
         made.append("climb")
@@ -286,7 +289,7 @@ def test_a_quick_search_walks_only_where_starts_differ(
 
     monkeypatch.setattr(script.path, "walk", lambda: made.append("walk"))
     monkeypatch.setattr(script.path, "climb", climbed)
-    script.path.begin({2: []})
+    script.path.begin({2: []}, hopeless=effort.startswith("hopeless"))
     assert made == steps
 
 

@@ -21,6 +21,7 @@ from dgmm.fitting import passes_over, train_samples
 from dgmm.rows import Rows
 from dgmm.search import Candidate, sampled, starts
 from dgmm.search.ladder import Ladder
+from dgmm.search.path import Path
 from dgmm.search.sampled import is_sound
 from dgmm.search.screening import Screening
 from dgmm.types import Criterion
@@ -171,3 +172,21 @@ def test_candidates_that_are_ruled_out_are_not_searched_again(monkeypatch: pytes
     candidates = [Candidate(2, "full"), Candidate(2, "tied"), Candidate(2, "spherical")]
     starts.start_on_sample(passes.profile, candidates, training, passes.frame, criterion=Criterion.BIC, n_threads=1)
     assert seen == [["full", "spherical", "tied"]] + [["full", "tied"]] * 3
+
+
+def test_types_that_cannot_win_are_not_walked(monkeypatch: pytest.MonkeyPatch, x: np.ndarray) -> None:
+    """Two clusters far apart, in features of different units: no spheres."""
+    walked, x = [], x * [1, 20]
+    walk = Path.walk
+    monkeypatch.setattr(Path, "walk", lambda self: walked.append(self.family.name) or walk(self))
+    training = Training(search="standard", start_rows=1500)
+    passes = passes_over(open_samples(x), threads(2), training)
+    candidates = [Candidate(k, kind) for kind in ("full", "tied", "spherical") for k in (1, 2, 3)]
+    found = starts.start_on_sample(passes.profile, candidates, training, passes.frame, criterion=Criterion.BIC)
+    assert sorted(walked) == ["full", "tied"]
+    # they have mixtures of every number all the same, and none is told without a criterion
+    assert {c for c in found.mixtures if c.covariance_type == "spherical"} == {
+        Candidate(k, "spherical") for k in (2, 3)
+    }
+    starts.start_on_sample(passes.profile, candidates, training, passes.frame)
+    assert sorted(walked) == ["full", "full", "spherical", "tied", "tied"]
