@@ -257,15 +257,18 @@ class Path:
         return self.climb(k, self._foremost(k, chosen))
 
     def _foremost(self, k: int, starts: Sequence[Mixture]) -> Sequence[Mixture]:
-        """Those that get furthest on fewer rows, where there are more than tell them apart, and how far they get."""
+        """Those that get furthest on fewer rows, where there are more than tell them apart, and how far they get.
+
+        What means nothing there will hardly do so on all.
+        """
         few = self.sample.thinned(self.enough(k))
         if few is self.sample:
             return starts
         ground = replace(self.ground, moments=few.moments.in_frame(self.ground.frame))
         ascents = [Ascent(start, ground, acceleration=self.options.accelerate) for start in starts]
         list(climb(ascents, few.accumulate, PASSES_ON_FEW))
-        ranked = sorted((a for a in ascents if a.failure is None), key=lambda a: -a.objective)
-        return [a.mixture for a in ranked[:MOVES_KEPT]]
+        sound = [a for a in ascents if is_sound(a, self.options.reg_covar)]
+        return [a.mixture for a in sorted(sound, key=lambda a: -a.objective)[:MOVES_KEPT]]
 
     def settle(self) -> None:
         """See to it that the likelihood falls neither as K grows nor from a family to one that contains it."""

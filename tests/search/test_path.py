@@ -345,6 +345,10 @@ def test_moves_begin_on_fewer_rows_and_those_that_get_furthest_go_on(monkeypatch
         starts.append(from_labels(path.family, path.sample.rows, labels, 3, path.ground))
     monkeypatch.setattr("dgmm.search.path.PASSES_ON_FEW", 1)
     assert [id(start) for start in path._foremost(3, starts)] == [id(starts[i]) for i in (1, 3, 4)]
+    # what is not sound there stays behind
+    with monkeypatch.context() as context:
+        context.setattr("dgmm.search.path.is_sound", lambda a, _: a.mixture is not starts[3])
+        assert [id(start) for start in path._foremost(3, starts)] == [id(starts[i]) for i in (1, 4, 2)]
     # of no more rows than tell them apart all go on
     monkeypatch.setattr("dgmm.search.moves.ROWS_ENOUGH", 3001)
     assert path._foremost(3, starts) is starts
