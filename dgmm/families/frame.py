@@ -46,7 +46,8 @@ class Moments(Sendable):
         """Moments of the rows of ``x``, shape (n, d), each as often as its weight, shape (n,), says."""
         if not len(x):
             return cls(0.0, np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1])))
-        columns = np.ascontiguousarray(x.T)  # sums along short rows are slow
+        # sums along short rows are slow, and those of single precision not what they should be
+        columns = np.ascontiguousarray(x.T, dtype=np.float64)
         mean = np.average(columns, axis=1, weights=weights)
         # a second centring takes out what rounding left in the mean of far-off data
         centred = columns - mean[:, None]

@@ -130,6 +130,7 @@ def evaluate(each: Sequence[Apart], kept: Mapping[Portion, Rows] = EMPTY) -> lis
         a.objective = statistics.log_likelihood
         if not separate:
             a.objective = Evaluated.of(a.mixture, statistics, a.portion.ground).objective
+        a.collapsed = not np.isfinite(a.objective)
     return found
 
 
@@ -160,7 +161,7 @@ def together(mixtures: Sequence[Mixture]) -> Mixture:
 
 def _step(each: Sequence[Apart], statistics: Sequence[SufficientStatistics]) -> None:
     """The M-steps: those of all components at once where that is the same, or one by one."""
-    left = [*zip(each, statistics, strict=True)]
+    left = [(a, its) for a, its in zip(each, statistics, strict=True) if not a.collapsed]
     if left and _separate(each[0]):
         left = _step_together(left)
     for a, its in left:

@@ -68,6 +68,10 @@ class Found:
                 known[path.family.name].join(path)
             else:  # of which no climb was sound before
                 self.paths.append(path)
+        for path in self.paths:
+            path.simpler = [its for its in self.paths if path.family.contains(its.family)]
+        for path in sorted(self.paths, key=lambda path: len(path.simpler)):
+            path.settle()
         self.best |= _tops_of(self.paths, candidates)
         self.spreads |= _spreads_of(self.paths)
         self.failures = {c: failure for c, failure in self.failures.items() if c not in self.best}

@@ -131,7 +131,10 @@ class Standing:
         family, portion = self.mixture.family, self._portion([k])
         if portion.count < 2 * (self.mixture.n_features + 1):
             return []
-        single = one_component(family, portion.ground)
+        try:
+            single = one_component(family, portion.ground)
+        except (CollapseError, np.linalg.LinAlgError):  # on a plane, or all alike
+            return []
         if not (family.variances(single.components) > 0).all():
             return []
         starts = cut(family, self.coordinates[:, portion.own], portion.r, portion.ground, self._scale)
@@ -143,9 +146,15 @@ class Standing:
 
     @cached_property
     def merges(self) -> list[tuple[float, int, int]]:
-        """All pairs of components with the nats that their merging costs, at most, the cheapest first."""
+        """All pairs of components with the nats that their merging costs, at most, the cheapest first.
+
+        None where a component has no extent left, so that nothing is known of it.
+        """
         i, j = np.triu_indices(self.mixture.n_components, 1)
-        costs = merge_costs(self.mixture, self.sums, self._ground, i, j)
+        try:
+            costs = merge_costs(self.mixture, self.sums, self._ground, i, j)
+        except CollapseError:
+            return []
         return sorted(zip(costs.tolist(), i.tolist(), j.tolist(), strict=True))
 
     def merge(self, i: int, j: int) -> Mixture | None:

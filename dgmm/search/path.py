@@ -315,13 +315,12 @@ class Path:
         self._keep(k, Top(a, Standing(a.mixture, self.ground, self.sample, self.options.reg_covar, self._known)))
 
     def join(self, other: Path) -> None:
-        """Take up what another search has come to on the same rows."""
+        """Take up what another search has come to on the same rows; nothing is settled yet."""
         for k, tops in other.tops.items():
             self.ends[k] = [*self.ends.get(k, []), *other.ends[k]]
             for top in tops:
                 self._keep(k, top)
         self.wanted = sorted({*self.wanted, *other.wanted})
-        self.settle()
 
     def _keep(self, k: int, new: Top) -> None:
         """Among the tops, if it is one of the best and none of them is the same."""

@@ -60,10 +60,9 @@ class Screening:
         leader = self._leader(best)
         if leader is None:
             return set()
-        moved = [a for a in best.values() if a.trajectory]
-        most = max((a.objective - a.trajectory[0]) / a.ground.moments.count for a in moved)
-        margin = 2 * most + CERTAIN / best[leader].ground.moments.count
-        near = {c.covariance_type for c, a in best.items() if self.value(a) - margin <= self.value(best[leader])}
+        gained = ((a.objective - a.trajectory[0]) / a.ground.moments.count for a in best.values() if a.trajectory)
+        bar = self.value(best[leader]) + 2 * max(gained, default=0.0) + CERTAIN / best[leader].ground.moments.count
+        near = {c.covariance_type for c, a in best.items() if not self.value(a) > bar}
         return {c.covariance_type for c in best} - near
 
     def _leader(self, best: dict[Candidate, Ascent]) -> Candidate | None:

@@ -282,3 +282,14 @@ def test_a_family_from_outside_trains_selects_stores_and_scores(tmp_path, capsys
     assert main(["score", model, data, "--out", out]) == 0
     assert dgmm.load(model).covariance_type == "equal"
     assert "equal, K = 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_moments_of_single_precision_are_those_of_double(weighted: bool) -> None:
+    r = np.random.default_rng(0)
+    x = (1e4 + r.standard_normal((5000, 3))).astype(np.float32)
+    weights = r.uniform(0.5, 1.5, len(x)) if weighted else None
+    one, other = Moments.of(x, weights), Moments.of(x.astype(np.float64), weights)
+    assert (one.count, one.scatter.dtype) == (other.count, np.float64)
+    np.testing.assert_array_equal(one.mean, other.mean)
+    np.testing.assert_array_equal(one.scatter, other.scatter)

@@ -178,3 +178,14 @@ def test_the_bits_are_those_of_one_thread() -> None:
         climb_apart(each, 3)
         found.append([a.objective for a in each])
     assert found[0] == found[1]
+
+
+def test_what_has_no_likelihood_stays_behind() -> None:
+    (p, *_) = portions_of("full", rows_of())
+    one, lost = (Apart(p, start) for start in starts_on(p, "full"))
+    lost.mixture = replace(lost.mixture, weights=np.array([np.nan, 1.0]))
+    before = one.mixture
+    climb_apart([lost, one], 2)
+    assert lost.collapsed
+    assert not one.collapsed
+    assert one.mixture is not before

@@ -16,11 +16,11 @@ from dgmm.data import open_samples
 from dgmm.em import Ascent, Evaluated, climb
 from dgmm.engine.workers import threads
 from dgmm.families import SufficientStatistics, get_family
-from dgmm.fits import Spread, Training
+from dgmm.fits import Outcome, OutcomeKind, Spread, Training
 from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.search.initialise import from_labels, one_component
-from dgmm.search.ladder import starts_beside
+from dgmm.search.ladder import Found, starts_beside
 from dgmm.search.path import BUDGETS, Budget, Path, Promise
 from dgmm.search.sampled import Candidate, SampleRows, grounds_for
 from dgmm.search.starts import start_on_sample
@@ -464,3 +464,25 @@ def test_starts_beside_a_path_share_between_candidates(caplog: pytest.LogCapture
         dgmm.select(overlapping(3000), [1, 2, 3, 4], ["full", "diag"], search="quick")
     each = 500_000 // (3000 * 2 * 9)
     assert f"starts: {3 * 2 * each} mixtures ({9 * 2 * each} components)" in caplog.text
+
+
+def test_what_a_later_search_finds_alone_is_no_more_likely_than_what_contains_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first search has a low top of full covariances, and none of tied ones."""
+    x = overlapping(1500)
+    full, tied = path_on(x, "full", [4]), path_on(x, "tied", [4])
+    wrong = np.random.default_rng(0).integers(0, 4, len(full.sample.rows))
+    with monkeypatch.context() as context:
+        context.setattr("dgmm.search.path.PASSES", 1)
+        full.climb(4, [from_labels(full.family, full.sample.rows, wrong, 4, full.ground)])
+    tied.walk()
+    assert tied.likelihood(4) > full.likelihood(4) > -np.inf, "or this shows nothing"
+    candidates = [Candidate(4, "full"), Candidate(4, "tied")]
+    found = Found({candidates[0]: full.tops[4][0].ascent}, paths=[full])
+    found.failures[candidates[1]] = Outcome(OutcomeKind.FAILED, reason="none of its starts holds")
+    found.join(Found(paths=[tied]), candidates)
+    full_one, tied_one = (found.best[c] for c in candidates)
+    assert full_one.log_likelihood >= tied_one.log_likelihood == tied.likelihood(4)
+    assert found.failures == {}
+    assert set(found.spreads) == {*candidates}

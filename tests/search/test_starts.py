@@ -12,6 +12,7 @@ import pytest
 from dask.system import CPU_COUNT
 from distributed import Client
 
+import dgmm
 from dgmm.data import open_samples
 from dgmm.engine import open_workers
 from dgmm.engine.workers import of_client, threads
@@ -190,3 +191,11 @@ def test_types_that_cannot_win_are_not_walked(monkeypatch: pytest.MonkeyPatch, x
     }
     starts.start_on_sample(passes.profile, candidates, training, passes.frame)
     assert sorted(walked) == ["full", "full", "spherical", "tied", "tied"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_components_on_a_plane_are_not_cut(seed: int) -> None:
+    """Values on a lattice, without regularisation: rows of a component may have no extent in some direction."""
+    x = np.rint(np.random.default_rng(seed).standard_normal((900, 2)) * 1.5)
+    found = dgmm.select(x, [3, 8], ["full"], search="standard", reg_covar=0.0)
+    assert np.isfinite(found.best.bic)
