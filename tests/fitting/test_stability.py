@@ -57,7 +57,7 @@ def test_a_sample_stands_for_all_rows() -> None:
 def test_more_components_than_clusters_are_not_found_again() -> None:
     fit = dgmm.train(clusters(600), 6, stability=20)
     assert fit.stability is not None
-    assert fit.stability.found_again.min() < 0.5
+    assert fit.stability.found_again.min() < 0.7
     assert np.median(fit.stability.rand) < 0.95
     k, share = fit.stability.found_again.argmin(), fit.stability.found_again.min()
     assert f"; found again: class {k} in {share:.0%}" in fit.stability.words

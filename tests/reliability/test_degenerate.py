@@ -32,7 +32,8 @@ CASES: dict[str, tuple[np.ndarray, int, list[str]]] = {
     "features that depend but for a millionth": (np.hstack([noise(), 2 * noise() + 1e-6 * clouds()[:, :1]]), 2, []),
     # of a full or a tied covariance a far point is the longer side of one that has other rows
     "a cluster of one point": (np.vstack([clouds(), [[1e3, -1e3]]]), 3, ["diag", "spherical"]),
-    "a hundred equal rows": (np.vstack([np.zeros((100, 2)), clouds()]), 3, ["full", "diag", "spherical"]),
+    # with full or tied covariances there are three components that mean something, with others there are not
+    "a hundred equal rows": (np.vstack([np.zeros((100, 2)), clouds()]), 3, ["diag", "spherical"]),
     "features 1e-8 and 1e8 wide": (clouds() * [1e-8, 1e8], 2, []),
     "clusters 1e-8 and 1e8 wide": (
         np.vstack([1e-8 * noise(200, 2), 1e8 * noise(400, 2)[200:]]),

@@ -247,6 +247,9 @@ def test_a_ledger_that_is_damaged_anywhere_costs_no_more_than_its_records(
     shutil.copytree(tmp_path / "s.partial", kept)
     n = len(records(tmp_path))
     assert n > 2
+    # a thread may end its region while another is stopped
+    missing = len(scored(job(folder, tmp_path)))
+    assert N - 9 - 2 <= missing <= N - 9
     generator = np.random.default_rng(0)
     for which in range(n):
         for how in ("truncated", "flipped", "gone"):
@@ -260,7 +263,7 @@ def test_a_ledger_that_is_damaged_anywhere_costs_no_more_than_its_records(
             if how != "gone":
                 file.write_bytes(content if how == "flipped" else content[: generator.integers(len(content))])
             again = scored(job(folder, tmp_path))
-            assert N - 9 <= len(again) < N
+            assert missing <= len(again) < N
             assert tree(tmp_path / "s") == undisturbed
 
 
