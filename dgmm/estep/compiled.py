@@ -71,15 +71,16 @@ def packed(plan: Plan) -> Packed:
     """A plan in flat arrays."""
     d = plan.n_features
     zero = np.zeros(d)
-    shape = tuple(
+    shapes = tuple(
         (in_registers(plan, s), tuple((p.rows.start, *p.theta.shape) for p in s.products)) for s in plan.stacks
     )
-    panels, parts, owners = laid_out(shape, d, PANEL)
+    panels, parts, owners = laid_out(shapes, d, PANEL)
     products = plan.products
-    theta = [products[i].theta[rows, features] for i, rows, features, _ in parts]
-    flat = [(part.T if by_feature else part).ravel() for part, (*_, by_feature) in zip(theta, parts, strict=True)]
+    theta = [
+        products[i].theta[rows, features].ravel("F" if by_feature else "C") for i, rows, features, by_feature in parts
+    ]
     chains = [CHAINS[s.features.chain] for s in plan.stacks]
-    every = all(registers_ for registers_, _ in shape)
+    every = all(by_feature for by_feature, _ in shapes)
     return Packed(
         frozen(np.array([s.origin for s in plan.stacks])),
         frozen(np.array([zero if s.shift is None else s.shift for s in plan.stacks])),
@@ -88,7 +89,7 @@ def packed(plan: Plan) -> Packed:
         None if every else frozen(np.array(chains, dtype=np.int64)),
         panels,
         registers.pairs_of(d, n_pairs(plan)),
-        frozen(np.concatenate(flat).astype(plan.dtype)),
+        frozen(np.concatenate(theta).astype(plan.dtype)),
         None if plan.links is None else frozen(plan.links),
         frozen(np.array([(c.start, c.stop) for c in plan.candidates], dtype=np.int64)),
         owners,
@@ -108,7 +109,7 @@ def laid_out(
     Returns
     -------
     panels : ndarray of int, shape (panels, 8)
-    blocks : list
+    parts : list
         For each panel the product, its rows and features, and whether these are laid out feature by feature.
     owners : tuple of int
     """

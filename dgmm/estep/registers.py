@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numba.core import cgutils
 
+from dgmm.estep.block import frozen
 from dgmm.estep.jit import both
 from dgmm.estep.vectors import DEPTH, INT64, LANES, SINGLE, SIZE, WIDTH, Emitter, emitted
 from dgmm.types import FloatArray, IntArray
@@ -51,9 +52,7 @@ def pairs_of(d: int, size: int) -> IntArray:
     """The rows of (1, y) whose products the first features 1, y, y_i^2, y_i y_j (i < j) are, shape (size, 2)."""
     own, (a, b) = np.arange(1, d + 1), np.triu_indices(d if size > 2 * d + 1 else 0, 1)
     left, right = np.concatenate([np.zeros(1 + d), own, a + 1]), np.concatenate([[0], own, own, b + 1])
-    found = np.stack([left, right], axis=1)[:size].astype(np.int64)
-    found.flags.writeable = False
-    return found
+    return frozen(np.stack([left, right], axis=1)[:size].astype(np.int64))
 
 
 def forward_of(forward: FloatArray) -> FloatArray:

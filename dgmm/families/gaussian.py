@@ -130,7 +130,7 @@ class GaussianFamily(Family):
     @property
     def separate(self) -> bool:
         """Unless a covariance is shared, or a part of it."""
-        return not self.shared and not self.partly_shared
+        return not self.shared and super().separate
 
     @property
     def partly_shared(self) -> bool:
@@ -262,7 +262,7 @@ class GaussianFamily(Family):
         if self.shared:
             return Gaussians(means, parts[0].factors)
         factors = np.concatenate([part.factors for part in parts])
-        return Gaussians(means, self.structured(factors, weights) if self.partly_shared else factors)
+        return Gaussians(means, self.structured(factors, weights))
 
     def arrays(self, components: Gaussians) -> Mapping[str, tuple[tuple[str, ...], FloatArray]]:
         """Means, covariances (for readers) and factors (from which the mixture is rebuilt to the last bit)."""

@@ -105,11 +105,6 @@ class Student(Family):
         """The same with scale matrices of their own."""
         return self.free
 
-    @property
-    def separate(self) -> bool:
-        """As the Gaussian family's."""
-        return self.limit.separate
-
     def exponents(self, weights: FloatArray, components: Students, log_volume: float) -> FloatArray:
         """Theta of minus half the squared distances."""
         return self.limit.expand(np.zeros(len(weights)), components.gaussians)

@@ -20,6 +20,7 @@ from dgmm.estep import Plan, accumulate, make_plan, unpack
 from dgmm.families import Moments, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
+from dgmm.search.initialise import summed
 from dgmm.search.sampled import SampleRows
 from dgmm.types import FloatArray, IntArray
 
@@ -28,10 +29,11 @@ KEPT_BYTES = 2**26
 EMPTY: Mapping[Portion, Rows] = MappingProxyType({})
 
 
+@dataclass(eq=False)
 class Portion:
     """Some rows of a sample with weights of their own, as if there were no more.
 
-    Parameters
+    Attributes
     ----------
     sample : SampleRows
     own : ndarray of int, shape (n,)
@@ -41,11 +43,10 @@ class Portion:
     all_rows : Ground
     """
 
-    def __init__(self, sample: SampleRows, own: IntArray, r: FloatArray, all_rows: Ground) -> None:
-        self.sample = sample
-        self.own = own
-        self.r = r
-        self.all_rows = all_rows
+    sample: SampleRows
+    own: IntArray
+    r: FloatArray
+    all_rows: Ground
 
     @property
     def rows(self) -> Rows:
@@ -90,6 +91,17 @@ class Apart:
     objective: float = -np.inf
     collapsed: bool = False
 
+    @property
+    def separate(self) -> bool:
+        """Whether a step of one component knows nothing of the others, nor of what mixture they are."""
+        ground = self.portion.all_rows
+        return self.mixture.family.separate and ground.prior is None and not ground.fixed
+
+    @property
+    def ground(self) -> Ground:
+        """What its M-step goes by: that of all rows does where components have nothing in common."""
+        return self.portion.all_rows if self.separate else self.portion.ground
+
 
 def climb_apart(each: Sequence[Apart], passes: int) -> None:
     """So many steps of all mixtures; those that collapse stay behind.
@@ -124,20 +136,10 @@ def evaluate(each: Sequence[Apart], kept: Mapping[Portion, Rows] = EMPTY) -> lis
         return unpack(accumulate(kept.get(portion) or portion.rows, plan), plan)
 
     found = [s for its in sample.map(pass_over, groups, _plans(groups, sample)) for s in its]
-    separate = _separate(each[0])
     for a, statistics in zip(each, found, strict=True):
-        # nothing of the log-likelihood is left out where components have nothing in common
-        a.objective = statistics.log_likelihood
-        if not separate:
-            a.objective = Evaluated.of(a.mixture, statistics, a.portion.ground).objective
+        a.objective = Evaluated.of(a.mixture, statistics, a.ground).objective
         a.collapsed = not np.isfinite(a.objective)
     return found
-
-
-def _separate(one: Apart) -> bool:
-    """Whether a step of one component knows nothing of the others, nor of what mixture they are."""
-    ground = one.portion.all_rows
-    return one.mixture.family.separate and ground.prior is None and not ground.fixed
 
 
 def _plans(groups: Sequence[Sequence[Apart]], sample: SampleRows) -> list[Plan]:
@@ -162,11 +164,11 @@ def together(mixtures: Sequence[Mixture]) -> Mixture:
 def _step(each: Sequence[Apart], statistics: Sequence[SufficientStatistics]) -> None:
     """The M-steps: those of all components at once where that is the same, or one by one."""
     left = [(a, its) for a, its in zip(each, statistics, strict=True) if not a.collapsed]
-    if left and _separate(each[0]):
+    if left and each[0].separate:
         left = _step_together(left)
     for a, its in left:
         try:
-            a.mixture = maximise(a.mixture, its, a.portion.ground)
+            a.mixture = maximise(a.mixture, its, a.ground)
         except CollapseError:
             a.collapsed = True
 
@@ -176,12 +178,10 @@ def _step_together(
 ) -> list[tuple[Apart, SufficientStatistics]]:
     """One M-step for the components of all; if any collapses, there is none, and all are left."""
     mixtures, found = [a.mixture for a, _ in each], [s for _, s in each]
-    counts = sum(s.count for s in found)
-    all_of_them = SufficientStatistics(
-        np.nan, counts, np.concatenate([s.sums for s in found]), np.concatenate([s.local for s in found])
-    )
+    sums, local = np.concatenate([s.sums for s in found]), np.concatenate([s.local for s in found])
+    statistics = replace(summed(sum(s.count for s in found), sums), local=local)
     try:
-        made = maximise(together(mixtures), all_of_them, each[0][0].portion.all_rows)
+        made = maximise(together(mixtures), statistics, each[0][0].ground)
     except CollapseError:
         return each
     stop = np.cumsum([m.n_components for m in mixtures])

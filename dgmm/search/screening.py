@@ -57,18 +57,19 @@ class Screening:
 
         That is safer than what each has gained itself: starts of a type may all lie on one plateau.
         """
-        leader = self._leader(best)
+        values = {c: self.value(a) for c, a in best.items()}
+        leader = self._leader(best, values)
         if leader is None:
             return set()
         gained = ((a.objective - a.trajectory[0]) / a.ground.moments.count for a in best.values() if a.trajectory)
-        bar = self.value(best[leader]) + 2 * max(gained, default=0.0) + CERTAIN / best[leader].ground.moments.count
-        near = {c.covariance_type for c, a in best.items() if not self.value(a) > bar}
+        bar = values[leader] + 2 * max(gained, default=0.0) + CERTAIN / best[leader].ground.moments.count
+        near = {c.covariance_type for c, value in values.items() if not value > bar}
         return {c.covariance_type for c in best} - near
 
-    def _leader(self, best: dict[Candidate, Ascent]) -> Candidate | None:
+    def _leader(self, best: dict[Candidate, Ascent], values: dict[Candidate, float]) -> Candidate | None:
         """The best sound one, where there is a criterion."""
-        sound = [c for c, a in best.items() if is_sound(a, self.reg_covar)]
-        return None if self.criterion is None or not sound else min(sound, key=lambda c: self.value(best[c]))
+        ranked = [] if self.criterion is None else sorted(best, key=lambda c: values[c])
+        return next((c for c in ranked if is_sound(best[c], self.reg_covar)), None)
 
     def ruled_out(self, best: dict[Candidate, Ascent]) -> dict[Candidate, float]:
         """Those that cannot reach the best sound one -> what they might still gain on all the data, in nats per sample.
@@ -76,7 +77,8 @@ class Screening:
         Starts come to plateaus that they leave again: what they have gained so far they may gain once more. On other
         rows they have what was chance to gain besides.
         """
-        values, leader = {c: self.value(a) for c, a in best.items()}, self._leader(best)
+        values = {c: self.value(a) for c, a in best.items()}
+        leader = self._leader(best, values)
         if leader is None:
             return {}
         found = {}
