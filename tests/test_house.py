@@ -25,7 +25,7 @@ HOUSE: dict[str, str] = {
     "passes": "sample overlaps profile parts estep worst judge census misfits codec passes leaves",
     "em": "mstep past plain anderson information scoring ascent posterior variational",
     "fits": "settings preprocess kinds options outcome stability clusters updates results table selection",
-    "search": "initialise sampled screening cuts apart known moves path ladder starts",
+    "search": "lloyd initialise sampled screening cuts apart known moves path ladder starts",
     "fitting": "reseed runner scout forecast labelled prepared race departure bootstrap fit projection update",
     "datasets": "",
     "store": "states places local objects commits bucket_commits at folders past steps record reading models journal "
@@ -57,7 +57,7 @@ ONLY_IN = {
     "pydantic": {"config", "fits", "store", "registry", "drift", "refresh"},
     "numcodecs": {"data"},
     "yaml": {"yaml12"},
-    "sklearn": {"search", "fitting", "estimators"},
+    "sklearn": {"fitting", "estimators"},
     "llvmlite": {"estep"},
     "numba": {"estep"},
     "jax": {"devices", "estep"},
@@ -174,6 +174,14 @@ def test_repetitions_are_found_whatever_stands_between_the_lines() -> None:
 def test_the_data_sets_are_there_without_an_import_of_their_own() -> None:
     code = "import dgmm; print(dgmm.datasets.old_faithful().sizes['eruption'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "272\n"
+
+
+def test_a_fit_does_without_what_takes_long_to_load() -> None:
+    code = (
+        "import sys, dgmm; dgmm.select(dgmm.datasets.old_faithful(), [2]); "
+        "print(*{'sklearn', 'distributed', 'prefect', 'matplotlib'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def test_tests_stand_where_what_they_test_does() -> None:

@@ -25,6 +25,7 @@ from dgmm.estep.incomplete import (
 )
 from dgmm.estep.plain import Plain
 from dgmm.estep.plan import DOUBLE, SOFT, Plan, Sharing, make_plan
+from dgmm.estep.stacks import Product, Stack
 from dgmm.estep.sweep import FIT, HELD_LACKING, LACKING, LEFT_OUT, Swept, swept
 from dgmm.estep.totals import PassTotals, Scores, unpack
 from dgmm.rows import Rows
@@ -45,8 +46,10 @@ __all__ = [
     "PassTotals",
     "Plain",
     "Plan",
+    "Product",
     "Scores",
     "Sharing",
+    "Stack",
     "Swept",
     "Tally",
     "accumulate",

@@ -28,6 +28,7 @@ from dgmm.search import (
     from_labels,
     grounds_for,
     is_sound,
+    kmeans,
     sample_ascent,
     sample_sizes,
 )
@@ -152,8 +153,6 @@ def _divided(
     c: Candidate, sample: SampleRows, passes: Passes, options: Training, given: Given | None
 ) -> Iterator[Mixture]:
     """Starts with several components in each class, divided by k-means in standard deviations of the data."""
-    from sklearn.cluster import KMeans  # loads much
-
     labels = passes.samples.labels
     assert labels is not None
     known, codes = _known(sample.filled)
@@ -174,8 +173,8 @@ def _divided(
             seed = int(np.random.SeedSequence([options.seed, c.n_components, i, code]).generate_state(1)[0])
             weights = None if known.weights is None else known.weights[own]
             with one_thread():
-                its = KMeans(per_class, n_init=1, random_state=seed).fit(z[own], sample_weight=weights).labels_
-            parts[own] = code * per_class + its
+                (its,) = kmeans(z[own], per_class, [seed], weights)
+            parts[own] = code * per_class + its.labels
         start = from_labels(get_family(c.covariance_type), known, parts, c.n_components, ground)
         yield start if given is None else given.replace_in(start, ground.frame)
 

@@ -13,10 +13,13 @@ from dgmm.errors import CollapseError
 from dgmm.mixture import Mixture
 from dgmm.passes import Sample
 from dgmm.rows import Rows
+from dgmm.search import kmeans
 from dgmm.types import FloatArray, IntArray
 
 #: The worst rows are split into this many groups, each of which may become a component.
 GROUPS = 8
+#: In the best of so many ways that k-means finds.
+WAYS = 3
 #: A gain counts if it is this many times its standard error.
 CERTAIN = 2.0
 
@@ -33,11 +36,14 @@ class Reseeding:
         Which components are new.
     gain : float
         What its start promises to add to the total log-likelihood, in nats, estimated on rows of the sample.
+    error : float
+        Standard error of that.
     """
 
     mixture: Mixture
     replaced: tuple[int, ...]
     gain: float
+    error: float = 0.0
 
 
 def groups_of(y: FloatArray, seed: int) -> list[IntArray]:
@@ -48,13 +54,12 @@ def groups_of(y: FloatArray, seed: int) -> list[IntArray]:
     y : ndarray, shape (m, d)
         In frame coordinates.
     """
-    from sklearn.cluster import KMeans
-
     m, d = y.shape
     labels = np.zeros(m, dtype=np.int64)
     if m >= 2 * (d + 1):
         with one_thread():
-            labels = KMeans(min(GROUPS, m // (d + 1)), n_init=3, random_state=seed % 2**32).fit(y).labels_
+            starts = kmeans(y, min(GROUPS, m // (d + 1)), range(seed, seed + WAYS))
+        labels = min(starts, key=lambda its: its.inertia).labels
     groups = [np.flatnonzero(labels == g) for g in range(labels.max() + 1)]
     return [g for g in groups if len(g) > d + 1]
 
@@ -141,13 +146,12 @@ def reseed(
         mean = np.average(change, weights=w_sample)
         gain = float(w @ (after.log_density(worst.rows.x) - at_worst) + others * mean)
         error = others * float(np.sqrt(np.average((change - mean) ** 2, weights=w_sample) / len(sample)))
-        return Reseeding(made, (k,), gain) if gain > CERTAIN * error else None
+        return Reseeding(made, (k,), gain, error)
 
     farthest = min(groups, key=lambda rows: at_worst[rows].mean())
-    tries = [attempt(k, farthest) for k in range(mixture.n_components)]
-    found = max((t for t in tries if t is not None), key=lambda t: t.gain, default=None)
-    if found is None:
+    tries = [t for k in range(mixture.n_components) if (t := attempt(k, farthest)) is not None]
+    if not tries:
         return None
-    (weakest,) = found.replaced
-    more = [attempt(weakest, rows) for rows in groups if rows is not farthest]
-    return max([found, *(t for t in more if t is not None)], key=lambda t: t.gain)
+    (weakest,) = max(tries, key=lambda t: t.gain).replaced
+    tries += [t for rows in groups if rows is not farthest and (t := attempt(weakest, rows)) is not None]
+    return max((t for t in tries if t.gain > CERTAIN * t.error), key=lambda t: t.gain, default=None)

@@ -6,6 +6,7 @@ its like compete with them, or stand alone where they are asked for by name.
 
 from dgmm.search.initialise import START_FLOOR, Given, check_given, copies, from_labels, one_component
 from dgmm.search.ladder import SAMPLE_PASSES, sample_ascent, sample_sizes
+from dgmm.search.lloyd import kmeans
 from dgmm.search.moves import Standing, twin
 from dgmm.search.path import BUDGETS, Path
 from dgmm.search.sampled import Candidate, SampleRows, drawn, grounds_for, is_sound, unsound_components
@@ -27,6 +28,7 @@ __all__ = [
     "from_labels",
     "grounds_for",
     "is_sound",
+    "kmeans",
     "one_component",
     "sample_ascent",
     "sample_sizes",

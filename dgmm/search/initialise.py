@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from dgmm.errors import InputError
 from dgmm.families import Family, Frame, Noise, SufficientStatistics, gaussian_family
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
+from dgmm.search.lloyd import kmeans, nearest_of
 from dgmm.types import AnyArray, FloatArray, StartMethod
 
 #: Lloyd steps after k-means++: EM does the rest.
@@ -34,7 +34,8 @@ def start_labels(
     n_init: int,
     seed: int,
     weights: FloatArray | None = None,
-) -> Iterator[AnyArray]:
+    run: Callable[..., Iterable[list[AnyArray]]] = map,
+) -> list[AnyArray]:
     """Labels (n,) of ``n_init`` starts.
 
     Starts take turns at the views: none shows every structure.
@@ -48,6 +49,8 @@ def start_labels(
         The sample in different coordinates.
     n_components, n_init, seed : int
     weights : ndarray, shape (n,), optional
+    run : callable
+        As `map`; it may do several views at a time.
 
     Notes
     -----
@@ -56,55 +59,39 @@ def start_labels(
     normalised: they average to components that are nearly equal, at a saddle of the likelihood that EM may take for
     the top. Labels start further from it.
     """
-    # late, since whoever only reads models has no use for it, and before OpenMP, which it brings along, is limited
-    import sklearn.cluster  # noqa: F401
-
-    for i in range(n_init):
-        state = np.random.SeedSequence([seed, n_components, i]).generate_state(1)[0]
-        with one_thread():
-            labels = METHODS[method](views[i % len(views)], n_components, int(state), weights)
-        yield labels
+    turns = len(views)
+    seeds = [int(np.random.SeedSequence([seed, n_components, i]).generate_state(1)[0]) for i in range(n_init)]
+    its = [seeds[i::turns] for i in range(turns)]
+    with one_thread():
+        of_views = [*run(lambda view, its: METHODS[method](view, n_components, its, weights), views, its)]
+    return [of_views[i % turns][i // turns] for i in range(n_init)]
 
 
-def _lloyd(x: FloatArray, n_components: int, seed: int, weights: FloatArray | None) -> AnyArray:
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    kmeans = KMeans(n_components, n_init=1, max_iter=LLOYD_STEPS, random_state=seed, algorithm="lloyd")
-    with warnings.catch_warnings():
-        # fewer distinct rows than components: EM finds that out and says so
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return kmeans.fit(x, sample_weight=weights).labels_
+def _lloyd(x: FloatArray, n_components: int, seeds: Sequence[int], weights: FloatArray | None) -> list[AnyArray]:
+    return [its.labels for its in kmeans(x, n_components, seeds, weights, steps=LLOYD_STEPS)]
 
 
-def _nearest_seed(x: FloatArray, n_components: int, seed: int, weights: FloatArray | None) -> AnyArray:
-    from sklearn.cluster import kmeans_plusplus
-
-    seeds, _ = kmeans_plusplus(x, n_components, sample_weight=weights, random_state=seed)
-    return _nearest(x, seeds)
+def _nearest_seed(x: FloatArray, n_components: int, seeds: Sequence[int], weights: FloatArray | None) -> list[AnyArray]:
+    return [its.labels for its in kmeans(x, n_components, seeds, weights, steps=0)]
 
 
-def _nearest(x: FloatArray, points: FloatArray) -> AnyArray:
-    """The nearest point to each row."""
-    from sklearn.metrics import pairwise_distances_argmin
-
-    return pairwise_distances_argmin(x, points)
-
-
-def _nearest_row(x: FloatArray, n_components: int, seed: int, weights: FloatArray | None) -> AnyArray:
-    # in the order of exponential numbers at the rates of the weights, each next row is drawn in proportion to them
-    keys = np.random.default_rng(seed).standard_exponential(len(x)) / (1.0 if weights is None else weights)
-    shuffled = x[np.argsort(keys)]
-    # the first distinct ones: of two equal rows one would be nearest to none
-    _, first = np.unique(shuffled, axis=0, return_index=True)
-    return _nearest(x, shuffled[np.sort(first)[:n_components]])
+def _nearest_row(x: FloatArray, n_components: int, seeds: Sequence[int], weights: FloatArray | None) -> list[AnyArray]:
+    found = []
+    for seed in seeds:
+        # in the order of exponential numbers at the rates of the weights, each next row is drawn in proportion to them
+        keys = np.random.default_rng(seed).standard_exponential(len(x)) / (1.0 if weights is None else weights)
+        shuffled = x[np.argsort(keys)]
+        # the first distinct ones: of two equal rows one would be nearest to none
+        _, first = np.unique(shuffled, axis=0, return_index=True)
+        found.append(nearest_of(x, shuffled[np.sort(first)[:n_components]]))
+    return found
 
 
-def _random(x: FloatArray, n_components: int, seed: int, weights: FloatArray | None) -> AnyArray:
-    return np.random.default_rng(seed).permutation(len(x)) % n_components
+def _random(x: FloatArray, n_components: int, seeds: Sequence[int], weights: FloatArray | None) -> list[AnyArray]:
+    return [np.random.default_rng(seed).permutation(len(x)) % n_components for seed in seeds]
 
 
-METHODS: dict[StartMethod, Callable[[FloatArray, int, int, FloatArray | None], AnyArray]] = {
+METHODS: dict[StartMethod, Callable[[FloatArray, int, Sequence[int], FloatArray | None], list[AnyArray]]] = {
     "kmeans": _lloyd,
     "k-means++": _nearest_seed,
     "random": _random,
