@@ -228,13 +228,17 @@ class Path:
         return Spread.of(self.ends[k], self.ground.moments.count)
 
     def grow(self, k: int) -> None:
-        """From K to K + 1 by the best splits."""
+        """From K to K + 1 by the best splits, or if all of these end unsound by the next ones."""
         pool: list[Promise] = [
             (top.objective + split.gain, partial(top.standing.split, split))
             for top in self.tops.get(k, [])
             for split in top.standing.splits
         ]
-        self.climb(k + 1, self._chosen(pool, self.budget.width(k + 1)))
+        width = self.budget.width(k + 1)
+        for tried in range(0, len(pool), width):
+            self.climb(k + 1, self._chosen(pool, tried + width)[tried:])
+            if self.tops.get(k + 1):
+                break
 
     def shrink(self, k: int) -> None:
         """From K to K - 1 by the cheapest merges."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -196,6 +197,31 @@ def test_how_many_climb(monkeypatch: pytest.MonkeyPatch, pairs: int, moves: list
     for k in (2, 4, 5):
         path.move(k)
     assert widths == moves
+
+
+@pytest.mark.parametrize(("sound_from", "climbs"), [(0, 1), (5, 2), (9, 3), (10**6, 4)])
+def test_where_the_best_splits_end_unsound_the_next_ones_are_tried(
+    monkeypatch: pytest.MonkeyPatch, sound_from: int, climbs: int
+) -> None:
+    """Four at a time, until one is sound or there are no more."""
+    path = path_on(overlapping(2000), "diag", [9], search="standard")
+    monkeypatch.setattr(path, "budget", Budget(beam=1, proposals=4, components=0, overshoot=0, rounds=0, pairs=0))
+    path.climb(1, [one_component(path.family, path.ground)])
+    path.grow(1)
+    splits = [replace(split, gain=-i) for i, split in enumerate((path.tops[2][0].standing.splits * 13)[:13])]
+    path.tops[2][0].standing.splits = splits
+    climbed: list[Sequence[Mixture]] = []
+
+    def climb(k: int, starts: Sequence[Mixture]) -> bool:
+        assert k == 3
+        climbed.append(starts)
+        if sum(map(len, climbed)) > sound_from:
+            path.tops[3] = path.tops[2]
+        return True
+
+    monkeypatch.setattr(path, "climb", climb)
+    path.grow(2)
+    assert [len(starts) for starts in climbed] == [4, 4, 4, 1][:climbs]
 
 
 def test_tops_that_the_sample_cannot_tell_apart_are_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
