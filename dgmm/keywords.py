@@ -125,8 +125,9 @@ class TrainingOptions(TypedDict, total=False):
     no value at all are left out in any case."""
     sample_rows: int
     """Rows of the sample that is kept in memory."""
-    start_rows: int
-    """Rows of the sample on which the starts are tried."""
+    start_rows: int | None
+    """Rows of the sample on which the starts are tried. Default: 10,000, or as many as have 40 values for each
+    parameter of the largest candidate."""
     accelerate: Acceleration
     """Acceleration of EM: Anderson's method, and where it is slow and scores of the sample cost less than a pass over
     all the data, steps of scoring with them; or none (plain EM)."""

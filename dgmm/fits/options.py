@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -34,6 +34,9 @@ from dgmm.types import (
     PriorName,
     StartMethod,
 )
+
+#: Rows that starts are tried on where nobody says how many, and values that these have for each parameter at least.
+START_ROWS, VALUES_PER_PARAMETER = 10_000, 40
 
 
 class Climbing(Settings):
@@ -132,7 +135,11 @@ class Training(Climbing):
         "(accelerate) are not taken. Samples that have no value at all are left out in any case.",
     )
     sample_rows: Count = Field(100_000, description="Rows of the sample that is kept in memory.")
-    start_rows: Count = Field(10_000, description="Rows of the sample on which the starts are tried.")
+    start_rows: Count | None = Field(
+        None,
+        description="Rows of the sample on which the starts are tried. Default: 10,000, or as many as have 40 values "
+        "for each parameter of the largest candidate.",
+    )
     accelerate: Acceleration = Field(
         "anderson",
         description="Acceleration of EM: Anderson's method, and where it is slow and scores of the sample cost less "
@@ -183,6 +190,19 @@ class Training(Climbing):
     def searches(self) -> bool:
         """Whether other mixtures than starts are tried on the sample."""
         return self.search != "starts" and not self.fixed and self.assignment == "soft"
+
+    @property
+    def first_rows(self) -> int:
+        """Rows of the sample on which the starts are tried."""
+        return self.start_rows or START_ROWS
+
+    def begun_for(self, n_parameters: int, n_features: int) -> Self:
+        """The same, with as many rows to begin with as mixtures of so many parameters need, unless it says how many.
+
+        Of fewer rows, small components have too few to be told from chance.
+        """
+        enough = -(-VALUES_PER_PARAMETER * n_parameters // n_features)
+        return self if self.start_rows else self.model_copy(update={"start_rows": max(START_ROWS, enough)})
 
 
 class Search(Settings):

@@ -59,6 +59,9 @@ def fit_candidates(
         check_noise(get_family(name), samples, options)
         check_missing(get_family(name), options)
         passes.check(get_family(name))
+    d = len(profile.moments.mean)
+    largest = max((get_family(c.covariance_type).n_parameters(c.n_components, d) for c in candidates), default=0)
+    options = options.begun_for(largest, d)
     sample = profile.sample.first(len(profile.sample.rows))
     grounds = {
         name: replace(

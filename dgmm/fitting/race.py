@@ -188,7 +188,7 @@ class Race:
             if a.mixture.n_components == 1 or a.best is None or runner.state is State.DROPPED:
                 continue
             gone = self.collapsed(a)
-            if (gone and again == "reseed") or (not gone and c in winners and self.n > options.start_rows):
+            if (gone and again == "reseed") or (not gone and c in winners and self.n > options.first_rows):
                 points[c] = a.best
                 collapsed[c] = gone
         if self.done >= options.max_iter:

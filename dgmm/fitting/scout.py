@@ -80,7 +80,7 @@ class Scout:
         # noise explains all that nothing else does, and equally badly
         plain = not options.fixed and not options.noise and self.passes.sharing == SOFT and not self.passes.marginal
         if points and options.worst_rows and plain:
-            rows = self.passes.profile.sample.first(options.start_rows)
+            rows = self.passes.profile.sample.first(options.first_rows)
             found = self.passes.worst([point.in_data_units() for point in points.values()], options.worst_rows)
             for (c, point), worst in zip(points.items(), found, strict=True):
                 new = reseed(point, worst, rows, collapsed=collapsed[c], seed=options.seed)

@@ -137,9 +137,9 @@ class Ladder:
             if k > len(x):
                 raise InputError(
                     f"n_components={k} is more than the {len(x)} rows of the sample on which starts are tried: "
-                    f"raise start_rows ({options.start_rows}) and sample_rows ({options.sample_rows})"
+                    f"raise start_rows ({options.first_rows}) and sample_rows ({options.sample_rows})"
                 )
-            for labels in start_labels(options.init_params, views, k, n_init, options.seed, weights):
+            for labels in start_labels(options.init_params, views, k, n_init, options.seed, weights, small.map):
                 for c in candidates:
                     if c.n_components == k:
                         ground = grounds[c.covariance_type]
@@ -309,7 +309,7 @@ def _most_likely(
 
 def sample_sizes(options: Training, n_sample: int) -> list[int]:
     """Rows of each level of the ladder, the last one all of the sample: what is found there holds of the data."""
-    first, last = min(options.start_rows, n_sample), n_sample
+    first, last = min(options.first_rows, n_sample), n_sample
     if last < 2 * first:
         return [first]
     levels = max(1, round(np.log(last / first) / np.log(SAMPLE_GROWTH)))

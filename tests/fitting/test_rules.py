@@ -18,8 +18,10 @@ from dgmm.em import Ascent, Evaluated, Ground
 from dgmm.engine.workers import threads
 from dgmm.families import Frame, Moments, SufficientStatistics
 from dgmm.fits import Training
+from dgmm.fitting import fit as fitting_fit
 from dgmm.fitting import passes_over, reseed
 from dgmm.mixture import Mixture
+from dgmm.passes import Profile
 from dgmm.search import ladder
 from dgmm.search.ladder import sample_sizes
 from dgmm.search.sampled import Candidate, unsound_components
@@ -245,6 +247,33 @@ def test_the_sample_is_left_within_a_fiftieth_of_what_chance_gives(
 )
 def test_levels_of_the_sample(n_sample: int, expected: list[int]) -> None:
     assert sample_sizes(Training(start_rows=1000), n_sample) == expected
+
+
+@pytest.mark.parametrize(("n_parameters", "n_features", "rows"), [(2500, 10, 10_000), (2501, 10, 10_004)])
+def test_starts_have_forty_values_for_each_parameter(n_parameters: int, n_features: int, rows: int) -> None:
+    assert Training().begun_for(n_parameters, n_features).first_rows == rows
+    assert Training(start_rows=200).begun_for(n_parameters, n_features).first_rows == 200
+
+
+def test_starts_see_as_many_rows_as_the_largest_candidate_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the features that are fitted, and of all covariance types."""
+    x = np.random.default_rng(0).standard_normal((600, 6))
+    x[:, 3:] *= 1e-3
+    seen: list[int] = []
+    start = fitting_fit.start_on_sample
+
+    def noted(profile: Profile, candidates: Any, options: Training, *args: Any, **more: Any) -> Any:
+        seen.append(options.first_rows)
+        return start(profile, candidates, options, *args, **more)
+
+    monkeypatch.setattr("dgmm.fits.options.START_ROWS", 100)
+    monkeypatch.setattr(fitting_fit, "start_on_sample", noted)
+    how: dict[str, Any] = {"search": "starts", "n_init": 1, "max_iter": 1}
+    dgmm.select(x, [2, 3], ["diag", "full"], **how)
+    dgmm.train(x, 3, "diag", **how)
+    dgmm.train(x, 3, preprocess="pca:3", **how)
+    # (2 + 3 (6 + 21)) / 6, (2 + 3 * 12) / 6, and (2 + 3 (3 + 6)) / 3, each times 40
+    assert seen == [554, 254, 387]
 
 
 @pytest.mark.parametrize(("off", "refused"), [(0.9e-6, False), (1.1e-6, True)])
