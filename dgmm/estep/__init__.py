@@ -25,7 +25,7 @@ from dgmm.estep.incomplete import (
 )
 from dgmm.estep.plain import Plain
 from dgmm.estep.plan import DOUBLE, SOFT, Plan, Sharing, make_plan
-from dgmm.estep.stacks import Product, Stack
+from dgmm.estep.stacks import Product, Stack, together
 from dgmm.estep.sweep import FIT, HELD_LACKING, LACKING, LEFT_OUT, Swept, swept
 from dgmm.estep.totals import PassTotals, Scores, unpack
 from dgmm.rows import Rows
@@ -64,6 +64,7 @@ __all__ = [
     "row_hashes",
     "score",
     "swept",
+    "together",
     "unpack",
     "usable_rows",
 ]

@@ -12,13 +12,14 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from dgmm.devices import CPU
 from dgmm.estep.marginals import Marginals
-from dgmm.estep.stacks import Product, Stack, Stackable
+from dgmm.estep.stacks import Product, Stack, Stackable, together
 from dgmm.families import NOISE, Family, FeatureMap, Frame, FrameKind
 from dgmm.transform import Transform
 from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
@@ -243,16 +244,19 @@ def make_plan(
     links: list[FloatArray] = []
     linked = any(m.family.hidden for m in mixtures)
     marginals: dict[int, Marginals] = {}
-    for i in order:
-        m, frame = mixtures[i], frames[mixtures[i].family.frame]
-        rows = slice(len(local), len(local) + m.n_components + (m.noise is not None))
-        candidates[i] = rows
+    for group in _groups(mixtures, order, alone=marginal):
+        start = len(local)
+        for i in group:
+            stop = start + mixtures[i].n_components + (mixtures[i].noise is not None)
+            candidates[i], start = slice(start, stop), stop
+        m = together([mixtures[i] for i in group])
+        frame, rows = frames[m.family.frame], slice(len(local), stop)
         narrow = m.family.expansion_error(m.components) > tolerated
         if narrow.any() and m.family.features is not m.family.local_features:
             narrow[:] = True
         local.extend(map(bool, narrow))
         if marginal:
-            marginals[i] = Marginals.of(m, frame, narrow)
+            marginals[group[0]] = Marginals.of(m, frame, narrow)
         if linked:
             its = m.family.links(m.weights, m.components, frame.log_volume)
             links.append(np.tile([0.0, np.inf], (rows.stop - rows.start, 1)) if its is None else its)
@@ -281,6 +285,17 @@ def make_plan(
 def _stack_key(mixture: Stackable) -> tuple[str, str, int]:
     family = mixture.family
     return family.frame, family.features.chain, family.features.size(mixture.n_features)
+
+
+def _groups(mixtures: Sequence[Stackable], order: Sequence[int], *, alone: bool) -> Iterator[list[int]]:
+    """Neighbours of one family whose components have nothing in common: what is made of these is made at once."""
+    for family, its in groupby(order, key=lambda i: mixtures[i].family):
+        group = list(its)
+        several = family.separate and family.features is family.local_features
+        if alone or not several or any(mixtures[i].noise is not None for i in group):
+            yield from ([i] for i in group)
+        else:
+            yield group
 
 
 def _runs(chosen: AnyArray) -> Iterator[tuple[int, int]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar, cast
+
+import numpy as np
 
 from dgmm.families import Family, FeatureMap, Noise
 from dgmm.types import FloatArray
@@ -35,6 +38,18 @@ class Stackable(Protocol):
     @property
     def n_features(self) -> int:
         """Number of features d."""
+
+
+M = TypeVar("M", bound=Stackable)
+
+
+def together(mixtures: Sequence[M]) -> M:
+    """The components of all mixtures of one family as those of one, with the weights that they have there."""
+    if len(mixtures) == 1:
+        return mixtures[0]
+    family, weights = mixtures[0].family, np.concatenate([m.weights for m in mixtures])
+    components = family.joined([m.components for m in mixtures], weights)
+    return cast(M, replace(cast(Any, mixtures[0]), weights=weights, components=components))
 
 
 @dataclass(frozen=True)

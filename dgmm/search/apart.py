@@ -16,7 +16,7 @@ import numpy as np
 
 from dgmm.em import Evaluated, Ground, maximise
 from dgmm.errors import CollapseError
-from dgmm.estep import Plan, accumulate, make_plan, unpack
+from dgmm.estep import Plan, accumulate, make_plan, together, unpack
 from dgmm.families import Moments, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
@@ -152,13 +152,6 @@ def _plans(groups: Sequence[Sequence[Apart]], sample: SampleRows) -> list[Plan]:
         if whole.divisible:
             return whole.divided([len(mixtures) for mixtures in of_each], k)
     return [make_plan(mixtures, frames, marginal=sample.marginal) for mixtures in of_each]
-
-
-def together(mixtures: Sequence[Mixture]) -> Mixture:
-    """The components of all mixtures, with the weights that they have there."""
-    weights = np.concatenate([m.weights for m in mixtures])
-    family = mixtures[0].family
-    return Mixture(family, weights, family.joined([m.components for m in mixtures], weights))
 
 
 def _step(each: Sequence[Apart], statistics: Sequence[SufficientStatistics]) -> None:
