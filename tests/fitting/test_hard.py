@@ -148,10 +148,15 @@ def test_an_empty_component_has_collapsed() -> None:
 
 
 def test_rows_that_judge_are_judged_by_their_density() -> None:
-    x = data(2000)
-    soft, hard = (dgmm.train(x, K, "full", assignment=a, holdout=0.3) for a in ("soft", "hard"))
-    # the mean log density of some 600 rows: that of a classification would be lower by the entropy, 0.1
-    assert hard.held_out == pytest.approx(soft.held_out, abs=0.04)
+    apart = []
+    for seed in range(8):
+        x = data(2000, seed=seed)
+        soft, hard = (dgmm.train(x, K, "full", assignment=a, holdout=0.3) for a in ("soft", "hard"))
+        assert soft.held_out is not None
+        assert hard.held_out is not None
+        apart.append(hard.held_out - soft.held_out)
+    # the mean log density of some 600 rows each: that of a classification would be lower by the entropy, 0.1
+    assert np.mean(apart) == pytest.approx(0.0, abs=0.02)
     assert hard.judged is not None
     assert hard.held_out == pytest.approx(hard.judged.mean, rel=1e-9)
 

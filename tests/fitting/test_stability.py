@@ -55,10 +55,11 @@ def test_a_sample_stands_for_all_rows() -> None:
 
 
 def test_more_components_than_clusters_are_not_found_again() -> None:
-    fit = dgmm.train(clusters(600), 6, stability=20)
+    found = [dgmm.train(clusters(600), 6, stability=20, seed=seed) for seed in range(3)]
+    assert np.median([fit.stability.found_again.min() for fit in found if fit.stability]) < 0.5
+    assert all(np.median(fit.stability.rand) < 0.95 for fit in found if fit.stability)
+    fit = found[0]
     assert fit.stability is not None
-    assert fit.stability.found_again.min() < 0.7
-    assert np.median(fit.stability.rand) < 0.95
     k, share = fit.stability.found_again.argmin(), fit.stability.found_again.min()
     assert f"; found again: class {k} in {share:.0%}" in fit.stability.words
     many = replace(fit.stability, found_again=np.array([1.0, 0.5, 0.25, 0.75, 0.5, 0.5, 0.5, 0.6]))
