@@ -16,8 +16,9 @@ from dgmm.families import get_family
 from dgmm.rows import Rows
 from dgmm.types import FloatArray, IntArray
 
-#: Of the data's variance, the components': rows nearer to a boundary than that are of both sides, all others of one.
-EXTENT = 1e-9
+#: The components' variance, of the squared distance between the nearest centres: rows so near to a boundary, of the way
+#: between centres, are of both sides, all others of one.
+EXTENT = 1e-8
 #: Starts whose centres move by less than this share of the data's variance, squared and summed, have arrived.
 ARRIVED = 1e-4
 #: Lloyd's steps at most, where nobody asks for fewer.
@@ -69,7 +70,7 @@ def kmeans(
         if not len(moving):
             break
         before = centres[moving]
-        (sums,) = accumulate(rows, _plan(before, EXTENT * variance)).sums
+        (sums,) = accumulate(rows, _plan(before)).sums
         sums = sums.reshape(*before.shape[:2], -1)
         counts = sums[..., :1]
         # a centre without rows stays
@@ -123,16 +124,19 @@ def _apart(y: FloatArray, squares: FloatArray, points: FloatArray) -> FloatArray
     return apart
 
 
-def _plan(centres: FloatArray, extent: float) -> Plan:
+def _plan(centres: FloatArray) -> Plan:
     """The E-step of as many mixtures as there are starts, of components at centres (starts, K, d)."""
     starts, k, d = centres.shape
-    points = centres.reshape(-1, d)
-    theta = np.hstack([-0.5 * (points**2).sum(axis=1)[:, None], points]) / extent
+    apart = ((centres[:, :, None] - centres[:, None]) ** 2).sum(axis=3)
+    # rows far from all others make the data's variance no measure of what is between clusters
+    nearest = np.where(apart > 0, apart, np.inf).min(axis=(1, 2))
+    scaled = centres / np.where(np.isfinite(nearest), EXTENT * nearest, 1.0)[:, None, None]
+    theta = np.concatenate([-0.5 * (centres * scaled).sum(axis=2, keepdims=True), scaled], axis=2).reshape(-1, d + 1)
     tied = get_family("tied")
-    products = (Product(slice(0, len(points)), theta),)
+    products = (Product(slice(0, len(theta)), theta),)
     stack = Stack(np.zeros(d), None, np.ones(d), tied.features, tied.features.size(d), products)
     candidates = tuple(slice(i * k, (i + 1) * k) for i in range(starts))
-    return Plan((stack,), candidates, (False,) * len(points), (tied,) * starts, noisy=(False,) * starts)
+    return Plan((stack,), candidates, (False,) * len(theta), (tied,) * starts, noisy=(False,) * starts)
 
 
 def _clusters(y: FloatArray, centres: FloatArray, weights: FloatArray | None, origin: FloatArray) -> Clusters:

@@ -93,6 +93,18 @@ def test_of_rows_that_repeat_each_other_every_kind_is_drawn(offset: float) -> No
         assert len(np.unique(more.labels)) == 4
 
 
+@pytest.mark.parametrize("far", [1e3, 1e6, 1e9])
+def test_a_row_far_from_all_others_is_one_cluster_and_the_others_are_divided_all_the_same(far: float) -> None:
+    x = np.concatenate([groups(2000, 3, 4, apart=8.0), [[far, 0.0, 0.0]]])
+    for seed in range(5):
+        seeds = seeds_among(x - x.mean(axis=0), 5, seed) + x.mean(axis=0)
+        (its,) = kmeans(x, 5, [seed], steps=1)
+        labels = cdist(x, seeds).argmin(axis=1)
+        expected = np.array([x[labels == k].mean(axis=0) for k in range(5)])
+        np.testing.assert_allclose(its.centres, expected, atol=1e-13 * far + 1e-9)
+        assert (its.labels == its.labels[-1]).sum() == 1
+
+
 def test_equal_rows_are_one_cluster() -> None:
     (its,) = kmeans(np.full((50, 2), 3.0), 3, [0])
     np.testing.assert_array_equal(its.labels, np.zeros(50))
