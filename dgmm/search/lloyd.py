@@ -127,9 +127,11 @@ def _apart(y: FloatArray, squares: FloatArray, points: FloatArray) -> FloatArray
 def _plan(centres: FloatArray) -> Plan:
     """The E-step of as many mixtures as there are starts, of components at centres (starts, K, d)."""
     starts, k, d = centres.shape
-    apart = ((centres[:, :, None] - centres[:, None]) ** 2).sum(axis=3)
     # rows far from all others make the data's variance no measure of what is between clusters
-    nearest = np.where(apart > 0, apart, np.inf).min(axis=(1, 2))
+    nearest = np.full(starts, np.inf)
+    for i in range(k - 1):
+        apart = ((centres[:, i + 1 :] - centres[:, i, None]) ** 2).sum(axis=2)
+        nearest = np.minimum(nearest, np.where(apart > 0, apart, np.inf).min(axis=1))
     scaled = centres / np.where(np.isfinite(nearest), EXTENT * nearest, 1.0)[:, None, None]
     theta = np.concatenate([-0.5 * (centres * scaled).sum(axis=2, keepdims=True), scaled], axis=2).reshape(-1, d + 1)
     tied = get_family("tied")

@@ -247,7 +247,9 @@ class Standing:
         p = self.mixture.family.n_parameters(len(components), self.mixture.n_features)
         step = max(1, len(own) // enough_rows(p))
         total, own = r[own].sum(), own[::step]
-        return Portion(self.sample, own, r[own] * (total / r[own].sum()), self._ground)
+        # none are those of a component that has its weight of many rows, a little of each
+        share = total / max(r[own].sum(), np.finfo(float).tiny)
+        return Portion(self.sample, own, r[own] * share, self._ground)
 
     @property
     def _ground(self) -> Ground:
