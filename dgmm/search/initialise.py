@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,12 +68,10 @@ def start_labels(
     return [of_views[i % turns][i // turns] for i in range(n_init)]
 
 
-def _lloyd(x: FloatArray, n_components: int, seeds: Sequence[int], weights: FloatArray | None) -> list[AnyArray]:
-    return [its.labels for its in kmeans(x, n_components, seeds, weights, steps=LLOYD_STEPS)]
-
-
-def _nearest_seed(x: FloatArray, n_components: int, seeds: Sequence[int], weights: FloatArray | None) -> list[AnyArray]:
-    return [its.labels for its in kmeans(x, n_components, seeds, weights, steps=0)]
+def _lloyd(
+    x: FloatArray, n_components: int, seeds: Sequence[int], weights: FloatArray | None, steps: int = LLOYD_STEPS
+) -> list[AnyArray]:
+    return [its.labels for its in kmeans(x, n_components, seeds, weights, steps=steps)]
 
 
 def _nearest_row(x: FloatArray, n_components: int, seeds: Sequence[int], weights: FloatArray | None) -> list[AnyArray]:
@@ -93,7 +92,7 @@ def _random(x: FloatArray, n_components: int, seeds: Sequence[int], weights: Flo
 
 METHODS: dict[StartMethod, Callable[[FloatArray, int, Sequence[int], FloatArray | None], list[AnyArray]]] = {
     "kmeans": _lloyd,
-    "k-means++": _nearest_seed,
+    "k-means++": partial(_lloyd, steps=0),
     "random": _random,
     "random_from_data": _nearest_row,
 }

@@ -62,10 +62,11 @@ def kmeans(
     """
     x = np.ascontiguousarray(x, dtype=np.float64)
     origin = np.average(x, axis=0, weights=weights)
-    y = x - origin
-    variance = float(np.average((y**2).mean(axis=1), weights=weights))
+    rows = Rows(y := x - origin, weights)
+    squares = (y**2).sum(axis=1)
+    variance = float(np.average(squares, weights=weights)) / x.shape[1]
     centres = np.array([seeds_among(y, n_clusters, seed, weights) for seed in seeds])
-    moving, rows = np.arange(len(seeds) if variance > 0 else 0), Rows(y, weights)
+    moving = np.arange(len(seeds) if variance > 0 else 0)
     for _ in range(steps):
         if not len(moving):
             break
@@ -74,10 +75,12 @@ def kmeans(
         sums = sums.reshape(*before.shape[:2], -1)
         counts = sums[..., :1]
         # a centre without rows stays
-        after = np.where(counts > 0, sums[..., 1:] / np.where(counts > 0, counts, 1.0), before)
+        after = np.divide(sums[..., 1:], counts, out=before.copy(), where=counts > 0)
         centres[moving] = after
         moving = moving[((after - before) ** 2).sum(axis=(1, 2)) > ARRIVED * variance]
-    return [_clusters(y, its, weights, origin) for its in centres]
+    each = ((its, _apart(y, squares, its)) for its in centres)
+    w = rows.every_weight
+    return [Clusters(apart.argmin(axis=0), its + origin, float(w @ apart.min(axis=0))) for its, apart in each]
 
 
 def seeds_among(y: FloatArray, n: int, seed: int, weights: FloatArray | None = None) -> FloatArray:
@@ -87,7 +90,7 @@ def seeds_among(y: FloatArray, n: int, seed: int, weights: FloatArray | None = N
     goes on that leaves the smallest sum of these.
     """
     r, m, squares = np.random.default_rng(seed), len(y), (y**2).sum(axis=1)
-    w = np.ones(m) if weights is None else weights
+    w = Rows(y, weights).every_weight
     trials = 2 + int(np.log(n))
 
     def drawn(rates: FloatArray, size: int) -> IntArray:
@@ -132,16 +135,10 @@ def _plan(centres: FloatArray) -> Plan:
     for i in range(k - 1):
         apart = ((centres[:, i + 1 :] - centres[:, i, None]) ** 2).sum(axis=2)
         nearest = np.minimum(nearest, np.where(apart > 0, apart, np.inf).min(axis=1))
-    scaled = centres / np.where(np.isfinite(nearest), EXTENT * nearest, 1.0)[:, None, None]
+    scaled = centres / (EXTENT * nearest)[:, None, None]
     theta = np.concatenate([-0.5 * (centres * scaled).sum(axis=2, keepdims=True), scaled], axis=2).reshape(-1, d + 1)
     tied = get_family("tied")
     products = (Product(slice(0, len(theta)), theta),)
     stack = Stack(np.zeros(d), None, np.ones(d), tied.features, tied.features.size(d), products)
     candidates = tuple(slice(i * k, (i + 1) * k) for i in range(starts))
     return Plan((stack,), candidates, (False,) * len(theta), (tied,) * starts, noisy=(False,) * starts)
-
-
-def _clusters(y: FloatArray, centres: FloatArray, weights: FloatArray | None, origin: FloatArray) -> Clusters:
-    apart = _apart(y, (y**2).sum(axis=1), centres)
-    inertia = float(np.average(apart.min(axis=0), weights=weights)) * (len(y) if weights is None else weights.sum())
-    return Clusters(apart.argmin(axis=0), centres + origin, inertia)
