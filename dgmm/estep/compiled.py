@@ -191,9 +191,9 @@ def buffers(
         aligned(size * width) for size in (in_columns(d), n_stacks * (d + 1), n_rows, 1, 1, 2 * (d + 1))
     )
     product, lines = (double if dtype == double.dtype else aligned(double.size, dtype) for double in (joint, y))
-    features = aligned(n_features * width, dtype)
+    features, made = aligned(n_features * width, dtype), np.empty(n_rows * n_features, dtype)
     hidden = np.empty(2 * n_rows * width * linked)
-    return centred, y, joint, features, top, total, np.empty(width, np.int64), picked, product, lines, hidden
+    return centred, y, joint, features, made, top, total, np.empty(width, np.int64), picked, product, lines, hidden
 
 
 def in_columns(d: int) -> int:
@@ -291,4 +291,5 @@ class Compiled:
         lines = in_columns(d) + len(plan.stacks) * (d + 1) + n * (1 if plan.links is None else 3) + 3 + 2 * (d + 1)
         in_products = built(plan) + (n + len(plan.stacks) * (d + 1)) * (plan.dtype.itemsize < 8)
         held = vectors.padded(width) * (8 * lines + plan.dtype.itemsize * in_products)
+        held += plan.dtype.itemsize * n * built(plan)
         return held + 16 * n_pairs(plan) + max(CONVERTED_BYTES, 8 * d * width)

@@ -56,7 +56,7 @@ def transform(
         a += rows
 
 
-@compiled(fastmath=CONTRACT)
+@compiled(called=False, fastmath=CONTRACT)
 def fill(y: FloatArray, n: int, first: int, last: int, phi: AnyArray) -> None:
     """Features ``first`` to ``last`` of 1, y, y_i^2, y_i y_j (i < j) into the first rows of ``phi``."""
     d = len(y)
@@ -83,7 +83,7 @@ def fill(y: FloatArray, n: int, first: int, last: int, phi: AnyArray) -> None:
         row += d - 1 - a
 
 
-@compiled(fastmath=CONTRACT)
+@compiled(called=False, fastmath=CONTRACT)
 def logarithms(x: FloatArray, n: int, out: AnyArray) -> None:
     """Logarithms of ``x``, below two units in the last place: of two to a power, and of what that leaves.
 
@@ -111,7 +111,7 @@ def logarithms(x: FloatArray, n: int, out: AnyArray) -> None:
         out[i] = times * LN2_HIGH + (2.0 * s + (2.0 * s * z * p + times * LN2_LOW))
 
 
-@compiled()
+@compiled(called=False)
 def fill_chain(chain: int, y: FloatArray, n: int, first: int, last: int, phi: AnyArray) -> None:
     """Features ``first`` to ``last`` of a chain into the first rows of ``phi``."""
     if chain == LOGARITHMS:

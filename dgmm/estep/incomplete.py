@@ -35,7 +35,7 @@ NOTHING = 1e-100
 @compiled(fastmath=CONTRACT)
 def project(
     u: FloatArray, joint: FloatArray, columns: FloatArray, lacking: IntArray, first: IntArray, starts: IntArray,
-    q: FloatArray, gains: FloatArray,
+    q: FloatArray, gains: FloatArray, along: FloatArray,
 ) -> None:  # fmt: skip
     """Expect ``u`` (K, d, n) given what is observed, and turn ``joint`` (K, n) from peaks into log densities.
 
@@ -51,15 +51,17 @@ def project(
         Where the bases go.
     gains : ndarray, shape (K, patterns)
         Where the logarithms of ``(2 pi)^(m/2) / |det R|`` go.
+    along : ndarray, shape (n,)
+        Memory.
     """
     n_components, d, _ = u.shape
-    along = np.empty(u.shape[2])
     for k in range(n_components):
         for p in range(len(starts) - 1):
             gain, begin, end = 0.0, starts[p], starts[p + 1]
             for a in range(first[p], first[p + 1]):
-                line = q[k, a]
-                line[:] = columns[k, lacking[a]]
+                line, column = q[k, a], columns[k, lacking[a]]
+                for j in range(d):
+                    line[j] = column[j]
                 # modified Gram-Schmidt, twice, which is enough (Giraud et al. 2005)
                 for _ in range(2):
                     for b in range(first[p], a):
@@ -203,7 +205,7 @@ class Expected:
     ) -> None:
         lacking, first = patterns.lacking
         columns, starts = frozen(its.columns), frozen(patterns.starts)
-        project(u, joint, columns, frozen(lacking), frozen(first), starts, q, gains)
+        project(u, joint, columns, frozen(lacking), frozen(first), starts, q, gains, np.empty(u.shape[2]))
 
     def second(self, weights: FloatArray) -> FloatArray:
         """Sums of ``E[u u']`` over rows that count so much, (K, n): shape (K, d, d), or (K, d) where bases are axes."""

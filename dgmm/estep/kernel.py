@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from dgmm.estep import blas
 from dgmm.estep.columns import convert
 from dgmm.estep.features import fill_chain, logarithms, transform
 from dgmm.estep.jit import CONTRACT, compiled, inlined
@@ -20,12 +21,12 @@ from dgmm.estep.shares import harden, link, normalise, rule_out, shifted_exponen
 from dgmm.estep.vectors import LANES, WIDTH, padded
 from dgmm.types import AnyArray, FloatArray, IntArray
 
-#: Flat memory of one thread: centred samples, ones and coordinates, joint densities, features, three lines of a slice,
-#: samples picked out of it, joint densities as well as ones and coordinates in the precision of the products (the same
-#: memory where that is double), and logarithms and precisions of rows with links.
+#: Flat memory of one thread: centred samples, ones and coordinates, joint densities, features and sums of these, three
+#: lines of a slice, samples picked out of it, joint densities as well as ones and coordinates in the precision of the
+#: products (the same memory where that is double), and logarithms and precisions of rows with links.
 Buffers = tuple[
-    FloatArray, FloatArray, FloatArray, AnyArray, FloatArray, FloatArray, IntArray, FloatArray, AnyArray, AnyArray,
-    FloatArray,
+    FloatArray, FloatArray, FloatArray, AnyArray, AnyArray, FloatArray, FloatArray, IntArray, FloatArray, AnyArray,
+    AnyArray, FloatArray,
 ]  # fmt: skip
 #: Columns of a table of panels, each a block of one matrix product: the stack whose coordinates it takes, its rows of
 #: the joint densities, its features, where its part of theta begins, whether that is laid out feature by feature, to be
@@ -75,7 +76,7 @@ def accumulate(
         For slices of ``width`` samples.
     """
     n_rows, d = len(owners), x.shape[1]
-    centred, y, joint, phi, top, total, power, picked, factor, lines, spare = memory
+    centred, y, joint, phi, made, top, total, power, picked, factor, lines, spare = memory
     for start in range(0, len(x), width):
         n = width if start + width < len(x) else len(x) - start
         filled = padded(n)
@@ -117,7 +118,7 @@ def accumulate(
             convert(joint, factor, at, rows * filled)
             if chains is not None and not panels[p, IN_REGISTERS]:
                 held = fill_panel(panels, p, held, chains, y, d, filled, phi)
-                add_product(factor, at, rows, filled, panels, p, phi, sums)
+                add_product(factor, at, rows, filled, panels, p, phi, made, sums)
             elif LANES:
                 add_moments(
                     factor, at, rows, pairs, panels[p, LAST_FEATURE], lines, coordinates, sums, offset, rows, filled
@@ -175,48 +176,40 @@ def add_sparsely(
             offset, size = panels[p, OFFSET] + k, panels[p, LAST_FEATURE]
             add_moments(picked, 0, 1, pairs, size, picked, many, sums, offset, rows, many)
         else:
-            second = weighted_moments(picked, d, many)
             for q in range(p, len(panels)):
                 if panels[q, FIRST_ROW] == panels[p, FIRST_ROW]:
-                    add_features(second, panels[q, FIRST_FEATURE], panels[q, LAST_FEATURE], k, panels[q, OFFSET], sums)
+                    first, last = panels[q, FIRST_FEATURE], panels[q, LAST_FEATURE]
+                    add_features(picked, d, many, first, last, k, panels[q, OFFSET], sums)
 
 
 @inlined
-def weighted_moments(picked: FloatArray, d: int, n: int) -> FloatArray:
-    """Moments ``Z diag(r) Z'`` of n samples Z = (1, y), which are below r in ``picked``; r is used up."""
-    z = picked[n : (d + 2) * n].reshape((d + 1, n))
-    weighted = np.empty((d + 1, n))
-    for j in range(d + 1):
-        line, source = weighted[j], z[j]
-        for t in range(n):
-            line[t] = source[t] * picked[t]
-    return np.dot(weighted, z.T)
+def moment(picked: FloatArray, a: int, b: int, n: int) -> float:
+    """The sum of ``r z_a z_b`` over n samples (1, y), which are below r in ``picked``."""
+    left, right, total = picked[(1 + a) * n : (2 + a) * n], picked[(1 + b) * n : (2 + b) * n], 0.0
+    for t in range(n):
+        total += picked[t] * left[t] * right[t]
+    return total
 
 
 @inlined
-def add_features(second: FloatArray, first: int, last: int, k: int, offset: int, sums: FloatArray) -> None:
-    """Add features ``first`` to ``last``, in the order of `fill`, of moments ``second`` (d + 1, d + 1) of (1, y).
+def add_features(
+    picked: FloatArray, d: int, n: int, first: int, last: int, k: int, offset: int, sums: FloatArray
+) -> None:
+    """Add features ``first`` to ``last``, in the order of `fill`, of n samples below r in ``picked``.
 
     They are those of row k of the panel whose sums begin at ``offset``.
     """
-    d, row = len(second) - 1, 0
-    place = sums[offset + k * (last - first) : offset + (k + 1) * (last - first)]
-    for a in range(d + 1):
-        if first <= row < last:
-            place[row - first] += second[a, 0]
-        row += 1
-    for a in range(1, d + 1):
-        if first <= row < last:
-            place[row - first] += second[a, a]
-        row += 1
-    for a in range(1, d + 1):
-        for b in range(a + 1, d + 1):
+    place, row = sums[offset + k * (last - first) : offset + (k + 1) * (last - first)], 0
+    for step in range(d + 2):
+        # 1 and y, then the squares, then the products of each with the others
+        for j in range(d + 1 if step == 0 else d if step == 1 else d + 1 - step):
             if first <= row < last:
-                place[row - first] += second[a, b]
+                a, b = (0, j) if step == 0 else (j + 1, j + 1) if step == 1 else (step - 1, step + j)
+                place[row - first] += moment(picked, a, b, n)
             row += 1
 
 
-@compiled(fastmath=CONTRACT)
+@compiled(called=False, fastmath=CONTRACT)
 def log_joint(
     x: AnyArray, start: int, n: int, filled: int, origins: FloatArray, shifts: FloatArray, forwards: FloatArray,
     diagonals: AnyArray, chains: IntArray | None, panels: IntArray, pairs: IntArray, theta: AnyArray,
@@ -264,29 +257,25 @@ def fill_panel(
 def multiply(
     theta: AnyArray, panels: IntArray, p: int, phi: AnyArray, filled: int, product: AnyArray, joint: FloatArray
 ) -> None:
-    """Add products of a panel of theta with its features to ``joint``, or put them there."""
+    """Products of a panel of theta with its features, added to those of the panels before it, into ``joint``."""
     first, rows, offset = panels[p, FIRST_ROW], panels[p, LAST_ROW] - panels[p, FIRST_ROW], panels[p, OFFSET]
     n_features, at = panels[p, LAST_FEATURE] - panels[p, FIRST_FEATURE], first * filled
-    part = theta[offset : offset + rows * n_features].reshape((rows, n_features))
-    features = phi[: n_features * filled].reshape((n_features, filled))
-    if panels[p, FIRST_FEATURE] == 0:
-        np.dot(part, features, product[at : at + rows * filled].reshape((rows, filled)))
-        convert(product, joint, at, rows * filled)
-    else:
-        place = joint[at : at + rows * filled].reshape((rows, filled))
-        place += np.dot(part, features)
+    added = panels[p, FIRST_FEATURE] > 0
+    blas.multiply(theta, offset, phi, 0, product, at, rows, n_features, filled, 0, 0, added)
+    convert(product, joint, at, rows * filled)
 
 
 @inlined
 def add_product(
-    factor: AnyArray, at: int, rows: int, filled: int, panels: IntArray, p: int, phi: AnyArray, sums: FloatArray
-) -> None:
-    """Add products of responsibilities with the features of a panel to its sums."""
-    n_features = panels[p, LAST_FEATURE] - panels[p, FIRST_FEATURE]
-    features = phi[: n_features * filled].reshape((n_features, filled))
-    product = np.dot(factor[at : at + rows * filled].reshape((rows, filled)), features.T)
-    place = sums[panels[p, OFFSET] : panels[p, OFFSET] + product.size]
-    place += product.ravel()
+    factor: AnyArray, at: int, rows: int, filled: int, panels: IntArray, p: int, phi: AnyArray, made: AnyArray,
+    sums: FloatArray,
+) -> None:  # fmt: skip
+    """Add products of responsibilities with the features of a panel, for which ``made`` has room, to its sums."""
+    n_features, offset = panels[p, LAST_FEATURE] - panels[p, FIRST_FEATURE], panels[p, OFFSET]
+    blas.multiply(factor, at, phi, 0, made, 0, rows, filled, n_features, 0, 1, 0)
+    place = sums[offset : offset + rows * n_features]
+    for v in range(len(place)):
+        place[v] += made[v]
 
 
 @compiled(fastmath=CONTRACT)
@@ -297,7 +286,7 @@ def score(
     probabilities: FloatArray,
 ) -> None:  # fmt: skip
     """Label, its probability and the log density of the rows of ``x``, and, unless it is empty, ``probabilities``."""
-    centred, y, joint, phi, top, total, power, picked, product, lines, spare = memory
+    centred, y, joint, phi, _, top, total, power, picked, product, lines, spare = memory
     for start in range(0, len(x), width):
         n = width if start + width < len(x) else len(x) - start
         filled = padded(n)

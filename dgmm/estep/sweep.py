@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dgmm.estep import blas
 from dgmm.estep.block import blocks, frozen
 from dgmm.estep.jit import CONTRACT, compiled, inlined
 from dgmm.families import Moments
@@ -77,7 +78,7 @@ def gather(
     return n
 
 
-@compiled(fastmath=CONTRACT)
+@compiled(called=False, fastmath=CONTRACT)
 def multiply(y: FloatArray, d: int, w: FloatArray, n: int, z: FloatArray) -> None:
     """Rows times their weights; by itself, since as a part of another its loop takes twice as long for few features."""
     for i in range(n):
@@ -88,15 +89,14 @@ def multiply(y: FloatArray, d: int, w: FloatArray, n: int, z: FloatArray) -> Non
 
 @inlined
 def absorb(
-    y: FloatArray, rows: FloatArray, d: int, weights: FloatArray | None, w: FloatArray, n: int, z: FloatArray,
-    weighted_rows: FloatArray, lanes: FloatArray, width: int, low: FloatArray, high: FloatArray, count: float,
-    origin: FloatArray, offset: FloatArray, scatter: FloatArray,
+    y: FloatArray, d: int, weights: FloatArray | None, w: FloatArray, n: int, z: FloatArray, lanes: FloatArray,
+    width: int, product: FloatArray, low: FloatArray, high: FloatArray, count: float, origin: FloatArray,
+    offset: FloatArray, scatter: FloatArray,
 ) -> float:  # fmt: skip
     """Merge ``n`` rows ``y``, which are centred, into moments about ``origin + offset``; returns the new count.
 
-    ``z`` is memory for rows times their weights ``w``, if there are ``weights``; ``rows`` and ``weighted_rows`` are
-    the same memories in the shape of rows. ``lanes`` is memory for six numbers of each feature of several rows, in all
-    a ``width`` each.
+    ``z`` is memory for rows times their weights ``w``, if there are ``weights``, ``lanes`` memory for six numbers of
+    each feature of several rows, in all a ``width`` each, and ``product`` memory for a scatter matrix.
     """
     many = width // d
     full = -(-n // many) * many
@@ -148,10 +148,10 @@ def absorb(
     for j in range(width):
         low[j % d] = least[j] if least[j] < low[j % d] else low[j % d]
         high[j % d] = most[j] if most[j] > high[j % d] else high[j % d]
-    factors = rows
+    factors = y
     if weights is not None:
-        factors = weighted_rows
-    product = np.dot(factors[:n].T, rows[:n])
+        factors = z
+    blas.multiply(factors, 0, y, 0, product, 0, d, n, d, 1, 0, 0)
     share = weight / (count + weight)
     for j in range(d):
         if count == 0.0:
@@ -164,16 +164,15 @@ def absorb(
     for a in range(d):
         factor = count * share * mean[a]
         for b in range(d):
-            scatter[a * d + b] += product[a, b] + factor * mean[b]
+            scatter[a * d + b] += product[a * d + b] + factor * mean[b]
     return count + weight
 
 
 @compiled(fastmath=CONTRACT)
 def sweep(
     x: AnyArray, d: int, weights: FloatArray | None, held: BoolArray | None, marginal: bool, roles: NDArray[np.int8],
-    tile: FloatArray, rows: FloatArray, heavy: FloatArray, heavy_rows: FloatArray, w: FloatArray, lanes: FloatArray,
-    low: FloatArray, high: FloatArray, counts: FloatArray, origins: FloatArray, offsets: FloatArray,
-    scatters: FloatArray,
+    tile: FloatArray, heavy: FloatArray, w: FloatArray, lanes: FloatArray, product: FloatArray, low: FloatArray,
+    high: FloatArray, counts: FloatArray, origins: FloatArray, offsets: FloatArray, scatters: FloatArray,
 ) -> None:  # fmt: skip
     """Add the rows of ``x`` (n * d,) to what is known of those that are fitted and of those that are held out.
 
@@ -187,11 +186,10 @@ def sweep(
         What becomes of each row goes there.
     tile, heavy : ndarray, shape (rows * d,)
         Memory for a tile and the rows that fill up its last lanes, and for these times their weights, if they have any.
-    rows, heavy_rows : ndarray, shape (rows, d)
-        The same memories.
     w : ndarray, shape (rows,)
         Memory for their weights.
     lanes : ndarray, shape (6 * rows of a lane * d,)
+    product : ndarray, shape (d * d,)
         Memory.
     low, high, origins, offsets : ndarray, shape (2 * d,)
     counts : ndarray, shape (2,)
@@ -206,8 +204,8 @@ def sweep(
             if n > 0:
                 a, b = part * d, (part + 1) * d
                 counts[part] = absorb(
-                    tile, rows, d, weights, w, n, heavy, heavy_rows, lanes, len(lanes) // 6, low[a:b], high[a:b],
-                    counts[part], origins[a:b], offsets[a:b], scatters[a * d : b * d],
+                    tile, d, weights, w, n, heavy, lanes, len(lanes) // 6, product, low[a:b], high[a:b], counts[part],
+                    origins[a:b], offsets[a:b], scatters[a * d : b * d],
                 )  # fmt: skip
 
 
@@ -255,14 +253,14 @@ def swept(x: AnyArray, weights: FloatArray | None, held: BoolArray | None, *, ma
     origins, offsets, scatters = np.zeros((2, d)), np.zeros((2, d)), np.zeros((2, d, d))
     w = None if weights is None else frozen(np.ascontiguousarray(weights, dtype=np.float64))
     out = None if held is None else frozen(held)
-    tile, lanes = np.empty((width + LANES, d)), np.empty((6, rows * d))
-    heavy = np.empty((0 if weights is None else len(tile), d))
-    flat = [a.reshape(-1) for a in (lanes, low, high, counts, origins, offsets, scatters)]
+    tile, lanes, product = np.empty((width + LANES) * d), np.empty(6 * rows * d), np.empty(d * d)
+    heavy, of_tile = np.empty(0 if weights is None else len(tile)), np.empty(width + LANES)
+    found = [a.reshape(-1) for a in (low, high, counts, origins, offsets, scatters)]
     for place, block in blocks(x, d, width):
         its_weights, its_held = None if w is None else w[place], None if out is None else out[place]
         sweep(
-            block.reshape(-1), d, its_weights, its_held, marginal, roles[place], tile.reshape(-1), tile,
-            heavy.reshape(-1), heavy, np.empty(len(tile)), *flat,
+            block.reshape(-1), d, its_weights, its_held, marginal, roles[place], tile, heavy, of_tile, lanes, product,
+            *found,
         )  # fmt: skip
     for scatter in scatters[: 1 if held is None else 2]:
         for a in range(1, d):
