@@ -187,13 +187,19 @@ def buffers(
 ) -> kernel.Buffers:
     """Everything that slices of ``width`` samples need; to be kept, since fresh memory costs as much as the work."""
     width = vectors.padded(width)
-    centred, y, joint, top, total, picked = (
-        aligned(size * width) for size in (in_columns(d), n_stacks * (d + 1), n_rows, 1, 1, 2 * (d + 1))
+    centred, y, joint, top, total = (
+        aligned(size * width) for size in (in_columns(d), n_stacks * (d + 1), n_rows, 1, 1)
     )
+    picked = aligned(picked_out(d, width))
     product, lines = (double if dtype == double.dtype else aligned(double.size, dtype) for double in (joint, y))
     features, made = aligned(n_features * width, dtype), np.empty(n_rows * n_features, dtype)
     hidden = np.empty(2 * n_rows * width * linked)
     return centred, y, joint, features, made, top, total, np.empty(width, np.int64), picked, product, lines, hidden
+
+
+def picked_out(d: int, width: int) -> int:
+    """Numbers that samples picked out of a slice take: with moments of these, where BLAS makes them."""
+    return 2 * (d + 1) * width if vectors.LANES else (3 * width + d + 1) * (d + 1)
 
 
 def in_columns(d: int) -> int:
@@ -288,8 +294,9 @@ class Compiled:
     def buffer_bytes(self, plan: Plan) -> int:
         """Bytes of the buffers of one thread, of pairs, and of a block that is converted, for any samples."""
         d, n, width = plan.n_features, plan.n_rows, slice_width(plan)
-        lines = in_columns(d) + len(plan.stacks) * (d + 1) + n * (1 if plan.links is None else 3) + 3 + 2 * (d + 1)
+        lines = in_columns(d) + len(plan.stacks) * (d + 1) + n * (1 if plan.links is None else 3) + 3
         in_products = built(plan) + (n + len(plan.stacks) * (d + 1)) * (plan.dtype.itemsize < 8)
-        held = vectors.padded(width) * (8 * lines + plan.dtype.itemsize * in_products)
+        padded = vectors.padded(width)
+        held = padded * (8 * lines + plan.dtype.itemsize * in_products) + 8 * picked_out(d, padded)
         held += plan.dtype.itemsize * n * built(plan)
         return held + 16 * n_pairs(plan) + max(CONVERTED_BYTES, 8 * d * width)

@@ -176,36 +176,38 @@ def add_sparsely(
             offset, size = panels[p, OFFSET] + k, panels[p, LAST_FEATURE]
             add_moments(picked, 0, 1, pairs, size, picked, many, sums, offset, rows, many)
         else:
+            second = weighted_moments(picked, d, many)
             for q in range(p, len(panels)):
                 if panels[q, FIRST_ROW] == panels[p, FIRST_ROW]:
                     first, last = panels[q, FIRST_FEATURE], panels[q, LAST_FEATURE]
-                    add_features(picked, d, many, first, last, k, panels[q, OFFSET], sums)
+                    add_features(second, d, first, last, k, panels[q, OFFSET], sums)
 
 
 @inlined
-def moment(picked: FloatArray, a: int, b: int, n: int) -> float:
-    """The sum of ``r z_a z_b`` over n samples (1, y), which are below r in ``picked``."""
-    left, right, total = picked[(1 + a) * n : (2 + a) * n], picked[(1 + b) * n : (2 + b) * n], 0.0
-    for t in range(n):
-        total += picked[t] * left[t] * right[t]
-    return total
+def weighted_moments(picked: FloatArray, d: int, n: int) -> FloatArray:
+    """Moments ``Z diag(r) Z'`` of n samples Z = (1, y), which are below r in ``picked``, flat at the end of it."""
+    size = (d + 1) * n
+    for j in range(d + 1):
+        for t in range(n):
+            picked[n + size + j * n + t] = picked[n + j * n + t] * picked[t]
+    end = len(picked) - (d + 1) * (d + 1)
+    blas.multiply(picked, n + size, picked, n, picked, end, d + 1, n, d + 1, 0, 1, 0)
+    return picked[end:]
 
 
 @inlined
-def add_features(
-    picked: FloatArray, d: int, n: int, first: int, last: int, k: int, offset: int, sums: FloatArray
-) -> None:
-    """Add features ``first`` to ``last``, in the order of `fill`, of n samples below r in ``picked``.
+def add_features(second: FloatArray, d: int, first: int, last: int, k: int, offset: int, sums: FloatArray) -> None:
+    """Add features ``first`` to ``last``, in the order of `fill`, of flat moments ``second`` (d + 1, d + 1) of (1, y).
 
     They are those of row k of the panel whose sums begin at ``offset``.
     """
     place, row = sums[offset + k * (last - first) : offset + (k + 1) * (last - first)], 0
     for step in range(d + 2):
-        # 1 and y, then the squares, then the products of each with the others
+        # those with 1, then the squares, then the products of each with those after it
         for j in range(d + 1 if step == 0 else d if step == 1 else d + 1 - step):
             if first <= row < last:
                 a, b = (0, j) if step == 0 else (j + 1, j + 1) if step == 1 else (step - 1, step + j)
-                place[row - first] += moment(picked, a, b, n)
+                place[row - first] += second[a * (d + 1) + b]
             row += 1
 
 
