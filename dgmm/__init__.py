@@ -9,6 +9,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dgmm.homes import from_homes
+
 if TYPE_CHECKING:
     from dgmm import datasets, plot
     from dgmm.api import em_path, ingest, merge, predict, sample, score, select, train, update, verify
@@ -56,21 +58,24 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {
-    "api": ("em_path", "ingest", "merge", "predict", "sample", "score", "select", "train", "update", "verify"),
-    "errors": (
-        "CollapseError",
-        "DgmmError",
-        "InputError",
-        "InsufficientMemoryError",
-        "OutputExistsError",
-        "ReadError",
-    ),
-    "estimators": ("BayesianGaussianMixture", "GaussianMixture", "GaussianMixtureClassifier"),
-    "mixture": ("Mixture",),
-    "fits": ("Fit", "Selection"),
-    "store": ("load", "save"),
-}
+_find = from_homes(
+    __name__,
+    {
+        "api": ("em_path", "ingest", "merge", "predict", "sample", "score", "select", "train", "update", "verify"),
+        "errors": (
+            "CollapseError",
+            "DgmmError",
+            "InputError",
+            "InsufficientMemoryError",
+            "OutputExistsError",
+            "ReadError",
+        ),
+        "estimators": ("BayesianGaussianMixture", "GaussianMixture", "GaussianMixtureClassifier"),
+        "mixture": ("Mixture",),
+        "fits": ("Fit", "Selection"),
+        "store": ("load", "save"),
+    },
+)
 
 
 def __dir__() -> list[str]:
@@ -79,9 +84,4 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """Import on first use: scikit-learn, zarr and xarray together take seconds."""
-    if name in ("datasets", "plot"):
-        return import_module(f"dgmm.{name}")
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"dgmm.{module}"), name)
-    raise AttributeError(f"module 'dgmm' has no attribute {name!r}")
+    return import_module(f"dgmm.{name}") if name in ("datasets", "plot") else _find(name)

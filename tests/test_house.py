@@ -12,10 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: The rooms, each of which may import those above it, and what is in each, in the same order.
 HOUSE: dict[str, str] = {
+    "homes": "",
     "types": "", "errors": "", "blas": "", "devices": "", "waits": "", "progress": "", "rows": "", "transform": "",
     "families": "frame statistics features prior base cholesky gaussian conjugate full diag tied spherical aligned "
     "orientation ellipsoids loadings factors independent gamma poisson noise student",
-    "estep": "jit block hashes vectors posterior columns registers features shares kernel sweep stacks marginals "
+    "estep": "jit block hashes vectors gemm posterior columns registers features shares kernel sweep stacks marginals "
     "plan totals compiled plain device programs placed incomplete",
     "mixture": "", "matching": "",
     "data": "repositories retries runs paths grid persisted cf units layout picks likeness decoded codecs chunks "
@@ -180,6 +181,14 @@ def test_a_fit_does_without_what_takes_long_to_load() -> None:
     code = (
         "import sys, dgmm; dgmm.select(dgmm.datasets.old_faithful(), [2]); "
         "print(*{'sklearn', 'distributed', 'prefect', 'matplotlib'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_who_fits_an_array_loads_neither_what_scores_nor_the_arrays_of_dask() -> None:
+    code = (
+        "import sys, numpy, dgmm; dgmm.train(numpy.random.default_rng(0).standard_normal((99, 2)), 1); "
+        "print(*{'dask.array', 'dgmm.scoring', 'dgmm.prediction', 'dgmm.sampling'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 

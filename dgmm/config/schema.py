@@ -53,15 +53,19 @@ def _choices(schema: dict[str, Any]) -> list[str]:
     return [*schema.get("enum", ()), *(name for part in parts for name in _choices(part))]
 
 
-def settings_of(model: type[Settings], within: str = "") -> Iterator[Setting]:
+def settings_of(model: type[Settings]) -> tuple[Setting, ...]:
     """Every setting of a model and of its parts."""
-    schemas = model.model_json_schema()["properties"]
+    whole = model.model_json_schema()
+    return tuple(_settings(model, whole, whole.get("$defs", {}), ""))
+
+
+def _settings(model: type[Settings], schema: dict[str, Any], parts: dict[str, Any], within: str) -> Iterator[Setting]:
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Settings):
-            yield from settings_of(kind, f"{within}{name}.")
+            yield from _settings(kind, parts[kind.__name__], parts, f"{within}{name}.")
         else:
-            yield Setting(within + name, field, schemas[name])
+            yield Setting(within + name, field, schema["properties"][name])
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:

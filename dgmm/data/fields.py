@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array
 import numpy as np
 import xarray as xr
 
 from dgmm.data.chunks import Stored
 from dgmm.data.grid import Region
-from dgmm.data.persisted import Block, Handed, fetched, futures_in
+from dgmm.data.persisted import Block, Handed, fetched, futures_in, is_lazy
 from dgmm.data.picks import Pick
 from dgmm.types import AnyArray
+
+if TYPE_CHECKING:
+    import dask.array
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Field:
         part = self.array[region]
         if isinstance(part, xr.Variable):
             part = part.data
-        if isinstance(part, dask.array.Array):
+        if is_lazy(part):
             # inside a task of ours: whoever called has the other threads
             part = fetched(part, self.futures) if self.futures else part.compute(scheduler="synchronous")
         return unmasked(part)
@@ -88,7 +90,7 @@ class Field:
     def lazy(self) -> dask.array.Array | None:
         """The Dask array that is read, if it is one."""
         array = getattr(self.array, "_data", self.array)
-        return array if isinstance(array, dask.array.Array) else None
+        return array if is_lazy(array) else None
 
     @cached_property
     def futures(self) -> tuple[Any, ...]:

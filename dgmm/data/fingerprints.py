@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import dask.array
 import numpy as np
 import xarray as xr
 import zarr
@@ -21,6 +20,7 @@ from dgmm.data.chunks import Stored
 from dgmm.data.fields import Field
 from dgmm.data.grid import Region
 from dgmm.data.parquet import Column
+from dgmm.data.persisted import is_lazy
 from dgmm.data.retries import listed
 from dgmm.data.samples import Samples
 from dgmm.data.stores import awaited, is_listed
@@ -188,7 +188,7 @@ def _of_field(field: Field, listing: Listing | None) -> Iterator[tuple[str, str]
     stored = _stored_array(field)
     if isinstance(data, np.ndarray):
         yield "contents", _contents(data)
-    elif isinstance(data, dask.array.Array):
+    elif is_lazy(data):
         yield "Dask graph", str(data.name)
     elif stored is not None:
         attributes = json.dumps(dict(stored.attrs), sort_keys=True, default=str)

@@ -7,9 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
-import dask.array
 import numpy as np
 import xarray as xr
 import zarr
@@ -25,6 +24,7 @@ from dgmm.data.groups import dataset_of
 from dgmm.data.labels import Labels
 from dgmm.data.layout import Layout, shortened
 from dgmm.data.parquet import is_parquet
+from dgmm.data.persisted import is_lazy
 from dgmm.data.samples import Samples
 from dgmm.data.stores import open_store
 from dgmm.data.variables import (
@@ -40,22 +40,18 @@ from dgmm.data.variables import (
 from dgmm.errors import InputError, one_line
 from dgmm.types import Decoder, MissingChunks
 
+if TYPE_CHECKING:
+    import dask.array
+
 #: Who decodes the chunks of a store that is opened by its path, as settings of zarr.
 DECODERS: dict[Decoder, dict[str, str]] = {"zarr": {}, "zarrs": {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}}
 #: In the place of a variable's name, weights by the area of the cells; a variable that is called like that is itself.
 AREA = "area"
 #: What can be handed in as data.
-Weights = str | xr.DataArray | zarr.Array[Any] | dask.array.Array | np.ndarray[Any, Any]
+Weights: TypeAlias = "str | xr.DataArray | zarr.Array[Any] | dask.array.Array | np.ndarray[Any, Any]"
 Source: TypeAlias = (
-    str
-    | os.PathLike[str]
-    | zarr.Array[Any]
-    | xr.Dataset
-    | xr.DataArray
-    | xr.DataTree
-    | dask.array.Array
-    | np.ndarray[Any, Any]
-    | Frame
+    "str | os.PathLike[str] | zarr.Array[Any] | xr.Dataset | xr.DataArray | xr.DataTree | dask.array.Array"
+    " | np.ndarray[Any, Any] | Frame"
 )
 
 
@@ -124,7 +120,7 @@ def open_samples(
         found, feature_dim, like = _as_dataset(found, variables, feature_dim, like)
     if isinstance(found.data, xr.Dataset):
         return _of_dataset(found, variables, feature_dim, weights, labels, like)
-    if not isinstance(found.data, (zarr.Array, dask.array.Array, np.ndarray)):
+    if not is_lazy(found.data) and not isinstance(found.data, (zarr.Array, np.ndarray)):
         raise InputError(f"cannot read samples from a {type(source).__name__}: hand in a Zarr store, array or dataset")
     name = found.name
     if variables is not None:
@@ -312,7 +308,7 @@ def _beside(samples: Samples, what: str, weights: Any, field: Field | None) -> F
             if fits and ours is not None and theirs is not None and not ours.equals(theirs):
                 raise InputError(f"{what} and {samples.name} differ in their coordinate {dim!r}: align them first")
     else:
-        array = weights if isinstance(weights, (zarr.Array, dask.array.Array)) else unmasked(weights)
+        array = weights if is_lazy(weights) or isinstance(weights, zarr.Array) else unmasked(weights)
         stored = Stored.of(array, what, str(array.store)) if isinstance(array, zarr.Array) else None
         field = Field(array, samples.dims, chunks_of(what, array), stored)
         fits = tuple(array.shape) == samples.grid.shape

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import dask.array
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -21,6 +20,7 @@ from dgmm.data.chunks import Stored
 from dgmm.data.fields import Field
 from dgmm.data.grid import Grid
 from dgmm.data.layout import Layout, Span, as_numbers, comparable, shortened
+from dgmm.data.persisted import is_lazy
 from dgmm.data.samples import Samples
 from dgmm.data.stores import awaited, obstore_errors
 from dgmm.errors import InputError
@@ -155,7 +155,7 @@ def field_of(name: str, v: xr.Variable, origin: Callable[[], Stored]) -> Field:
     dims = tuple(map(str, v.dims))
     if isinstance(v._data, np.ndarray):
         return Field(v.to_numpy(), dims, None)
-    return Field(v, dims, chunks_of(name, v), None if isinstance(v._data, dask.array.Array) else origin())
+    return Field(v, dims, chunks_of(name, v), None if is_lazy(v._data) else origin())
 
 
 def check_numeric(variable: str, name: str, field: Field) -> None:
@@ -289,12 +289,12 @@ def copying_bytes(coords: xr.Dataset) -> int:
 def chunks_of(name: str, array: Any) -> tuple[int, ...] | None:
     """Chunk lengths of an array; the largest where they are irregular, the shards where there are any."""
     if isinstance(array, xr.Variable):
-        if isinstance(array._data, dask.array.Array):
+        if is_lazy(array._data):
             array = array._data
         else:
             stored = stored_chunks(array)
             return tuple(min(stored.get(dim, n), n) for dim, n in array.sizes.items()) if stored else None
-    if isinstance(array, dask.array.Array):
+    if is_lazy(array):
         if any(np.isnan(c) for axis in array.chunks for c in axis):
             raise InputError(f"{name} has chunks of unknown size: call compute_chunk_sizes() first")
         return tuple(int(max(axis)) if axis else 1 for axis in array.chunks)

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from dgmm.estep import blas
+from dgmm.estep import gemm
 from dgmm.estep.columns import convert
 from dgmm.estep.features import fill_chain, logarithms, transform
 from dgmm.estep.jit import CONTRACT, compiled, inlined
@@ -191,7 +191,7 @@ def weighted_moments(picked: FloatArray, d: int, n: int) -> FloatArray:
         for t in range(n):
             picked[n + size + j * n + t] = picked[n + j * n + t] * picked[t]
     end = len(picked) - (d + 1) * (d + 1)
-    blas.multiply(picked, n + size, picked, n, picked, end, d + 1, n, d + 1, 0, 1, 0)
+    gemm.multiply(picked, n + size, picked, n, picked, end, d + 1, n, d + 1, 0, 1, 0)
     return picked[end:]
 
 
@@ -263,7 +263,7 @@ def multiply(
     first, rows, offset = panels[p, FIRST_ROW], panels[p, LAST_ROW] - panels[p, FIRST_ROW], panels[p, OFFSET]
     n_features, at = panels[p, LAST_FEATURE] - panels[p, FIRST_FEATURE], first * filled
     added = panels[p, FIRST_FEATURE] > 0
-    blas.multiply(theta, offset, phi, 0, product, at, rows, n_features, filled, 0, 0, added)
+    gemm.multiply(theta, offset, phi, 0, product, at, rows, n_features, filled, 0, 0, added)
     convert(product, joint, at, rows * filled)
 
 
@@ -274,7 +274,7 @@ def add_product(
 ) -> None:  # fmt: skip
     """Add products of responsibilities with the features of a panel, for which ``made`` has room, to its sums."""
     n_features, offset = panels[p, LAST_FEATURE] - panels[p, FIRST_FEATURE], panels[p, OFFSET]
-    blas.multiply(factor, at, phi, 0, made, 0, rows, filled, n_features, 0, 1, 0)
+    gemm.multiply(factor, at, phi, 0, made, 0, rows, filled, n_features, 0, 1, 0)
     place = sums[offset : offset + rows * n_features]
     for v in range(len(place)):
         place[v] += made[v]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dgmm.estep import blas
+from dgmm.estep import gemm
 from dgmm.estep.block import blocks, frozen
 from dgmm.estep.jit import CONTRACT, compiled, inlined
 from dgmm.families import Moments
@@ -151,7 +151,7 @@ def absorb(
     factors = y
     if weights is not None:
         factors = z
-    blas.multiply(factors, 0, y, 0, product, 0, d, n, d, 1, 0, 0)
+    gemm.multiply(factors, 0, y, 0, product, 0, d, n, d, 1, 0, 0)
     share = weight / (count + weight)
     for j in range(d):
         if count == 0.0:
