@@ -114,7 +114,7 @@ class AndersonState:
         """On from here: by extrapolation, if the last points tell where to."""
         value, mixture = point.objective, point.mixture
         noise = NOISE * max(abs(value), 1.0)
-        image = point.maximise()
+        image = point.image
         # sums in coordinates of their own do not say what an EM step gains: not more than the step before
         known = not point.statistics.local.any()
         gain = expected_gain(point, image) if known else value - self.value

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from dgmm.em.anderson import to_vector
-from dgmm.em.mstep import Accumulate, Evaluated, Ground
+from dgmm.em.mstep import Accumulate, Evaluated, Ground, find_images
 from dgmm.em.plain import NEGLIGIBLE, HardState, Method, PlainState
 from dgmm.em.scoring import accelerated
 from dgmm.errors import CollapseError
@@ -123,9 +123,17 @@ class Ascent:
         before = max(self.trajectory[: (len(self.trajectory) + 1) // 2])
         return 2 * max(self.remaining_gain, self.objective - before)
 
+    def evaluated(self, statistics: SufficientStatistics) -> Evaluated:
+        """The proposal with what was said of it."""
+        return Evaluated.of(self.proposal, statistics, self.ground)
+
     def update(self, statistics: SufficientStatistics) -> None:
         """Go on from what was said of the proposal."""
-        point = Evaluated.of(self.proposal, statistics, self.ground)
+        self.go_on(self.evaluated(statistics))
+
+    def go_on(self, point: Evaluated) -> None:
+        """Go on from the proposal that was evaluated."""
+        statistics = point.statistics
         self.trajectory.append(point.objective)
         if point.objective > self.objective:
             self.best = point
@@ -180,12 +188,20 @@ class Climber(Protocol):
 def climb(ascents: Sequence[Climber], accumulate: Accumulate, max_iter: int) -> Iterator[Pass]:
     """Evaluate the proposals of all ascents in one pass, until all have arrived; yields after every pass.
 
-    The consumer may take an ascent out by setting `abandoned`.
+    Their M-steps are found together where they can be. The consumer may take an ascent out by setting `abandoned`.
     """
     for number in range(1, max_iter + 1):
         alive = [i for i, a in enumerate(ascents) if not a.done]
         if not alive:
             return
+        points: list[tuple[Ascent, Evaluated]] = []
         for i, statistics in zip(alive, accumulate([ascents[i].proposal for i in alive]), strict=True):
-            ascents[i].update(statistics)
+            ascent = ascents[i]
+            if isinstance(ascent, Ascent):
+                points.append((ascent, ascent.evaluated(statistics)))
+            else:
+                ascent.update(statistics)
+        find_images([point for _, point in points])
+        for ascent, point in points:
+            ascent.go_on(point)
         yield Pass(number, tuple(alive))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from dgmm.errors import CollapseError
-from dgmm.estep import SOFT, Sharing
-from dgmm.families import Frame, Moments, Noise, Prior, SufficientStatistics
+from dgmm.estep import SOFT, Sharing, together
+from dgmm.families import Frame, Moments, Noise, Prior, SufficientStatistics, proportions
 from dgmm.mixture import LEAST_WEIGHT, Mixture
 from dgmm.rows import Rows
 
@@ -104,9 +104,21 @@ class Evaluated:
         prior = self.ground.prior
         return self.log_likelihood + (0.0 if prior is None else prior.log_density(self.mixture.components))
 
-    def maximise(self) -> Mixture:
-        """The mixture after an M-step."""
+    @cached_property
+    def image(self) -> Mixture:
+        """The mixture after an M-step.
+
+        Raises
+        ------
+        CollapseError
+        """
         return maximise(self.mixture, self.statistics, self.ground)
+
+    @property
+    def separate(self) -> bool:
+        """Whether the M-step of one component knows nothing of the others, nor of what mixture they are."""
+        ground = self.ground
+        return self.mixture.family.separate and ground.prior is None and not ground.fixed and self.mixture.noise is None
 
     def in_data_units(self) -> Mixture:
         """The mixture in the data's units."""
@@ -136,6 +148,32 @@ def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground)
     made = holding(Mixture(mixture.family, weights, components), mixture, fixed)
     noise = mixture.noise
     return made if noise is None else made.beside(noise.weighing(of_noise))
+
+
+def find_images(points: Sequence[Evaluated]) -> None:
+    """Find the `image` of each point: those on one ground whose components have nothing in common by one M-step.
+
+    They have the bits that they have alone. Where any of them collapses, all are left to be found one by one.
+    """
+    groups: dict[tuple[str, int], list[Evaluated]] = {}
+    for point in points:
+        if point.separate:
+            groups.setdefault((point.mixture.family.name, id(point.ground)), []).append(point)
+    for group in groups.values():
+        if len(group) == 1:
+            continue
+        sums = np.concatenate([point.statistics.sums for point in group])
+        local = np.concatenate([point.statistics.local for point in group])
+        whole = SufficientStatistics(np.nan, sum(point.statistics.count for point in group), sums, local)
+        try:
+            made = maximise(together([point.mixture for point in group]), whole, group[0].ground)
+        except CollapseError:
+            continue
+        stop = np.cumsum([point.mixture.n_components for point in group]).tolist()
+        for point, first, last in zip(group, [0, *stop], stop, strict=False):
+            components = made.family.taken(made.components, slice(first, last))
+            # where its property keeps it
+            vars(point)["image"] = Mixture(made.family, proportions(point.statistics.sums[:, 0]), components)
 
 
 def holding(mixture: Mixture, held: Mixture, fixed: Collection[str]) -> Mixture:

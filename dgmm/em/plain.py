@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -60,8 +61,8 @@ class PlainState:
 
     def step(self, point: Evaluated) -> tuple[PlainState, Proposal]:
         """The state after an evaluation, and the M-step."""
-        after = replace(self, values=(*self.values[-3:], point.objective))
-        return after, Proposal(point.maximise(), aitken(after.values))
+        after = PlainState((*self.values[-3:], point.objective))
+        return after, Proposal(point.image, aitken(after.values))
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class HardState:
         sums = point.statistics.sums
         settled = self.sums is not None and np.array_equal(self.sums, sums)
         after = HardState((*self.values[-3:], point.objective), sums)
-        return after, Proposal(point.maximise(), 0.0 if settled else aitken(after.values))
+        return after, Proposal(point.image, 0.0 if settled else aitken(after.values))
 
 
 def aitken(values: Sequence[float]) -> float:
@@ -100,11 +101,12 @@ def aitken(values: Sequence[float]) -> float:
 
     Böhning et al. (1994), with the slower of the last two rates: early gains shrink faster than late ones.
     """
-    gains = np.abs(np.diff(values[-4:]))  # with a floor on the covariances EM may also creep downwards
-    noise = NOISE * max(abs(values[-1]), 1.0)
-    if len(gains) > 1 and (gains[-2:] <= noise).all():
+    last = values[-4:]
+    gains = [abs(b - a) for a, b in pairwise(last)]  # with a floor on the covariances EM may also creep downwards
+    noise = NOISE * max(abs(last[-1]), 1.0)
+    if len(gains) > 1 and all(gain <= noise for gain in gains[-2:]):
         return 0.0
-    if len(gains) < 3 or (gains <= noise).any():
+    if len(gains) < 3 or any(gain <= noise for gain in gains):
         return np.inf
     rate = max(gains[-1] / gains[-2], gains[-2] / gains[-3])
     return float(gains[-1] * rate / (1 - rate)) if rate < 1 else np.inf

@@ -18,7 +18,7 @@ from dgmm.families.features import GAUSSIAN_CHAIN, FeatureMap, pack_second
 from dgmm.families.frame import Frame, FrameKind, Moments, apply_linear, make_frame
 from dgmm.families.full import Full
 from dgmm.families.gamma import LOGARITHMIC_CHAIN, Gamma, Gammas
-from dgmm.families.gaussian import GaussianFamily, Gaussians
+from dgmm.families.gaussian import GaussianFamily, Gaussians, proportions
 from dgmm.families.noise import NOISE, Noise
 from dgmm.families.poisson import Poisson, Rates
 from dgmm.families.prior import Prior
@@ -60,6 +60,7 @@ __all__ = [
     "make_frame",
     "names",
     "pack_second",
+    "proportions",
     "register",
     "with_hidden",
 ]

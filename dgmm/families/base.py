@@ -208,7 +208,7 @@ class Family(ABC):
         """Regularisation that is a share of the data's own extent, so that ``fit(c x) = c fit(x)``."""
         return reg_covar * moments.covariance
 
-    def taken(self, components: Any, order: IntArray) -> Any:
+    def taken(self, components: Any, order: IntArray | slice) -> Any:
         """Some of the components, in an order."""
         arrays = {
             name: v[order] if dims[:1] == ("component",) else v for name, (dims, v) in self.arrays(components).items()

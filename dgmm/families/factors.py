@@ -180,7 +180,7 @@ class Factors(Full):
         means = held.means if "means" in fixed else components.means
         return replace(held if "covariances" in fixed else components, means=means)
 
-    def taken(self, components: Gaussians, order: IntArray) -> Gaussians:
+    def taken(self, components: Gaussians, order: IntArray | slice) -> Gaussians:
         """Some of the components, in an order."""
         assert isinstance(components, Analysers)
         c = components

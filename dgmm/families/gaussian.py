@@ -62,11 +62,16 @@ class Gaussians(Sendable):
         return {}
 
 
+def proportions(counts: FloatArray) -> FloatArray:
+    """Weights (K,) of components that have so many samples; none is zero."""
+    return np.maximum(counts / counts.sum(), VANISHED)
+
+
 def first_moments(statistics: SufficientStatistics, reference: Gaussians) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Weights (K,), counts safe to divide by (K,) and mean features (K, d) in the coordinates of the sums."""
     d = reference.means.shape[1]
     counts = statistics.sums[:, 0]
-    weights = np.maximum(counts / counts.sum(), VANISHED)
+    weights = proportions(counts)
     safe = np.where(counts > VANISHED, counts, 1.0)
     return weights, safe, statistics.sums[:, 1 : d + 1] / safe[:, None]
 
@@ -252,7 +257,7 @@ class GaussianFamily(Family):
         """Component means, shape (K, d)."""
         return components.means
 
-    def taken(self, components: Gaussians, order: IntArray) -> Gaussians:
+    def taken(self, components: Gaussians, order: IntArray | slice) -> Gaussians:
         """Some of the components, in an order."""
         return Gaussians(components.means[order], components.factors if self.shared else components.factors[order])
 

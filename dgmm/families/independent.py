@@ -9,7 +9,7 @@ import numpy as np
 
 from dgmm.errors import InputError
 from dgmm.families.base import Family
-from dgmm.families.gaussian import VANISHED
+from dgmm.families.gaussian import VANISHED, proportions
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import BoolArray, FloatArray
 
@@ -36,7 +36,7 @@ class Independent(Family):
 def first_sums(statistics: SufficientStatistics) -> tuple[FloatArray, BoolArray, FloatArray]:
     """Weights (K,), which components have no rows at all (K, 1), and counts safe to divide by (K, 1)."""
     counts = statistics.sums[:, 0]
-    weights = np.maximum(counts / counts.sum(), VANISHED)
+    weights = proportions(counts)
     gone = (counts <= VANISHED)[:, None]
     return weights, gone, np.where(gone, 1.0, counts[:, None])
 

@@ -23,7 +23,7 @@ from dgmm.families.features import PRODUCTS, SQUARES, FeatureMap
 from dgmm.families.frame import Moments
 from dgmm.families.full import Full
 from dgmm.families.gamma import gap_of, shapes_of
-from dgmm.families.gaussian import LOG_2PI, VANISHED, GaussianFamily, Gaussians
+from dgmm.families.gaussian import LOG_2PI, VANISHED, GaussianFamily, Gaussians, proportions
 from dgmm.families.prior import Centred
 from dgmm.families.statistics import SufficientStatistics
 from dgmm.types import AnyArray, FloatArray, IntArray, Sendable
@@ -149,7 +149,6 @@ class Student(Family):
         These solve ``log(nu / 2) - digamma(nu / 2) = -mean(log u - u + 1)``.
         """
         counts, weighted, logs = statistics.sums[:, 0], statistics.sums[:, -2], statistics.sums[:, -1]
-        weights = np.maximum(counts / counts.sum(), VANISHED)
         gone = counts <= VANISHED
         safe = np.where(gone, 1.0, counts)
         _, found = self.limit.maximise(_as_gaussian(statistics), reference.gaussians, moments, floor)
@@ -161,7 +160,7 @@ class Student(Family):
         known = ~gone & (logs != 0)
         degrees = np.clip(2 * shapes_of(np.where(known, -logs / safe, 1.0)), LEAST_DEGREES, MOST_DEGREES)
         degrees = np.where(known, degrees, reference.degrees) if self.given is None else reference.degrees
-        return weights, Students.of(self.limit.scaled(found, means_of_u), degrees)
+        return proportions(counts), Students.of(self.limit.scaled(found, means_of_u), degrees)
 
     def spread(self, n_components: int, moments: Moments, floor: FloatArray) -> Students:
         """Copies of the data's own mean and covariance, where EM begins."""
@@ -187,7 +186,7 @@ class Student(Family):
         """With means, scale matrices or both of the others."""
         return Students.of(self.limit.holding(components.gaussians, held.gaussians, fixed), components.degrees)
 
-    def taken(self, components: Students, order: IntArray) -> Students:
+    def taken(self, components: Students, order: IntArray | slice) -> Students:
         """Some of the components, in an order; there may be none."""
         return Students.of(self.limit.taken(components.gaussians, order), components.degrees[order])
 

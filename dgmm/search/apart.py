@@ -14,13 +14,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from dgmm.em import Evaluated, Ground, maximise
+from dgmm.em import Evaluated, Ground, find_images
 from dgmm.errors import CollapseError
 from dgmm.estep import Plan, accumulate, make_plan, together, unpack
 from dgmm.families import Moments, SufficientStatistics
 from dgmm.mixture import Mixture
 from dgmm.rows import Rows
-from dgmm.search.initialise import summed
 from dgmm.search.sampled import SampleRows
 from dgmm.types import FloatArray, IntArray
 
@@ -116,7 +115,13 @@ def climb_apart(each: Sequence[Apart], passes: int) -> None:
             kept[portion] = portion.rows
     for _ in range(passes):
         left = alive(each)
-        _step(left, evaluate(left, kept))
+        points = [point for point in evaluate(left, kept) if np.isfinite(point.objective)]
+        find_images(points)
+        for a, point in zip(alive(left), points, strict=True):
+            try:
+                a.mixture = point.image
+            except CollapseError:
+                a.collapsed = True
 
 
 def alive(each: Sequence[Apart]) -> list[Apart]:
@@ -124,8 +129,8 @@ def alive(each: Sequence[Apart]) -> list[Apart]:
     return [a for a in each if not a.collapsed]
 
 
-def evaluate(each: Sequence[Apart], kept: Mapping[Portion, Rows] = EMPTY) -> list[SufficientStatistics]:
-    """The objectives of all mixtures, and what else a pass says of each; the rows of some portions may be kept."""
+def evaluate(each: Sequence[Apart], kept: Mapping[Portion, Rows] = EMPTY) -> list[Evaluated]:
+    """What a pass says of all mixtures, and their objectives; the rows of some portions may be kept."""
     if not each:
         return []
     sample = each[0].portion.sample
@@ -136,10 +141,11 @@ def evaluate(each: Sequence[Apart], kept: Mapping[Portion, Rows] = EMPTY) -> lis
         return unpack(accumulate(kept.get(portion) or portion.rows, plan), plan)
 
     found = [s for its in sample.map(pass_over, groups, _plans(groups, sample)) for s in its]
-    for a, statistics in zip(each, found, strict=True):
-        a.objective = Evaluated.of(a.mixture, statistics, a.ground).objective
+    points = [Evaluated.of(a.mixture, statistics, a.ground) for a, statistics in zip(each, found, strict=True)]
+    for a, point in zip(each, points, strict=True):
+        a.objective = point.objective
         a.collapsed = not np.isfinite(a.objective)
-    return found
+    return points
 
 
 def _plans(groups: Sequence[Sequence[Apart]], sample: SampleRows) -> list[Plan]:
@@ -152,33 +158,3 @@ def _plans(groups: Sequence[Sequence[Apart]], sample: SampleRows) -> list[Plan]:
         if whole.divisible:
             return whole.divided([len(mixtures) for mixtures in of_each], k)
     return [make_plan(mixtures, frames, marginal=sample.marginal) for mixtures in of_each]
-
-
-def _step(each: Sequence[Apart], statistics: Sequence[SufficientStatistics]) -> None:
-    """The M-steps: those of all components at once where that is the same, or one by one."""
-    left = [(a, its) for a, its in zip(each, statistics, strict=True) if not a.collapsed]
-    if left and each[0].separate:
-        left = _step_together(left)
-    for a, its in left:
-        try:
-            a.mixture = maximise(a.mixture, its, a.ground)
-        except CollapseError:
-            a.collapsed = True
-
-
-def _step_together(
-    each: list[tuple[Apart, SufficientStatistics]],
-) -> list[tuple[Apart, SufficientStatistics]]:
-    """One M-step for the components of all; if any collapses, there is none, and all are left."""
-    mixtures, found = [a.mixture for a, _ in each], [s for _, s in each]
-    sums, local = np.concatenate([s.sums for s in found]), np.concatenate([s.local for s in found])
-    statistics = replace(summed(sum(s.count for s in found), sums), local=local)
-    try:
-        made = maximise(together(mixtures), statistics, each[0][0].ground)
-    except CollapseError:
-        return each
-    stop = np.cumsum([m.n_components for m in mixtures])
-    for (a, _), last in zip(each, stop.tolist(), strict=True):
-        part = made.taken(np.arange(last - a.mixture.n_components, last))
-        a.mixture = replace(part, weights=part.weights / part.weights.sum())
-    return []

@@ -54,7 +54,7 @@ class Climb:
             objective=self.value + gain,
             mixture="point",
             statistics=SimpleNamespace(local=np.zeros(1, dtype=bool)),
-            maximise=lambda: "image",
+            image="image",
             ground=SimpleNamespace(fixed=frozenset()),
         )
         if gain >= 0:

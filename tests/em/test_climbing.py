@@ -1,6 +1,7 @@
 """EM against scikit-learn from the same start, acceleration against plain EM, and convergence that means something."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,14 +10,18 @@ from sklearn.mixture import GaussianMixture
 
 import dgmm
 from dgmm.data import Grid, open_samples
-from dgmm.em import Ascent, Evaluated, Secants, aitken, anderson, climb, maximise
+from dgmm.em import Ascent, Evaluated, Ground, Secants, aitken, anderson, climb, find_images, maximise, to_vector
 from dgmm.em.anderson import expected_gain
 from dgmm.engine.workers import threads
+from dgmm.errors import CollapseError
+from dgmm.families import Moments, get_family, make_frame
 from dgmm.fits import Training
 from dgmm.fitting import passes_over
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
-from dgmm.search.sampled import Candidate, grounds_for
+from dgmm.rows import Rows
+from dgmm.search.initialise import from_shares
+from dgmm.search.sampled import Candidate, SampleRows, grounds_for
 
 TYPES = ["full", "tied", "diag", "spherical"]
 
@@ -380,3 +385,54 @@ def test_another_rule_for_stopping_is_told_the_ascent() -> None:
     ascent = Ascent(start, ground, acceleration="none", stop=lambda a: len(a.trajectory) == 3)
     assert [step.number for step in climb([ascent], passes.accumulate, 10)] == [1, 2, 3]
     assert ascent.converged
+
+
+SEPARATE = ["full", "diag", "spherical", "t_full", "t_diag:4", "gamma", "poisson"]
+
+
+def evaluated_by(kind: str, reg_covar: float = 1e-6, **given: object) -> list[Evaluated]:
+    """Mixtures of 3, 1 and 2 components, and what rows say of each."""
+    r, family = np.random.default_rng(3), get_family(kind)
+    x = r.poisson(r.choice([2.0, 30.0], (400, 1)), (400, 3)) + 1.0
+    moments = Moments.of(x)
+    sample = SampleRows(Rows(x), lambda its: make_frame(its, moments.mean, moments.covariance), 1)
+    frame = sample.frame(family.frame)
+    inside = moments.in_frame(frame)
+    ground = Ground(frame, inside, family.floor(reg_covar, inside), **given)  # type: ignore[arg-type]
+    y = sample.coordinates(family.frame)
+    starts = [from_shares(family, y, r.dirichlet(np.ones(k), y.shape[1]).T, ground, None) for k in (3, 1, 2)]
+    return [Evaluated(m, s, ground) for m, s in zip(starts, sample.accumulate(starts), strict=True)]
+
+
+@pytest.mark.parametrize("kind", SEPARATE)
+def test_images_that_are_found_together_have_the_bits_of_those_alone(kind: str) -> None:
+    points = evaluated_by(kind)
+    alone = [maximise(p.mixture, p.statistics, p.ground) for p in points]
+    find_images(points)
+    for point, expected in zip(points, alone, strict=True):
+        assert "image" in vars(point), "found"
+        assert point.image.weights.tobytes() == expected.weights.tobytes()
+        assert to_vector(point.image).tobytes() == to_vector(expected).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"), [("tied", {}), ("EEV", {}), ("full", {"fixed": frozenset(["means"])}), ("full", {"prior": True})]
+)
+def test_images_of_components_that_have_something_in_common_are_found_alone(kind: str, given: dict) -> None:
+    if "prior" in given:
+        ground = evaluated_by(kind)[0].ground
+        given = {"prior": get_family(kind).prior(ground.moments)}
+    points = evaluated_by(kind, **given)
+    find_images(points)
+    assert not any("image" in vars(point) for point in points)
+
+
+def test_of_images_one_of_which_is_none_the_others_are_found() -> None:
+    first, _, last = evaluated_by("full", reg_covar=0.0)
+    sums = last.statistics.sums.copy()
+    sums[0, 1:] = 0.0  # all at one place
+    singular = Evaluated(last.mixture, replace(last.statistics, sums=sums), last.ground)
+    find_images([first, singular])
+    assert first.image.means.tobytes() == maximise(first.mixture, first.statistics, first.ground).means.tobytes()
+    with pytest.raises(CollapseError, match="component 0 collapsed"):
+        _ = singular.image

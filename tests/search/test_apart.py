@@ -140,10 +140,10 @@ def test_an_evaluation_moves_nothing() -> None:
     (p, *_) = portions_of("full", rows_of())
     a = Apart(p, starts_on(p, "full")[0])
     before = a.mixture
-    (statistics,) = evaluate([a])
+    (point,) = evaluate([a])
     assert a.mixture is before
     expected = p.r @ before.to_data(p.all_rows.frame).log_density(p.rows.x)
-    assert a.objective == statistics.log_likelihood == pytest.approx(expected, rel=1e-12)
+    assert a.objective == point.log_likelihood == pytest.approx(expected, rel=1e-12)
     assert evaluate([]) == []
 
 
