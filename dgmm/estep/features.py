@@ -83,7 +83,7 @@ def fill(y: FloatArray, n: int, first: int, last: int, phi: AnyArray) -> None:
         row += d - 1 - a
 
 
-@compiled(called=False, fastmath=CONTRACT)
+@compiled(fastmath=CONTRACT)
 def logarithms(x: FloatArray, n: int, out: AnyArray) -> None:
     """Logarithms of ``x``, below two units in the last place: of two to a power, and of what that leaves.
 
