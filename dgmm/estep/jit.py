@@ -61,7 +61,7 @@ EVERY: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrappe
 def compiled(*, called: bool = True, **options: Any) -> Callable[[F], F]:
     """Compile on first use, without the interpreter's lock, kept on disk where a folder for that can be written.
 
-    What is not ``called`` from Python, but by compiled functions alone, is less to compile; to call it would be a crash.
+    What is not ``called`` from Python, but by compiled functions alone, is less to compile, and calling it a crash.
     """
     every = {**EVERY, **options, "no_cpython_wrapper": not called}
 
