@@ -129,6 +129,8 @@ class Race:
             self.done += 1
             seconds = self.passes.clock() - began
             for runner in (climbing[i] for i in step.ascents):
+                if self.passes.dtype != DOUBLE:
+                    runner.settle()
                 runner.history.append((runner.ascent.remaining_gain / self.n, seconds))
                 runner.exact = None
             if self.options.keep_path:

@@ -33,6 +33,8 @@ TRANSITIONS = {
     State.CONVERGED: set(),
     State.COLLAPSED: set(),
 }
+#: Relative rounding error of a log-likelihood whose products are in single precision, most of which averages out.
+SINGLE_NOISE = 1e-7
 
 
 @dataclass
@@ -84,6 +86,13 @@ class Runner:
         """Let it climb on; only what was dropped needs it."""
         self._check(State.CLIMBING)
         self.dropped, self.ascent.abandoned, self.pardoned = None, False, for_good
+
+    def settle(self) -> None:
+        """Let it have arrived if single precision cannot tell the gain to come, or its last two, from none."""
+        a, noise = self.ascent, SINGLE_NOISE * abs(self.ascent.objective)
+        gained = self.ascent.objective - max(a.trajectory[:-2], default=-np.inf)
+        if self.state is State.CLIMBING and min(a.remaining_gain, gained) <= noise:
+            a.converged, a.remaining_gain = True, min(a.remaining_gain, noise)
 
     def _check(self, state: State) -> None:
         if state not in TRANSITIONS[self.state]:

@@ -222,6 +222,15 @@ def test_rows_held_out_judge_and_are_never_fitted(kind: str) -> None:
     assert np.isnan(dgmm.train(holes, 4, kind).held_out)
 
 
+def test_single_precision_ends_also_where_its_rounding_is_more_than_what_is_left_to_gain() -> None:
+    """That is so from some 100,000 rows on: such fits went on to the last pass that they might make."""
+    x = blobs(400_000, k=4)
+    fit, double = (dgmm.train(x, 4, search="starts", n_init=2, compute_dtype=p) for p in ("float32", "float64"))
+    assert fit.converged
+    assert fit.n_passes < 20
+    assert fit.log_likelihood == pytest.approx(double.log_likelihood, rel=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
 def test_what_decides_is_told_in_double_precision(kind: str) -> None:
     """Single precision alone is wrong in the eighth digit here: hundredths in BIC, and a hundred at 1e9 rows."""

@@ -73,6 +73,11 @@ def mixture(k: int, place: float = 0.0) -> Mixture:
     return Mixture.gaussian("spherical", np.ones(k), np.full((k, 1), place), np.ones(k))
 
 
+def gaining(bic: float, passes: int) -> list[float]:
+    """A criterion that is reached in so many passes, each of which says that it gains."""
+    return np.linspace(bic + 0.09, bic, passes).tolist()
+
+
 def log_likelihood(k: int, bic: float) -> float:
     return 0.5 * (mixture(k).n_parameters * np.log(N) - bic)
 
@@ -506,9 +511,9 @@ def test_what_fell_and_cannot_win_either_way_is_dropped_again(monkeypatch: pytes
 def test_the_end_of_single_precision_is_told_in_double_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """All candidates share it, the dropped one and the challenger too."""
     scripts = {
-        A: Script([0.0], lasts=9, double=0.3),
-        B: Script([1e3], double=1001.0),
-        C: Script([4.0], 0.1, 9, double=4.4),
+        A: Script(gaining(0.0, 9), lasts=9, double=0.3),
+        B: Script(gaining(1e3, 9), double=1001.0),
+        C: Script(gaining(4.0, 9), 0.1, 9, double=4.4),
     }
     play = Play(monkeypatch, scripts, {A: Script([1.0], lasts=2, double=-0.5)}, dtype="float32")
     outcomes = play.run()
@@ -519,13 +524,38 @@ def test_the_end_of_single_precision_is_told_in_double_in_one_pass(monkeypatch: 
 
 
 def test_what_single_precision_dropped_and_double_would_not_climbs_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripts = {A: Script([0.0], lasts=9, double=0.0), B: Script([50.0], lasts=20, double=9.0)}
+    scripts = {A: Script(gaining(0.0, 9), lasts=9, double=0.0), B: Script(gaining(50.0, 20), lasts=20, double=9.0)}
     play = Play(monkeypatch, scripts, dtype="float32")
     outcomes = play.run()
     assert outcomes[B] == Outcome(OutcomeKind.CONVERGED, 20)
     assert [len(seen) for seen in play.seen[5:8]] == [2, 1, 1]
     assert play.measured == [[(2, 0.0), (3, 0.0)], [(3, 0.0)]], "and only what has changed is evaluated again"
     assert play.race.to_fit(B).bic == pytest.approx(9.0)
+
+
+@pytest.mark.parametrize(
+    ("gains", "remaining", "settled"),
+    [
+        ([1.0, 3e-6, 4e-6], 1.0, True),  # of 100 nats: 1e-5 are its rounding
+        ([1.0, 3e-6, 9e-6], 1.0, False),
+        ([1.0, 1.0, 1.0], 0.9e-5, True),
+        ([1.0, 1.0, 1.0], 1.1e-5, False),
+        ([1e-6], 1.0, False),  # its first gain says nothing
+        ([1.0, -0.1, 0.0], 1.0, True),
+    ],
+)
+def test_single_precision_ends_where_it_cannot_tell_a_gain(
+    gains: list[float], remaining: float, settled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Play(monkeypatch, {A: Script([0.0])}).race.runners[A]
+    a: Any = runner.ascent
+    a.trajectory = [-100.0 - sum(gains), *(-100.0 - sum(gains[i:]) for i in range(1, len(gains) + 1))]
+    best = max(a.trajectory)
+    a.best = Evaluated(mixture(2), SufficientStatistics(best, N, np.ones((2, 3)), np.zeros(2, bool)), GROUND)
+    a.remaining_gain = remaining
+    runner.settle()
+    assert a.converged == settled
+    assert a.remaining_gain == pytest.approx(min(remaining, 1e-5) if settled else remaining, rel=1e-2)
 
 
 def test_double_precision_needs_no_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
