@@ -15,6 +15,11 @@ __all__ = [
     "em_path", "ingest", "merge", "open_scores", "predict", "sample", "score", "select", "train", "update", "verify",
 ]  # fmt: skip
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 # who fits needs nothing of what scores
 __getattr__ = from_homes(
     __name__,

@@ -25,8 +25,8 @@ Block = tuple[str, tuple[int, ...]]
 
 def is_lazy(array: Any) -> TypeIs[dask.array.Array]:
     """Whether an array is Dask's: where nobody has imported these, which takes 0.4 s, there is none."""
-    module = sys.modules.get("dask.array")
-    return module is not None and isinstance(array, module.Array)
+    kind = getattr(sys.modules.get("dask.array"), "Array", None)  # nor has it while another thread imports them
+    return kind is not None and isinstance(array, kind)
 
 
 def futures_in(array: dask.array.Array) -> tuple[Any, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from dgmm.errors import CollapseError
+from dgmm.errors import CollapseError, InputError
 from dgmm.estep import SOFT, Sharing, together
 from dgmm.families import Frame, Moments, Noise, Prior, SufficientStatistics, proportions
 from dgmm.mixture import LEAST_WEIGHT, Mixture
@@ -153,25 +154,25 @@ def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground)
 def find_images(points: Sequence[Evaluated]) -> None:
     """Find the `image` of each point: those on one ground whose components have nothing in common by one M-step.
 
-    They have the bits that they have alone. Where any of them collapses, all are left to be found one by one.
+    They have the bits that they have alone. Where any of them comes to nothing, all are left to be found one by one.
     """
-    groups: dict[tuple[str, int], list[Evaluated]] = {}
+    groups: dict[tuple[int, int], list[Evaluated]] = {}
     for point in points:
-        if point.separate:
-            groups.setdefault((point.mixture.family.name, id(point.ground)), []).append(point)
+        if point.separate and np.isfinite(point.objective):
+            groups.setdefault((id(point.mixture.family), id(point.ground)), []).append(point)
     for group in groups.values():
         if len(group) == 1:
             continue
         sums = np.concatenate([point.statistics.sums for point in group])
         local = np.concatenate([point.statistics.local for point in group])
         whole = SufficientStatistics(np.nan, sum(point.statistics.count for point in group), sums, local)
+        stop = np.cumsum([point.mixture.n_components for point in group]).tolist()
         try:
             made = maximise(together([point.mixture for point in group]), whole, group[0].ground)
-        except CollapseError:
+            taken = [made.family.taken(made.components, slice(*ends)) for ends in pairwise([0, *stop])]
+        except (CollapseError, InputError):
             continue
-        stop = np.cumsum([point.mixture.n_components for point in group]).tolist()
-        for point, first, last in zip(group, [0, *stop], stop, strict=False):
-            components = made.family.taken(made.components, slice(first, last))
+        for point, components in zip(group, taken, strict=True):
             # where its property keeps it
             vars(point)["image"] = Mixture(made.family, proportions(point.statistics.sums[:, 0]), components)
 

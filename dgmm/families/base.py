@@ -72,6 +72,8 @@ class Family(ABC):
     needs: ClassVar[str] = "finite values"
     #: What of the components can be held fixed.
     parts: ClassVar[tuple[str, ...]] = ()
+    #: Whether components have nothing in common in the M-step of this very class; see `separate`.
+    apart: ClassVar[bool] = False
     #: Whether noise of constant density may stand beside its components; see `beside_noise`.
     noisy: ClassVar[bool] = False
     #: Whether samples may lack some of their values: a component is a standard normal in its `local_frames`, and the
@@ -105,8 +107,12 @@ class Family(ABC):
 
     @property
     def separate(self) -> bool:
-        """Whether the M-step of a component knows nothing of the others but their counts."""
-        return self.unconstrained() is self
+        """Whether the M-step of a component knows nothing of the others but their counts.
+
+        The class that `maximise` is of must say so, by ``apart = True``: another one may have its reasons.
+        """
+        of = next(kind for kind in type(self).__mro__ if "maximise" in vars(kind))
+        return bool(vars(of).get("apart", False)) and self.unconstrained() is self
 
     @abstractmethod
     def natural_parameters(self, weights: FloatArray, components: Any, log_volume: float) -> FloatArray:

@@ -24,6 +24,7 @@ class Diag(GaussianFamily):
     name = "diag"
     aliases: ClassVar[tuple[str, ...]] = ("VVI",)
     letters = "VVI"
+    apart = True
     dims: ClassVar[tuple[str, ...]] = ("component", "feature")
     frame = "isotropic"
     features = SQUARES

@@ -23,6 +23,7 @@ class Full(MatrixFamily):
     name: str = "full"
     aliases: ClassVar[tuple[str, ...]] = ("VVV",)
     letters = "VVV"
+    apart = True
     dims = ("component", "feature", "feature_")
     frame: ClassVar[FrameKind] = "whitening"
     features = PRODUCTS

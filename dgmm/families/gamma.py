@@ -65,6 +65,7 @@ class Gamma(Independent):
     features = LOGARITHMS
     local_features = LOGARITHMS
     single = False
+    apart = True
     needs = "positive values"
 
     @property

@@ -47,6 +47,7 @@ class Poisson(Independent):
     local_features = LINEAR
     whole = True
     single = False
+    apart = True
     needs = "counts, which are whole numbers from zero up"
 
     @property

@@ -76,6 +76,7 @@ class Student(Family):
     limit: ClassVar[GaussianFamily]
     hidden = True
     single = False
+    apart = True
     elliptical = True
     parts = ("means", "covariances")
 

@@ -33,8 +33,9 @@ TRANSITIONS = {
     State.CONVERGED: set(),
     State.COLLAPSED: set(),
 }
-#: Relative rounding error of a log-likelihood whose products are in single precision, most of which averages out.
-SINGLE_NOISE = 1e-7
+#: How far log-likelihoods with products in single precision lie apart that should be the same, in nats per sample and
+#: feature, and so many passes of a climb that are no further apart have come to nothing.
+SINGLE_NOISE, LATE = 1e-6, 10
 
 
 @dataclass
@@ -87,12 +88,13 @@ class Runner:
         self._check(State.CLIMBING)
         self.dropped, self.ascent.abandoned, self.pardoned = None, False, for_good
 
-    def settle(self) -> None:
-        """Let it have arrived if single precision cannot tell the gain to come, or its last two, from none."""
-        a, noise = self.ascent, SINGLE_NOISE * abs(self.ascent.objective)
-        gained = self.ascent.objective - max(a.trajectory[:-2], default=-np.inf)
-        if self.state is State.CLIMBING and min(a.remaining_gain, gained) <= noise:
-            a.converged, a.remaining_gain = True, min(a.remaining_gain, noise)
+    def settle(self, noise: float) -> None:
+        """Let it have arrived where rounding, in nats, is more than what is left to gain, or than it gained of late."""
+        a = self.ascent
+        late = a.trajectory[-LATE:] if len(a.trajectory) > LATE else [-np.inf]
+        if self.state is State.CLIMBING and (a.remaining_gain <= noise or a.objective - min(late) <= noise):
+            a.converged = True
+            a.remaining_gain = a.remaining_gain if np.isfinite(a.remaining_gain) else noise
 
     def _check(self, state: State) -> None:
         if state not in TRANSITIONS[self.state]:

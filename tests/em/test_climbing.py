@@ -436,3 +436,14 @@ def test_of_images_one_of_which_is_none_the_others_are_found() -> None:
     assert first.image.means.tobytes() == maximise(first.mixture, first.statistics, first.ground).means.tobytes()
     with pytest.raises(CollapseError, match="component 0 collapsed"):
         _ = singular.image
+
+
+def test_a_proposal_that_means_nothing_is_left_alone() -> None:
+    first, second, last = evaluated_by("gamma")
+    wrong = Evaluated(
+        second.mixture,
+        replace(second.statistics, log_likelihood=np.nan, sums=np.nan * second.statistics.sums),
+        last.ground,
+    )
+    find_images([first, wrong, last])
+    assert ["image" in vars(point) for point in (first, wrong, last)] == [True, False, True]

@@ -262,6 +262,17 @@ def equal() -> object:
     del FAMILIES["equal"]
 
 
+def test_candidates_of_a_family_with_an_m_step_of_its_own_have_nothing_in_common(equal: object) -> None:
+    assert get_family("spherical").separate
+    assert not get_family("equal").separate, "it has not said so"
+    x = np.random.default_rng(0).standard_normal((600, 2)) * [1.0, 2.0] + np.repeat([[0.0], [4.0], [9.0]], 200, axis=0)
+    how: dict = {"search": "starts", "keep_all": True, "seed": 1}
+    together = dgmm.select(x, [1, 2, 3], ["equal"], **how)
+    for fit in together.fits:
+        alone = dgmm.select(x, [fit.n_components], ["equal"], **how)
+        assert fit.log_likelihood == pytest.approx(alone.best.log_likelihood, rel=1e-9)
+
+
 @pytest.mark.usefixtures("equal")
 def test_a_family_from_outside_trains_selects_stores_and_scores(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     """Everything reads the registry: nothing but the class itself knows of the new family."""

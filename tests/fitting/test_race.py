@@ -534,28 +534,29 @@ def test_what_single_precision_dropped_and_double_would_not_climbs_on(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("gains", "remaining", "settled"),
+    ("below", "remaining", "settled"),
     [
-        ([1.0, 3e-6, 4e-6], 1.0, True),  # of 100 nats: 1e-5 are its rounding
-        ([1.0, 3e-6, 9e-6], 1.0, False),
-        ([1.0, 1.0, 1.0], 0.9e-5, True),
-        ([1.0, 1.0, 1.0], 1.1e-5, False),
-        ([1e-6], 1.0, False),  # its first gain says nothing
-        ([1.0, -0.1, 0.0], 1.0, True),
+        ([], 0.9, True),
+        ([], 1.1, False),
+        ([9.0] + 9 * [0.9] + [0.0], np.inf, True),  # ten that are no further apart than rounding
+        ([9.0] + 8 * [0.9] + [0.0], np.inf, False),
+        ([9.0] + [1.1] + 8 * [0.9] + [0.0], 5.0, False),
+        ([9.0] + 4 * [0.9] + [1.1] + 4 * [0.9] + [0.0], 5.0, False),  # a step that was refused
+        ([np.inf], np.inf, False),
     ],
 )
 def test_single_precision_ends_where_it_cannot_tell_a_gain(
-    gains: list[float], remaining: float, settled: bool, monkeypatch: pytest.MonkeyPatch
+    below: list[float], remaining: float, settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = Play(monkeypatch, {A: Script([0.0])}).race.runners[A]
     a: Any = runner.ascent
-    a.trajectory = [-100.0 - sum(gains), *(-100.0 - sum(gains[i:]) for i in range(1, len(gains) + 1))]
-    best = max(a.trajectory)
+    a.trajectory = [-100.0 - by for by in below]
+    best = max(a.trajectory, default=-100.0)
     a.best = Evaluated(mixture(2), SufficientStatistics(best, N, np.ones((2, 3)), np.zeros(2, bool)), GROUND)
     a.remaining_gain = remaining
-    runner.settle()
+    runner.settle(1.0)
     assert a.converged == settled
-    assert a.remaining_gain == pytest.approx(min(remaining, 1e-5) if settled else remaining, rel=1e-2)
+    assert a.remaining_gain == (1.0 if settled and remaining == np.inf else remaining), "told as it is, if it is known"
 
 
 def test_double_precision_needs_no_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
