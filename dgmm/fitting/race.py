@@ -17,7 +17,7 @@ from dgmm.families import SufficientStatistics, get_family
 from dgmm.fits import STRONG, CriterionTerms, Fit, Outcome, OutcomeKind, Training
 from dgmm.fitting.forecast import passes_left
 from dgmm.fitting.labelled import in_classes
-from dgmm.fitting.runner import SINGLE_NOISE, Runner, State
+from dgmm.fitting.runner import Runner, State
 from dgmm.fitting.scout import Proposal, Scout
 from dgmm.mixture import Mixture
 from dgmm.passes import Passes
@@ -130,7 +130,7 @@ class Race:
             seconds = self.passes.clock() - began
             for runner in (climbing[i] for i in step.ascents):
                 if self.passes.dtype != DOUBLE:
-                    runner.settle(SINGLE_NOISE * self.n * runner.ascent.mixture.n_features)
+                    runner.settle()
                 runner.history.append((runner.ascent.remaining_gain / self.n, seconds))
                 runner.exact = None
             if self.options.keep_path:

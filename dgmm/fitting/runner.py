@@ -33,9 +33,8 @@ TRANSITIONS = {
     State.CONVERGED: set(),
     State.COLLAPSED: set(),
 }
-#: How far log-likelihoods with products in single precision lie apart that should be the same, in nats per sample and
-#: feature, and so many passes of a climb that are no further apart have come to nothing.
-SINGLE_NOISE, LATE = 1e-6, 10
+#: So many passes of a climb say how far rounding lets values fall, but for so many whose steps may have been too long.
+LATE, REFUSED = 20, 6
 
 
 @dataclass
@@ -88,13 +87,15 @@ class Runner:
         self._check(State.CLIMBING)
         self.dropped, self.ascent.abandoned, self.pardoned = None, False, for_good
 
-    def settle(self, noise: float) -> None:
-        """Let it have arrived where rounding, in nats, is more than what is left to gain, or than it gained of late."""
+    def settle(self) -> None:
+        """Let it have arrived where its values go up and down: it has gained no more of late than it fell, often."""
         a = self.ascent
-        late = a.trajectory[-LATE:] if len(a.trajectory) > LATE else [-np.inf]
-        if self.state is State.CLIMBING and (a.remaining_gain <= noise or a.objective - min(late) <= noise):
-            a.converged = True
-            a.remaining_gain = a.remaining_gain if np.isfinite(a.remaining_gain) else noise
+        before, late = a.trajectory[:-LATE], a.trajectory[-LATE:]
+        if before and self.state is State.CLIMBING:
+            fell = sorted(a.objective - value for value in late)[-REFUSED - 1]
+            if a.objective - max(before) <= fell:
+                a.converged = True
+                a.remaining_gain = a.remaining_gain if np.isfinite(a.remaining_gain) else fell
 
     def _check(self, state: State) -> None:
         if state not in TRANSITIONS[self.state]:

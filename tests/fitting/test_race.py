@@ -534,29 +534,31 @@ def test_what_single_precision_dropped_and_double_would_not_climbs_on(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("below", "remaining", "settled"),
+    ("before", "late", "settled"),
     [
-        ([], 0.9, True),
-        ([], 1.1, False),
-        ([9.0] + 9 * [0.9] + [0.0], np.inf, True),  # ten that are no further apart than rounding
-        ([9.0] + 8 * [0.9] + [0.0], np.inf, False),
-        ([9.0] + [1.1] + 8 * [0.9] + [0.0], 5.0, False),
-        ([9.0] + 4 * [0.9] + [1.1] + 4 * [0.9] + [0.0], 5.0, False),  # a step that was refused
-        ([np.inf], np.inf, False),
+        ([9.0, 0.3], 13 * [0.1] + 7 * [0.4], True),
+        ([9.0, 0.5], 13 * [0.1] + 7 * [0.4], False),  # it has gained more than that
+        ([9.0, 0.3], 14 * [0.1] + 6 * [5.0], False),  # six may be steps that were too long
+        ([0.3], 12 * [0.1] + 7 * [0.4], False),  # of twenty passes
+        ([0.0], 20 * [0.0], True),
+        ([np.inf], 20 * [np.inf], False),
     ],
 )
-def test_single_precision_ends_where_it_cannot_tell_a_gain(
-    below: list[float], remaining: float, settled: bool, monkeypatch: pytest.MonkeyPatch
+def test_single_precision_ends_where_values_go_up_and_down(
+    before: list[float], late: list[float], settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = Play(monkeypatch, {A: Script([0.0])}).race.runners[A]
-    a: Any = runner.ascent
-    a.trajectory = [-100.0 - by for by in below]
-    best = max(a.trajectory, default=-100.0)
-    a.best = Evaluated(mixture(2), SufficientStatistics(best, N, np.ones((2, 3)), np.zeros(2, bool)), GROUND)
-    a.remaining_gain = remaining
-    runner.settle(1.0)
-    assert a.converged == settled
-    assert a.remaining_gain == (1.0 if settled and remaining == np.inf else remaining), "told as it is, if it is known"
+    for remaining in (7.0, np.inf):
+        runner = Play(monkeypatch, {A: Script([0.0])}).race.runners[A]
+        a: Any = runner.ascent
+        a.trajectory = [-100.0 - by for by in [*before, *late]]
+        best = -np.inf if before == [np.inf] else -100.0
+        a.best = Evaluated(mixture(2), SufficientStatistics(best, N, np.ones((2, 3)), np.zeros(2, bool)), GROUND)
+        a.remaining_gain = remaining
+        runner.settle()
+        assert a.converged == settled
+        told = max(late) if late.count(max(late)) > 6 else 0.0
+        left = told if settled and remaining == np.inf else remaining
+        assert a.remaining_gain == pytest.approx(left), "as it is, if it is known"
 
 
 def test_double_precision_needs_no_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
