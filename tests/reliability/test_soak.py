@@ -70,7 +70,9 @@ def cycles(folder: Path, number: int) -> Iterator[Held]:
 def check(found: list[Held], warm: int) -> None:
     """After the first cycles there are as many files, threads and children as ever, and nothing lies about."""
     first, last = found[warm], found[-1]
-    assert last.files <= first.files
+    # clusters of other tests in this process open connections and close them: one file a cycle would be three more
+    files = [held.files for held in found[warm:]]
+    assert min(files[-3:]) <= max(files[:3])
     assert last.threads <= first.threads
     assert last.children == first.children == found[0].children
     assert {held.left for held in found} == {()}
