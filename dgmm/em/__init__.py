@@ -7,7 +7,7 @@ lockstep and share every pass over the data. Nothing here knows where samples co
 
 from dgmm.em.anderson import AndersonState, Secants, from_vector, to_vector
 from dgmm.em.ascent import METHODS, Ascent, Climber, Pass, climb
-from dgmm.em.mstep import Accumulate, Evaluated, Ground, find_images, maximise
+from dgmm.em.mstep import Accumulate, Evaluated, Ground, find_images, is_separate, maximise
 from dgmm.em.past import Past
 from dgmm.em.plain import PlainState, Proposal, aitken
 from dgmm.em.posterior import PRIOR, Posterior, Priors
@@ -36,6 +36,7 @@ __all__ = [
     "climb",
     "find_images",
     "from_vector",
+    "is_separate",
     "maximise",
     "to_vector",
     "variational_update",

@@ -13,7 +13,7 @@ import numpy as np
 from dgmm.errors import CollapseError, InputError
 from dgmm.estep import SOFT, Sharing, together
 from dgmm.families import Frame, Moments, Noise, Prior, SufficientStatistics, proportions
-from dgmm.mixture import LEAST_WEIGHT, Mixture
+from dgmm.mixture import Mixture
 from dgmm.rows import Rows
 
 #: Components that have no more of the samples in all have none.
@@ -62,6 +62,11 @@ class Ground:
     prior: Prior | None = None
     noise: Noise | None = None
     marginal: bool = False
+
+
+def is_separate(mixture: Mixture, ground: Ground) -> bool:
+    """Whether the M-step of one component knows nothing of the others, nor of what mixture they are."""
+    return mixture.family.separate and mixture.noise is None and ground.prior is None and not ground.fixed
 
 
 @dataclass(frozen=True)
@@ -115,12 +120,6 @@ class Evaluated:
         """
         return maximise(self.mixture, self.statistics, self.ground)
 
-    @property
-    def separate(self) -> bool:
-        """Whether the M-step of one component knows nothing of the others, nor of what mixture they are."""
-        ground = self.ground
-        return self.mixture.family.separate and ground.prior is None and not ground.fixed and self.mixture.noise is None
-
     def in_data_units(self) -> Mixture:
         """The mixture in the data's units."""
         return self.mixture.to_data(self.ground.frame)
@@ -145,7 +144,7 @@ def maximise(mixture: Mixture, statistics: SufficientStatistics, ground: Ground)
         statistics, moments = family.about(statistics, mixture.components, moments)
     weights, components = family.maximise(statistics, mixture.components, moments, floor)
     if ground.prior is not None:
-        weights = np.maximum(counts / counts.sum(), LEAST_WEIGHT)
+        weights = proportions(counts)
     made = holding(Mixture(mixture.family, weights, components), mixture, fixed)
     noise = mixture.noise
     return made if noise is None else made.beside(noise.weighing(of_noise))
@@ -158,7 +157,7 @@ def find_images(points: Sequence[Evaluated]) -> None:
     """
     groups: dict[tuple[int, int], list[Evaluated]] = {}
     for point in points:
-        if point.separate and np.isfinite(point.objective):
+        if is_separate(point.mixture, point.ground) and np.isfinite(point.objective):
             groups.setdefault((id(point.mixture.family), id(point.ground)), []).append(point)
     for group in groups.values():
         if len(group) == 1:

@@ -297,6 +297,6 @@ class Compiled:
         lines = in_columns(d) + len(plan.stacks) * (d + 1) + n * (1 if plan.links is None else 3) + 3
         in_products = built(plan) + (n + len(plan.stacks) * (d + 1)) * (plan.dtype.itemsize < 8)
         padded = vectors.padded(width)
-        held = padded * (8 * lines + plan.dtype.itemsize * in_products) + 8 * picked_out(d, padded)
-        held += plan.dtype.itemsize * n * built(plan)
+        held = 8 * (padded * lines + picked_out(d, padded))
+        held += plan.dtype.itemsize * (padded * in_products + n * built(plan))
         return held + 16 * n_pairs(plan) + max(CONVERTED_BYTES, 8 * d * width)

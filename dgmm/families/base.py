@@ -111,8 +111,12 @@ class Family(ABC):
 
         The class that `maximise` is of must say so, by ``apart = True``: another one may have its reasons.
         """
-        of = next(kind for kind in type(self).__mro__ if "maximise" in vars(kind))
-        return bool(vars(of).get("apart", False)) and self.unconstrained() is self
+        return self.apart and self.unconstrained() is self
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "maximise" in vars(cls):  # what it takes the place of has said nothing of it
+            cls.apart = vars(cls).get("apart", False)
 
     @abstractmethod
     def natural_parameters(self, weights: FloatArray, components: Any, log_volume: float) -> FloatArray:

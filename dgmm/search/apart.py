@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from dgmm.em import Evaluated, Ground, find_images
+from dgmm.em import Evaluated, Ground, find_images, is_separate
 from dgmm.errors import CollapseError
 from dgmm.estep import Plan, accumulate, make_plan, together, unpack
 from dgmm.families import Moments, SufficientStatistics
@@ -91,15 +91,10 @@ class Apart:
     collapsed: bool = False
 
     @property
-    def separate(self) -> bool:
-        """Whether a step of one component knows nothing of the others, nor of what mixture they are."""
-        ground = self.portion.all_rows
-        return self.mixture.family.separate and ground.prior is None and not ground.fixed
-
-    @property
     def ground(self) -> Ground:
         """What its M-step goes by: that of all rows does where components have nothing in common."""
-        return self.portion.all_rows if self.separate else self.portion.ground
+        of_all = self.portion.all_rows
+        return of_all if is_separate(self.mixture, of_all) else self.portion.ground
 
 
 def climb_apart(each: Sequence[Apart], passes: int) -> None:
